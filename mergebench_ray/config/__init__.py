@@ -1,0 +1,25 @@
+"""What a user writes down: references, recipes, suites and sweeps, typed and checked before anything is loaded."""
+
+from __future__ import annotations
+
+from mergebench_ray.config.recipe import Recipe
+from mergebench_ray.config.reference import ModelRef
+from mergebench_ray.config.suite import Domain, Suite
+from mergebench_ray.config.sweep import Choices, EngineOptions, Fixed, Range, SearchOptions, Sweep
+from mergebench_ray.config.weights import Piece, WeightManifest, WeightTensor
+
+__all__ = [
+    "Choices",
+    "Domain",
+    "EngineOptions",
+    "Fixed",
+    "ModelRef",
+    "Piece",
+    "Range",
+    "Recipe",
+    "SearchOptions",
+    "Suite",
+    "Sweep",
+    "WeightManifest",
+    "WeightTensor",
+]

@@ -1,0 +1,57 @@
+"""A recipe: everything that determines a merged model, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mergebench_ray.config.yaml_files import parse_model, read_yaml, to_yaml
+
+
+class Recipe(BaseModel):
+    """Fully determines the merged weights, whatever the number of shards, nodes or threads.
+
+    `parameters` holds every hyper-parameter of the method, defaults filled in and scalars expanded per specialist
+    (`mergebench_ray.methods.complete_parameters` does both), so that equal merges have equal digests.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = Field(description="Name of the merging method.")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="Hyper-parameters, all of them.")
+    base: str = Field(description="Reference of the base model.")
+    specialists: dict[str, str] = Field(description="References of the specialists by name.")
+    base_digest: str = Field(description="SHA-256 of the base's content.")
+    specialist_digests: dict[str, str] = Field(description="SHA-256 of each specialist's content.")
+    dtype: str = Field(default="bfloat16", description="Type of the merged weights.")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over canonical JSON of what determines the weights; references (mere locations) do not count."""
+        content = {
+            "recipe": 1,
+            "method": self.method,
+            "parameters": self.parameters,
+            "dtype": self.dtype,
+            "base": self.base_digest,
+            "specialists": self.specialist_digests,
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, as `mergebench-ray merge --recipe` reads it."""
+        return to_yaml(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            InputError: naming file, key and rule.
+        """
+        return parse_model(cls, read_yaml(path), str(path))

@@ -1,0 +1,52 @@
+"""Where merged weights lie in memory: what a control message between bank and engine carries instead of bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of elements inside a memory file of this node.
+
+    Attributes:
+        path: memory file that any process of the node can map.
+        offset: first element, counted in elements of the tensor's dtype.
+        count: number of elements.
+    """
+
+    path: str
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True)
+class WeightTensor:
+    """A named tensor made of pieces, in order, together its flattened content.
+
+    Attributes:
+        name: name in the checkpoint.
+        shape: shape of the whole tensor.
+        pieces: where its elements lie; more than one where shards split it.
+        fingerprint: equal fingerprints mean equal content, so an engine that holds it need not load it again.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class WeightManifest:
+    """All merged tensors of a candidate.
+
+    Attributes:
+        version: recipe digest; becomes the engine's weight version.
+        dtype: name of the torch dtype of every tensor.
+        tensors: the merged tensors (never embeddings or an output head: those stay the base's).
+    """
+
+    version: str
+    dtype: str
+    tensors: tuple[WeightTensor, ...]
