@@ -29,7 +29,8 @@ class Suite(BaseModel):
     base: str | None = Field(default=None, description="Reference of the base model.")
     specialists: dict[str, str] = Field(default_factory=dict, description="Specialist name -> reference.")
     tasks_folder: str | None = Field(
-        default=None, description="Folder of lm-eval task files, beside the suite file; None for lm-eval's own tasks."
+        default=None,
+        description="Folder of lm-eval task files, beside the suite file; None for lm-eval's own tasks.",
     )
     domains: dict[str, Domain] = Field(min_length=1)
     max_model_len: int = Field(default=2048, ge=16, description="Longest prompt plus answer, in tokens.")

@@ -63,6 +63,15 @@ def _kind(value: Any) -> str:
     return "fixed"
 
 
+def _is_bare(value: Any) -> bool:
+    """Whether a value was written as it stands, not as a range, choices or an already parsed `Fixed`."""
+    return (
+        _kind(value) == "fixed"
+        and not isinstance(value, Fixed)
+        and not (isinstance(value, dict) and [*value] == ["value"])
+    )
+
+
 Parameter = Annotated[
     Annotated[Range, Tag("range")] | Annotated[Choices, Tag("choices")] | Annotated[Fixed, Tag("fixed")],
     Discriminator(_kind),
@@ -132,10 +141,7 @@ class Sweep(_Strict):
         if not isinstance(data, dict) or not isinstance(data.get("methods"), dict):
             return data
         methods = {
-            name: {
-                key: {"value": value} if _kind(value) == "fixed" and not isinstance(value, Fixed) else value
-                for key, value in (parameters or {}).items()
-            }
+            name: {key: {"value": value} if _is_bare(value) else value for key, value in (parameters or {}).items()}
             if isinstance(parameters, dict | None)
             else parameters
             for name, parameters in data["methods"].items()

