@@ -1,0 +1,297 @@
+"""The command line: each command is one public function of `mergebench_ray.commands`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+import yaml
+from click.exceptions import Abort, ClickException
+from rich.console import Console
+from rich.table import Table
+
+from mergebench_ray.errors import InputError
+
+app = typer.Typer(
+    help="Merge domain-specialised language models and search for the best merge, in parallel on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Value as YAML; may be given several times.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to use (as in ray.init); default: RAY_ADDRESS, else a local one.")
+]
+
+
+@app.command()
+def tune(
+    sweep: Annotated[Path, typer.Argument(help="Sweep file.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = False,
+    settings: Setting = None,
+    address: Address = None,
+    dashboard_port: Annotated[int | None, typer.Option(help="Show Ray's dashboard on this loopback port.")] = None,
+) -> None:
+    """Search for the best merge that a sweep file describes."""
+    from mergebench_ray.commands.tune import tune as run
+
+    run(
+        sweep,
+        out,
+        resume=resume,
+        overrides=_parse_settings(settings),
+        address=address,
+        dashboard_port=dashboard_port,
+        show_progress=True,
+    )
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Option(help="Folder of the merged model.")],
+    method: Annotated[str | None, typer.Option(help="Merging method; see `mergebench-ray methods`.")] = None,
+    base: Annotated[str | None, typer.Option(help="Reference of the base.")] = None,
+    specialist: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=REF", help="A specialist; give one for each.")
+    ] = None,
+    settings: Setting = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe file, instead of all of these.")] = None,
+    shards: Annotated[int, typer.Option(min=1, help="Bank shards.")] = 1,
+    address: Address = None,
+) -> None:
+    """Merge once and write the model."""
+    from mergebench_ray.commands.merge import merge as run
+
+    result = run(
+        out=out,
+        method=method,
+        base=base,
+        specialists=_parse_pairs(specialist, "--specialist", "NAME=REF"),
+        parameters=_parse_settings(settings),
+        recipe=recipe,
+        shards=shards,
+        address=address,
+        show_progress=True,
+    )
+    typer.echo(
+        f"merged in {result.merge_seconds:.2f} s, written to {result.folder}, recipe digest {result.recipe.digest}"
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Reference of a model.")],
+    suite: Annotated[str, typer.Option(help="Built-in suite or suite file.")],
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")] = None,
+    items: Annotated[int | None, typer.Option(min=1, help="Only the first items of each task.")] = None,
+    allow_code_execution: Annotated[bool, typer.Option(help="Run generated programs in the sandbox.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write scores here as JSON, items beside it as Parquet.")] = None,
+    address: Address = None,
+) -> None:
+    """Score a model on the tasks of a suite."""
+    from mergebench_ray.commands.evaluate import evaluate as run
+
+    result = run(
+        model,
+        suite=suite,
+        split=split,
+        tasks=tasks.split(",") if tasks else None,
+        items=items,
+        allow_code_execution=allow_code_execution,
+        out=out,
+        address=address,
+        show_progress=True,
+    )
+    table = Table(title=f"{model} on {suite}, {split} split")
+    for column in ("domain", "score", "standard error", "items"):
+        table.add_column(column, justify="left" if column == "domain" else "right")
+    for domain, score in result.scores.domains.items():
+        table.add_row(domain, f"{score.score:.3f}", f"{score.standard_error:.3f}", str(score.items))
+    Console().print(table)
+
+
+@app.command()
+def plan(
+    sweep: Annotated[Path, typer.Argument(help="Sweep file.")],
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes to plan for; default: this machine.")] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=0)] = 0,
+    gpu_memory: Annotated[float, typer.Option(min=0, help="GiB a GPU.")] = 80.0,
+    host_memory: Annotated[float | None, typer.Option(min=0, help="GiB a node.")] = None,
+    settings: Setting = None,
+    as_json: Json = False,
+) -> None:
+    """Print what a sweep would run and how much memory it takes, without loading weights."""
+    from mergebench_ray.commands.plan import plan as run
+    from mergebench_ray.commands.plan import plan_table
+
+    result = run(
+        sweep,
+        overrides=_parse_settings(settings),
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        gpu_memory_gib=gpu_memory,
+        host_memory_gib=host_memory,
+    )
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2))
+        return
+    Console().print(plan_table(result))
+    for note in result.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"does not fit: {result.problem}" if result.problem else "fits")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Write a run's report.html again."""
+    from mergebench_ray.results import write_report
+
+    typer.echo(f"report: {write_report(run)}")
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the merging methods and their hyper-parameters."""
+    from mergebench_ray.methods import get_method, method_names
+
+    found = [get_method(name) for name in method_names()]
+    if as_json:
+        listing = [
+            {
+                "name": method.name,
+                "summary": method.summary,
+                "source": method.source,
+                "parameters": method.Parameters.model_json_schema(),
+            }
+            for method in found
+        ]
+        typer.echo(json.dumps(listing, indent=2))
+        return
+    table = Table(title="Merging methods")
+    for column in ("method", "what it does", "hyper-parameters (default)"):
+        table.add_column(column)
+    for method in found:
+        fields = method.Parameters.model_fields.items()
+        table.add_row(method.name, method.summary, "\n".join(f"{name} ({field.default})" for name, field in fields))
+    Console().print(table)
+
+
+@app.command()
+def suites(as_json: Json = False) -> None:
+    """List the built-in suites."""
+    from mergebench_ray.config import Suite
+    from mergebench_ray.config.suite import built_in_suites
+
+    found = [Suite.load(name) for name in built_in_suites()]
+    if as_json:
+        typer.echo(json.dumps([suite.model_dump() for suite in found], indent=2))
+        return
+    table = Table(title="Built-in suites")
+    for column in ("suite", "domains", "what it is"):
+        table.add_column(column)
+    for suite in found:
+        table.add_row(suite.name, ", ".join(suite.domains), suite.description)
+    Console().print(table)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this installation and say what is missing and how to mend it."""
+    from mergebench_ray.commands.doctor import doctor as run
+
+    findings = []
+    for finding in run():
+        findings.append(finding)
+        if not as_json:
+            typer.echo(f"{'ok    ' if finding.good else 'MEND  '}{finding.what}: {finding.found}")
+            if not finding.good:
+                typer.echo(f"      -> {finding.remedy}")
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+    raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        str | None, typer.Option(help="Base to measure with, five made-up specialists; default: the built-in suite.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")] = None,
+) -> None:
+    """Measure what a candidate costs on this machine, side by side with a plain copy."""
+    from mergebench_ray.commands.bench import bench as run
+
+    run(model=model, json_file=json_file, show_progress=True)
+
+
+@app.command("train-specialists")
+def train_specialists(
+    out: Annotated[Path, typer.Option(help="Folder of the adapters.")],
+    domains: Annotated[str | None, typer.Option(help="Only these domains, separated by commas.")] = None,
+) -> None:
+    """Train the LoRA specialists of the built-in suite; goes on where it was interrupted."""
+    from mergebench_ray.training import train_specialists as run
+
+    run(domains=domains.split(",") if domains else None, out=out)
+
+
+def main() -> NoReturn:
+    """Run a command: exit status 0 if done, 2 if the input was wrong (one line says how), 1 for anything else."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        status = app(standalone_mode=False)
+    except InputError as error:
+        _stop(f"error: {error}", 2)
+    except ClickException as error:
+        _stop(f"error: {error.format_message()} (see --help)".replace("\n", " "), 2)
+    except (KeyboardInterrupt, Abort):
+        _stop("stopped", 1)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    typer.echo(message, err=True)
+    sys.exit(status)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parse_pairs(texts: list[str] | None, option: str, form: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts or []:
+        key, separator, value = text.partition("=")
+        if not (key and separator and value):
+            raise InputError(f"{option} {text!r}: write {form}")
+        if key in pairs:
+            raise InputError(f"{option} {key!r} is given twice: give it once")
+        pairs[key] = value
+    return pairs
+
+
+def _parse_settings(texts: list[str] | None) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for key, value in _parse_pairs(texts, "--set", "KEY=VALUE").items():
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"--set {key}={value}: the value is not YAML; quote it") from None
+    return settings

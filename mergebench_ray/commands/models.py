@@ -1,0 +1,62 @@
+"""Resolving the models that a command was given, checked against each other before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mergebench_ray.checkpoints import Checkpoint, check_compatible, resolve
+from mergebench_ray.config import ModelRef, Suite, Sweep
+from mergebench_ray.errors import InputError
+
+
+@dataclass(frozen=True)
+class Models:
+    """A base and specialists that fit together.
+
+    Attributes:
+        base: the base.
+        specialists: by sorted name.
+        notes: rules that were applied where checkpoints differ.
+    """
+
+    base: Checkpoint
+    specialists: dict[str, Checkpoint]
+    notes: list[str]
+
+    @property
+    def num_layers(self) -> int:
+        """Transformer layers of the base."""
+        return int(self.base.config["num_hidden_layers"])
+
+
+def resolve_models(base: ModelRef | str, specialists: Mapping[str, ModelRef] | Mapping[str, str]) -> Models:
+    """Find the checkpoints and check that they can be merged; reads headers only.
+
+    Raises:
+        InputError: a checkpoint that is missing, damaged, of another kind, or does not fit.
+    """
+    if not specialists:
+        raise InputError("no specialists given: name at least one, as NAME=REF")
+    found_base = resolve(base)
+    found = {name: resolve(specialists[name]) for name in sorted(specialists)}
+    return Models(found_base, found, check_compatible(found_base, found))
+
+
+def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
+    """The models of a sweep, with its scored domains checked to have specialists to be measured against.
+
+    Raises:
+        InputError: as `resolve_models`; or a domain that the suite or the specialists do not have.
+    """
+    base, specialists = sweep.model_references(suite)
+    for domain in sweep.evaluation.domains or suite.domains:
+        if domain not in suite.domains:
+            known = ", ".join(suite.domains)
+            raise InputError(f"sweep {sweep.name}, evaluation.domains: {domain!r} is not in suite {suite.name} ({known})")
+        if domain not in specialists:
+            raise InputError(
+                f"sweep {sweep.name}: domain {domain!r} has no specialist of that name to be measured against; "
+                f"add it to 'specialists', or list the other domains in evaluation.domains"
+            )
+    return resolve_models(base, specialists)

@@ -1,0 +1,76 @@
+"""What a sweep would run and take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from mergebench_ray.commands.models import resolve_sweep_models
+from mergebench_ray.config import Sweep
+from mergebench_ray.placement import Machine, Plan, make_plan
+from mergebench_ray.placement.plan import gibibytes
+from mergebench_ray.search.space import Space
+
+_GIB = 1 << 30
+
+
+def plan(
+    sweep: Path | str | Sweep,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    nodes: int | None = None,
+    gpus_per_node: int = 0,
+    gpu_memory_gib: float = 80.0,
+    host_memory_gib: float | None = None,
+) -> Plan:
+    """Work out what a sweep would run and how much memory it takes, without loading weights.
+
+    Args:
+        sweep: a sweep, or the path of its file.
+        overrides: dotted keys of the file and the values to use instead.
+        nodes: nodes to plan for; None for this machine.
+        gpus_per_node: GPUs of each.
+        gpu_memory_gib: GiB of each GPU.
+        host_memory_gib: GiB of each node; None for what is free here.
+
+    Raises:
+        InputError: the sweep is wrong, or its models do not fit together.
+    """
+    checked = sweep if isinstance(sweep, Sweep) else Sweep.from_yaml(Path(sweep), dict(overrides or {}))
+    suite = checked.load_suite()
+    models = resolve_sweep_models(checked, suite)
+    Space(checked, list(models.specialists), models.num_layers)
+    here = Machine.this()
+    machine = Machine(
+        nodes=nodes or 1,
+        gpus=gpus_per_node,
+        gpu_memory=int(gpu_memory_gib * _GIB) if gpus_per_node else 0,
+        host_memory=here.host_memory if host_memory_gib is None else int(host_memory_gib * _GIB),
+    )
+    return make_plan(checked, models.base, models.specialists, machine, models.notes)
+
+
+def plan_table(plan: Plan) -> Table:
+    """A plan as people read it."""
+    table = Table(title=f"Plan of {plan.sweep}", show_header=False)
+    table.add_column("what")
+    table.add_column("how much", justify="right")
+    table.add_row("models", f"base and {len(plan.models) - 1} specialists")
+    table.add_row("parameters (merged)", f"{plan.parameters / 1e6:.1f} M ({plan.merged_parameters / 1e6:.1f} M)")
+    table.add_row("candidates", f"{plan.trials} of {', '.join(plan.methods)}")
+    table.add_section()
+    for need in plan.needs:
+        table.add_row(f"{need.what} ({need.where})", f"{need.count} x {gibibytes(need.bytes_each)}")
+    table.add_section()
+    machine = plan.machine
+    for where, capacity, count in (
+        ("host", machine.host_memory, machine.nodes),
+        ("gpu", machine.gpu_memory, machine.nodes * machine.gpus),
+    ):
+        needed = sum(need.count * need.bytes_each for need in plan.needs if need.where == where)
+        if count:
+            table.add_row(f"{where} memory, needed of there", f"{gibibytes(needed)} of {gibibytes(capacity * count)}")
+    return table

@@ -1,0 +1,7 @@
+"""What a sweep takes and whether it fits, before any weight is loaded."""
+
+from __future__ import annotations
+
+from mergebench_ray.placement.plan import Machine, Need, Plan, make_plan
+
+__all__ = ["Machine", "Need", "Plan", "make_plan"]

@@ -1,0 +1,200 @@
+"""The planner: sizes of bank and engines from tensor headers alone, held against the machines there are."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+import psutil
+from pydantic import BaseModel, ConfigDict, Field
+
+from mergebench_ray.checkpoints import Checkpoint, is_merged
+from mergebench_ray.config import Sweep
+
+_BYTES = 2  # merged weights, task vectors and base are bf16
+_GIB = 1 << 30
+_PROCESS = int(0.6 * _GIB)  # a worker process with torch and Ray imported, before any weight
+_ENGINE_PROCESS = int(2.0 * _GIB)  # the same with vLLM, its activations and buffers at the default batch
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Machine(_Record):
+    """The nodes a plan is made for.
+
+    Attributes:
+        nodes: how many, all alike.
+        gpus: GPUs a node.
+        gpu_memory: bytes a GPU.
+        host_memory: bytes a node that may be used.
+    """
+
+    nodes: int = Field(ge=1)
+    gpus: int = Field(ge=0)
+    gpu_memory: int = Field(ge=0)
+    host_memory: int = Field(ge=0)
+
+    @classmethod
+    def this(cls) -> Machine:
+        """This machine, without GPUs, with the memory that is free now."""
+        return cls(nodes=1, gpus=0, gpu_memory=0, host_memory=_available_memory())
+
+
+class Need(_Record):
+    """Memory that one part of a run takes.
+
+    Attributes:
+        what: the part.
+        count: how many of it there are.
+        bytes_each: bytes that each takes.
+        where: "gpu" or "host".
+    """
+
+    what: str
+    count: int
+    bytes_each: int
+    where: Literal["gpu", "host"]
+
+
+class Plan(_Record):
+    """What a sweep would run and take.
+
+    Attributes:
+        sweep: its name.
+        models: references of base and specialists by name.
+        parameters: parameters of the base.
+        merged_parameters: those that are merged (no embeddings, no output head).
+        trials: candidates to score.
+        methods: the methods searched.
+        shards: bank shards.
+        engines: vLLM engines.
+        needs: memory by part.
+        machine: what it is held against.
+        problem: None if it fits, else one sentence with the remedy.
+        notes: rules that were applied to differing checkpoints.
+    """
+
+    sweep: str
+    models: dict[str, str]
+    parameters: int
+    merged_parameters: int
+    trials: int
+    methods: list[str]
+    shards: int
+    engines: int
+    needs: list[Need]
+    machine: Machine
+    problem: str | None
+    notes: list[str]
+
+
+def make_plan(
+    sweep: Sweep,
+    base: Checkpoint,
+    specialists: Mapping[str, Checkpoint],
+    machine: Machine | None = None,
+    notes: list[str] | None = None,
+) -> Plan:
+    """Work out what `sweep` takes; reads headers only.
+
+    Args:
+        sweep: the checked sweep.
+        base: the base, resolved.
+        specialists: the specialists by name, resolved.
+        machine: the nodes to plan for; None for this machine.
+        notes: what `check_compatible` said.
+    """
+    machine = machine or Machine.this()
+    parameters = sum(math.prod(tensor.shape) for tensor in base.tensors.values())
+    merged = sum(math.prod(tensor.shape) for name, tensor in base.tensors.items() if is_merged(name))
+    needs = _needs(sweep, parameters, merged, len(specialists), machine)
+    return Plan(
+        sweep=sweep.name,
+        models={"base": str(base.ref), **{name: str(checkpoint.ref) for name, checkpoint in specialists.items()}},
+        parameters=parameters,
+        merged_parameters=merged,
+        trials=sweep.search.trials,
+        methods=list(sweep.methods),
+        shards=sweep.bank.shards,
+        engines=sweep.engine.count,
+        needs=needs,
+        machine=machine,
+        problem=_problem(needs, machine),
+        notes=notes or [],
+    )
+
+
+def _needs(sweep: Sweep, parameters: int, merged: int, specialists: int, machine: Machine) -> list[Need]:
+    shards, engines = sweep.bank.shards, sweep.engine.count
+    vectors = math.ceil((specialists + 1) * merged * _BYTES / shards)
+    output = math.ceil(merged * _BYTES / shards)
+    # vLLM keeps its own copy of the whole model; on a CPU the linear weights are repacked into another layout.
+    model = parameters * _BYTES
+    cache = int(sweep.engine.kv_cache_gib * _GIB)
+    if machine.gpus:
+        share = int(sweep.engine.gpu_memory_utilization * machine.gpu_memory)
+        return [
+            Need(what="bank shard: base and task vectors", count=shards, bytes_each=vectors, where="gpu"),
+            Need(what="bank shard: merged weights", count=shards, bytes_each=output, where="gpu"),
+            Need(what="bank shard: process", count=shards, bytes_each=_PROCESS, where="host"),
+            Need(
+                what="engine: model and key-value cache",
+                count=engines * sweep.engine.tensor_parallel_size,
+                bytes_each=max(share, model // sweep.engine.tensor_parallel_size),
+                where="gpu",
+            ),
+            Need(what="engine: process", count=engines, bytes_each=_ENGINE_PROCESS, where="host"),
+        ]
+    return [
+        Need(what="bank shard: base and task vectors", count=shards, bytes_each=vectors, where="host"),
+        Need(what="bank shard: merged weights", count=shards, bytes_each=output, where="host"),
+        Need(what="bank shard: process", count=shards, bytes_each=_PROCESS, where="host"),
+        Need(what="engine: model", count=engines, bytes_each=model, where="host"),
+        Need(what="engine: key-value cache", count=engines, bytes_each=cache, where="host"),
+        Need(what="engine: process", count=engines, bytes_each=_ENGINE_PROCESS, where="host"),
+        Need(what="driver, scorer and trial processes", count=3, bytes_each=_PROCESS, where="host"),
+    ]
+
+
+def _problem(needs: list[Need], machine: Machine) -> str | None:
+    """Hold the needs against all nodes together, then the largest single part against one node."""
+    places: dict[str, tuple[int, int]] = {
+        "gpu": (machine.gpu_memory, machine.nodes * machine.gpus),
+        "host": (machine.host_memory, machine.nodes),
+    }
+    for where, (capacity, count) in places.items():
+        here = [need for need in needs if need.where == where]
+        total = sum(need.count * need.bytes_each for need in here)
+        if total > capacity * count:
+            return (
+                f"needs {gibibytes(total)} of {where} memory, {gibibytes(capacity * count)} are there: use more or larger "
+                f"nodes, or fewer engines"
+            )
+        largest = max(here, key=lambda need: need.bytes_each, default=None)
+        if largest and largest.bytes_each > capacity:
+            return (
+                f"{largest.what} needs {gibibytes(largest.bytes_each)}, one {where} has {gibibytes(capacity)}: "
+                f"raise bank.shards or engine.tensor_parallel_size"
+            )
+    return None
+
+
+def gibibytes(count: int) -> str:
+    """A byte count as people read it."""
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB // 10 else f"{count / 2**20:.0f} MiB"
+
+
+def _available_memory() -> int:
+    """Bytes free on this machine, or left to this process's control group if that is less."""
+    available = int(psutil.virtual_memory().available)
+    limit, used = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"
+    if os.path.exists(limit):
+        with open(limit) as limit_file, open(used) as used_file:
+            text = limit_file.read().strip()
+            if text != "max":
+                available = min(available, int(text) - int(used_file.read()))
+    return available

@@ -1,0 +1,127 @@
+"""A run's folder: one process at a time works in it, and it is only resumed with the sweep that began it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mergebench_ray.config import Sweep
+from mergebench_ray.config.yaml_files import read_yaml, to_yaml
+from mergebench_ray.errors import InputError
+from mergebench_ray.files import whole_file
+from mergebench_ray.placement import Plan
+
+
+class RunFolder:
+    """Paths inside a run's folder.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def sweep_file(self) -> Path:
+        """The sweep as it was run, `--set` values included."""
+        return self.path / "sweep.yaml"
+
+    @property
+    def log_file(self) -> Path:
+        """Tracebacks and what libraries say."""
+        return self.path / "run.log"
+
+    @property
+    def best_folder(self) -> Path:
+        """The best candidate: recipe.yaml and model/."""
+        return self.path / "best"
+
+    def write_plan(self, plan: Plan) -> None:
+        """Keep the plan beside the results."""
+        with whole_file(self.path / "plan.json") as temporary:
+            temporary.write_text(plan.model_dump_json(indent=2) + "\n")
+
+
+@contextmanager
+def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
+    """Create a run's folder, or open it again with `resume`; locked until the block ends.
+
+    Raises:
+        InputError: the folder holds a run and `resume` is off, was begun with another sweep, is not a run, or another
+            process works in it.
+    """
+    run = RunFolder(path.resolve())
+    written = _as_written(sweep)
+    if resume:
+        _check_same_sweep(run, written)
+    elif run.sweep_file.exists():
+        raise InputError(f"{path} holds a run already: go on with --resume, or choose another --out")
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} exists and is not an empty folder: choose another --out")
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be created ({error.strerror}): choose another --out") from error
+    with _locked(run.path):
+        if not run.sweep_file.exists():
+            with whole_file(run.sweep_file) as temporary:
+                temporary.write_text(to_yaml(written))
+        yield run
+
+
+def load_run_sweep(path: Path) -> Sweep:
+    """The sweep that a run's folder was begun with.
+
+    Raises:
+        InputError: if `path` is not a run's folder.
+    """
+    if not RunFolder(path).sweep_file.is_file():
+        raise InputError(f"{path}: not a run's folder (it has no sweep.yaml); give the folder that tune wrote")
+    return Sweep.from_yaml(RunFolder(path).sweep_file)
+
+
+def _as_written(sweep: Sweep) -> dict[str, Any]:
+    """The sweep as plain YAML data; passing it through JSON makes it comparable with what a file holds."""
+    data: dict[str, Any] = json.loads(sweep.model_dump_json(exclude_none=True))
+    return data
+
+
+def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
+    if not run.sweep_file.is_file():
+        raise InputError(f"{run.path}: nothing to resume (no sweep.yaml there); start without --resume, or check --out")
+    before = _flatten(read_yaml(run.sweep_file))
+    now = _flatten(written)
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        key = changed[0]
+        raise InputError(
+            f"{run.sweep_file}: the run was begun with {key} = {before.get(key)!r}, now it is {now.get(key)!r}; "
+            f"undo the change, or start a new run with another --out"
+        )
+
+
+def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix: data}
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold an advisory lock; the kernel frees it when the process ends, however it ends."""
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"{folder}: another process is working in this run's folder; wait for it or end it"
+            ) from None
+        yield

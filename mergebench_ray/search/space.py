@@ -1,0 +1,163 @@
+"""The search space of a sweep: from typed ranges to what Optuna suggests, and back to a method's hyper-parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mergebench_ray.config import Choices, Fixed, Range, Sweep
+from mergebench_ray.errors import InputError
+from mergebench_ray.methods import complete_parameters
+
+if TYPE_CHECKING:
+    import optuna
+
+METHOD = "method"
+
+
+class Space:
+    """All candidates that a sweep may try.
+
+    A searched number is named ``METHOD.PARAMETER``, ``METHOD.PARAMETER.SPECIALIST`` or
+    ``METHOD.PARAMETER.SPECIALIST.GROUP``; with several methods, ``method`` chooses among them first (define-by-run, so
+    only the chosen method's numbers exist in a trial).
+
+    Args:
+        sweep: the checked sweep file.
+        specialists: names of the specialists.
+        layers: number of the model's layers, to check layer groups.
+
+    Raises:
+        InputError: unknown method or hyper-parameter, a bound that the method does not accept, or nothing to search.
+    """
+
+    def __init__(self, sweep: Sweep, specialists: Sequence[str], layers: int) -> None:
+        self._methods = sweep.methods
+        self._specialists = sorted(specialists)
+        self._layers = layers
+        self._check(sweep)
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Define-by-run: ask `trial` for every number of one candidate; returns what the method needs besides."""
+        names = list(self._methods)
+        method = trial.suggest_categorical(METHOD, names) if len(names) > 1 else names[0]
+        for key, parameter in self._searched(method):
+            if isinstance(parameter, Choices):
+                trial.suggest_categorical(key, parameter.choices)
+            elif parameter.integer:
+                trial.suggest_int(key, int(parameter.low), int(parameter.high), log=parameter.log)
+            else:
+                trial.suggest_float(key, parameter.low, parameter.high, log=parameter.log)
+        return {METHOD: method}
+
+    def candidate(self, suggestion: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Method and hyper-parameters of a suggestion (as `suggest` filled it)."""
+        method = suggestion[METHOD] if METHOD in suggestion else next(iter(self._methods))
+        parameters: dict[str, Any] = {}
+        for name, parameter in self._methods[method].items():
+            if isinstance(parameter, Fixed):
+                parameters[name] = parameter.value
+            elif isinstance(parameter, Range) and parameter.per == "specialist":
+                parameters[name] = {
+                    specialist: self._collect(suggestion, f"{method}.{name}.{specialist}", parameter.layer_groups)
+                    for specialist in self._specialists
+                }
+            else:
+                parameters[name] = suggestion[f"{method}.{name}"]
+        return method, parameters
+
+    def points(self, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Candidates written as in the sweep file, as suggestions that Optuna can enqueue.
+
+        Raises:
+            InputError: naming the point and key, if one is not inside the space.
+        """
+        return [self._point(point, f"search.points_to_evaluate.{index}") for index, point in enumerate(points)]
+
+    def _point(self, point: Mapping[str, Any], where: str) -> dict[str, Any]:
+        method = point.get(METHOD, next(iter(self._methods)))
+        if method not in self._methods:
+            raise InputError(
+                f"{where}.method = {method!r}: not one of this sweep's methods ({', '.join(self._methods)})"
+            )
+        suggestion: dict[str, Any] = {METHOD: method} if len(self._methods) > 1 else {}
+        unknown = set(point) - {METHOD} - set(self._methods[method])
+        if unknown:
+            raise InputError(
+                f"{where}: unknown key {sorted(unknown)[0]!r}; searched of {method} are "
+                f"{', '.join(self._methods[method]) or 'none'}"
+            )
+        for key, parameter in self._searched(method):
+            name, *path = key.removeprefix(f"{method}.").split(".", 2)
+            if name not in point:
+                raise InputError(f"{where}: {name!r} of {method} is missing; give every searched value")
+            suggestion[key] = _inside(_descend(point[name], path), parameter, f"{where}.{name}")
+        return suggestion
+
+    def _searched(self, method: str) -> Iterator[tuple[str, Range | Choices]]:
+        for name, parameter in self._methods[method].items():
+            key = f"{method}.{name}"
+            if isinstance(parameter, Range) and parameter.per == "specialist":
+                for specialist in self._specialists:
+                    if parameter.layer_groups == 1:
+                        yield f"{key}.{specialist}", parameter
+                    else:
+                        yield from ((f"{key}.{specialist}.{g}", parameter) for g in range(parameter.layer_groups))
+            elif not isinstance(parameter, Fixed):
+                yield key, parameter
+
+    @staticmethod
+    def _collect(suggestion: Mapping[str, Any], key: str, groups: int) -> Any:
+        return suggestion[key] if groups == 1 else [suggestion[f"{key}.{group}"] for group in range(groups)]
+
+    def _check(self, sweep: Sweep) -> None:
+        searched = sum(1 for method in self._methods for _ in self._searched(method))
+        if searched == 0 and len(self._methods) == 1:
+            raise InputError(
+                f"sweep {sweep.name}: nothing to search in 'methods'; give a hyper-parameter {{low, high}} or {{choices}}, "
+                "or name more than one method"
+            )
+        for method in self._methods:
+            for corner in self._corners(method):
+                try:
+                    complete_parameters(method, corner, self._specialists, self._layers)
+                except InputError as error:
+                    raise InputError(f"sweep {sweep.name}, methods.{method}: {error}") from error
+        self.points(sweep.search.points_to_evaluate)
+
+    def _corners(self, method: str) -> Iterator[dict[str, Any]]:
+        """Parameters with every bound and every choice at least once: if these are valid, so is all between."""
+        options = {name: _extremes(parameter) for name, parameter in self._methods[method].items()}
+        for index in range(max((len(values) for values in options.values()), default=1)):
+            suggestion = {METHOD: method}
+            for key, _ in self._searched(method):
+                values = options[key.removeprefix(f"{method}.").split(".")[0]]
+                suggestion[key] = values[min(index, len(values) - 1)]
+            yield self.candidate(suggestion)[1]
+
+
+def _extremes(parameter: Range | Choices | Fixed) -> list[Any]:
+    if isinstance(parameter, Range):
+        bounds = [parameter.low, parameter.high]
+        return [int(bound) for bound in bounds] if parameter.integer else bounds
+    return list(parameter.choices) if isinstance(parameter, Choices) else [parameter.value]
+
+
+def _descend(value: Any, path: Sequence[str]) -> Any:
+    """The number for a specialist and layer group; a single number stands for all of them."""
+    for part in path:
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list):
+            value = value[int(part)] if int(part) < len(value) else None
+    return value
+
+
+def _inside(value: Any, parameter: Range | Choices, where: str) -> Any:
+    if isinstance(parameter, Choices):
+        if value not in parameter.choices:
+            raise InputError(f"{where} = {value!r}: not one of {parameter.choices}")
+        return value
+    if not isinstance(value, int | float) or not parameter.low <= value <= parameter.high:
+        raise InputError(f"{where} = {value!r}: outside the searched range {parameter.low} to {parameter.high}")
+    return value

@@ -1,0 +1,63 @@
+"""The Optuna study of a run on disk, and how it goes on after an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from mergebench_ray.config import SearchOptions
+from mergebench_ray.errors import InputError
+
+
+def open_storage(run_folder: Path, options: SearchOptions) -> optuna.storages.RDBStorage:
+    """The study's storage: SQLite in the run's folder, or what the sweep names.
+
+    Raises:
+        InputError: if the storage cannot be opened.
+    """
+    url = options.storage or f"sqlite:///{run_folder / 'study.db'}"
+    try:
+        return optuna.storages.RDBStorage(url)
+    except Exception as error:
+        raise InputError(
+            f"search.storage = {url!r}: cannot be opened ({type(error).__name__}: {error}); check the URL"
+        ) from error
+
+
+def reconcile(storage: optuna.storages.BaseStorage, name: str, recorded: Mapping[int, float]) -> None:
+    """Bring a study in line with the trials on disk, so that none is lost and none repeated.
+
+    A trial that was on disk when everything was killed is told to the study. One that had only begun is marked failed,
+    and its numbers are put at the head of the queue, to be tried again.
+
+    Args:
+        storage: the study's storage.
+        name: the study's name.
+        recorded: Optuna trial number -> value, of all trials on disk.
+    """
+    if name not in optuna.get_all_study_names(storage):
+        return
+    study = optuna.load_study(study_name=name, storage=storage)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.number in recorded:
+            study.tell(trial.number, recorded[trial.number])
+        else:
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params or _fixed(trial))
+
+
+def is_new(storage: optuna.storages.BaseStorage, name: str) -> bool:
+    """Whether the storage holds no trial of this study yet, not even a queued one."""
+    if name not in optuna.get_all_study_names(storage):
+        return True
+    return not optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+
+
+def _fixed(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """Numbers that a queued trial was to get, where it had begun without suggesting any."""
+    fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return fixed
