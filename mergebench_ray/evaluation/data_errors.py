@@ -1,0 +1,79 @@
+"""Data that a task cannot use, said in one line that names file and field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jinja2
+from datasets.exceptions import DatasetsError
+from jinja2 import meta
+from lm_eval.utils import env as template_environment
+
+from mergebench_ray.errors import InputError
+
+_TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix", "description")
+
+
+def data_source(config: Mapping[str, Any], split: str | None) -> str:
+    """Where a task's items come from: the file of its `data_files`, the data set's path, or the task itself."""
+    files = (config.get("dataset_kwargs") or {}).get("data_files")
+    if isinstance(files, Mapping):
+        files = files.get(split, files)
+    if files:
+        return str(files)
+    return str(config.get("dataset_path") or f"the data of task {config['task']}")
+
+
+@contextmanager
+def explain_data_errors(task: str, source: str) -> Iterator[None]:
+    """Turn what building a task raises about its data into an `InputError` that names task, file and field."""
+    try:
+        yield
+    except jinja2.UndefinedError as error:
+        named = re.search(r"'([^']+)' is undefined|no attribute '([^']+)'", str(error))
+        raise _missing_field(task, source, next(filter(None, named.groups())) if named else str(error)) from error
+    except KeyError as error:
+        raise _missing_field(task, source, str(error.args[0]) if error.args else "?") from error
+    except (DatasetsError, OSError) as error:
+        raise InputError(_unreadable(task, source, error)) from error
+
+
+def check_fields(task: str, source: str, row: int, document: Mapping[str, Any], fields: frozenset[str]) -> None:
+    """Refuse an item without one of the `fields` that its templates print.
+
+    Raises:
+        InputError: naming file, row (counted from 1) and field.
+    """
+    for name in sorted(fields):
+        if document.get(name) is None:
+            raise _missing_field(task, f"{source}, item {row}", name)
+
+
+def printed_fields(config: Mapping[str, Any], known: frozenset[str]) -> frozenset[str]:
+    """Fields that a task's templates cannot do without.
+
+    lm-eval takes a template that is the name of a field (one of `known`) as that field. A template with statements
+    (``{% if %}``) may do without its fields, and a function's needs cannot be seen from outside: neither counts.
+    """
+    names: set[str] = set()
+    for key in _TEMPLATES:
+        template = config.get(key)
+        if not isinstance(template, str) or "{%" in template:
+            continue
+        if template in known or (key.startswith("doc_to_") and template.isidentifier()):
+            names.add(template)
+        else:
+            names |= meta.find_undeclared_variables(template_environment.parse(template))
+    return frozenset(names - set(template_environment.globals))
+
+
+def _missing_field(task: str, source: str, field: str) -> InputError:
+    return InputError(f"task {task}: {source}: field {field!r} is missing; add it to the data or mend the task file")
+
+
+def _unreadable(task: str, source: str, error: Exception) -> str:
+    reason = " ".join(f"{error} {error.__cause__ or ''}".split())[:200]
+    return f"task {task}: data of {source} cannot be read ({reason}); check the file, or the hub's cache when offline"

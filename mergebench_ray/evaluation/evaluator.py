@@ -1,0 +1,138 @@
+"""The evaluator: a vLLM engine and the prepared tasks of a suite, in one Ray actor."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from mergebench_ray.config import EngineOptions, Suite, WeightManifest
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.engines import LoadReport, VLLMEngine
+from mergebench_ray.evaluation.prepared import PreparedSplit
+from mergebench_ray.evaluation.scores import Scores
+from mergebench_ray.evaluation.tasks import Split, items_digest, load_tasks
+
+
+@dataclass(frozen=True)
+class EvaluatorStats:
+    """What an evaluator has done since it was made.
+
+    Attributes:
+        start_seconds: time that the engine took to start.
+        prepare_seconds: time spent building and tokenising tasks.
+        busy_seconds: time in which the engine computed answers.
+        tokens: tokens read and written by the engine.
+    """
+
+    start_seconds: float
+    prepare_seconds: float
+    busy_seconds: float
+    tokens: int
+
+
+class Evaluator:
+    """Scores whatever weights its engine holds. A plain class; `start_evaluator` puts it into a Ray actor.
+
+    Making one is quick: the engine starts with `start` or when it is first needed, and the tasks of a split are built
+    and tokenised when it is first scored. Both are kept.
+
+    Args:
+        suite: what is scored.
+        options: on which items.
+        make_engine: starts the engine.
+    """
+
+    def __init__(self, suite: Suite, options: EvaluationOptions, make_engine: Callable[[], VLLMEngine]) -> None:
+        self._suite = suite
+        self._options = options
+        self._make_engine = make_engine
+        self._prepared: dict[Split, PreparedSplit] = {}
+        self._start_seconds = 0.0
+        self._prepare_seconds = 0.0
+
+    def start(self) -> EvaluatorStats:
+        """Start the engine if it is not running yet."""
+        _ = self._engine
+        return self.stats()
+
+    def load(self, manifest: WeightManifest) -> LoadReport:
+        """Replace the engine's weights by a candidate's."""
+        return self._engine.load(manifest)
+
+    def restore_base(self) -> LoadReport:
+        """Put the base's weights back."""
+        return self._engine.restore_base()
+
+    def score(self, split: Split, domains: Sequence[str] | None = None) -> Scores:
+        """Score the present weights.
+
+        Args:
+            split: "validation" for a search, "test" at its end.
+            domains: some of the chosen domains; None for all of them.
+        """
+        return self._split(split).score(self._engine, domains)
+
+    def items_digest(self, split: Split, domains: Sequence[str] | None = None) -> str:
+        """Digest of the items that `score` would score: part of the key under which a result may be reused."""
+        tasks = self._split(split).tasks
+        return items_digest(task for task in tasks if domains is None or task.domain in domains)
+
+    def stats(self) -> EvaluatorStats:
+        """Times and tokens so far."""
+        return EvaluatorStats(
+            self._start_seconds, self._prepare_seconds, self._engine.busy_seconds, self._engine.tokens
+        )
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._engine.close()
+
+    @functools.cached_property
+    def _engine(self) -> VLLMEngine:
+        started = time.perf_counter()
+        engine = self._make_engine()
+        self._start_seconds = time.perf_counter() - started
+        return engine
+
+    def _split(self, split: Split) -> PreparedSplit:
+        if split not in self._prepared:
+            started = time.perf_counter()
+            tasks = load_tasks(self._suite, split, self._options)
+            self._prepared[split] = PreparedSplit(split, tasks, self._engine.tokenizer, self._suite.max_model_len)
+            self._prepare_seconds += time.perf_counter() - started
+        return self._prepared[split]
+
+
+def start_evaluator(
+    suite: Suite,
+    options: EvaluationOptions,
+    model_folder: Path,
+    engine_options: EngineOptions,
+    log_file: Path | None = None,
+) -> Any:
+    """Make an `Evaluator` in a Ray actor of its own and begin to start its engine.
+
+    On a CPU the actor is counted as one core, but vLLM computes on all that it may use: scoring is what a sweep does.
+    An `InputError` inside reaches the caller as `ray.exceptions.RayTaskError`, with the error itself as its `cause`.
+
+    Args:
+        suite: what is scored.
+        options: on which items.
+        model_folder: the base, as the engine reads it.
+        engine_options: the sweep's engine options.
+        log_file: where vLLM's log goes; None drops it.
+
+    Returns:
+        the actor's handle.
+    """
+    num_gpus = engine_options.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
+    make_engine = functools.partial(VLLMEngine, model_folder, engine_options, suite.max_model_len, log_file=log_file)
+    actor = ray.remote(Evaluator).options(num_cpus=1, num_gpus=num_gpus).remote(suite, options, make_engine)
+    actor.start.remote()
+    return actor

@@ -1,0 +1,179 @@
+"""A split, ready to be asked: requests built and tokenised once, then only new answers for each candidate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from lm_eval.api.instance import Instance
+
+from mergebench_ray.engines import Generation, GenerationRequest, LoglikelihoodRequest, VLLMEngine
+from mergebench_ray.evaluation.grading import Answer, grade, item_score, task_score
+from mergebench_ray.evaluation.scores import DomainScore, ItemRow, Scores, combine_tasks
+from mergebench_ray.evaluation.tasks import Item, ScoredTask, Split, longest_answer
+from mergebench_ray.evaluation.tokens import encode_pairs, encode_texts
+
+RequestT = TypeVar("RequestT", GenerationRequest, LoglikelihoodRequest)
+
+
+@dataclass(frozen=True)
+class _Asked(Generic[RequestT]):
+    """A request and where its answer belongs."""
+
+    task: int
+    item: int
+    instance: int
+    request: RequestT
+    truncated: bool
+
+
+class PreparedSplit:
+    """All tasks of a split as token ids, for any number of candidates.
+
+    Prompts longer than the context lose their oldest tokens in the engine, as in lm-eval; they are counted here.
+
+    Args:
+        split: name of the split, for the results.
+        tasks: the tasks with their items.
+        tokenizer: the engine's.
+        max_model_len: longest prompt plus answer, in tokens.
+    """
+
+    def __init__(self, split: Split, tasks: Sequence[ScoredTask], tokenizer: Any, max_model_len: int) -> None:
+        self._split = split
+        self._tasks = list(tasks)
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        self._generations = self._prepare_generations()
+        self._loglikelihoods = self._prepare_loglikelihoods()
+
+    @property
+    def tasks(self) -> list[ScoredTask]:
+        """The tasks, in the suite's order."""
+        return self._tasks
+
+    def score(self, engine: VLLMEngine, domains: Sequence[str] | None = None) -> Scores:
+        """Ask the engine's present weights everything, in one batch of each kind, and grade the answers.
+
+        Args:
+            engine: answers with whatever weights it holds now.
+            domains: some of the prepared domains; None for all.
+        """
+        started, busy, tokens = time.perf_counter(), engine.busy_seconds, engine.tokens
+        chosen = {number for number, task in enumerate(self._tasks) if domains is None or task.domain in domains}
+        generations = [one for one in self._generations if one.task in chosen]
+        loglikelihoods = [one for one in self._loglikelihoods if one.task in chosen]
+        answers = self._ask(engine, generations, loglikelihoods)
+        by_domain, rows = self._grade(chosen, answers)
+        return Scores(
+            split=self._split,
+            domains=by_domain,
+            items=rows,
+            version=engine.weight_version,
+            seconds=time.perf_counter() - started,
+            engine_seconds=engine.busy_seconds - busy,
+            tokens=engine.tokens - tokens,
+            truncated=sum(one.truncated for one in generations) + sum(one.truncated for one in loglikelihoods),
+        )
+
+    def _ask(
+        self,
+        engine: VLLMEngine,
+        generations: Sequence[_Asked[GenerationRequest]],
+        loglikelihoods: Sequence[_Asked[LoglikelihoodRequest]],
+    ) -> dict[int, list[list[list[Answer]]]]:
+        """Answers by task, item, instance and repeat."""
+        answers: dict[int, list[list[list[Answer]]]] = {
+            number: [[[] for _ in item.instances] for item in task.items] for number, task in enumerate(self._tasks)
+        }
+        given: list[Generation] = engine.generate([one.request for one in generations]) if generations else []
+        for asked, generation in zip(generations, given, strict=True):
+            answers[asked.task][asked.item][asked.instance] += [generation.text, *generation.others]
+        likely = engine.loglikelihood([one.request for one in loglikelihoods]) if loglikelihoods else []
+        for choice, answer in zip(loglikelihoods, likely, strict=True):
+            answers[choice.task][choice.item][choice.instance].append(answer)
+        return answers
+
+    def _grade(
+        self, chosen: set[int], answers: Mapping[int, list[list[list[Answer]]]]
+    ) -> tuple[dict[str, DomainScore], list[ItemRow]]:
+        by_domain: dict[str, list[tuple[float, float, int]]] = {}
+        rows: list[ItemRow] = []
+        for number in sorted(chosen):
+            task = self._tasks[number]
+            values = grade(task, answers[number])
+            score, error = task_score(task, values)
+            by_domain.setdefault(task.domain, []).append((score, error, len(values)))
+            rows += [
+                ItemRow(
+                    domain=task.domain,
+                    task=task.name,
+                    item=item.id,
+                    prompt_digest=item.prompt_digest,
+                    answer=_answer_text(given),
+                    score=item_score(value),
+                )
+                for item, given, value in zip(task.items, answers[number], values, strict=True)
+            ]
+        return {domain: combine_tasks(tasks) for domain, tasks in by_domain.items()}, rows
+
+    def _prepare_generations(self) -> list[_Asked[GenerationRequest]]:
+        prepared = []
+        for number, task in enumerate(self._tasks):
+            asked = [
+                (position, index, instance)
+                for position, item in enumerate(task.items)
+                for index, instance in enumerate(item.instances)
+                if instance.request_type == "generate_until"
+            ]
+            prompts = encode_texts(self._tokenizer, [instance.args[0] for _, _, instance in asked])
+            for (position, index, instance), prompt in zip(asked, prompts, strict=True):
+                request = _generation_request(task, task.items[position], instance, prompt)
+                too_long = len(prompt) + request.max_tokens > self._max_model_len
+                prepared.append(_Asked(number, position, index, request, too_long))
+        return prepared
+
+    def _prepare_loglikelihoods(self) -> list[_Asked[LoglikelihoodRequest]]:
+        prepared = []
+        for number, task in enumerate(self._tasks):
+            asked = [
+                (position, index, instance.args)
+                for position, item in enumerate(task.items)
+                for index, instance in enumerate(item.instances)
+                if instance.request_type == "loglikelihood"
+            ]
+            pairs = encode_pairs(self._tokenizer, [(args[0], args[1]) for _, _, args in asked])
+            for (position, index, _), (context, continuation) in zip(asked, pairs, strict=True):
+                request = LoglikelihoodRequest(context, continuation)
+                # The engine writes one token after the scored ones, which needs its place too.
+                too_long = len(context) + len(continuation) + 1 > self._max_model_len
+                prepared.append(_Asked(number, position, index, request, too_long))
+        return prepared
+
+
+def _generation_request(task: ScoredTask, item: Item, instance: Instance, prompt: list[int]) -> GenerationRequest:
+    """What a task's `generation_kwargs` ask for; sampling is seeded by the item: equal weights, equal answers."""
+    options = instance.args[1]
+    until = options.get("until") or []
+    greedy = options.get("do_sample") is False
+    return GenerationRequest(
+        prompt_token_ids=prompt,
+        max_tokens=longest_answer(options),
+        stop=[until] if isinstance(until, str) else list(until),
+        temperature=0.0 if greedy else float(options.get("temperature", 0.0)),
+        top_p=float(options.get("top_p", 1.0)),
+        n=instance.repeats or 1,
+        seed=int.from_bytes(hashlib.sha256(f"{task.name}/{item.id}".encode()).digest()[:4], "big"),
+    )
+
+
+def _answer_text(given: Sequence[Sequence[Answer]]) -> str:
+    """The text of a single answer; several answers, or log-likelihoods of choices, as a JSON list."""
+    answers = [answer if isinstance(answer, str) else answer[0] for repeats in given for answer in repeats]
+    if len(answers) == 1 and isinstance(answers[0], str):
+        return answers[0]
+    return json.dumps(answers)

@@ -1,0 +1,296 @@
+"""Tasks of a suite: lm-eval tasks with a chosen split, as items that can be asked and graded."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import io
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task
+from lm_eval.defaults import DEFAULT_MAX_GEN_TOKS, DEFAULT_OTHER_SEED
+from lm_eval.tasks import TaskManager
+
+from mergebench_ray.config.suite import Suite
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.data_errors import check_fields, data_source, explain_data_errors, printed_fields
+
+Split = Literal["validation", "test"]
+BatchScorer = Callable[[list[dict[str, Any]], list[list[Any]]], list[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a task.
+
+    Attributes:
+        id: the document's own `id`, otherwise a digest of its prompt: stable from run to run.
+        doc: the document, as the task's metrics expect it.
+        instances: lm-eval's requests: one, or one per choice.
+        prompt_digest: SHA-256 of everything that is asked.
+    """
+
+    id: str
+    doc: dict[str, Any]
+    instances: tuple[Instance, ...]
+    prompt_digest: str
+
+
+@dataclass(frozen=True)
+class ScoredTask:
+    """An lm-eval task, the metric that counts, and the items of one split.
+
+    Attributes:
+        metric: name of the metric that counts.
+        filter_name: the answer filter whose result it is taken from.
+        batch_scorer: grades all items at once in place of the task's `process_results`; None for most tasks.
+    """
+
+    domain: str
+    name: str
+    metric: str
+    filter_name: str
+    task: Task
+    items: tuple[Item, ...]
+    batch_scorer: BatchScorer | None
+
+
+def load_tasks(
+    suite: Suite, split: Split, options: EvaluationOptions, domains: Sequence[str] | None = None
+) -> list[ScoredTask]:
+    """Build the tasks of a suite on one split, without any engine or tokenizer.
+
+    Args:
+        suite: names the tasks of each domain.
+        split: which items; a task's other split is never asked.
+        options: how many items, which domains, and whether generated programs may run.
+        domains: some of the chosen domains; None for all of them.
+
+    Raises:
+        InputError: unknown task, metric or domain; a task without that split; code execution that is not allowed;
+            data that is missing or lacks a field. All task files are checked before any data is read.
+    """
+    manager = _task_manager(suite.tasks_path)
+    wanted = [
+        (domain, name, metric)
+        for domain in chosen_domains(suite, options, domains)
+        for name, metric in suite.domains[domain].tasks.items()
+    ]
+    for _, name, _ in wanted:
+        _check_task_file(manager, suite, name, split, options)
+    limit = options.validation_items if split == "validation" else options.test_items
+    tasks = [_build(manager, domain, name, metric, split, limit) for domain, name, metric in wanted]
+    for task in tasks:
+        _check_room(suite, task)
+    return tasks
+
+
+def chosen_domains(suite: Suite, options: EvaluationOptions, domains: Sequence[str] | None = None) -> list[str]:
+    """Domains to score, in the suite's order.
+
+    Raises:
+        InputError: if one is not a domain of the suite.
+    """
+    chosen = domains or options.domains or list(suite.domains)
+    for domain in chosen:
+        if domain not in suite.domains:
+            raise InputError(f"suite {suite.name} has no domain {domain!r}; {_nearest(domain, suite.domains)}")
+    return [domain for domain in suite.domains if domain in chosen]
+
+
+def longest_answer(options: Mapping[str, Any]) -> int:
+    """New tokens that a task's `generation_kwargs` ask for, under any of the names that lm-eval accepts."""
+    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+    return next((int(options[name]) for name in names if options.get(name)), DEFAULT_MAX_GEN_TOKS)
+
+
+def items_digest(tasks: Iterable[ScoredTask]) -> str:
+    """SHA-256 of what is asked and what it is graded against: equal digests, comparable scores."""
+    digest = hashlib.sha256()
+    for task in tasks:
+        for item in task.items:
+            graded = json.dumps(item.doc, sort_keys=True, default=str)
+            row = (task.domain, task.name, task.metric, task.filter_name, item.id, item.prompt_digest, graded)
+            digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+@functools.cache
+def _task_manager(folder: Path | None) -> TaskManager:
+    """lm-eval's index of task files; reading its own thousands takes seconds, so it is kept."""
+    if folder is None:
+        return TaskManager()
+    if not folder.is_dir():
+        raise InputError(f"tasks_folder {folder}: no such folder; check the suite file")
+    return TaskManager(include_path=folder, include_defaults=False)
+
+
+def _check_task_file(manager: TaskManager, suite: Suite, name: str, split: Split, options: EvaluationOptions) -> None:
+    """Everything that the task file alone can tell."""
+    if name not in manager.all_subtasks:
+        if name in manager.all_tasks:
+            raise InputError(f"suite {suite.name}: {name!r} is a group of tasks; name the tasks themselves")
+        where = suite.tasks_path or "lm-eval"
+        raise InputError(f"suite {suite.name}: no task {name!r} in {where}; {_nearest(name, manager.all_subtasks)}")
+    config = manager.task_index[name].cfg or {}
+    if config.get("unsafe_code") and not options.allow_code_execution:
+        raise InputError(
+            f"task {name} runs generated programs; set evaluation.allow_code_execution: true to allow it, "
+            "or leave its domain out"
+        )
+    kind = config.get("output_type", "generate_until")
+    if kind == "loglikelihood_rolling":
+        raise InputError(
+            f"task {name}: output_type {kind} cannot be scored; use generate_until, multiple_choice or loglikelihood"
+        )
+    if "class" not in config and not config.get(f"{split}_split"):
+        raise InputError(f"task {name} has no {split} split; add {split}_split to its task file")
+    if split == "validation" and config.get("fewshot_split") and config["fewshot_split"] == config.get("test_split"):
+        raise InputError(
+            f"task {name}: its few-shot examples come from the test split, which a search must not see; "
+            "change fewshot_split"
+        )
+
+
+def _build(manager: TaskManager, domain: str, name: str, metric: str, split: Split, limit: int | None) -> ScoredTask:
+    config = manager.task_index[name].cfg or {}
+    source = data_source({"task": name, **config}, config.get(f"{split}_split"))
+    with explain_data_errors(name, source), _quiet_lm_eval():
+        task = manager.load(name)["tasks"][name]
+        items = tuple(_items(task, name, source, split, limit))
+    if not items:
+        raise InputError(f"task {name}: {source} has no item in its {split} split; check the data")
+    metric, _, filter_name = metric.partition(",")
+    return ScoredTask(
+        domain=domain,
+        name=name,
+        metric=_check_metric(task, name, metric),
+        filter_name=_check_filter(task, name, filter_name),
+        task=task,
+        items=items,
+        batch_scorer=_batch_scorer(task, name, manager.task_index[name].yaml_path),
+    )
+
+
+def _check_room(suite: Suite, task: ScoredTask) -> None:
+    options = task.task.config.generation_kwargs
+    if options is not None and longest_answer(options) >= suite.max_model_len:
+        raise InputError(
+            f"task {task.name}: answers of {longest_answer(options)} tokens leave no room for a prompt in suite "
+            f"{suite.name}'s max_model_len {suite.max_model_len}; lower max_gen_toks or raise max_model_len"
+        )
+
+
+def _items(task: Task, name: str, source: str, split: Split, limit: int | None) -> Iterator[Item]:
+    if not (task.has_validation_docs() if split == "validation" else task.has_test_docs()):
+        raise InputError(f"task {name} has no {split} split; add {split}_split to its task file")
+    task.set_fewshot_seed(DEFAULT_OTHER_SEED)
+    _leave_out_own_item(task, split)
+    documents = task.validation_docs() if split == "validation" else task.test_docs()
+    needed = printed_fields(vars(task.config), frozenset(getattr(task, "features", ())))
+    for number, document in enumerate(islice(documents, limit)):
+        check_fields(name, source, number + 1, document, needed)
+        context = task.fewshot_context(
+            document, num_fewshot=task.config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(document)
+        )
+        made = task.construct_requests(
+            doc=document, ctx=context, metadata=(name, number, task.config.repeats), apply_chat_template=False
+        )
+        instances = tuple(sorted(made if isinstance(made, list) else [made], key=lambda one: one.idx))
+        digest = hashlib.sha256(json.dumps([one.args for one in instances], default=str).encode()).hexdigest()
+        own = document.get("id")
+        yield Item(digest[:16] if own is None else str(own), document, instances, digest)
+
+
+def _leave_out_own_item(task: Task, split: Split) -> None:
+    """Keep a question out of its own few-shot examples.
+
+    lm-eval does so only where the examples come from the split it calls test, so on validation that split is named
+    test. Without a split of their own, its examples come from training, else from validation.
+    """
+    config = task.config
+    if split == "validation" and hasattr(task, "fewshot_cfg"):
+        drawn_from = task.fewshot_cfg.split or config.training_split or config.validation_split
+        if drawn_from == config.validation_split:
+            task.fewshot_cfg.split = drawn_from
+            task.set_config("test_split", drawn_from)
+
+
+def _check_metric(task: Task, name: str, metric: str) -> str:
+    if metric not in task.aggregation():
+        raise InputError(f"task {name} has no metric {metric!r}; {_nearest(metric, task.aggregation())}")
+    if task.higher_is_better().get(metric) is False:
+        raise InputError(f"task {name}: lower is better for metric {metric!r}; use one where higher is better")
+    return metric
+
+
+def _check_filter(task: Task, name: str, filter_name: str) -> str:
+    known = [ensemble.name for ensemble in task._filters]
+    if filter_name and filter_name not in known:
+        raise InputError(f"task {name} has no filter {filter_name!r}; {_nearest(filter_name, known)}")
+    return filter_name or known[0]
+
+
+def _batch_scorer(task: Task, name: str, task_file: Path | None) -> BatchScorer | None:
+    """The function that a task file names as ``metadata.batch_scorer``.
+
+    ``MODULE.FUNCTION`` is looked up as lm-eval does for its ``!function``: a file beside the task file first, then an
+    installed module.
+    """
+    reference = (task.config.metadata or {}).get("batch_scorer")
+    if reference is None:
+        return None
+    module_name, _, function = str(reference).rpartition(".")
+    file = (task_file.parent if task_file else Path()) / f"{module_name.replace('.', '/')}.py"
+    try:
+        module = _load_module(file) if file.is_file() else importlib.import_module(module_name)
+        scorer: BatchScorer = getattr(module, function)
+    except (ModuleNotFoundError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"task {name}: batch_scorer {reference!r} not found ({error}); "
+            f"write MODULE.FUNCTION of a file beside {task_file}"
+        ) from error
+    return scorer
+
+
+def _load_module(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"_task_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _quiet_lm_eval() -> Iterator[None]:
+    """Keep lm-eval's notes on defaults and the data sets' progress bars out of a worker's log."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3)
+    if close:
+        return f"did you mean {' or '.join(repr(one) for one in close)}?"
+    return f"known: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"

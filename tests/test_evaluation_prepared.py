@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from task_files import write_choice_task, write_generation_task, write_suite
+from transformers import AutoModelForCausalLM
+
+from mergebench_ray.config import Suite
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.engines import VLLMEngine
+from mergebench_ray.evaluation import tasks as tasks_module
+from mergebench_ray.evaluation.evaluator import Evaluator
+from mergebench_ray.evaluation.prepared import PreparedSplit
+from mergebench_ray.evaluation.tasks import load_tasks
+from mergebench_ray.evaluation.tokens import encode_pairs, encode_texts
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    write_choice_task(folder)
+    write_generation_task(folder)
+    domains = {"choice": {"capital_choice": "acc"}, "text": {"capital_text": "exact_match"}}
+    return write_suite(tmp_path, domains)
+
+
+@pytest.fixture
+def evaluator(suite: Suite, engine: VLLMEngine) -> Evaluator:
+    engine.restore_base()
+    return Evaluator(suite, EvaluationOptions(), lambda: engine)
+
+
+def answers(scores: Any) -> dict[tuple[str, str], str]:
+    return {(row["task"], row["item"]): row["answer"] for row in scores.items}
+
+
+def test_the_same_weights_score_the_same_twice(evaluator: Evaluator) -> None:
+    first, second = evaluator.score("validation"), evaluator.score("validation")
+    assert first.items == second.items
+    assert first.domains == second.domains
+    assert {domain: result.items for domain, result in first.domains.items()} == {"choice": 4, "text": 4}
+
+
+def test_validation_and_test_items_are_never_mixed(evaluator: Evaluator) -> None:
+    validation, test = evaluator.score("validation"), evaluator.score("test")
+    assert (validation.split, test.split) == ("validation", "test")
+    prompts = [{row["prompt_digest"] for row in scores.items} for scores in (validation, test)]
+    assert not prompts[0] & prompts[1]
+    assert {row["item"] for row in validation.items} == {f"capital-{number}" for number in range(2, 6)}
+    assert {row["item"] for row in test.items} == {f"capital-{number}" for number in range(6, 12)}
+    assert evaluator.items_digest("validation") != evaluator.items_digest("test")
+
+
+def test_a_second_candidate_builds_and_tokenises_nothing(
+    evaluator: Evaluator, engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    counted = {
+        (tasks_module.TaskManager, "load"): "task",
+        (type(engine.tokenizer), "__call__"): "tokenizer",
+        (type(engine.tokenizer), "encode"): "tokenizer",
+    }
+    for (owner, name), kind in counted.items():
+        original = getattr(owner, name)
+
+        def count(*args: Any, _original: Any = original, _kind: str = kind, **kwargs: Any) -> Any:
+            calls.append(_kind)
+            return _original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, count)
+    evaluator.score("validation")
+    assert {"task", "tokenizer"} <= set(calls)
+    calls.clear()
+    evaluator.score("validation")
+    assert calls == []
+
+
+def test_a_chosen_domain_is_scored_alone_and_as_among_all(evaluator: Evaluator) -> None:
+    everything = evaluator.score("validation")
+    alone = evaluator.score("validation", ["text"])
+    assert set(alone.domains) == {"text"}
+    assert alone.items == [row for row in everything.items if row["domain"] == "text"]
+    assert evaluator.items_digest("validation", ["text"]) != evaluator.items_digest("validation")
+
+
+def test_times_and_tokens_are_those_of_the_engine(evaluator: Evaluator) -> None:
+    before = evaluator.stats()
+    scores = evaluator.score("validation")
+    after = evaluator.stats()
+    assert 0 < scores.engine_seconds <= scores.seconds
+    assert scores.tokens == after.tokens - before.tokens > 0
+    assert after.busy_seconds - before.busy_seconds == pytest.approx(scores.engine_seconds)
+    assert scores.version == "base"
+
+
+def test_log_likelihoods_are_those_of_transformers(
+    suite: Suite, evaluator: Evaluator, engine: VLLMEngine, base_folder: Path
+) -> None:
+    given = answers(evaluator.score("validation", ["choice"]))
+    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+    for item in load_tasks(suite, "validation", EvaluationOptions(), ["choice"])[0].items:
+        pairs = encode_pairs(engine.tokenizer, [instance.args for instance in item.instances])
+        expected = [reference_likelihood(model, context, continuation) for context, continuation in pairs]
+        # The engine computes in bfloat16.
+        assert json.loads(given["capital_choice", item.id]) == pytest.approx(expected, abs=0.25)
+
+
+def reference_likelihood(model: Any, context: Sequence[int], continuation: Sequence[int]) -> float:
+    ids = torch.tensor([[*context, *continuation]])
+    with torch.no_grad():
+        likelihoods = model(ids).logits[0].log_softmax(-1)
+    start = len(context) - 1
+    return float(sum(likelihoods[start + place, token] for place, token in enumerate(continuation)))
+
+
+def test_a_prompt_longer_than_the_context_is_cut_and_counted(tmp_path: Path, engine: VLLMEngine) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    write_generation_task(folder, doc_to_text="word " * 600 + "The capital of {{country}} is")
+    long = write_suite(tmp_path, {"text": {"capital_text": "exact_match"}}, max_model_len=64)
+    prepared = PreparedSplit("test", load_tasks(long, "test", EvaluationOptions()), engine.tokenizer, 64)
+    engine.restore_base()
+    scores = prepared.score(engine)
+    assert scores.truncated == 6
+    assert all(row["answer"] for row in scores.items)
+
+
+def test_a_context_ends_where_its_continuation_begins(engine: VLLMEngine) -> None:
+    tokenizer = engine.tokenizer
+    pairs = [("The capital of France is", " Paris"), ("The capital of France is ", "Paris"), ("", "Paris")]
+    plain, moved, empty = encode_pairs(tokenizer, pairs)
+    assert plain == moved
+    assert tokenizer.decode(plain[1]) == " Paris"
+    assert empty == ([tokenizer.bos_token_id], encode_texts(tokenizer, ["Paris"])[0])

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from task_files import capital_items, write_choice_task, write_generation_task, write_lines, write_suite, write_task
+
+from mergebench_ray.config import Suite
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.grading import grade, task_score
+from mergebench_ray.evaluation.tasks import ScoredTask, items_digest, load_tasks
+
+ALL = EvaluationOptions(allow_code_execution=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    return tasks
+
+
+def one_task(folder: Path, name: str, metric: str, split: Any = "validation", **options: Any) -> ScoredTask:
+    suite = write_suite(folder.parent, {"facts": {name: metric}})
+    return load_tasks(suite, split, EvaluationOptions(**options))[0]
+
+
+def ids(task: ScoredTask) -> list[str]:
+    return [item.id for item in task.items]
+
+
+def test_each_split_is_asked_alone(folder: Path) -> None:
+    write_choice_task(folder)
+    assert ids(one_task(folder, "capital_choice", "acc")) == [f"capital-{n}" for n in range(2, 6)]
+    assert ids(one_task(folder, "capital_choice", "acc", "test")) == [f"capital-{n}" for n in range(6, 12)]
+
+
+def test_a_limit_takes_the_first_items_of_its_own_split(folder: Path) -> None:
+    write_choice_task(folder)
+    limits = {"validation_items": 2, "test_items": 3}
+    assert ids(one_task(folder, "capital_choice", "acc", **limits)) == ["capital-2", "capital-3"]
+    assert ids(one_task(folder, "capital_choice", "acc", "test", **limits)) == ["capital-6", "capital-7", "capital-8"]
+
+
+def test_items_without_an_id_are_named_by_their_prompt(folder: Path) -> None:
+    bare = [{key: item[key] for key in ("country", "city")} for item in capital_items(2, 4)]
+    write_lines(folder / "validation.jsonl", bare)
+    write_lines(folder / "train.jsonl", bare[:1])
+    write_lines(folder / "test.jsonl", bare[3:])
+    write_generation_task(folder)
+    names = ids(one_task(folder, "capital_text", "exact_match"))
+    assert len(set(names)) == 4
+    assert ids(one_task(folder, "capital_text", "exact_match", "test")) == names[3:]
+
+
+def test_the_digest_of_the_items_changes_with_any_of_them(folder: Path) -> None:
+    write_choice_task(folder)
+    digest = items_digest([one_task(folder, "capital_choice", "acc")])
+    assert items_digest([one_task(folder, "capital_choice", "acc")]) == digest
+    others = [
+        one_task(folder, "capital_choice", "acc_norm"),
+        one_task(folder, "capital_choice", "acc", "test"),
+        one_task(folder, "capital_choice", "acc", validation_items=3),
+    ]
+    assert len({digest, *(items_digest([other]) for other in others)}) == 4
+
+
+def test_a_metric_is_taken_after_the_filter_that_it_names(folder: Path) -> None:
+    write_generation_task(folder)
+    answers = [[[f"{item['city']}, of course"]] for item in capital_items(2, 4)]
+    first_word = one_task(folder, "capital_text", "exact_match,first-word")
+    assert grade(first_word, answers) == [1.0] * 4
+    assert grade(one_task(folder, "capital_text", "exact_match,whole"), answers) == [0.0] * 4
+    assert one_task(folder, "capital_text", "exact_match").filter_name == "first-word"
+
+
+def test_grading_one_candidate_leaves_nothing_for_the_next(folder: Path) -> None:
+    write_generation_task(folder)
+    task = one_task(folder, "capital_text", "exact_match")
+    right = [[[item["city"]]] for item in capital_items(2, 4)]
+    wrong = [[["Atlantis"]] for _ in right]
+    assert grade(task, right) == [1.0] * 4
+    assert grade(task, wrong) == [0.0] * 4
+    assert grade(task, right) == [1.0] * 4
+    assert all(not instance.resps and not instance.filtered_resps for item in task.items for instance in item.instances)
+
+
+def test_multiple_choice_is_graded_from_the_likelihood_of_each_choice(folder: Path) -> None:
+    write_choice_task(folder)
+    task = one_task(folder, "capital_choice", "acc")
+    likelihoods = [
+        [-3.0, -2.0, -5.0, -1.0],
+        [-1.0, -2.0, -5.0, -1.5],
+        [-9.0, -9.0, -9.0, -1.0],
+        [-9.0, -9.0, -9.0, -1.0],
+    ]
+    values = grade(task, [[[(value, False)] for value in row] for row in likelihoods])
+    assert values == [1.0, 0.0, 1.0, 1.0]
+    assert task_score(task, values)[0] == 0.75
+
+
+def test_a_batch_scorer_beside_the_task_grades_all_items_in_one_call(folder: Path) -> None:
+    (folder / "hooks.py").write_text(
+        "calls = []\n"
+        "def score_all(documents, answers):\n"
+        "    calls.append(len(documents))\n"
+        "    assert len(calls) == 1\n"
+        "    return [{'exact_match': float(a[0] == d['city'])} for d, a in zip(documents, answers, strict=True)]\n",
+        encoding="utf-8",
+    )
+    write_generation_task(folder, metadata={"version": 1.0, "batch_scorer": "hooks.score_all"})
+    task = one_task(folder, "capital_text", "exact_match")
+    answers = [[[item["city"]]] for item in capital_items(2, 4)]
+    answers[0] = [["Atlantis"]]
+    assert grade(task, answers) == [0.0, 1.0, 1.0, 1.0]
+
+
+def test_few_shot_examples_never_hold_the_question_itself(folder: Path) -> None:
+    write_generation_task(folder, training_split=None, num_fewshot=3)
+    for split in ("validation", "test"):
+        task = one_task(folder, "capital_text", "exact_match", split)
+        for item in task.items:
+            prompt = item.instances[0].args[0]
+            assert prompt.count(f"The capital of {item.doc['country']} is") == 1
+            assert prompt.count("The capital of") == 4
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("runs code", {"unsafe_code": True}, "capital_text.*evaluation.allow_code_execution: true"),
+    ("no validation split", {"validation_split": None}, "capital_text has no validation split"),
+    ("examples from test", {"fewshot_split": "test", "num_fewshot": 1}, "few-shot examples come from the test split"),
+    ("a split that the data lacks", {"validation_split": "dev"}, "capital_text.*'dev'"),
+    (
+        "a field in no item",
+        {"doc_to_text": "{{nation}} has"},
+        "validation.jsonl.*field 'nation' is missing",
+    ),
+    ("a bare field in no item", {"doc_to_text": "nation"}, "validation.jsonl.*field 'nation' is missing"),
+    ("rolling likelihood", {"output_type": "loglikelihood_rolling"}, "output_type loglikelihood_rolling"),
+    (
+        "a scorer that is not there",
+        {"metadata": {"batch_scorer": "hooks.score"}},
+        "batch_scorer 'hooks.score' not",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_a_task_that_cannot_be_scored_is_refused(folder: Path, settings: dict[str, Any], message: str) -> None:
+    write_generation_task(folder, **settings)
+    with pytest.raises(InputError, match=message):
+        one_task(folder, "capital_text", "exact_match")
+
+
+def test_an_item_that_lacks_a_field_is_named_by_file_row_and_field(folder: Path) -> None:
+    items = capital_items(2, 4)
+    del items[2]["city"]
+    write_lines(folder / "validation.jsonl", items)
+    write_generation_task(folder)
+    with pytest.raises(InputError, match=r"validation\.jsonl, item 3: field 'city' is missing"):
+        one_task(folder, "capital_text", "exact_match")
+
+
+def test_a_file_without_a_column_is_named_with_the_field(folder: Path) -> None:
+    write_lines(folder / "validation.jsonl", [{"id": "1", "country": "France"}])
+    write_generation_task(folder)
+    with pytest.raises(InputError, match=r"validation\.jsonl, item 1: field 'city' is missing"):
+        one_task(folder, "capital_text", "exact_match")
+
+
+def test_a_data_file_that_is_not_there_is_named(folder: Path) -> None:
+    write_generation_task(folder)
+    (folder / "validation.jsonl").unlink()
+    with pytest.raises(InputError, match=r"task capital_text: .*validation\.jsonl"):
+        one_task(folder, "capital_text", "exact_match")
+
+
+def test_unknown_names_are_refused_with_the_closest(folder: Path) -> None:
+    write_generation_task(folder)
+    with pytest.raises(InputError, match=r"no task 'capital_txt'.*did you mean 'capital_text'"):
+        one_task(folder, "capital_txt", "exact_match")
+    with pytest.raises(InputError, match=r"no metric 'exact_mach'.*did you mean 'exact_match'"):
+        one_task(folder, "capital_text", "exact_mach")
+    with pytest.raises(InputError, match=r"no filter 'hole'.*did you mean 'whole'"):
+        one_task(folder, "capital_text", "exact_match,hole")
+    with pytest.raises(InputError, match=r"no domain 'fact'.*did you mean 'facts'"):
+        one_task(folder, "capital_text", "exact_match", domains=["fact"])
+
+
+def test_a_metric_where_lower_is_better_is_refused(folder: Path) -> None:
+    metric = {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}
+    write_task(
+        folder, "capital_likelihood", output_type="loglikelihood", doc_to_target=" {{city}}", metric_list=[metric]
+    )
+    with pytest.raises(InputError, match="lower is better for metric 'perplexity'"):
+        one_task(folder, "capital_likelihood", "perplexity")
+
+
+def test_task_files_are_checked_before_any_data_is_read(folder: Path) -> None:
+    write_generation_task(folder)
+    (folder / "validation.jsonl").unlink()
+    suite = write_suite(folder.parent, {"facts": {"capital_text": "exact_match"}, "other": {"nothing": "acc"}})
+    with pytest.raises(InputError, match=r"no task 'nothing'"):
+        load_tasks(suite, "validation", ALL)
+
+
+def test_a_missing_tasks_folder_is_refused(tmp_path: Path) -> None:
+    suite: Suite = write_suite(tmp_path, {"facts": {"capital_text": "exact_match"}})
+    with pytest.raises(InputError, match=r"tasks_folder .*no such folder"):
+        load_tasks(suite, "validation", ALL)
