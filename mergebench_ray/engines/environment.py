@@ -1,0 +1,62 @@
+"""What must be set before vLLM is imported, in one place."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def prepare_environment(num_threads: int, log_file: Path | None) -> None:
+    """Set the environment of an engine's process; vLLM reads most of it once, at import.
+
+    Args:
+        num_threads: threads that vLLM computes with on a CPU.
+        log_file: where vLLM's log goes; None drops it.
+
+    Raises:
+        RuntimeError: if vLLM was imported before in a process that was never prepared.
+    """
+    if "vllm" in sys.modules and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+        raise RuntimeError("vllm was imported before the engine's environment was prepared; import it later")
+    os.environ |= {
+        # The engine core runs in the actor's own process: no second copy of the interpreter, no serialisation, and
+        # nothing is left behind when the actor is killed.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # With several workers vLLM would keep a core free for its own scheduler, half of a small machine.
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        # Ray sets this from the CPUs it counts for the actor, which has nothing to do with what vLLM should use.
+        "OMP_NUM_THREADS": str(num_threads),
+        # The terminal belongs to the sweep's own view.
+        "VLLM_CONFIGURE_LOGGING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    # The variable alone comes too late where torch has been imported already, as in a Ray worker.
+    torch.set_num_threads(num_threads)
+    _send_log_to(log_file)
+
+
+def _send_log_to(log_file: Path | None) -> None:
+    logger = logging.getLogger("vllm")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    # Each load would warn of every module that was not sent, though only tensors that change are.
+    logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    if log_file is None:
+        logger.addHandler(logging.NullHandler())
+        return
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(log_file, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)

@@ -1,0 +1,147 @@
+"""Weights through memory that both processes map: names and offsets travel, bytes stay where they are.
+
+The receiving side is a weight-transfer engine of vLLM like its own `ipc` and `nccl` ones, so that all of them go
+through the same four calls. It runs inside vLLM's workers, whichever executor runs those.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from mergebench_ray.config import WeightManifest
+from mergebench_ray.engines.transport import WeightTransport
+
+BACKEND = "mergebench_ray_shared_memory"
+
+
+class SharedMemoryTransport(WeightTransport):
+    """The default transport, between processes of one node."""
+
+    backend: ClassVar[str] = BACKEND
+
+    def connect(self) -> None:
+        """Meet the receiving side: nothing to agree on."""
+        self.receiver.init_weight_transfer_engine({})
+
+    def send(self, manifest: WeightManifest, names: Sequence[str]) -> None:
+        """Replace the tensors called `names` by those of the manifest and set its version."""
+        wanted = set(names)
+        tensors = [tensor for tensor in manifest.tensors if tensor.name in wanted]
+        self.receiver.start_weight_update()
+        self.receiver.update_weights(
+            {
+                "dtype": manifest.dtype,
+                "names": [tensor.name for tensor in tensors],
+                "shapes": [list(tensor.shape) for tensor in tensors],
+                "pieces": [[[p.path, p.offset, p.count] for p in tensor.pieces] for tensor in tensors],
+            }
+        )
+        self.receiver.finish_weight_update(manifest.version)
+
+
+@dataclass
+class SharedMemoryInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
+    """Nothing: both sides are on one node."""
+
+
+@dataclass
+class SharedMemoryUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
+    """Where tensors lie: for each, its pieces as [memory file, first element, number of elements]."""
+
+    dtype: str
+    names: list[str]
+    shapes: list[list[int]]
+    pieces: list[list[list[Any]]]
+
+
+class MemoryFiles:
+    """Memory files of other processes, mapped once and kept between candidates."""
+
+    def __init__(self) -> None:
+        self._mapped: dict[str, tuple[tuple[int, int], torch.Tensor]] = {}
+
+    def read(self, shape: Sequence[int], dtype: torch.dtype, pieces: Sequence[Sequence[Any]]) -> torch.Tensor:
+        """A tensor made of pieces; a view of the memory file where there is only one piece.
+
+        Raises:
+            OSError: if a memory file is gone, as when its owner died.
+            ValueError: if the pieces do not make up the shape, or lie outside their file.
+        """
+        parts = [self._piece(path, offset, count, dtype) for path, offset, count in pieces]
+        if sum(len(part) for part in parts) != prod(shape):
+            raise ValueError(f"pieces hold {sum(len(p) for p in parts)} elements, shape {list(shape)} needs others")
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*shape)
+
+    def _piece(self, path: str, offset: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        status = os.stat(path)
+        identity = (status.st_dev, status.st_ino)
+        # A path such as /proc/PID/fd/N may name another file tomorrow; its inode tells.
+        if path not in self._mapped or self._mapped[path][0] != identity:
+            content = torch.from_file(path, shared=True, size=status.st_size, dtype=torch.uint8)
+            self._mapped[path] = (identity, content)
+        start, stop = offset * dtype.itemsize, (offset + count) * dtype.itemsize
+        content = self._mapped[path][1]
+        if not 0 <= start <= stop <= len(content):
+            raise ValueError(f"elements {offset} to {offset + count} lie outside {path}")
+        return content[start:stop].view(dtype)
+
+    def forget_dead(self) -> None:
+        """Unmap files whose owner has gone, so that their memory is freed."""
+        self._mapped = {path: mapped for path, mapped in self._mapped.items() if os.path.exists(path)}
+
+
+class SharedMemoryWeightTransferEngine(  # type: ignore[misc]
+    WeightTransferEngine[SharedMemoryInitInfo, SharedMemoryUpdateInfo]
+):
+    """The receiving side, in each of vLLM's workers."""
+
+    init_info_cls = SharedMemoryInitInfo
+    update_info_cls = SharedMemoryUpdateInfo
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._files = MemoryFiles()
+
+    def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
+        """Meet the sender: nothing to agree on."""
+
+    def start_weight_update(self) -> None:
+        """Nothing yet: the model stays usable until the new tensors are known to be there."""
+
+    def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
+        """Map every tensor first, then replace the weights by them."""
+        dtype = getattr(torch, update_info.dtype)
+        self._files.forget_dead()
+        weights = [
+            (name, self._files.read(shape, dtype, pieces))
+            for name, shape, pieces in zip(update_info.names, update_info.shapes, update_info.pieces, strict=True)
+        ]
+        initialize_layerwise_reload(self.model)
+        try:
+            self.model.load_weights(iter(weights))
+        finally:
+            # After an error too: half-loaded layers would stay without storage and swallow the next load.
+            finalize_layerwise_reload(self.model, self.model_config)
+
+    def finish_weight_update(self) -> None:
+        """Nothing left to do."""
+
+    def shutdown(self) -> None:
+        """Unmap all memory files."""
+        self._files = MemoryFiles()
+
+
+class SharedMemoryWorker:
+    """vLLM's `worker_extension_cls`: naming it makes every worker process import and register this module."""
+
+
+WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryWeightTransferEngine)
