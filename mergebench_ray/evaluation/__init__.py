@@ -1,1 +1,21 @@
-"""Scoring models on tasks."""
+"""Scoring models on tasks: from weights in an engine to item, domain and normalised scores."""
+
+from __future__ import annotations
+
+from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats, start_evaluator
+from mergebench_ray.evaluation.scores import DomainScore, ItemRow, Scores, normalised_average
+from mergebench_ray.evaluation.tasks import ScoredTask, Split, items_digest, load_tasks
+
+__all__ = [
+    "DomainScore",
+    "Evaluator",
+    "EvaluatorStats",
+    "ItemRow",
+    "ScoredTask",
+    "Scores",
+    "Split",
+    "items_digest",
+    "load_tasks",
+    "normalised_average",
+    "start_evaluator",
+]

@@ -11,9 +11,12 @@ from typing import Any
 
 import ray
 
+from mergebench_ray.checkpoints.checkpoint import Checkpoint
 from mergebench_ray.config import EngineOptions, Suite, WeightManifest
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import LoadReport, VLLMEngine
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.checkpoint_weights import checkpoint_in_memory
 from mergebench_ray.evaluation.prepared import PreparedSplit
 from mergebench_ray.evaluation.scores import Scores
 from mergebench_ray.evaluation.tasks import Split, items_digest, load_tasks
@@ -65,6 +68,18 @@ class Evaluator:
         """Replace the engine's weights by a candidate's."""
         return self._engine.load(manifest)
 
+    def load_checkpoint(self, checkpoint: Checkpoint, base: Checkpoint) -> LoadReport:
+        """Replace the engine's weights by a checkpoint's own, embeddings included.
+
+        Args:
+            checkpoint: the base itself, or a specialist compatible with it.
+            base: the engine's base.
+        """
+        if checkpoint.digest() == base.digest():
+            return self.restore_base()
+        with checkpoint_in_memory(checkpoint, base) as manifest:
+            return self._engine.load(manifest)
+
     def restore_base(self) -> LoadReport:
         """Put the base's weights back."""
         return self._engine.restore_base()
@@ -111,28 +126,33 @@ class Evaluator:
 
 def start_evaluator(
     suite: Suite,
-    options: EvaluationOptions,
-    model_folder: Path,
+    base: Checkpoint,
     engine_options: EngineOptions,
+    options: EvaluationOptions,
     log_file: Path | None = None,
 ) -> Any:
     """Make an `Evaluator` in a Ray actor of its own and begin to start its engine.
 
     On a CPU the actor is counted as one core, but vLLM computes on all that it may use: scoring is what a sweep does.
-    An `InputError` inside reaches the caller as `ray.exceptions.RayTaskError`, with the error itself as its `cause`.
+    An `InputError` inside the actor arrives as a `ray.exceptions.RayTaskError`, with the error itself as its `cause`.
 
     Args:
         suite: what is scored.
-        options: on which items.
-        model_folder: the base, as the engine reads it.
+        base: the model that the engine starts with.
         engine_options: the sweep's engine options.
+        options: on which items.
         log_file: where vLLM's log goes; None drops it.
 
     Returns:
         the actor's handle.
+
+    Raises:
+        InputError: if the base is an adapter on another model, which no engine can start from.
     """
+    if base.ref.adapter is not None:
+        raise InputError(f"base {base}: an adapter cannot be the base; merge it into a folder first")
     num_gpus = engine_options.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
-    make_engine = functools.partial(VLLMEngine, model_folder, engine_options, suite.max_model_len, log_file=log_file)
+    make_engine = functools.partial(VLLMEngine, base.folder, engine_options, suite.max_model_len, log_file=log_file)
     actor = ray.remote(Evaluator).options(num_cpus=1, num_gpus=num_gpus).remote(suite, options, make_engine)
     actor.start.remote()
     return actor
