@@ -1,0 +1,42 @@
+"""Columns of the trials table: a stable order, and one Arrow type per column whatever the methods put in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+
+def column_order(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Every name of every row; a name that only later rows have stands behind the one that it follows there."""
+    order: list[str] = []
+    for names in rows:
+        position = 0
+        for name in names:
+            if name in order:
+                position = order.index(name) + 1
+            else:
+                order.insert(position, name)
+                position += 1
+    return order
+
+
+def typed_array(values: Sequence[Any]) -> pa.Array:
+    """An Arrow array of the narrowest type that holds all values; a mix of kinds becomes text."""
+    present = [value for value in values if value is not None]
+    kinds = {type(value) for value in present}
+    if not present or kinds == {str}:
+        return pa.array(values, pa.string())
+    if kinds == {datetime}:
+        return pa.array(values, pa.timestamp("us", tz="UTC"))
+    if kinds == {bool}:
+        return pa.array(values, pa.bool_())
+    if kinds == {int}:
+        return pa.array(values, pa.int64())
+    if kinds <= {int, float}:
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    texts = [value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False) for value in values]
+    return pa.array(texts, pa.string())

@@ -1,0 +1,120 @@
+"""Who is best: reference models and the best candidates, ordered by normalised average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from mergebench_ray.results.trials import Split, Trial, is_known
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class LeaderboardRow:
+    """A model's place.
+
+    Attributes:
+        place: 1 for the best; None for a model whose normalised average is not known.
+        label: name for people.
+        trial: where its scores are.
+    """
+
+    place: int | None
+    label: str
+    trial: Trial
+
+
+def best_candidate(trials: Sequence[Trial]) -> Trial | None:
+    """The candidate with the highest normalised average on validation, the earliest of equals; None without any."""
+    scored = [
+        trial
+        for trial in trials
+        if trial.role == "candidate" and trial.split == "validation" and is_known(trial.normalised_average)
+    ]
+    return max(scored, key=lambda trial: (trial.normalised_average or 0.0, -trial.number), default=None)
+
+
+def on_split(trials: Sequence[Trial], trial: Trial, split: Split) -> Trial | None:
+    """The same model's row on a split, if it was scored there."""
+    return next((other for other in trials if other.key == (trial.role, trial.name, trial.number, split)), None)
+
+
+def leaderboard(trials: Sequence[Trial], split: Split, candidates: int = 1) -> list[LeaderboardRow]:
+    """Reference rows and the best candidates of one split, best first; rows without a normalised average last.
+
+    A specialist scored on its own domain alone is the yardstick, not a competitor: it is left out.
+
+    Args:
+        trials: all trials of a run.
+        split: whose scores to compare.
+        candidates: how many of the best to include.
+    """
+    rows = [trial for trial in trials if trial.split == split]
+    searched = sorted((trial for trial in rows if trial.role == "candidate"), key=_descending)[:candidates]
+    others = [trial for trial in rows if trial.role in ("base", "average", "reference")]
+    generalists = [trial for trial in rows if trial.role == "specialist" and is_known(trial.normalised_average)]
+    ordered = sorted([*searched, *others, *generalists], key=_descending)
+    best = best_candidate(trials)
+    result = []
+    for index, trial in enumerate(ordered):
+        place = index + 1 if is_known(trial.normalised_average) else None
+        is_best = best is not None and (trial.role, trial.name, trial.number) == (best.role, best.name, best.number)
+        result.append(LeaderboardRow(place, f"best: {trial.label}" if is_best else describe(trial), trial))
+    return result
+
+
+def describe(trial: Trial) -> str:
+    """Name of a model for people, which says what it is."""
+    if trial.role == "average":
+        return "plain average"
+    return f"{trial.name} (specialist)" if trial.role == "specialist" else trial.label
+
+
+def with_error(value: float | None, error: float | None, digits: int = 3) -> str:
+    """A number with its standard error, such as ``0.912 ± 0.021``; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if error is None or not math.isfinite(error):
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def leaderboard_cells(rows: Sequence[LeaderboardRow]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the leaderboard: place, model, normalised average, then a column per domain."""
+    domains = sorted({domain for row in rows for domain in row.trial.domains})
+    cells = []
+    for row in rows:
+        trial = row.trial
+        results = [trial.domains.get(domain) for domain in domains]
+        average = with_error(trial.normalised_average, trial.normalised_standard_error)
+        scores = [with_error(result.score, result.standard_error) if result else MISSING for result in results]
+        cells.append([str(row.place or MISSING), row.label, average, *scores])
+    return ["place", "model", "normalised average", *domains], cells
+
+
+def leaderboard_markdown(rows: Sequence[LeaderboardRow]) -> str:
+    """The leaderboard as a Markdown table, numbers with one standard error."""
+    header, cells = leaderboard_cells(rows)
+    alignment = ["---:", "---", *["---:"] * (len(header) - 2)]
+    lines = [header, alignment, *[[cell.replace("|", "\\|") for cell in line] for line in cells]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def leaderboard_table(rows: Sequence[LeaderboardRow], title: str) -> Table:
+    """The leaderboard for a terminal."""
+    header, cells = leaderboard_cells(rows)
+    table = Table(title=title, caption="± one standard error; 1.000 is what the specialists reach together")
+    for name in header:
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for row, line in zip(rows, cells):
+        table.add_row(*line, style="bold" if row.label.startswith("best: ") else None)
+    return table
+
+
+def _descending(trial: Trial) -> tuple[float, int]:
+    value = trial.normalised_average
+    return (math.inf if value is None or not math.isfinite(value) else -value), trial.number

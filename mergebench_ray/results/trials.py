@@ -1,0 +1,274 @@
+"""Trials on disk: one row per scored model, whole after every trial, read back without loss."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mergebench_ray.errors import InputError
+from mergebench_ray.files import whole_file
+from mergebench_ray.results.columns import column_order, typed_array
+
+Role = Literal["base", "specialist", "average", "reference", "candidate"]
+Split = Literal["validation", "test"]
+Coefficient = float | list[float]
+
+TRIALS_FILE = "trials.parquet"
+ITEMS_FOLDER = "items"
+
+
+@dataclass(frozen=True)
+class DomainResult:
+    """What a model scored in a domain.
+
+    Attributes:
+        score: mean over the domain's tasks, 0 to 1, higher is better.
+        standard_error: of `score`; NaN for a single item.
+        items: number of items behind it.
+    """
+
+    score: float
+    standard_error: float
+    items: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model, scored on one split.
+
+    Attributes:
+        role: what the model is: ``base``; ``specialist`` (on its own domain); ``average`` (plain average of the
+            specialists); ``reference`` (another merge to compare with, such as task arithmetic with λ = 0.4);
+            ``candidate`` (proposed by the search).
+        name: what people read, such as ``base``, ``math`` or ``task_arithmetic_0.4``; a candidate's is its method.
+        number: of a candidate, counted from 0 in the order of the search, the same on both splits; else 0.
+        split: ``validation`` (what the search sees) or ``test`` (scored once, at the end).
+        digest: recipe digest of the merged model, content digest of a base or specialist.
+        items_digest: which items were scored, and how.
+        method: merging method; None for base and specialists.
+        parameters: every hyper-parameter of the method, plain JSON types.
+        coefficients: per specialist a number, or a list with one number per layer group.
+        domains: results by domain, the scored ones only.
+        normalised_average: mean over domains of score / score of the domain's specialist; None while unknown.
+        normalised_standard_error: of `normalised_average`; None while unknown.
+        merge_seconds: forming the merged weights.
+        load_seconds: replacing the engine's weights.
+        score_seconds: scoring, wall time.
+        engine_seconds: the part of `score_seconds` in which the engine computed.
+        tokens: tokens that the engine read and wrote.
+        engine: name of the engine.
+        versions: package -> version.
+        started: UTC.
+        finished: UTC.
+        optuna_number: number of the trial in the Optuna study; None where it is not part of one.
+        optuna_parameters: what Optuna suggested.
+    """
+
+    role: Role
+    name: str
+    split: Split
+    digest: str
+    items_digest: str
+    number: int = 0
+    method: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    coefficients: Mapping[str, Coefficient] = field(default_factory=dict)
+    domains: Mapping[str, DomainResult] = field(default_factory=dict)
+    normalised_average: float | None = None
+    normalised_standard_error: float | None = None
+    merge_seconds: float = 0.0
+    load_seconds: float = 0.0
+    score_seconds: float = 0.0
+    engine_seconds: float = 0.0
+    tokens: int = 0
+    engine: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    finished: datetime = field(default_factory=lambda: datetime.now(UTC))
+    optuna_number: int | None = None
+    optuna_parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role) or self.split not in get_args(Split):
+            raise ValueError(f"role {self.role!r} or split {self.split!r} is not one of {Role}, {Split}")
+        if self.started.tzinfo is None or self.finished.tzinfo is None:
+            raise ValueError("started and finished need a time zone (UTC)")
+
+    @property
+    def key(self) -> tuple[str, str, int, str]:
+        """What tells this trial from all others of the run."""
+        return self.role, self.name, self.number, self.split
+
+    @property
+    def label(self) -> str:
+        """Name for people; a candidate's carries its number."""
+        return f"{self.name} #{self.number}" if self.role == "candidate" else self.name
+
+    def to_json(self) -> str:
+        """The whole trial as one JSON text; `from_json` reads it back without loss."""
+        content = asdict(self)
+        content["started"], content["finished"] = self.started.isoformat(), self.finished.isoformat()
+        return json.dumps(content, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Trial:
+        """Read what `to_json` wrote."""
+        content = json.loads(text)
+        content["domains"] = {name: DomainResult(**result) for name, result in content["domains"].items()}
+        for name in ("started", "finished"):
+            content[name] = datetime.fromisoformat(content[name])
+        return cls(**content)
+
+    def flat(self) -> dict[str, Any]:
+        """One level of readable columns, such as ``score.math`` or ``coefficient.math.0``, for the Parquet table."""
+        row: dict[str, Any] = {
+            "role": self.role,
+            "name": self.name,
+            "number": self.number,
+            "split": self.split,
+            "method": self.method,
+            "normalised_average": self.normalised_average,
+            "normalised_standard_error": self.normalised_standard_error,
+        }
+        for domain, result in self.domains.items():
+            row[f"score.{domain}"] = result.score
+            row[f"standard_error.{domain}"] = result.standard_error
+            row[f"items.{domain}"] = result.items
+        row |= flatten("coefficient", self.coefficients)
+        row |= flatten("parameter", {k: v for k, v in self.parameters.items() if v != self.coefficients})
+        for name in ("merge_seconds", "load_seconds", "score_seconds", "engine_seconds", "tokens", "engine"):
+            row[name] = getattr(self, name)
+        row |= flatten("version", self.versions)
+        row |= {"started": self.started, "finished": self.finished, "optuna_number": self.optuna_number}
+        row |= flatten("optuna", self.optuna_parameters)
+        return row | {"digest": self.digest, "items_digest": self.items_digest, "record": self.to_json()}
+
+
+def flatten(prefix: str, value: Any) -> dict[str, Any]:
+    """Nested mappings and lists as one level: ``{"a": {"b": [1, 2]}}`` gives ``prefix.a.b.0`` and ``prefix.a.b.1``."""
+    if isinstance(value, Mapping):
+        parts = [(str(key), part) for key, part in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [(str(index), part) for index, part in enumerate(value)]
+    else:
+        return {prefix: value}
+    return {name: leaf for key, part in parts for name, leaf in flatten(f"{prefix}.{key}", part).items()}
+
+
+def is_known(value: float | None) -> bool:
+    """Whether a score is there and finite."""
+    return value is not None and math.isfinite(value)
+
+
+def trials_table(trials: Sequence[Trial]) -> pa.Table:
+    """A row per trial, flat readable columns; ``record`` holds each trial whole, as JSON."""
+    rows = [trial.flat() for trial in trials]
+    names = column_order([list(row) for row in rows])
+    return pa.table({name: typed_array([row.get(name) for row in rows]) for name in names})
+
+
+def read_trials(folder: Path) -> list[Trial]:
+    """The trials of a run, in the order they were scored; changes nothing, so it is safe while a search writes.
+
+    Raises:
+        InputError: if the run has no trials file, or it is damaged.
+    """
+    path = folder / TRIALS_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the folder of a run that has scored at least one model")
+    try:
+        return [Trial.from_json(text) for text in pq.read_table(path, columns=["record"])["record"].to_pylist()]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path}: damaged, cannot be read as trials ({error}); restore it from a copy, "
+            "or start again in another folder"
+        ) from error
+
+
+class TrialStore:
+    """The trials of a run: ``trials.parquet`` and, per scored model and split, ``items/<digest>-<split>.parquet``.
+
+    One process writes at a time (others read with `read_trials`); a trial that was appended survives the loss of
+    every process and of power. Opening a folder reads back what is there and removes the unfinished files that a
+    killed writer left.
+
+    Raises:
+        InputError: if ``trials.parquet`` is there but damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in [*folder.glob(f".{TRIALS_FILE}.*"), *(folder / ITEMS_FOLDER).glob(".*.parquet.*")]:
+            leftover.unlink()
+        self._trials = read_trials(folder) if (folder / TRIALS_FILE).exists() else []
+
+    def append(self, trial: Trial, items: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Add a finished trial; it and its items are on disk when this returns.
+
+        Args:
+            trial: a trial whose `key` is new.
+            items: one row per scored item, all with the same keys; empty where the items of this model and split
+                are on disk already.
+
+        Raises:
+            ValueError: if there is a trial with this key already.
+            InputError: if the disk is full; the store is then as before.
+        """
+        if any(other.key == trial.key for other in self._trials):
+            raise ValueError(f"trial {trial.key} is stored already")
+        if items:
+            with whole_file(self._items_path(trial)) as temporary:
+                pq.write_table(pa.Table.from_pylist([dict(item) for item in items]), temporary)
+        self._write([*self._trials, trial])
+
+    def replace(self, trial: Trial) -> None:
+        """Put a trial in the place of the one with the same key, such as once its normalised average is known.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        if all(other.key != trial.key for other in self._trials):
+            raise KeyError(f"no trial {trial.key}")
+        self._write([trial if other.key == trial.key else other for other in self._trials])
+
+    def find(self, digest: str, items_digest: str, split: str) -> Trial | None:
+        """The first trial of this model on these items, if it was scored before."""
+        wanted = (digest, items_digest, split)
+        return next((t for t in self._trials if (t.digest, t.items_digest, t.split) == wanted), None)
+
+    def trials(self) -> list[Trial]:
+        """All trials, in the order they were appended."""
+        return list(self._trials)
+
+    def items(self, trial: Trial) -> pa.Table:
+        """The scored items of a trial.
+
+        Raises:
+            InputError: if they are not on disk, or damaged.
+        """
+        path = self._items_path(trial)
+        try:
+            return pq.read_table(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: missing or damaged ({error}); restore it from a copy") from error
+
+    def table(self) -> pa.Table:
+        """All trials as a table with flat columns, as in ``trials.parquet``."""
+        return trials_table(self._trials)
+
+    def _items_path(self, trial: Trial) -> Path:
+        return self.folder / ITEMS_FOLDER / f"{trial.digest}-{trial.split}.parquet"
+
+    def _write(self, trials: list[Trial]) -> None:
+        with whole_file(self.folder / TRIALS_FILE) as temporary:
+            pq.write_table(trials_table(trials), temporary)
+        self._trials = trials
