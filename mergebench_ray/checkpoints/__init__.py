@@ -1,0 +1,25 @@
+"""Checkpoints: found by reference, read by byte range, checked before they are loaded, written as a stream."""
+
+from __future__ import annotations
+
+from mergebench_ray.checkpoints.checkpoint import (
+    Checkpoint,
+    Progress,
+    TensorInfo,
+    counts_for_threshold,
+    is_merged,
+    require_finite,
+)
+from mergebench_ray.checkpoints.compatible import check_compatible
+from mergebench_ray.checkpoints.resolve import resolve
+
+__all__ = [
+    "Checkpoint",
+    "Progress",
+    "TensorInfo",
+    "check_compatible",
+    "counts_for_threshold",
+    "is_merged",
+    "require_finite",
+    "resolve",
+]

