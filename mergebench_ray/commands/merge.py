@@ -48,7 +48,7 @@ def merge(
 ) -> MergeResult:
     """Merge specialists into a base and write the model.
 
-    Either give `method`, `base`, `specialists` and `parameters`, or a `recipe`; a recipe's digests must match the models.
+    Give `method`, `base`, `specialists` and `parameters`, or a `recipe`, whose digests must match the models.
 
     Args:
         out: folder of the model; must not exist, or be empty.
@@ -70,7 +70,9 @@ def merge(
     written = Recipe.from_yaml(Path(recipe)) if isinstance(recipe, Path | str) else recipe
     if written is not None:
         if method or base or specialists or parameters:
-            raise InputError("a recipe says everything: give either --recipe, or --method, --base, --specialist and --set")
+            raise InputError(
+                "a recipe says everything: give either --recipe, or --method, --base, --specialist and --set"
+            )
         method, base, specialists, parameters = written.method, written.base, written.specialists, written.parameters
     if method is None or base is None or not specialists:
         raise InputError("give --method, --base and at least one --specialist NAME=REF, or --recipe FILE")
@@ -104,7 +106,9 @@ def _all_tensors(bank: Bank, base: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 
 def _check_digests(recipe: Recipe, models: Models) -> None:
     if models.base.digest() != recipe.base_digest:
-        raise InputError(f"recipe: the base {recipe.base} is not the one it was made with (another digest); give that one")
+        raise InputError(
+            f"recipe: the base {recipe.base} is not the one it was made with (another digest); give that one"
+        )
     for name, checkpoint in models.specialists.items():
         if checkpoint.digest() != recipe.specialist_digests.get(name):
             raise InputError(

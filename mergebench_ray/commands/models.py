@@ -53,7 +53,9 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
     for domain in sweep.evaluation.domains or suite.domains:
         if domain not in suite.domains:
             known = ", ".join(suite.domains)
-            raise InputError(f"sweep {sweep.name}, evaluation.domains: {domain!r} is not in suite {suite.name} ({known})")
+            raise InputError(
+                f"sweep {sweep.name}, evaluation.domains: {domain!r} is not in suite {suite.name} ({known})"
+            )
         if domain not in specialists:
             raise InputError(
                 f"sweep {sweep.name}: domain {domain!r} has no specialist of that name to be measured against; "

@@ -71,12 +71,14 @@ class CandidateScorer:
         finally:
             self._free.put(index)
 
-    def score_checkpoint(self, checkpoint: Checkpoint, split: str, domains: list[str] | None = None) -> Measurement:
+    def score_checkpoint(
+        self, checkpoint: Checkpoint, base: Checkpoint, split: str, domains: list[str] | None = None
+    ) -> Measurement:
         """Score a checkpoint as it is, embeddings included: how base and specialists are measured."""
         index = self._free.get()
         try:
             started = time.perf_counter()
-            ray.get(self._evaluators[index].load_checkpoint.remote(checkpoint))
+            ray.get(self._evaluators[index].load_checkpoint.remote(checkpoint, base))
             return self._answer(index, split, domains, 0.0, time.perf_counter() - started)
         finally:
             self._free.put(index)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import optuna
 
 METHOD = "method"
+OPTUNA_NUMBER = "optuna_number"
 
 
 class Space:
@@ -48,7 +49,7 @@ class Space:
                 trial.suggest_int(key, int(parameter.low), int(parameter.high), log=parameter.log)
             else:
                 trial.suggest_float(key, parameter.low, parameter.high, log=parameter.log)
-        return {METHOD: method}
+        return {METHOD: method, OPTUNA_NUMBER: trial.number}
 
     def candidate(self, suggestion: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Method and hyper-parameters of a suggestion (as `suggest` filled it)."""
@@ -114,8 +115,8 @@ class Space:
         searched = sum(1 for method in self._methods for _ in self._searched(method))
         if searched == 0 and len(self._methods) == 1:
             raise InputError(
-                f"sweep {sweep.name}: nothing to search in 'methods'; give a hyper-parameter {{low, high}} or {{choices}}, "
-                "or name more than one method"
+                f"sweep {sweep.name}: nothing to search in 'methods'; give a hyper-parameter {{low, high}} or "
+                "{choices}, or name more than one method"
             )
         for method in self._methods:
             for corner in self._corners(method):

@@ -1,0 +1,197 @@
+"""A coefficient search, from the sweep file to the report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mergebench_ray.checkpoints import Checkpoint, model_card
+from mergebench_ray.commands.merge import write_merged
+from mergebench_ray.commands.models import Models, resolve_sweep_models
+from mergebench_ray.config import Recipe, Suite, Sweep
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation import load_tasks
+from mergebench_ray.files import whole_file
+from mergebench_ray.placement import make_plan
+from mergebench_ray.results import LiveView, Trial, TrialStore, best_candidate, write_report
+from mergebench_ray.runtime import ray_session
+from mergebench_ray.search.records import SIMPLE_COEFFICIENT, Records
+from mergebench_ray.search.run import search
+from mergebench_ray.search.run_folder import RunFolder, open_run
+from mergebench_ray.search.samplers import make_sampler
+from mergebench_ray.search.session import Session, open_session
+from mergebench_ray.search.space import Space
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a search found.
+
+    Attributes:
+        folder: the run's folder.
+        best: the best candidate on validation (`best.coefficients`, `best.parameters`, `best.domains`).
+        test: the same model on the test split.
+        references: base, specialists, plain average and simple task arithmetic, on both splits.
+        trials: a row per scored model, as in trials.parquet.
+        engine_share: share of the wall time, once the engines were up, in which they computed.
+    """
+
+    folder: Path
+    best: Trial
+    test: Trial
+    references: list[Trial]
+    trials: pa.Table
+    engine_share: float
+
+
+def tune(
+    sweep: Path | str | Sweep,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    address: str | None = None,
+    dashboard_port: int | None = None,
+    show_progress: bool = False,
+) -> TuneResult:
+    """Search for the best merge.
+
+    Every finished trial is on disk before the next begins. At the end the best candidate on validation is written as a
+    model and scored on test, beside the references, and the report is made.
+
+    Args:
+        sweep: a sweep, or the path of its file.
+        out: the run's folder; None for runs/NAME.
+        resume: go on with the run in `out`.
+        overrides: dotted keys of the file and the values to use instead.
+        address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
+        dashboard_port: show Ray's dashboard on this loopback port.
+        show_progress: show a live view on a terminal, plain lines elsewhere.
+
+    Raises:
+        InputError: wrong input, found before anything is started.
+    """
+    checked = sweep if isinstance(sweep, Sweep) else Sweep.from_yaml(Path(sweep), dict(overrides or {}))
+    suite = checked.load_suite()
+    models = resolve_sweep_models(checked, suite)
+    space = Space(checked, list(models.specialists), models.num_layers)
+    make_sampler(checked.search.sampler, checked.search.seed, checked.search.sampler_options)
+    load_tasks(suite, "validation", checked.evaluation)
+    load_tasks(suite, "test", checked.evaluation)
+    plan = make_plan(checked, models.base, models.specialists, notes=models.notes)
+    if plan.problem and address is None:
+        raise InputError(f"sweep {checked.name}: {plan.problem}")
+    folder = Path(out) if out is not None else Path("runs") / checked.name
+    with open_run(folder, checked, resume=resume) as run, _log_to(run.log_file):
+        run.write_plan(plan)
+        store = TrialStore(run.path)
+        with LiveView(checked.name, checked.search.trials, show=show_progress) as view:
+            try:
+                with ray_session(address, dashboard_port=dashboard_port):
+                    result = _run(checked, suite, models, space, run, store, view)
+            except Exception:
+                logging.getLogger(__name__).exception("the run stopped")
+                raise
+            finally:
+                if store.trials():
+                    write_report(run.path)
+            view.finished(_summary(result))
+    return result
+
+
+def _run(
+    sweep: Sweep, suite: Suite, models: Models, space: Space, run: RunFolder, store: TrialStore, view: LiveView
+) -> TuneResult:
+    def report(_fraction: float, text: str) -> None:
+        view.phase(text)
+
+    with open_session(sweep, suite, models.base, models.specialists, run.path, report) as session:
+        view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")
+        records = Records(session, store, view.phase)
+        records.references("validation")
+        search(
+            sweep,
+            space,
+            session,
+            store,
+            records,
+            run,
+            on_start=view.trial_started,
+            on_finish=lambda trial: view.trial_finished(trial, best_candidate(store.trials())),
+        )
+        return _finish(session, records, store, models.base, run, view)
+
+
+def _finish(
+    session: Session, records: Records, store: TrialStore, base: Checkpoint, run: RunFolder, view: LiveView
+) -> TuneResult:
+    """Score references and the best candidate on test, and write the best as a model."""
+    best = best_candidate(store.trials())
+    assert best is not None
+    assert best.method is not None
+    recipe = session.bank.recipe(best.method, best.parameters)
+    records.references("test")
+    test = records.merged("candidate", best.name, "test", recipe, number=best.number)
+    view.phase("writing the best model")
+    session.bank.merge(recipe)
+    _write_best(session, recipe, base, store, run)
+    return TuneResult(
+        folder=run.path,
+        best=best,
+        test=test,
+        references=[trial for trial in store.trials() if trial.role != "candidate"],
+        trials=store.table(),
+        engine_share=session.engine_share(),
+    )
+
+
+def _write_best(session: Session, recipe: Recipe, base: Checkpoint, store: TrialStore, run: RunFolder) -> None:
+    if (run.best_folder / "model").exists():
+        return
+    scores = {
+        trial.label: {domain: (result.score, result.standard_error) for domain, result in trial.domains.items()}
+        for trial in store.trials()
+        if trial.split == "test"
+    }
+    write_merged(run.best_folder / "model", session.bank, base, model_card(recipe, scores))
+    with whole_file(run.best_folder / "recipe.yaml") as temporary:
+        temporary.write_text(recipe.to_yaml())
+
+
+def _summary(result: TuneResult) -> list[str]:
+    """What the search found, in lines for people."""
+    on_test = {(t.role, t.name): t for t in result.references if t.split == "test"}
+    average = on_test["average", "plain average"]
+    simple = on_test["reference", f"task arithmetic {SIMPLE_COEFFICIENT}"]
+    count = len([None for role in result.trials["role"].to_pylist() if role == "candidate"]) - 1
+    return [
+        f"best of {count} candidates on validation: {result.best.label}, normalised average {_value(result.best)}",
+        f"on test: {_value(result.test)}; plain average {_value(average)}; "
+        f"task arithmetic {SIMPLE_COEFFICIENT} {_value(simple)}",
+        f"vLLM computed {result.engine_share:.0%} of the time since it was up",
+        f"model: {result.folder / 'best' / 'model'}",
+        f"report: {result.folder / 'report.html'}",
+    ]
+
+
+def _value(trial: Trial) -> str:
+    return f"{trial.normalised_average:.3f} ± {trial.normalised_standard_error:.3f}"
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send what libraries log to a file while the block lasts."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -1,0 +1,110 @@
+"""Ray for the length of a command: a cluster that is there, or a lean local one on loopback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import ray
+
+from mergebench_ray.errors import InputError
+
+_LOOPBACK = "127.0.0.1"
+_OBJECT_STORE_BYTES = 512 << 20  # weights do not travel through it on one node
+_PROBE_SECONDS = 5.0
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+
+
+@contextmanager
+def ray_session(address: str | None = None, *, dashboard_port: int | None = None) -> Iterator[None]:
+    """Use Ray for the length of a block; what was started for it ends with it.
+
+    An `InputError` raised inside a Ray worker leaves the block as itself, not as Ray's error around it.
+
+    Args:
+        address: a cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
+        dashboard_port: show the local cluster's dashboard on this loopback port.
+
+    Raises:
+        InputError: the cluster cannot be reached, or the port is taken.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        start_ray(address, dashboard_port=dashboard_port)
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise InputError(str(error.cause)) from error
+        raise
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def start_ray(address: str | None = None, *, num_cpus: int | None = None, dashboard_port: int | None = None) -> None:
+    """Connect to a cluster, or start a local one.
+
+    Args:
+        address: a cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
+        num_cpus: cores that a local cluster counts; None for all.
+        dashboard_port: show the local cluster's dashboard on this loopback port.
+
+    Raises:
+        InputError: the cluster cannot be reached, or the port is taken.
+    """
+    os.environ.update(_SETTINGS)
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        _connect(address)
+        return
+    if dashboard_port is not None:
+        _check_port_is_free(dashboard_port)
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=dashboard_port is not None,
+        dashboard_host=_LOOPBACK,
+        dashboard_port=dashboard_port,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address=_LOOPBACK,
+    )
+
+
+def _connect(address: str) -> None:
+    remedy = "check the address, and that the cluster is up (ray status)"
+    if address != "auto":
+        url = urlsplit(address if "://" in address else f"//{address}")
+        try:
+            host, port = url.hostname, url.port
+        except ValueError:
+            host = port = None
+        if host is None or port is None:
+            raise InputError(f"Ray address {address!r}: write HOST:PORT, ray://HOST:PORT or auto")
+        try:
+            socket.create_connection((host, port), timeout=_PROBE_SECONDS).close()
+        except OSError as error:
+            raise InputError(f"Ray at {address!r} cannot be reached ({error.strerror or error}): {remedy}") from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"Ray at {address!r} cannot be reached ({reason}): {remedy}") from error
+
+
+def _check_port_is_free(port: int) -> None:
+    with socket.socket() as probe:
+        try:
+            probe.bind((_LOOPBACK, port))
+        except (OSError, OverflowError) as error:
+            raise InputError(f"--dashboard-port {port}: cannot be used ({error}); choose another") from error

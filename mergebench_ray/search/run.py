@@ -1,0 +1,153 @@
+"""The search: Ray Tune asks Optuna for candidates, the scorer answers, each answer is kept before the next begins."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
+
+from mergebench_ray.config import Recipe, Sweep
+from mergebench_ray.results import Trial, TrialStore
+from mergebench_ray.search.records import Records, repeated
+from mergebench_ray.search.run_folder import RunFolder
+from mergebench_ray.search.samplers import make_sampler
+from mergebench_ray.search.session import Session
+from mergebench_ray.search.space import OPTUNA_NUMBER, Space
+from mergebench_ray.search.study import is_new, open_storage, reconcile
+from mergebench_ray.search.trainable import METRIC, RECIPE, CandidateTrial
+
+# What Tune writes by itself is not needed here: every trial is in the run's own store.
+_TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the command line's business
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+}
+
+
+class KeepTrials(tune.Callback):  # type: ignore[misc]
+    """Writes each finished candidate to the store, in the driver, before Tune asks for the next one."""
+
+    def __init__(
+        self,
+        session: Session,
+        store: TrialStore,
+        records: Records,
+        on_start: Callable[[int], None],
+        on_finish: Callable[[Trial], None],
+    ) -> None:
+        self._session, self._store, self._records = session, store, records
+        self._on_start, self._on_finish = on_start, on_finish
+        self._started: dict[str, datetime] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note when the candidate began."""
+        self._started[trial.trial_id] = datetime.now(UTC)
+        self._on_start(len(candidates(self._store)))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Store the candidate."""
+        recipe = Recipe(**result[RECIPE])
+        suggestion = dict(trial.config)
+        number = suggestion.pop(OPTUNA_NUMBER)
+        names: dict[str, Any] = {
+            "role": "candidate",
+            "name": recipe.method,
+            "number": len(candidates(self._store)),
+            "optuna_number": number,
+            "optuna_parameters": suggestion,
+        }
+        measurement = ray.get(self._session.scorer.take.remote(recipe.digest))
+        started = self._started.pop(trial.trial_id, datetime.now(UTC))
+        if measurement is not None:
+            role, name = names.pop("role"), names.pop("name")
+            row = self._records.trial(role, name, "validation", recipe, measurement, started, **names)
+            self._store.append(row, measurement.scores.items)
+        else:
+            before = self._store.find(recipe.digest, self._records.items_digest("validation"), "validation")
+            assert before is not None, "the scorer knew a candidate that is not stored"
+            row = repeated(before, **names)
+            self._store.append(row)
+        self._on_finish(row)
+
+
+def search(
+    sweep: Sweep,
+    space: Space,
+    session: Session,
+    store: TrialStore,
+    records: Records,
+    run: RunFolder,
+    *,
+    on_start: Callable[[int], None],
+    on_finish: Callable[[Trial], None],
+) -> None:
+    """Score candidates until the sweep has as many as it asks for, those of earlier sittings included.
+
+    Args:
+        sweep: the sweep.
+        space: what may be tried.
+        session: bank, engines and scorer.
+        store: the run's trials.
+        records: makes rows of measurements.
+        run: the run's folder, which holds the study unless the sweep names another storage.
+        on_start: called with a candidate's number when it begins.
+        on_finish: called with its row when it is on disk.
+    """
+    done = candidates(store)
+    storage = open_storage(run.path, sweep.search)
+    reconcile(storage, sweep.name, {t.optuna_number: t.normalised_average for t in done})  # type: ignore[misc]
+    remaining = sweep.search.trials - len(done)
+    if remaining <= 0:
+        return
+    items = records.items_digest("validation")
+    known = {
+        trial.digest: trial.normalised_average
+        for trial in store.trials()
+        if trial.items_digest == items and trial.split == "validation" and trial.method is not None
+    }
+    ray.get(session.scorer.begin_search.remote(records.specialist_scores("validation"), known))
+    points = space.points(sweep.search.points_to_evaluate) if is_new(storage, sweep.name) else None
+    searcher = OptunaSearch(
+        space.suggest,
+        metric=METRIC,
+        mode="max",
+        # A sampler that is started again with its first seed would propose its first candidates again.
+        sampler=make_sampler(sweep.search.sampler, sweep.search.seed + len(done), sweep.search.sampler_options),
+        storage=storage,
+        study_name=sweep.name,
+        points_to_evaluate=points,
+    )
+    trainable = tune.with_parameters(CandidateTrial, scorer=session.scorer, bank=session.bank, space=space)
+    os.environ.update(_TUNE_SETTINGS)
+    with tempfile.TemporaryDirectory(prefix="mergebench_ray-tune-") as folder:
+        tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 0}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=remaining,
+                max_concurrent_trials=sweep.engine.count,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=sweep.name,
+                storage_path=folder,
+                verbose=0,
+                callbacks=[KeepTrials(session, store, records, on_start, on_finish)],
+                failure_config=tune.FailureConfig(fail_fast="raise"),
+            ),
+        ).fit()
+
+
+def candidates(store: TrialStore) -> list[Trial]:
+    """The candidates scored on validation so far, in their order."""
+    return [trial for trial in store.trials() if trial.role == "candidate" and trial.split == "validation"]
+

@@ -1,0 +1,98 @@
+"""What a sweep keeps running: the bank, the engines, and the scorer between them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from mergebench_ray.bank import Bank
+from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.config import Suite, Sweep
+from mergebench_ray.evaluation import start_evaluator
+from mergebench_ray.search.scorer import start_scorer
+
+
+@dataclass(frozen=True)
+class Session:
+    """Handles of what is running.
+
+    Attributes:
+        bank: holds base and task vectors.
+        scorer: actor that merges, loads and scores.
+        evaluators: actors that hold an engine each.
+        base: the base's checkpoint.
+        specialists: the specialists' checkpoints by name.
+        domains: the scored domains.
+        started: `time.perf_counter()` when bank and engines were up.
+        engine_start_seconds: how long the slowest engine took to start.
+    """
+
+    bank: Bank
+    scorer: Any
+    evaluators: list[Any]
+    base: Checkpoint
+    specialists: dict[str, Checkpoint]
+    domains: list[str]
+    started: float
+    engine_start_seconds: float
+
+    def items_digest(self, split: str, domains: list[str] | None = None) -> str:
+        """Digest of the items that are scored on a split."""
+        digest: str = ray.get(self.evaluators[0].items_digest.remote(split, domains))
+        return digest
+
+    def engine_share(self) -> float:
+        """Share of the wall time since the engines were up in which they computed, 0 to 1."""
+        stats = ray.get([evaluator.stats.remote() for evaluator in self.evaluators])
+        wall = time.perf_counter() - self.started
+        return float(sum(one.busy_seconds for one in stats) / (wall * len(stats)))
+
+
+@contextmanager
+def open_session(
+    sweep: Sweep,
+    suite: Suite,
+    base: Checkpoint,
+    specialists: dict[str, Checkpoint],
+    log_folder: Path,
+    report: Callable[[float, str], None],
+) -> Iterator[Session]:
+    """Load the bank while the engines start; everything is gone when the block ends.
+
+    Args:
+        sweep: says how many shards and engines.
+        suite: what is scored.
+        base: the base, which the engines start with.
+        specialists: by name.
+        log_folder: folder for the engines' logs.
+        report: called with (fraction done, what is happening).
+    """
+    report(0.0, f"starting {sweep.engine.count} vLLM engine(s), about half a minute, and loading the bank")
+    evaluators = [
+        start_evaluator(suite, base, sweep.engine, sweep.evaluation, log_folder / f"engine-{index}.log")
+        for index in range(sweep.engine.count)
+    ]
+    bank = Bank.load(base, specialists, shards=sweep.bank.shards, progress=report)
+    try:
+        report(1.0, "bank loaded, waiting for vLLM to start")
+        stats = ray.get([evaluator.stats.remote() for evaluator in evaluators])
+        yield Session(
+            bank=bank,
+            scorer=start_scorer(bank, evaluators),
+            evaluators=evaluators,
+            base=base,
+            specialists=specialists,
+            domains=list(sweep.evaluation.domains or suite.domains),
+            started=time.perf_counter(),
+            engine_start_seconds=max(one.start_seconds for one in stats),
+        )
+    finally:
+        for evaluator in evaluators:
+            ray.kill(evaluator)
+        bank.close()
