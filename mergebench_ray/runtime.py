@@ -16,6 +16,7 @@ from mergebench_ray.errors import InputError
 _LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 512 << 20  # weights do not travel through it on one node
 _PROBE_SECONDS = 5.0
+_REMEDY = "check the address, and that the cluster is up (ray status)"
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -61,13 +62,12 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, dashbo
     Raises:
         InputError: the cluster cannot be reached, or the port is taken.
     """
+    check_ray(address, dashboard_port=dashboard_port)
     os.environ.update(_SETTINGS)
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
+    address = address or os.environ.get("RAY_ADDRESS", "local")
+    if address != "local":
         _connect(address)
         return
-    if dashboard_port is not None:
-        _check_port_is_free(dashboard_port)
     ray.init(
         address="local",
         num_cpus=num_cpus,
@@ -81,25 +81,39 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, dashbo
     )
 
 
+def check_ray(address: str | None = None, *, dashboard_port: int | None = None) -> None:
+    """Find out without starting anything whether `start_ray` can work.
+
+    Raises:
+        InputError: nothing listens at the cluster's address, or the port is taken.
+    """
+    address = address or os.environ.get("RAY_ADDRESS", "local")
+    if address not in ("local", "auto"):
+        _check_reachable(address)
+    if dashboard_port is not None:
+        _check_port_is_free(dashboard_port)
+
+
+def _check_reachable(address: str) -> None:
+    url = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = url.hostname, url.port
+    except ValueError:
+        host = port = None
+    if host is None or port is None:
+        raise InputError(f"Ray address {address!r}: write HOST:PORT, ray://HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host, port), timeout=_PROBE_SECONDS).close()
+    except OSError as error:
+        raise InputError(f"Ray at {address!r} cannot be reached ({error.strerror or error}): {_REMEDY}") from error
+
+
 def _connect(address: str) -> None:
-    remedy = "check the address, and that the cluster is up (ray status)"
-    if address != "auto":
-        url = urlsplit(address if "://" in address else f"//{address}")
-        try:
-            host, port = url.hostname, url.port
-        except ValueError:
-            host = port = None
-        if host is None or port is None:
-            raise InputError(f"Ray address {address!r}: write HOST:PORT, ray://HOST:PORT or auto")
-        try:
-            socket.create_connection((host, port), timeout=_PROBE_SECONDS).close()
-        except OSError as error:
-            raise InputError(f"Ray at {address!r} cannot be reached ({error.strerror or error}): {remedy}") from error
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"Ray at {address!r} cannot be reached ({reason}): {remedy}") from error
+        raise InputError(f"Ray at {address!r} cannot be reached ({reason}): {_REMEDY}") from error
 
 
 def _check_port_is_free(port: int) -> None:

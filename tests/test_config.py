@@ -30,7 +30,15 @@ def write(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize(
     "text",
-    ["owner/name", "owner/name@main", "./folder", "/a/b", "package:p/x.gguf", "owner/name@v1+./adapter", "base+package:p/a"],
+    [
+        "owner/name",
+        "owner/name@main",
+        "./folder",
+        "/a/b",
+        "package:p/x.gguf",
+        "owner/name@v1+./adapter",
+        "base+package:p/a",
+    ],
 )
 def test_a_reference_prints_as_it_was_written(text: str) -> None:
     assert str(ModelRef.parse(text)) == text

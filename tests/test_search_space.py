@@ -16,7 +16,9 @@ LAYERS = 4
 
 
 def make_sweep(methods: dict[str, Any], **search: Any) -> Sweep:
-    return parse_model(Sweep, {"name": "x", "suite": "smollm2-mini", "methods": methods, "search": search}, "sweep.yaml")
+    return parse_model(
+        Sweep, {"name": "x", "suite": "smollm2-mini", "methods": methods, "search": search}, "sweep.yaml"
+    )
 
 
 def make_space(methods: dict[str, Any], **search: Any) -> Space:
@@ -96,7 +98,9 @@ def test_a_point_with_one_number_for_all_is_spread_over_specialists() -> None:
         ),
     ],
 )
-def test_a_space_that_no_method_accepts_is_refused(methods: dict[str, Any], search: dict[str, Any], expected: str) -> None:
+def test_a_space_that_no_method_accepts_is_refused(
+    methods: dict[str, Any], search: dict[str, Any], expected: str
+) -> None:
     with pytest.raises(InputError, match=expected) as caught:
         make_space(methods, **search)
     assert "\n" not in str(caught.value)

@@ -114,9 +114,9 @@ def _memory() -> Finding:
 
 
 def _cache_folder() -> Finding:
-    from mergebench_ray.checkpoints import cache_folder
+    from mergebench_ray.checkpoints.cache import cache_folder
 
-    folder = cache_folder()
+    folder = cache_folder("gguf")
     with tempfile.TemporaryFile(dir=folder):
         free = shutil.disk_usage(folder).free
     found = f"{folder}, {free / 2**30:.0f} GiB free"
@@ -129,7 +129,7 @@ def _sandbox() -> Finding:
     from mergebench_ray.evaluation.sandbox import run_programs
 
     good, bad = run_programs(["assert 1 + 1 == 2", "assert 1 + 1 == 3"])
-    works = good.passed and not bad.passed
+    works = good.verdict == "passed" and bad.verdict == "failed"
     return Finding(
         "sandbox for generated programs", works, "works" if works else good.message, "run on Linux as an ordinary user"
     )

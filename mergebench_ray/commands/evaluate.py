@@ -18,7 +18,7 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Scores, load_tasks, start_evaluator
 from mergebench_ray.files import whole_file
-from mergebench_ray.runtime import ray_session
+from mergebench_ray.runtime import check_ray, ray_session
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def evaluate(
     chosen = _only_tasks(Suite.load(suite), tasks)
     options = EvaluationOptions(validation_items=items, test_items=items, allow_code_execution=allow_code_execution)
     load_tasks(chosen, "validation" if split == "validation" else "test", options)
+    check_ray(address)
     checkpoint = resolve(model)
     base = resolve(ModelRef.parse(model).model)
     with progress_line(show_progress) as report, ray_session(address):

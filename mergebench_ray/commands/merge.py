@@ -16,7 +16,7 @@ from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods import complete_parameters
-from mergebench_ray.runtime import ray_session
+from mergebench_ray.runtime import check_ray, ray_session
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def merge(
         method, base, specialists, parameters = written.method, written.base, written.specialists, written.parameters
     if method is None or base is None or not specialists:
         raise InputError("give --method, --base and at least one --specialist NAME=REF, or --recipe FILE")
+    check_ray(address)
     models = resolve_models(base, specialists)
     complete_parameters(method, parameters or {}, list(models.specialists), models.num_layers)
     if written is not None:
@@ -112,5 +113,6 @@ def _check_digests(recipe: Recipe, models: Models) -> None:
     for name, checkpoint in models.specialists.items():
         if checkpoint.digest() != recipe.specialist_digests.get(name):
             raise InputError(
-                f"recipe: specialist {name} ({recipe.specialists[name]}) is not the one it was made with (another digest)"
+                f"recipe: specialist {name} ({recipe.specialists[name]}) is not the one it was made with "
+                "(another digest); give that one"
             )

@@ -20,7 +20,7 @@ from mergebench_ray.evaluation import load_tasks
 from mergebench_ray.files import whole_file
 from mergebench_ray.placement import make_plan
 from mergebench_ray.results import LiveView, Trial, TrialStore, best_candidate, write_report
-from mergebench_ray.runtime import ray_session
+from mergebench_ray.runtime import check_ray, ray_session
 from mergebench_ray.search.records import SIMPLE_COEFFICIENT, Records
 from mergebench_ray.search.run import search
 from mergebench_ray.search.run_folder import RunFolder, open_run
@@ -81,6 +81,7 @@ def tune(
     suite = checked.load_suite()
     models = resolve_sweep_models(checked, suite)
     space = Space(checked, list(models.specialists), models.num_layers)
+    check_ray(address, dashboard_port=dashboard_port)
     make_sampler(checked.search.sampler, checked.search.seed, checked.search.sampler_options)
     load_tasks(suite, "validation", checked.evaluation)
     load_tasks(suite, "test", checked.evaluation)

@@ -150,4 +150,3 @@ def search(
 def candidates(store: TrialStore) -> list[Trial]:
     """The candidates scored on validation so far, in their order."""
     return [trial for trial in store.trials() if trial.role == "candidate" and trial.split == "validation"]
-

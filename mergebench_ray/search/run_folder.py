@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergebench_ray.config import Sweep
-from mergebench_ray.config.yaml_files import read_yaml, to_yaml
+from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_file
 from mergebench_ray.placement import Plan
@@ -94,7 +94,7 @@ def _as_written(sweep: Sweep) -> dict[str, Any]:
 def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
     if not run.sweep_file.is_file():
         raise InputError(f"{run.path}: nothing to resume (no sweep.yaml there); start without --resume, or check --out")
-    before = _flatten(read_yaml(run.sweep_file))
+    before = _flatten(_as_written(Sweep.from_yaml(run.sweep_file)))
     now = _flatten(written)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
