@@ -9,11 +9,15 @@ from mergebench_ray.results.leaderboard import (
     leaderboard_markdown,
     leaderboard_table,
 )
-from mergebench_ray.results.trials import DomainResult, Trial, TrialStore, read_trials
+from mergebench_ray.results.live import LiveView
+from mergebench_ray.results.trials import DomainResult, Role, Split, Trial, TrialStore, read_trials
 
 __all__ = [
     "DomainResult",
     "LeaderboardRow",
+    "LiveView",
+    "Role",
+    "Split",
     "Trial",
     "TrialStore",
     "best_candidate",

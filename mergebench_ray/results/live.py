@@ -1,0 +1,151 @@
+"""The view of a run that is under way: a live panel on a terminal, plain lines where output is piped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from mergebench_ray.results.leaderboard import MISSING, with_error
+from mergebench_ray.results.trials import Trial
+
+
+class LiveView:
+    """Shows what a search is doing; used as a context manager, so that the terminal is whole again however it ends.
+
+    On a terminal, finished trials scroll by as lines above a panel with the phase, the progress and the best so far,
+    and whatever else is printed meanwhile stays above the panel too. Piped, there are only the lines, one for each
+    phase and finished trial.
+
+    Args:
+        name: name of the run.
+        total: candidates that the search will score.
+        show: whether to print anything.
+        console: where to print; None for standard output.
+    """
+
+    def __init__(self, name: str, total: int, *, show: bool = True, console: Console | None = None) -> None:
+        self._name = name
+        self._total = total
+        self._show = show
+        self._console = console or Console()
+        self._live: Live | None = None
+        self._spinner = Spinner("dots")
+        self._begun = time.monotonic()
+        self._phase = ""
+        self._done = 0
+        self._last: Trial | None = None
+        self._best: Trial | None = None
+        self._search_begun: float | None = None
+        self._finished_here = 0
+
+    def __enter__(self) -> LiveView:
+        if self._show and self._console.is_terminal:
+            self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=8, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def phase(self, text: str) -> None:
+        """Say what happens now, such as "starting vLLM (about 30 s)"."""
+        if text != self._phase:
+            self._phase = text
+            if self._live is None:
+                self._line(text)
+
+    def trial_started(self, number: int) -> None:
+        """A candidate, counted from 0, is being merged and scored."""
+        if self._search_begun is None:
+            self._search_begun = time.monotonic()
+        self._done = max(self._done, number)
+        self._phase = f"scoring candidate {number + 1} of {self._total}"
+
+    def trial_finished(self, trial: Trial, best: Trial | None) -> None:
+        """A candidate was scored; `best` is the best one so far."""
+        self._done = max(self._done, trial.number + 1)
+        self._finished_here += 1
+        self._last, self._best = trial, best
+        scores = "  ".join(f"{domain} {result.score:.3f}" for domain, result in sorted(trial.domains.items()))
+        parts = [
+            f"{self._done}/{self._total}  {trial.label}",
+            with_error(trial.normalised_average, trial.normalised_standard_error),
+            scores,
+            f"{trial.merge_seconds + trial.load_seconds + trial.score_seconds:.1f} s",
+            _speed(trial),
+            f"best {with_error(best.normalised_average, None)} ({best.label})" if best else "",
+            self._time_left(),
+        ]
+        self._line(" | ".join(part for part in parts if part))
+
+    def finished(self, lines: Sequence[str]) -> None:
+        """Print what the run found and take the panel away."""
+        self.__exit__(None, None, None)
+        for line in lines:
+            self._line(line, timed=False)
+
+    def _line(self, text: str, *, timed: bool = True) -> None:
+        if self._show:
+            stamp = f"[dim]{_clock(time.monotonic() - self._begun)}[/dim]  " if timed else ""
+            self._console.print(stamp + escape(text), highlight=False, soft_wrap=True)
+
+    def _time_left(self) -> str:
+        left = self._total - self._done
+        if self._search_begun is None or self._finished_here == 0 or left <= 0:
+            return ""
+        seconds = (time.monotonic() - self._search_begun) / self._finished_here * left
+        return f"about {seconds:.0f} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
+
+    def _panel(self) -> RenderableType:
+        """Phase, progress, best so far, and the domain scores of the last and the best candidate."""
+        clock = _clock(time.monotonic() - self._begun)
+        self._spinner.update(text=Text.assemble((self._name, "bold"), f"  {clock}  {self._phase}"))
+        if self._last is None:
+            return self._spinner
+        bar = Table.grid(padding=(0, 2))
+        progress = [f"{self._done} of {self._total} candidates", _speed(self._last), self._time_left()]
+        bar.add_row(
+            ProgressBar(total=self._total, completed=self._done, width=30),
+            ", ".join(part for part in progress if part),
+        )
+        return Group(self._spinner, bar, self._scores())
+
+    def _scores(self) -> Table:
+        domains = sorted({*(self._last.domains if self._last else ()), *(self._best.domains if self._best else ())})
+        table = Table(box=None, padding=(0, 2), header_style="dim")
+        for header in ("", "candidate", "normalised average", *domains):
+            table.add_column(header, justify="left" if header in ("", "candidate") else "right")
+        for title, trial in (("best so far", self._best), ("last", self._last)):
+            if trial is not None:
+                results = [trial.domains.get(domain) for domain in domains]
+                table.add_row(
+                    title,
+                    trial.label,
+                    with_error(trial.normalised_average, trial.normalised_standard_error),
+                    *(f"{result.score:.3f}" if result else MISSING for result in results),
+                    style="bold green" if title == "best so far" else None,
+                )
+        return table
+
+
+def _speed(trial: Trial) -> str:
+    return f"{trial.tokens / trial.score_seconds:.0f} tokens/s" if trial.score_seconds > 0 else "scored before"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
