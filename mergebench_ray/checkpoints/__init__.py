@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mergebench_ray.checkpoints.card import model_card
 from mergebench_ray.checkpoints.checkpoint import (
     Checkpoint,
     Progress,
@@ -12,6 +13,7 @@ from mergebench_ray.checkpoints.checkpoint import (
 )
 from mergebench_ray.checkpoints.compatible import check_compatible
 from mergebench_ray.checkpoints.resolve import resolve
+from mergebench_ray.checkpoints.writer import write_model
 
 __all__ = [
     "Checkpoint",
@@ -20,6 +22,8 @@ __all__ = [
     "check_compatible",
     "counts_for_threshold",
     "is_merged",
+    "model_card",
     "require_finite",
     "resolve",
+    "write_model",
 ]

@@ -45,7 +45,7 @@ class TensorInfo:
     @property
     def num_bytes(self) -> int:
         """Size in bytes."""
-        return self.numel * self.dtype.itemsize
+        return self.numel * int(self.dtype.itemsize)
 
 
 class Checkpoint(ABC):

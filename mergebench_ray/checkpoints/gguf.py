@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 from mergebench_ray.checkpoints.cache import cache_folder, one_at_a_time
-from mergebench_ray.checkpoints.checkpoint import Progress
+from mergebench_ray.checkpoints.checkpoint import Progress, is_output_head
 from mergebench_ray.checkpoints.digest import file_digest
+from mergebench_ray.checkpoints.folder import has_tied_head
+from mergebench_ray.checkpoints.tensor_files import write_tensors
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_folder
 
 _MAGIC = b"GGUF"
+_MAX_FILE_BYTES = 5 << 30
 
 
 def dequantise(file: Path, progress: Progress | None = None) -> Path:
@@ -42,6 +46,18 @@ def dequantise(file: Path, progress: Progress | None = None) -> Path:
 
 
 def _convert(file: Path, out: Path) -> None:
+    model, tokenizer = _load(file)
+    tied = has_tied_head(model.config.to_dict())
+    weights = {name: w for name, w in model.state_dict().items() if not (tied and is_output_head(name))}
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(out)
+    model.generation_config.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    write_tensors(out, {name: tuple(w.shape) for name, w in weights.items()}, weights.items(), _MAX_FILE_BYTES)
+
+
+def _load(file: Path) -> tuple[Any, Any]:
+    """Model in bf16 and tokenizer, by transformers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
@@ -57,9 +73,7 @@ def _convert(file: Path, out: Path) -> None:
                 dtype=torch.bfloat16,
                 quantization_config=GgufConfig(dequantize=True),
             )
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            model.save_pretrained(out)
-            tokenizer.save_pretrained(out)
+            return model, AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, KeyError, NotImplementedError, OSError) as error:
         raise InputError(f"{file}: transformers cannot load this GGUF file ({error}); give safetensors") from error
     finally:
