@@ -7,17 +7,23 @@ from typing import Any
 
 import pytest
 import torch
-from task_files import write_choice_task, write_generation_task, write_suite
+from peft import PeftModel
+from task_files import capital_items, write_choice_task, write_generation_task, write_suite
+from tiny_models import tiny_adapter
 from transformers import AutoModelForCausalLM
 
+from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.evaluation import tasks as tasks_module
 from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.evaluation.prepared import PreparedSplit
+from mergebench_ray.evaluation.scores import Scores
 from mergebench_ray.evaluation.tasks import load_tasks
 from mergebench_ray.evaluation.tokens import encode_pairs, encode_texts
+
+ENGINE_LENGTH = 1024  # of the session's engine
 
 
 @pytest.fixture
@@ -34,10 +40,6 @@ def suite(tmp_path: Path) -> Suite:
 def evaluator(suite: Suite, engine: VLLMEngine) -> Evaluator:
     engine.restore_base()
     return Evaluator(suite, EvaluationOptions(), lambda: engine)
-
-
-def answers(scores: Any) -> dict[tuple[str, str], str]:
-    return {(row["task"], row["item"]): row["answer"] for row in scores.items}
 
 
 def test_the_same_weights_score_the_same_twice(evaluator: Evaluator) -> None:
@@ -81,11 +83,12 @@ def test_a_second_candidate_builds_and_tokenises_nothing(
     assert calls == []
 
 
-def test_a_chosen_domain_is_scored_alone_and_as_among_all(evaluator: Evaluator) -> None:
+def test_a_chosen_domain_is_scored_alone_on_the_same_items(evaluator: Evaluator) -> None:
     everything = evaluator.score("validation")
     alone = evaluator.score("validation", ["text"])
     assert set(alone.domains) == {"text"}
-    assert alone.items == [row for row in everything.items if row["domain"] == "text"]
+    same = [row["prompt_digest"] for row in everything.items if row["domain"] == "text"]
+    assert [row["prompt_digest"] for row in alone.items] == same
     assert evaluator.items_digest("validation", ["text"]) != evaluator.items_digest("validation")
 
 
@@ -99,16 +102,36 @@ def test_times_and_tokens_are_those_of_the_engine(evaluator: Evaluator) -> None:
     assert scores.version == "base"
 
 
-def test_log_likelihoods_are_those_of_transformers(
-    suite: Suite, evaluator: Evaluator, engine: VLLMEngine, base_folder: Path
+def test_log_likelihoods_are_those_of_transformers(evaluator: Evaluator, engine: VLLMEngine, base_folder: Path) -> None:
+    scores = evaluator.score("validation", ["choice"])
+    compare_likelihoods(scores, engine, AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32))
+
+
+def test_a_specialist_scored_as_it_is_answers_as_it_does_in_peft(
+    evaluator: Evaluator, engine: VLLMEngine, base_folder: Path, tmp_path: Path
 ) -> None:
-    given = answers(evaluator.score("validation", ["choice"]))
+    adapter = tiny_adapter(tmp_path / "adapter", base_folder, seed=1, rank=1)
+    base, specialist = resolve(str(base_folder)), resolve(f"{base_folder}+{adapter}")
+    before = evaluator.score("validation", ["choice"])
+    evaluator.load_checkpoint(specialist, base)
+    scores = evaluator.score("validation", ["choice"])
+    assert scores.version == specialist.digest()
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
-    for item in load_tasks(suite, "validation", EvaluationOptions(), ["choice"])[0].items:
-        pairs = encode_pairs(engine.tokenizer, [instance.args for instance in item.instances])
-        expected = [reference_likelihood(model, context, continuation) for context, continuation in pairs]
-        # The engine computes in bfloat16.
-        assert json.loads(given["capital_choice", item.id]) == pytest.approx(expected, abs=0.25)
+    compare_likelihoods(scores, engine, PeftModel.from_pretrained(model, adapter))
+    evaluator.load_checkpoint(base, base)
+    assert evaluator.score("validation", ["choice"]).items == before.items != scores.items
+
+
+def compare_likelihoods(scores: Scores, engine: VLLMEngine, model: Any) -> None:
+    """The engine computes in bfloat16, the reference in float32."""
+    assert scores.items
+    for row in scores.items:
+        number = int(row["item"].removeprefix("capital-"))
+        item = capital_items(number, 1)[0]
+        pairs = [(f"The capital of {item['country']} is", f" {choice}") for choice in item["choices"]]
+        encoded = encode_pairs(engine.tokenizer, pairs)
+        expected = [reference_likelihood(model, context, continuation) for context, continuation in encoded]
+        assert json.loads(row["answer"]) == pytest.approx(expected, abs=0.25)
 
 
 def reference_likelihood(model: Any, context: Sequence[int], continuation: Sequence[int]) -> float:
@@ -122,9 +145,9 @@ def reference_likelihood(model: Any, context: Sequence[int], continuation: Seque
 def test_a_prompt_longer_than_the_context_is_cut_and_counted(tmp_path: Path, engine: VLLMEngine) -> None:
     folder = tmp_path / "tasks"
     folder.mkdir()
-    write_generation_task(folder, doc_to_text="word " * 600 + "The capital of {{country}} is")
-    long = write_suite(tmp_path, {"text": {"capital_text": "exact_match"}}, max_model_len=64)
-    prepared = PreparedSplit("test", load_tasks(long, "test", EvaluationOptions()), engine.tokenizer, 64)
+    write_generation_task(folder, doc_to_text="word " * 1200 + "The capital of {{country}} is")
+    long = write_suite(tmp_path, {"text": {"capital_text": "exact_match"}}, max_model_len=ENGINE_LENGTH)
+    prepared = PreparedSplit("test", load_tasks(long, "test", EvaluationOptions()), engine.tokenizer, ENGINE_LENGTH)
     engine.restore_base()
     scores = prepared.score(engine)
     assert scores.truncated == 6

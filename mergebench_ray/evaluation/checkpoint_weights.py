@@ -9,7 +9,7 @@ from math import prod
 
 import torch
 
-from mergebench_ray.checkpoints.checkpoint import Checkpoint
+from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Piece, WeightManifest, WeightTensor
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from mergebench_ray.checkpoints.checkpoint import Checkpoint
+from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import EngineOptions, Suite, WeightManifest
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import LoadReport, VLLMEngine
@@ -19,7 +19,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.checkpoint_weights import checkpoint_in_memory
 from mergebench_ray.evaluation.prepared import PreparedSplit
 from mergebench_ray.evaluation.scores import Scores
-from mergebench_ray.evaluation.tasks import Split, items_digest, load_tasks
+from mergebench_ray.evaluation.tasks import ScoredTask, Split, items_digest, load_tasks
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Evaluator:
         self._suite = suite
         self._options = options
         self._make_engine = make_engine
+        self._loaded: dict[Split, list[ScoredTask]] = {}
         self._prepared: dict[Split, PreparedSplit] = {}
         self._start_seconds = 0.0
         self._prepare_seconds = 0.0
@@ -95,8 +96,7 @@ class Evaluator:
 
     def items_digest(self, split: Split, domains: Sequence[str] | None = None) -> str:
         """Digest of the items that `score` would score: part of the key under which a result may be reused."""
-        tasks = self._split(split).tasks
-        return items_digest(task for task in tasks if domains is None or task.domain in domains)
+        return items_digest(task for task in self._tasks(split) if domains is None or task.domain in domains)
 
     def stats(self) -> EvaluatorStats:
         """Times and tokens so far."""
@@ -115,11 +115,18 @@ class Evaluator:
         self._start_seconds = time.perf_counter() - started
         return engine
 
+    def _tasks(self, split: Split) -> list[ScoredTask]:
+        if split not in self._loaded:
+            started = time.perf_counter()
+            self._loaded[split] = load_tasks(self._suite, split, self._options)
+            self._prepare_seconds += time.perf_counter() - started
+        return self._loaded[split]
+
     def _split(self, split: Split) -> PreparedSplit:
         if split not in self._prepared:
+            tasks, tokenizer = self._tasks(split), self._engine.tokenizer
             started = time.perf_counter()
-            tasks = load_tasks(self._suite, split, self._options)
-            self._prepared[split] = PreparedSplit(split, tasks, self._engine.tokenizer, self._suite.max_model_len)
+            self._prepared[split] = PreparedSplit(split, tasks, tokenizer, self._suite.max_model_len)
             self._prepare_seconds += time.perf_counter() - started
         return self._prepared[split]
 

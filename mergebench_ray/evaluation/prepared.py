@@ -51,11 +51,6 @@ class PreparedSplit:
         self._generations = self._prepare_generations()
         self._loglikelihoods = self._prepare_loglikelihoods()
 
-    @property
-    def tasks(self) -> list[ScoredTask]:
-        """The tasks, in the suite's order."""
-        return self._tasks
-
     def score(self, engine: VLLMEngine, domains: Sequence[str] | None = None) -> Scores:
         """Ask the engine's present weights everything, in one batch of each kind, and grade the answers.
 
