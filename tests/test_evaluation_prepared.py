@@ -39,14 +39,14 @@ def suite(tmp_path: Path) -> Suite:
 @pytest.fixture
 def evaluator(suite: Suite, engine: VLLMEngine) -> Evaluator:
     engine.restore_base()
-    return Evaluator(suite, EvaluationOptions(), lambda: engine)
+    return Evaluator(suite, EvaluationOptions(validation_items=2, test_items=2), lambda: engine)
 
 
 def test_the_same_weights_score_the_same_twice(evaluator: Evaluator) -> None:
     first, second = evaluator.score("validation"), evaluator.score("validation")
     assert first.items == second.items
     assert first.domains == second.domains
-    assert {domain: result.items for domain, result in first.domains.items()} == {"choice": 4, "text": 4}
+    assert {domain: result.items for domain, result in first.domains.items()} == {"choice": 2, "text": 2}
 
 
 def test_validation_and_test_items_are_never_mixed(evaluator: Evaluator) -> None:
@@ -54,9 +54,8 @@ def test_validation_and_test_items_are_never_mixed(evaluator: Evaluator) -> None
     assert (validation.split, test.split) == ("validation", "test")
     prompts = [{row["prompt_digest"] for row in scores.items} for scores in (validation, test)]
     assert not prompts[0] & prompts[1]
-    assert {row["item"] for row in validation.items} == {f"capital-{number}" for number in range(2, 6)}
-    assert {row["item"] for row in test.items} == {f"capital-{number}" for number in range(6, 12)}
-    assert evaluator.items_digest("validation") != evaluator.items_digest("test")
+    assert {row["item"] for row in validation.items} == {f"capital-{number}" for number in (2, 3)}
+    assert {row["item"] for row in test.items} == {f"capital-{number}" for number in (6, 7)}
 
 
 def test_a_second_candidate_builds_and_tokenises_nothing(
@@ -83,13 +82,21 @@ def test_a_second_candidate_builds_and_tokenises_nothing(
     assert calls == []
 
 
+def test_the_items_are_known_before_any_engine_starts(suite: Suite) -> None:
+    def start() -> VLLMEngine:
+        raise AssertionError("the engine was started")
+
+    evaluator = Evaluator(suite, EvaluationOptions(), start)
+    assert evaluator.items_digest("validation") != evaluator.items_digest("test")
+    assert evaluator.items_digest("validation", ["text"]) != evaluator.items_digest("validation")
+
+
 def test_a_chosen_domain_is_scored_alone_on_the_same_items(evaluator: Evaluator) -> None:
     everything = evaluator.score("validation")
     alone = evaluator.score("validation", ["text"])
     assert set(alone.domains) == {"text"}
     same = [row["prompt_digest"] for row in everything.items if row["domain"] == "text"]
     assert [row["prompt_digest"] for row in alone.items] == same
-    assert evaluator.items_digest("validation", ["text"]) != evaluator.items_digest("validation")
 
 
 def test_times_and_tokens_are_those_of_the_engine(evaluator: Evaluator) -> None:
@@ -147,10 +154,12 @@ def test_a_prompt_longer_than_the_context_is_cut_and_counted(tmp_path: Path, eng
     folder.mkdir()
     write_generation_task(folder, doc_to_text="word " * 1200 + "The capital of {{country}} is")
     long = write_suite(tmp_path, {"text": {"capital_text": "exact_match"}}, max_model_len=ENGINE_LENGTH)
-    prepared = PreparedSplit("test", load_tasks(long, "test", EvaluationOptions()), engine.tokenizer, ENGINE_LENGTH)
+    prepared = PreparedSplit(
+        "test", load_tasks(long, "test", EvaluationOptions(test_items=1)), engine.tokenizer, ENGINE_LENGTH
+    )
     engine.restore_base()
     scores = prepared.score(engine)
-    assert scores.truncated == 6
+    assert scores.truncated == 1
     assert all(row["answer"] for row in scores.items)
 
 
