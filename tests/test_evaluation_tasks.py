@@ -185,8 +185,16 @@ def test_unknown_names_are_refused_with_the_closest(folder: Path) -> None:
         one_task(folder, "capital_text", "exact_mach")
     with pytest.raises(InputError, match=r"no filter 'hole'.*did you mean 'whole'"):
         one_task(folder, "capital_text", "exact_match,hole")
+    with pytest.raises(InputError, match="split 'training': choose one of validation, test"):
+        one_task(folder, "capital_text", "exact_match", "training")
     with pytest.raises(InputError, match=r"no domain 'fact'.*did you mean 'facts'"):
         one_task(folder, "capital_text", "exact_match", domains=["fact"])
+
+
+def test_answers_that_leave_no_room_for_a_prompt_are_refused(folder: Path) -> None:
+    write_generation_task(folder, generation_kwargs={"until": ["."], "max_gen_toks": 256})
+    with pytest.raises(InputError, match="capital_text: answers of 256 tokens leave no room"):
+        one_task(folder, "capital_text", "exact_match")
 
 
 def test_a_metric_where_lower_is_better_is_refused(folder: Path) -> None:

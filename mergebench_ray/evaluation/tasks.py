@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
@@ -83,6 +83,8 @@ def load_tasks(
         InputError: unknown task, metric or domain; a task without that split; code execution that is not allowed;
             data that is missing or lacks a field. All task files are checked before any data is read.
     """
+    if split not in get_args(Split):
+        raise InputError(f"split {split!r}: choose one of {', '.join(get_args(Split))}")
     manager = _task_manager(suite.tasks_path)
     wanted = [
         (domain, name, metric)
