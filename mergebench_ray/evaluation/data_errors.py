@@ -18,13 +18,13 @@ _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix", "de
 
 
 def data_source(config: Mapping[str, Any], split: str | None) -> str:
-    """Where a task's items come from: the file of its `data_files`, the data set's path, or the task itself."""
+    """Where a task's items come from: the file of its `data_files`, the data set's path, or the task's own."""
     files = (config.get("dataset_kwargs") or {}).get("data_files")
     if isinstance(files, Mapping):
         files = files.get(split, files)
     if files:
         return str(files)
-    return str(config.get("dataset_path") or f"the data of task {config['task']}")
+    return str(config.get("dataset_path") or "its own data set")
 
 
 @contextmanager
@@ -76,4 +76,4 @@ def _missing_field(task: str, source: str, field: str) -> InputError:
 
 def _unreadable(task: str, source: str, error: Exception) -> str:
     reason = " ".join(f"{error} {error.__cause__ or ''}".split())[:200]
-    return f"task {task}: data of {source} cannot be read ({reason}); check the file, or the hub's cache when offline"
+    return f"task {task}: {source} cannot be read ({reason}); check the file, or the hub's cache when offline"

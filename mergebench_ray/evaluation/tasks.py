@@ -169,7 +169,7 @@ def _check_task_file(manager: TaskManager, suite: Suite, name: str, split: Split
 
 def _build(manager: TaskManager, domain: str, name: str, metric: str, split: Split, limit: int | None) -> ScoredTask:
     config = manager.task_index[name].cfg or {}
-    source = data_source({"task": name, **config}, config.get(f"{split}_split"))
+    source = data_source(config, config.get(f"{split}_split"))
     with explain_data_errors(name, source), _quiet_lm_eval():
         task = manager.load(name)["tasks"][name]
         items = tuple(_items(task, name, source, split, limit))
