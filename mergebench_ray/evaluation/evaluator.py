@@ -105,8 +105,9 @@ class Evaluator:
         )
 
     def close(self) -> None:
-        """Stop the engine."""
-        self._engine.close()
+        """Stop the engine if it was started."""
+        if "_engine" in vars(self):
+            self._engine.close()
 
     @functools.cached_property
     def _engine(self) -> VLLMEngine:
