@@ -1,0 +1,207 @@
+"""report.html: everything a run found, in one file that opens offline."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from mergebench_ray.config import Sweep
+from mergebench_ray.errors import InputError
+from mergebench_ray.files import whole_file
+from mergebench_ray.results import charts
+from mergebench_ray.results.leaderboard import MISSING, describe, leaderboard, leaderboard_cells, with_error
+from mergebench_ray.results.page import Cell, Charts, Section, page_html, table_html
+from mergebench_ray.results.summary import SPLIT_MEANING, RunSummary
+from mergebench_ray.results.trials import Trial, is_known, read_trials
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write ``report.html`` into a run's folder, from its ``trials.parquet`` and, where it is there, ``sweep.yaml``.
+
+    Returns:
+        the report's path.
+
+    Raises:
+        InputError: if the folder holds no trials, or they are damaged.
+    """
+    trials = read_trials(run_folder)
+    run = RunSummary.of(trials)
+    sweep_file = run_folder / "sweep.yaml"
+    sweep = Sweep.from_yaml(sweep_file) if sweep_file.is_file() else None
+    title = sweep.name if sweep else run_folder.resolve().name
+    path = run_folder / "report.html"
+    with whole_file(path) as temporary:
+        temporary.write_text(page_html(title, run.finding(), _facts(run, sweep), _sections(run)), encoding="utf-8")
+        temporary.chmod(0o644)
+    return path
+
+
+def _sections(run: RunSummary) -> list[Section]:
+    drawn = Charts()
+    described = [
+        Section(
+            "Leaderboard",
+            _leaderboard_hint(run),
+            _chart(drawn, charts.leaderboard_chart(run)) + _leaderboard_table(run),
+        ),
+        Section(
+            "Scores by domain",
+            f"Each domain's own score on the {run.final_split} split, before it is divided by the specialist's. "
+            "A good merge comes close to the specialist in every domain at once.",
+            _chart(drawn, charts.domains_chart(run)),
+        ),
+        Section(
+            "Score over the search",
+            "Each dot is a candidate on the validation split, in the order tried; the line is the best so far. "
+            "Where the line has long been flat, more trials would hardly help.",
+            _chart(drawn, charts.progress_chart(run)),
+        ),
+        Section(
+            "Score over each coefficient and hyper-parameter",
+            "Each dot is a candidate on validation: what was chosen, left to right, and its normalised average, "
+            "upwards. A slope or a hump shows what matters; the best candidate is ringed.",
+            _parameter_grid(drawn, run, charts.parameter_charts(run)),
+        ),
+        Section(
+            "What a candidate gains and gives up",
+            "A line per candidate on the validation split: score / specialist's score in each domain. "
+            "Lines that cross show trade-offs; 1.0 is the specialist of that domain.",
+            _chart(drawn, charts.tradeoff_chart(run)),
+        ),
+        Section(
+            "Domain against domain",
+            "Scores on the validation split, every domain against every other. A cloud that falls to the right means "
+            "that one domain is bought with the other.",
+            _chart(drawn, charts.pairs_chart(run), wide=True),
+        ),
+        Section("Where the time went", _time_hint(run), _chart(drawn, charts.time_chart(run))),
+        Section("All trials", "Every scored model; a click on a column's name sorts by it.", _trials_table(run)),
+    ]
+    return [section for section in described if section.content]
+
+
+def _chart(drawn: Charts, figure: go.Figure | None, *, wide: bool = False) -> str:
+    if figure is None:
+        return ""
+    html = drawn.html(figure)
+    return f'<div class="scroll"><div class="wide">{html}</div></div>' if wide else html
+
+
+def _parameter_grid(drawn: Charts, run: RunSummary, figures: Sequence[go.Figure]) -> str:
+    if not figures:
+        return ""
+    key = "".join(f'<span><i style="background:{c}"></i>{escape(method)}</span>' for method, c in run.colours.items())
+    return f'<p class="key">{key}</p><div class="grid">{"".join(f"<div>{drawn.html(f)}</div>" for f in figures)}</div>'
+
+
+def _facts(run: RunSummary, sweep: Sweep | None) -> list[tuple[str, Any]]:
+    facts: list[tuple[str, Any]] = []
+    if sweep is not None:
+        facts += _sweep_facts(sweep)
+    for split in ("validation", "test"):
+        counts = {d: r.items for t in run.trials if t.split == split for d, r in t.domains.items()}
+        if counts:
+            items = ", ".join(f"{domain} {counts[domain]}" for domain in sorted(counts))
+            facts.append((SPLIT_MEANING[split], f"{items} items"))
+    versions = {name: version for trial in run.trials for name, version in trial.versions.items()}
+    facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    begun, ended = min(t.started for t in run.trials), max(t.finished for t in run.trials)
+    facts.append(("time", f"{begun:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M} UTC"))
+    return facts
+
+
+def _sweep_facts(sweep: Sweep) -> list[tuple[str, Any]]:
+    try:
+        base, specialists = sweep.model_references(sweep.load_suite())
+        models = [
+            ("base", str(base)),
+            ("specialists", ", ".join(f"{name} ({reference})" for name, reference in specialists.items())),
+        ]
+    except InputError:  # the suite's file has moved since the run: the report needs none of it
+        models = [
+            ("base", sweep.base or MISSING),
+            ("specialists", ", ".join(sorted(sweep.specialists or {})) or MISSING),
+        ]
+    search = sweep.search
+    return [
+        ("suite", sweep.suite),
+        *models,
+        ("methods searched", ", ".join(sweep.methods)),
+        ("search", f"{search.trials} candidates, {search.sampler}, seed {search.seed}"),
+    ]
+
+
+def _leaderboard_hint(run: RunSummary) -> str:
+    hint = "Further right is better; where error bars overlap, the order may be chance. "
+    if run.final_split == "validation":
+        return hint + "All scores are on validation, by which the best candidate was chosen: its own is flattering."
+    return hint + (
+        "Dark circles: the test split, which the search never saw. Light diamonds: validation, by which the best "
+        "candidate was chosen, so that its score there is flattering."
+    )
+
+
+def _leaderboard_table(run: RunSummary) -> str:
+    rows = leaderboard(run.trials, run.final_split)
+    if not rows:
+        return ""
+    header, lines = leaderboard_cells(rows)
+    columns = [(name, name == "model") for name in header]
+    cells = []
+    for row, line in zip(rows, lines):
+        domains = [row.trial.domains.get(name) for name in header[3:]]
+        values = [row.place, row.label, row.trial.normalised_average, *(r.score if r else None for r in domains)]
+        marks = [Cell(text, value) for text, value in zip(line, values)]
+        cells.append((marks, row.label.startswith("best: ")))
+    return f'<p class="hint">Numbers below: the {run.final_split} split.</p>' + table_html(columns, cells)
+
+
+def _time_hint(run: RunSummary) -> str:
+    merged = [trial for trial in run.trials if trial.merge_seconds > 0]
+    total = sum(t.merge_seconds + t.load_seconds + t.score_seconds for t in run.trials)
+    if not total:
+        return ""
+    share = sum(trial.engine_seconds for trial in run.trials) / total
+    hint = f"Seconds of each scored model. The engine computed for {share:.0%} of {_duration(total)}."
+    if merged:
+        merge = statistics.median(trial.merge_seconds for trial in merged)
+        load = statistics.median(trial.load_seconds for trial in merged)
+        hint += f" A typical merge took {merge:.2f} s, loading it into the engine {load:.2f} s."
+    return hint
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.1f} minutes"
+
+
+def _trials_table(run: RunSummary) -> str:
+    domains = run.domains
+    names = [(trial, trial.flat()) for trial in run.trials]
+    details = dict.fromkeys(name for _, row in names for name in row if name.startswith(("coefficient.", "parameter.")))
+    columns = [("model", True), ("role", True), ("split", True), ("method", True), ("normalised average", False)]
+    columns += [(name, False) for name in domains]
+    columns += [(name.removeprefix("parameter."), False) for name in details]
+    columns += [("merge s", False), ("load s", False), ("score s", False), ("tokens", False), ("digest", True)]
+    return table_html(columns, [(_trial_cells(t, row, domains, list(details)), t is run.best) for t, row in names])
+
+
+def _trial_cells(trial: Trial, row: dict[str, Any], domains: Sequence[str], details: Sequence[str]) -> list[Cell]:
+    cells = [Cell(text, text) for text in (describe(trial), trial.role, trial.split, trial.method or "")]
+    average = trial.normalised_average
+    cells.append(Cell(with_error(average, trial.normalised_standard_error), average if is_known(average) else None))
+    for domain in domains:
+        result = trial.domains.get(domain)
+        text = with_error(result.score, result.standard_error) if result else MISSING
+        cells.append(Cell(text, result.score if result else None))
+    for name in details:
+        value = row.get(name)
+        text = MISSING if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        cells.append(Cell(text, value))
+    for seconds in (trial.merge_seconds, trial.load_seconds, trial.score_seconds):
+        cells.append(Cell(f"{seconds:.2f}", seconds))
+    return [*cells, Cell(f"{trial.tokens:,}", trial.tokens), Cell(trial.digest[:12], trial.digest)]

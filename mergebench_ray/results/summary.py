@@ -1,0 +1,128 @@
+"""What the report's charts and sentences are made from: a run's trials, sorted out once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mergebench_ray.results.leaderboard import best_candidate, describe, on_split, with_error
+from mergebench_ray.results.trials import Split, Trial, is_known
+
+METHOD_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b58900", "#44749d", "#882255", "#117733")
+SPLIT_MEANING = {"validation": "validation (seen by the search)", "test": "test (never seen by the search)"}
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run's trials, by what they mean.
+
+    Attributes:
+        trials: all of them.
+        candidates: candidates with a normalised average, on validation, in the order of the search.
+        references: base, plain average and reference merges on validation.
+        best: the best candidate on validation, or None.
+        final_split: test if anything was scored on it, else validation.
+        domains: all domains, sorted.
+        colours: method -> colour, the same in every chart.
+    """
+
+    trials: list[Trial]
+    candidates: list[Trial]
+    references: list[Trial]
+    best: Trial | None
+    final_split: Split
+    domains: list[str]
+    colours: dict[str, str]
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial]) -> RunSummary:
+        """Sort out the trials of a run."""
+        searched = [t for t in trials if t.role == "candidate" and t.split == "validation"]
+        methods = sorted({t.method or "" for t in searched})
+        best = best_candidate(trials)
+        return cls(
+            trials=list(trials),
+            candidates=sorted((t for t in searched if is_known(t.normalised_average)), key=lambda t: t.number),
+            references=[t for t in trials if t.split == "validation" and t.role in ("base", "average", "reference")],
+            best=best,
+            final_split="test" if any(t.split == "test" for t in trials) else "validation",
+            domains=sorted({domain for t in trials for domain in t.domains}),
+            colours={name: METHOD_COLOURS[i % len(METHOD_COLOURS)] for i, name in enumerate(methods)},
+        )
+
+    def specialist_score(self, domain: str, split: Split) -> float | None:
+        """Score of a domain's specialist in that domain."""
+        found = (t for t in self.trials if t.role == "specialist" and t.name == domain and t.split == split)
+        trial = next(found, None)
+        return trial.domains[domain].score if trial and domain in trial.domains else None
+
+    def recovered(self, trial: Trial, domain: str) -> float | None:
+        """Score in a domain over its specialist's; None where either is missing or the specialist scores 0."""
+        reference = self.specialist_score(domain, trial.split)
+        result = trial.domains.get(domain)
+        return result.score / reference if result and reference else None
+
+    def searched_values(self) -> dict[str, list[Any]]:
+        """What differs between candidates: label -> value per candidate, None where a method does not have it."""
+        rows = []
+        for trial in self.candidates:
+            row = trial.flat()
+            coefficients = {name: value for name, value in row.items() if name.startswith("coefficient.")}
+            if len(trial.coefficients) > 1 and len(set(coefficients.values())) == 1:
+                coefficients["coefficient"] = next(iter(coefficients.values()))
+            rows.append(coefficients | {k: v for k, v in row.items() if k.startswith("parameter.")})
+        if not all("coefficient" in row for row in rows if any(name.startswith("coefficient") for name in row)):
+            rows = [{name: value for name, value in row.items() if name != "coefficient"} for row in rows]
+        else:
+            rows = [{n: v for n, v in row.items() if not n.startswith("coefficient.")} for row in rows]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        values = {_readable(name): [row.get(name) for row in rows] for name in names}
+        return {name: column for name, column in values.items() if len({v for v in column if v is not None}) > 1}
+
+    def finding(self) -> str:
+        """The result of the run in one or two sentences of plain text."""
+        if self.best is None:
+            return "No candidate has been scored yet."
+        final = on_split(self.trials, self.best, self.final_split) or self.best
+        reached = with_error(final.normalised_average, final.normalised_standard_error)
+        text = f"The best of {len(self.candidates)} candidates is {self.best.label}: "
+        text += f"on the {final.split} split it reaches {reached} of what the specialists reach"
+        others = [
+            trial
+            for trial in self.trials
+            if trial.split == final.split
+            and trial.role in ("average", "reference", "base")
+            and is_known(trial.normalised_average)
+        ]
+        others.sort(key=lambda trial: -(trial.normalised_average or 0.0))
+        comparisons = [
+            f"{describe(other)} {with_error(other.normalised_average, other.normalised_standard_error)}"
+            for other in others
+        ]
+        text += f", against {', '.join(comparisons)}." if comparisons else "."
+        close = [describe(other) for other in others if _overlap(final, other)]
+        text += f" Its distance from {' and '.join(close)} is within the error bars." if close else ""
+        if final.split == "validation":
+            text += (
+                " The test split has not been scored: the winner's score on the items it was chosen by is flattering."
+            )
+        return text
+
+
+def _overlap(first: Trial, second: Trial) -> bool:
+    """Whether two normalised averages are closer than their standard errors together."""
+    distance = abs((first.normalised_average or 0.0) - (second.normalised_average or 0.0))
+    return distance <= (first.normalised_standard_error or 0.0) + (second.normalised_standard_error or 0.0)
+
+
+def _readable(column: str) -> str:
+    """`coefficient.math.0` as "coefficient of math, layer group 0"; `parameter.density` as "density"."""
+    kind, _, rest = column.partition(".")
+    if kind == "parameter":
+        name, _, part = rest.partition(".")
+        return f"{name} of {part}" if part else name
+    specialist, _, group = rest.rpartition(".")
+    if group.isdigit() and specialist:
+        return f"coefficient of {specialist}, layer group {group}"
+    return f"coefficient of {rest}" if rest else "coefficient (one for all specialists)"
