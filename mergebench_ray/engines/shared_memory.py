@@ -99,9 +99,7 @@ class MemoryFiles:
         self._mapped = {path: mapped for path, mapped in self._mapped.items() if os.path.exists(path)}
 
 
-class SharedMemoryWeightTransferEngine(  # type: ignore[misc]
-    WeightTransferEngine[SharedMemoryInitInfo, SharedMemoryUpdateInfo]
-):
+class SharedMemoryWeightTransferEngine(WeightTransferEngine):  # type: ignore[misc]
     """The receiving side, in each of vLLM's workers."""
 
     init_info_cls = SharedMemoryInitInfo
