@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -39,9 +40,9 @@ def model_card(recipe: Recipe, scores: Mapping[str, Mapping[str, Cell]] | None =
 
 def _front_matter(recipe: Recipe) -> dict[str, Any]:
     """Only models of the hub can be linked as base models; local folders are named in the recipe below."""
-    references = [recipe.base, *(recipe.specialists[name] for name in sorted(recipe.specialists))]
-    on_hub = [ModelRef.parse(text).source for text in references]
-    linked = list(dict.fromkeys(source for source in on_hub if _HUB_ID.fullmatch(source)))
+    references = [ModelRef.parse(text) for text in (recipe.base, *dict(sorted(recipe.specialists.items())).values())]
+    sources = [part.source for ref in references for part in (ref, ref.adapter) if part is not None]
+    linked = list(dict.fromkeys(name for name in sources if _HUB_ID.fullmatch(name) and not Path(name).exists()))
     front: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "mergebench-ray", recipe.method]}
     return {"base_model": linked, "base_model_relation": "merge", **front} if linked else front
 

@@ -29,7 +29,7 @@ def check_compatible(base: Checkpoint, specialists: Mapping[str, Checkpoint]) ->
     Raises:
         InputError: naming specialist, tensor, both shapes, and what to do.
     """
-    notes = _check_dtypes("base", base)
+    notes = _check_dtypes(f"base ({base})", base)
     for name in sorted(specialists):
         specialist = specialists[name]
         who = f"specialist {name!r} ({specialist})"

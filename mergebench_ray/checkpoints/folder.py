@@ -99,18 +99,17 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index}: 'weight_map' is missing or empty; fetch the checkpoint again")
     for name, file_name in weight_map.items():
-        if (
-            not isinstance(file_name, str)
-            or Path(file_name).name != file_name
-            or "\\" in file_name
-            or "\0" in file_name
-        ):
+        if not _is_plain_name(file_name):
             raise InputError(
                 f"{index}: tensor {name!r} is said to be in {file_name!r}, outside the folder; don't use it"
             )
         if not file_name.endswith(".safetensors"):
             raise InputError(f"{index}: {file_name!r} is not a safetensors file; {PICKLE_REASON}")
     return weight_map
+
+
+def _is_plain_name(name: Any) -> bool:
+    return isinstance(name, str) and name not in ("", "..") and "\0" not in name and Path(name).name == name
 
 
 def _single_file(folder: Path) -> Path:

