@@ -1,0 +1,18 @@
+"""Element-wise passes over flat parameters: written once per method, run compiled or eagerly with equal bits."""
+
+from __future__ import annotations
+
+from mergebench_ray.kernels.block import Block, BlockFunction, Scalars
+from mergebench_ray.kernels.histogram import MAGNITUDES, kth_smallest_magnitude, magnitude_histogram
+from mergebench_ray.kernels.passes import Pass, Segment
+
+__all__ = [
+    "MAGNITUDES",
+    "Block",
+    "BlockFunction",
+    "Pass",
+    "Scalars",
+    "Segment",
+    "kth_smallest_magnitude",
+    "magnitude_histogram",
+]

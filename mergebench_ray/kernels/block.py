@@ -1,0 +1,74 @@
+"""What an element-wise function sees, and how it is named so that other processes can find it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Scalars = Mapping[str, Sequence[float] | Sequence[int]]
+"""Small lists that a function gets beside the block: numbers arrive as float32, integers as int32, each [length]."""
+
+
+class Block(NamedTuple):
+    """A run of n parameters, in float32.
+
+    Attributes:
+        base: parameters of the base, [n].
+        task_vectors: one [n] per specialist, in the order of their sorted names.
+        position: place of each parameter in its own flattened tensor, int32 [n], counted from the last multiple of
+            2**30; only meaningful to a function that `uses_position`.
+    """
+
+    base: Tensor
+    task_vectors: list[Tensor]
+    position: Tensor
+
+
+@dataclass(frozen=True)
+class BlockFunction:
+    """A pure element-wise function `(block, scalars, **options) -> float32 [n]`.
+
+    It must be defined at the top of an importable module and use only element-wise torch operations, so that any cut
+    into blocks gives the same bits.
+
+    Attributes:
+        function: the function; `scalars` arrives as a mapping of small tensors.
+        options: keyword arguments baked into the compiled form; a new value compiles anew.
+        uses_position: whether it reads `block.position`.
+    """
+
+    function: Callable[..., Tensor]
+    options: tuple[tuple[str, Any], ...] = ()
+    uses_position: bool = False
+
+    def values(
+        self, base: Tensor, task_vectors: list[Tensor], lanes: Tensor, start: Tensor, scalars: dict[str, Tensor]
+    ) -> Tensor:
+        """Widen to float32 and call the function.
+
+        Args:
+            base: bf16 [n].
+            task_vectors: K times bf16 [n].
+            lanes: int32 [n], 0 .. n-1.
+            start: int32 [1], position of the first parameter.
+            scalars: small tensors by name.
+
+        Returns:
+            float32 [n], to be rounded once.
+        """
+        block = Block(base.float(), [vector.float() for vector in task_vectors], lanes + start)
+        return self.function(block, scalars, **dict(self.options))
+
+
+def scalar_tensors(scalars: Scalars, device: torch.device) -> dict[str, Tensor]:
+    """The scalars as small tensors: float32 where any entry is a float, else int32."""
+    return {
+        name: torch.tensor(
+            values, dtype=torch.float32 if any(isinstance(value, float) for value in values) else torch.int32
+        ).to(device)
+        for name, values in scalars.items()
+    }

@@ -1,0 +1,210 @@
+"""Compiled kernels: Inductor ahead of time, once per function, kept as files.
+
+`torch.compile` would compile the same code, but pays for its warm-up in every process and guards every call. Here the
+function is exported with a free length, compiled in a child process (so that the compiler's memory never stands
+beside the weights), and loaded from the cache in milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache, reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergebench_ray.files import whole_file
+from mergebench_ray.kernels.block import BlockFunction
+
+logger = logging.getLogger(__name__)
+
+INDUCTOR_OPTIONS: dict[str, Any] = {
+    # Fused multiply-adds and reordered sums would round differently from eager code, and from each other between
+    # the vectorised body of a loop and its tail.
+    "cpp.enable_floating_point_contract_flag": "off",
+    "cpp.enable_unsafe_math_opt_flag": False,
+    # The number of threads is the caller's at run time, not the one at compile time.
+    "cpp.dynamic_threads": True,
+}
+
+_SMALL = 1 << 15
+_FORMAT = 1
+
+
+class CompiledKernel:
+    """A compiled `BlockFunction`; called as `EagerKernel` is."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        from torch._C._aoti import AOTIModelPackageLoader
+
+        index = -1 if device.type == "cpu" else (device.index or 0)
+        self._loader = AOTIModelPackageLoader(str(path), "model", False, 1, index)
+
+    def __call__(
+        self,
+        base: Tensor,
+        task_vectors: Sequence[Tensor],
+        start: int,
+        scalars: dict[str, Tensor],
+        out: Tensor,
+        threads: int,
+    ) -> None:
+        """Run over [n]; `start` is the position of the first entry."""
+        # Waking threads for a norm's few hundred entries takes longer than computing them.
+        wanted = threads if len(base) > _SMALL else 1
+        before = torch.get_num_threads()
+        if before != wanted:
+            torch.set_num_threads(wanted)
+        try:
+            first = torch.tensor([start], dtype=torch.int32, device=base.device)
+            self._loader.run([base, *task_vectors, first, *scalars.values(), out])
+        finally:
+            if before != wanted:
+                torch.set_num_threads(before)
+
+
+class _Exported(torch.nn.Module):
+    """The function with flat arguments, as `torch.export` wants it."""
+
+    def __init__(self, function: BlockFunction, num_specialists: int, names: Sequence[str]) -> None:
+        super().__init__()
+        self._function = function
+        self._num_specialists = num_specialists
+        self._names = names
+
+    def forward(self, *arguments: Tensor) -> None:
+        """Arguments: base, K task vectors, start, scalars in order, out."""
+        base, *vectors = arguments[: self._num_specialists + 1]
+        start, *small, out = arguments[self._num_specialists + 1 :]
+        lanes = torch.arange(base.shape[0], dtype=torch.int32, device=base.device)
+        out.copy_(self._function.values(base, vectors, lanes, start, dict(zip(self._names, small, strict=True))))
+
+
+def compile_kernel(
+    function: BlockFunction,
+    num_specialists: int,
+    scalars: dict[str, Tensor],
+    out_dtype: torch.dtype,
+    device: torch.device,
+    signature: str,
+) -> CompiledKernel | None:
+    """Load the compiled form from the cache, compiling it first if it is not there.
+
+    Args:
+        signature: text that determines what the function computes (its traced operations).
+
+    Returns:
+        None where it cannot be compiled, after one warning that says so.
+    """
+    path = cache_folder() / "kernels" / f"{_key(signature, scalars, out_dtype, device)}.pt2"
+    if not path.exists():
+        problem = _compile_in_child(function, num_specialists, scalars, out_dtype, device, path)
+        if problem is not None:
+            _warn_once(problem)
+            return None
+    return CompiledKernel(path, device)
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: `$MERGEBENCH_RAY_CACHE`, or `~/.cache/mergebench_ray`."""
+    return Path(os.environ.get("MERGEBENCH_RAY_CACHE", "~/.cache/mergebench_ray")).expanduser()
+
+
+def _key(signature: str, scalars: dict[str, Tensor], out_dtype: torch.dtype, device: torch.device) -> str:
+    shapes = {name: (tuple(value.shape), str(value.dtype)) for name, value in scalars.items()}
+    what = (_FORMAT, signature, shapes, str(out_dtype), device.type, sorted(INDUCTOR_OPTIONS.items()))
+    where = (torch.__version__, platform.machine(), _processor(), sys.version_info[:2])
+    return hashlib.sha256(repr((what, where)).encode()).hexdigest()
+
+
+@cache
+def _processor() -> str:
+    """Instruction sets of this processor: compiled code is for them alone."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _compile_in_child(
+    function: BlockFunction,
+    num_specialists: int,
+    scalars: dict[str, Tensor],
+    out_dtype: torch.dtype,
+    device: torch.device,
+    path: Path,
+) -> str | None:
+    """Compile into `path`; returns what went wrong, or None."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        return f"no C++ compiler ({compiler}) found"
+    task = {
+        "module": function.function.__module__,
+        "name": function.function.__qualname__,
+        "options": dict(function.options),
+        "num_specialists": num_specialists,
+        "scalars": {name: [len(value), str(value.dtype).removeprefix("torch.")] for name, value in scalars.items()},
+        "out_dtype": str(out_dtype).removeprefix("torch."),
+        "device": device.type,
+    }
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "inductor"),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "kernel.pt2"
+        command = [sys.executable, "-m", "mergebench_ray.kernels.compiled", str(package), json.dumps(task)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines()
+            return f"compiling failed: {lines[-1] if lines else done.returncode}"
+        with whole_file(path) as temporary:
+            shutil.copyfile(package, temporary)
+    return None
+
+
+def _compile(package: Path, task: dict[str, Any]) -> None:
+    """Compile a function of any length >= 2 into a package file; the work of the child process."""
+    function = reduce(getattr, task["name"].split("."), importlib.import_module(task["module"]))
+    options = tuple(sorted(task["options"].items()))
+    device = torch.device(task["device"])
+    example = torch.zeros(1 << 12, dtype=torch.bfloat16, device=device)
+    start = torch.zeros(1, dtype=torch.int32, device=device)
+    scalars = {
+        name: torch.zeros(length, dtype=getattr(torch, dtype), device=device)
+        for name, (length, dtype) in task["scalars"].items()
+    }
+    blocks = [example.clone() for _ in range(task["num_specialists"] + 1)]
+    out = example.to(getattr(torch, task["out_dtype"]), copy=True)
+    arguments = (*blocks, start, *scalars.values(), out)
+    length = torch.export.Dim("length", min=2, max=1 << 40)
+    free = tuple({0: length} for _ in blocks)
+    fixed = tuple(None for _ in range(len(scalars) + 1))
+    module = _Exported(BlockFunction(function, options), task["num_specialists"], list(scalars))
+    program = torch.export.export(module, arguments, dynamic_shapes=((*free, *fixed, {0: length}),))
+    torch._inductor.aoti_compile_and_package(
+        program, package_path=str(package), inductor_configs={**INDUCTOR_OPTIONS}
+    )
+
+
+@cache
+def _warn_once(problem: str) -> None:
+    logger.warning("%s: merging runs without compiled kernels, with the same results but slower", problem)
+
+
+if __name__ == "__main__":
+    _compile(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,57 @@
+"""Exact global thresholds: a bf16 magnitude has 15 bits, so 32,768 bins count every distinct value.
+
+One streaming pass per specialist replaces a sort over the whole model, the counts of shards simply add up, and the
+threshold of every density follows from one cumulative sum.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MAGNITUDES = 1 << 15
+"""Number of distinct bf16 magnitudes, infinities and NaNs included."""
+
+_FIRST_NOT_FINITE = 0x7F80
+_BLOCK = 1 << 18
+
+
+def magnitude_histogram(values: Tensor) -> Tensor:
+    """Count each magnitude.
+
+    Args:
+        values: bf16 [n].
+
+    Returns:
+        int64 [32768] on the CPU; entry b counts the values whose bit pattern without the sign is b.
+    """
+    counts = torch.zeros(MAGNITUDES, dtype=torch.int64, device=values.device)
+    for block in values.split(_BLOCK):
+        counts += torch.bincount(magnitude_bits(block), minlength=MAGNITUDES)
+    return counts.cpu()
+
+
+def magnitude_bits(values: Tensor) -> Tensor:
+    """Bit patterns without the sign, int16 [n]; they order like the magnitudes they stand for."""
+    return values.view(torch.int16).bitwise_and(0x7FFF)
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether bf16 [n] holds neither NaN nor infinity; needs no model-sized temporary."""
+    return all(int(magnitude_bits(block).max()) < _FIRST_NOT_FINITE for block in values.split(_BLOCK))
+
+
+def kth_smallest_magnitude(histogram: Tensor, rank: int) -> float:
+    """The magnitude at a rank of the sorted magnitudes.
+
+    Args:
+        histogram: int64 [32768].
+        rank: 1-based; 0 gives 0.0, below which no magnitude lies.
+
+    Returns:
+        a bf16 number as a Python float, exactly.
+    """
+    if rank <= 0:
+        return 0.0
+    bits = int(torch.searchsorted(histogram.cumsum(0), rank))
+    return float(torch.tensor([bits], dtype=torch.int16).view(torch.bfloat16))

@@ -1,0 +1,109 @@
+"""Running an element-wise function over flat arrays: compiled where there is a compiler, else eagerly, same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mergebench_ray.kernels.block import BlockFunction, Scalars, scalar_tensors
+from mergebench_ray.kernels.compiled import CompiledKernel, compile_kernel
+from mergebench_ray.kernels.eager import EagerKernel
+
+_TOTAL_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of entries that share their scalars.
+
+    Attributes:
+        start: first entry, as an index into the flat arrays.
+        stop: one past the last entry.
+        position: place of the first entry in its own tensor (see `Block.position`).
+        scalars: what the function gets beside the block.
+    """
+
+    start: int
+    stop: int
+    position: int
+    scalars: Scalars
+
+
+class Pass:
+    """One function, traced, and compiled if possible, for K specialists on one device.
+
+    Args:
+        function: what to run.
+        num_specialists: K.
+        scalars: scalars of any segment; those of all others must have the same names, lengths and types.
+        out_dtype: bf16 for merged parameters, float32 for `total`.
+        device: where the arrays lie.
+        compiled: False to stay with the eager pass.
+    """
+
+    def __init__(
+        self,
+        function: BlockFunction,
+        num_specialists: int,
+        scalars: Scalars,
+        out_dtype: torch.dtype,
+        device: torch.device,
+        compiled: bool = True,
+    ) -> None:
+        example = scalar_tensors(scalars, device)
+        self._device = device
+        self._eager = EagerKernel(function, num_specialists, example, device)
+        self._compiled: CompiledKernel | None = None
+        if compiled:
+            signature = self._eager.signature
+            self._compiled = compile_kernel(function, num_specialists, example, out_dtype, device, signature)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the compiled kernel runs, rather than the eager one."""
+        return self._compiled is not None
+
+    def run(
+        self, base: Tensor, task_vectors: Sequence[Tensor], segments: Sequence[Segment], out: Tensor, threads: int
+    ) -> None:
+        """Fill `out` over the segments, in place.
+
+        Args:
+            base: bf16 [n].
+            task_vectors: K times bf16 [n].
+            segments: parts of [0, n) to do.
+            out: [n] of the pass's output dtype.
+            threads: threads to use on a CPU; the result does not depend on it.
+        """
+        converted: dict[int, dict[str, Tensor]] = {}
+        for segment in segments:
+            scalars = converted.get(id(segment.scalars))
+            if scalars is None:
+                scalars = converted[id(segment.scalars)] = scalar_tensors(segment.scalars, self._device)
+            window = slice(segment.start, segment.stop)
+            vectors = [vector[window] for vector in task_vectors]
+            kernel = self._kernel(segment.stop - segment.start)
+            kernel(base[window], vectors, segment.position, scalars, out[window], threads)
+
+    def total(self, base: Tensor, task_vectors: Sequence[Tensor], scalars: Scalars, threads: int) -> int:
+        """Sum of the function over [n], exact as long as its values are whole numbers of at most 32.
+
+        No model-sized temporary: the values of a block are summed before the next block is computed.
+        """
+        small = scalar_tensors(scalars, self._device)
+        values = torch.empty(min(_TOTAL_BLOCK, len(base)), dtype=torch.float32, device=self._device)
+        total = 0
+        for start in range(0, len(base), _TOTAL_BLOCK):
+            stop = min(start + _TOTAL_BLOCK, len(base))
+            vectors = [vector[start:stop] for vector in task_vectors]
+            kernel = self._kernel(stop - start)
+            kernel(base[start:stop], vectors, 0, small, values[: stop - start], threads)
+            total += int(values[: stop - start].sum())
+        return total
+
+    def _kernel(self, length: int) -> CompiledKernel | EagerKernel:
+        """The compiled kernel is made for lengths from 2."""
+        return self._compiled if self._compiled is not None and length > 1 else self._eager

@@ -1,0 +1,18 @@
+"""Merging methods, one file each; a file added to this folder is found without being named anywhere."""
+
+from __future__ import annotations
+
+from mergebench_ray.methods.base import Method, MethodParameters, Statistics, TensorPlace, layer_group
+from mergebench_ray.methods.registry import complete_parameters, get_method, method_names, register
+
+__all__ = [
+    "Method",
+    "MethodParameters",
+    "Statistics",
+    "TensorPlace",
+    "complete_parameters",
+    "get_method",
+    "layer_group",
+    "method_names",
+    "register",
+]

@@ -1,0 +1,173 @@
+"""What a merging method is: typed hyper-parameters, what it prepares, and one element-wise function."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from mergebench_ray.kernels import Block, BlockFunction, Scalars
+
+Coefficient = Annotated[float, Field(ge=-2, le=3, allow_inf_nan=False)]
+ScalingCoefficient = Coefficient | dict[str, Coefficient | Annotated[list[Coefficient], Field(min_length=1)]]
+"""λ: one number, one per specialist, or per specialist one per layer group."""
+
+
+class MethodParameters(BaseModel):
+    """Hyper-parameters of a method; unknown names are refused.
+
+    A field listed in `per_specialist` may be one number or a mapping from specialist to number (or to numbers per
+    layer group); `completed` writes it out for every specialist.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    per_specialist: ClassVar[frozenset[str]] = frozenset()
+
+    def completed(self, specialists: Sequence[str], layers: int) -> dict[str, Any]:
+        """All hyper-parameters as plain JSON values, in one canonical form.
+
+        Raises:
+            ValueError: naming the parameter and the rule.
+        """
+        values = self.model_dump(mode="json")
+        for name in sorted(self.per_specialist):
+            values[name] = _expand(name, values[name], specialists, layers)
+        return values
+
+
+def _expand(name: str, value: Any, specialists: Sequence[str], layers: int) -> dict[str, Any]:
+    """A value for each specialist; lists of equal numbers become that number, so that equal merges are equal."""
+    if not isinstance(value, dict):
+        return {specialist: value for specialist in sorted(specialists)}
+    if set(value) != set(specialists):
+        odd = ", ".join(sorted(set(value) ^ set(specialists)))
+        raise ValueError(f"{name} needs exactly the specialists {', '.join(sorted(specialists))}; wrong or missing: {odd}")
+    for specialist, number in value.items():
+        if isinstance(number, list) and len(number) > max(layers, 1):
+            raise ValueError(f"{name}.{specialist} has {len(number)} layer groups, but the model has {layers} layers")
+    return {specialist: _collapse(value[specialist]) for specialist in sorted(value)}
+
+
+def _collapse(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(set(value)) == 1 else value
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """Which tensor scalars are for.
+
+    Attributes:
+        name: name in the checkpoint.
+        layer: index of its layer; None outside the layers (the final norm).
+        num_layers: layers of the model.
+        part: which run of 2**30 entries of the tensor; 0 but for huge tensors.
+    """
+
+    name: str
+    layer: int | None
+    num_layers: int
+    part: int = 0
+
+
+def layer_group(place: TensorPlace, groups: int) -> int:
+    """Group of a tensor when the layers are cut into `groups` runs; tensors outside the layers join the last."""
+    return groups - 1 if place.layer is None else place.layer * groups // place.num_layers
+
+
+class Statistics(Protocol):
+    """What a method may ask for while it prepares; whoever holds the weights answers, once, from all shards.
+
+    Attributes:
+        specialists: sorted names.
+        num_entries: n, the entries of a task vector that count for global thresholds.
+    """
+
+    @property
+    def specialists(self) -> Sequence[str]:
+        """Sorted names."""
+
+    @property
+    def num_entries(self) -> int:
+        """Entries of a task vector that count for global statistics (an untied output head included)."""
+
+    def magnitude_histograms(self) -> Tensor:
+        """Exact counts of the magnitudes of every task vector, int64 [K, 32768]."""
+
+    def total(self, function: BlockFunction, scalars: Scalars) -> int:
+        """Sum of an element-wise function over those entries; its values must be small whole numbers (|v| <= 8)."""
+
+
+class Method(ABC):
+    """A merging method that is element-wise once a few numbers are known.
+
+    A merge runs `prepare` once, `scalars` for every tensor, and `merge_block` over all parameters in one fused pass.
+    A method keeps no state and knows nothing of shards, devices or processes.
+
+    Attributes:
+        name: as users write it.
+        summary: one line for `mergebench-ray methods`.
+        source: paper, with its arXiv number.
+        Parameters: hyper-parameters with their ranges.
+        statistics: what `prepare` asks `Statistics` for, by name; shown to users, and weighed by the planner.
+        uses_position: whether `merge_block` reads `block.position` (random masks do).
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    Parameters: ClassVar[type[MethodParameters]] = MethodParameters
+    statistics: ClassVar[frozenset[str]] = frozenset()
+    uses_position: ClassVar[bool] = False
+
+    @staticmethod
+    @abstractmethod
+    def merge_block(block: Block, scalars: Mapping[str, Tensor], **options: Any) -> Tensor:
+        """Merged parameters, float32 [n]; pure element-wise torch operations, nothing in place.
+
+        The caller rounds the result to the output dtype, once.
+        """
+
+    @abstractmethod
+    def scalars(self, parameters: Any, prepared: Any, place: TensorPlace, specialists: Sequence[str]) -> Scalars:
+        """Numbers that `merge_block` needs for one tensor; per-specialist ones in the order of sorted names.
+
+        Args:
+            parameters: an instance of `Parameters`, completed.
+            prepared: what `prepare` returned.
+            place: the tensor.
+            specialists: sorted names.
+        """
+
+    def options(self, parameters: Any) -> dict[str, Any]:
+        """Keyword arguments of `merge_block` that choose another formula; each combination is compiled once."""
+        return {}
+
+    def prepare(self, parameters: Any, statistics: Statistics) -> Any:
+        """Turn global statistics into what `scalars` needs, such as thresholds."""
+        return None
+
+    def kernel(self, parameters: Any) -> BlockFunction:
+        """The function to run for these hyper-parameters."""
+        return BlockFunction(self.merge_block, tuple(sorted(self.options(parameters).items())), self.uses_position)
+
+
+def per_specialist(values: Mapping[str, Any], place: TensorPlace, specialists: Sequence[str]) -> list[float]:
+    """One number per specialist for a tensor, from completed per-specialist, per-layer-group values."""
+    numbers = []
+    for specialist in specialists:
+        value = values[specialist]
+        numbers.append(float(value[layer_group(place, len(value))] if isinstance(value, list) else value))
+    return numbers
+
+
+def sum_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Sum from first to last: the order is part of the result's bits."""
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total

@@ -1,0 +1,69 @@
+"""DARE: drop entries of the task vectors at random, rescale the rest, then task arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mergebench_ray.kernels import Block, Scalars
+from mergebench_ray.kernels.random import KEYS, random_below, stream_keys, threshold_of
+from mergebench_ray.methods.base import (
+    Method,
+    MethodParameters,
+    ScalingCoefficient,
+    TensorPlace,
+    per_specialist,
+    sum_of,
+)
+from mergebench_ray.methods.registry import register
+
+
+class DareParameters(MethodParameters):
+    """Hyper-parameters of DARE."""
+
+    per_specialist = frozenset({"scaling_coef"})
+
+    scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ, -2 to 3.")
+    p: float = Field(default=0.9, ge=0, lt=1, description="Probability that an entry is dropped.")
+    seed: int = Field(default=0, ge=0, description="Seed of the random masks.")
+
+
+@register
+class Dare(Method):
+    """θ₀ + Σ λₖ / (1 - p) · (entries of τₖ that were not dropped).
+
+    Whether an entry is dropped depends on seed, specialist, tensor name and its position in the tensor, and on
+    nothing else: the same recipe gives the same model on any number of shards.
+    """
+
+    name = "dare"
+    summary = "random drop and rescale, then task arithmetic"
+    source = "DARE, arXiv 2311.03099"
+    Parameters = DareParameters
+    uses_position = True
+
+    @staticmethod
+    def merge_block(block: Block, scalars: Mapping[str, Tensor], **options: Any) -> Tensor:
+        """Draw, drop, scale and add in float32."""
+        coefficient, drop_below, keys = scalars["coefficient"], scalars["drop_below"], scalars["keys"]
+        kept = []
+        for k, vector in enumerate(block.task_vectors):
+            number = random_below(block.position, [keys[k * KEYS + i] for i in range(KEYS)])
+            kept.append(torch.where(number >= drop_below, coefficient[k] * vector, 0.0))
+        return block.base + sum_of(kept)
+
+    def scalars(
+        self, parameters: DareParameters, prepared: Any, place: TensorPlace, specialists: Sequence[str]
+    ) -> Scalars:
+        """λ / (1 - p), and the keys of each specialist's random numbers in this tensor."""
+        coefficients = per_specialist(parameters.scaling_coef, place, specialists)
+        keys = [key for name in specialists for key in stream_keys(parameters.seed, name, place.name, place.part)]
+        return {
+            "coefficient": [coefficient / (1 - parameters.p) for coefficient in coefficients],
+            "drop_below": [threshold_of(parameters.p)],
+            "keys": keys,
+        }

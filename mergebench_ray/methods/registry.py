@@ -1,0 +1,94 @@
+"""Finding methods by name, and completing the hyper-parameters that a user gave."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, TypeVar
+
+import mergebench_ray.methods as package
+from mergebench_ray.config.yaml_files import parse_model
+from mergebench_ray.errors import InputError
+from mergebench_ray.methods.base import Method, MethodParameters
+
+MethodT = TypeVar("MethodT", bound=type[Method])
+
+_methods: dict[str, Method] = {}
+
+
+def register(method: MethodT) -> MethodT:
+    """Make a method class known under its name.
+
+    Raises:
+        ValueError: if the name is taken by another class.
+    """
+    known = _methods.get(method.name)
+    if known is not None and (type(known).__module__, type(known).__qualname__) != (
+        method.__module__,
+        method.__qualname__,
+    ):
+        raise ValueError(f"method {method.name!r} is registered twice: {type(known)} and {method}")
+    _methods[method.name] = method()
+    return method
+
+
+@cache
+def _scan() -> None:
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def method_names() -> list[str]:
+    """Names of all methods, sorted."""
+    _scan()
+    return sorted(_methods)
+
+
+def get_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        InputError: naming the closest known method.
+    """
+    names = method_names()
+    if name in _methods:
+        return _methods[name]
+    close = get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known methods: {', '.join(names)}"
+    raise InputError(f"unknown method {name!r}; {hint}")
+
+
+def parse_parameters(method: str, parameters: Mapping[str, Any]) -> MethodParameters:
+    """The hyper-parameters of a method as its typed model.
+
+    Raises:
+        InputError: naming key, value and rule.
+    """
+    return parse_model(get_method(method).Parameters, dict(parameters), method)
+
+
+def complete_parameters(
+    method: str, parameters: Mapping[str, Any], specialists: Sequence[str], layers: int
+) -> dict[str, Any]:
+    """Check hyper-parameters, fill in defaults and write per-specialist values out.
+
+    Args:
+        method: name of the method.
+        parameters: what the user gave.
+        specialists: names of the specialists.
+        layers: number of layers of the model; no list of layer groups may be longer.
+
+    Returns:
+        plain JSON values, the same for equal merges, fit for a `Recipe`.
+
+    Raises:
+        InputError: naming method, key, value and rule.
+    """
+    parsed = parse_parameters(method, parameters)
+    try:
+        return parsed.completed(specialists, layers)
+    except ValueError as error:
+        raise InputError(f"{method}: {error}") from error

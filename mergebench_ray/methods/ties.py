@@ -1,0 +1,129 @@
+"""TIES: trim small entries, elect a sign, merge the entries that agree with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mergebench_ray.kernels import Block, BlockFunction, Scalars, kth_smallest_magnitude
+from mergebench_ray.methods.base import (
+    Method,
+    MethodParameters,
+    ScalingCoefficient,
+    Statistics,
+    TensorPlace,
+    per_specialist,
+    sum_of,
+)
+from mergebench_ray.methods.registry import register
+
+
+class TiesParameters(MethodParameters):
+    """Hyper-parameters of TIES."""
+
+    per_specialist = frozenset({"scaling_coef"})
+
+    scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ, -2 to 3.")
+    density: float = Field(default=0.2, gt=0, le=1, description="Share of each task vector that is kept.")
+    merge_func: Literal["sum", "mean", "max"] = Field(
+        default="sum", description="How the entries that agree with the elected sign are merged."
+    )
+
+
+class Prepared(NamedTuple):
+    """What depends on the density alone.
+
+    Attributes:
+        thresholds: smallest magnitude kept, by specialist.
+        majority: elected sign where the trimmed entries cancel out: -1, 0 or 1.
+    """
+
+    thresholds: list[float]
+    majority: float
+
+
+@register
+class Ties(Method):
+    """θ₀ + Σ λₖ · (entries of the trimmed τₖ whose sign is the elected one), summed, averaged, or the largest alone.
+
+    The elected sign is that of the sum of the trimmed task vectors; where they cancel out, that of the sum of all
+    elected signs. Trimming keeps magnitudes from the m-th smallest on, m = n - floor(n * density), over the whole
+    task vector.
+    """
+
+    name = "ties"
+    summary = "trim by magnitude, elect a sign, merge the entries that agree"
+    source = "TIES-Merging, arXiv 2306.01708"
+    Parameters = TiesParameters
+    statistics = frozenset({"magnitude_histogram"})
+
+    @staticmethod
+    def merge_block(block: Block, scalars: Mapping[str, Tensor], **options: Any) -> Tensor:
+        """Trim, elect and merge in float32."""
+        trimmed = trim(block, scalars["threshold"])
+        total = sum_of(trimmed)
+        elected = torch.where(total == 0, scalars["majority"], total)
+        coefficient = scalars["coefficient"]
+        merge = {"sum": _merge_sum, "mean": _merge_mean, "max": _merge_max}[options["merge_func"]]
+        return block.base + merge(trimmed, elected, coefficient)
+
+    def options(self, parameters: TiesParameters) -> dict[str, Any]:
+        """The merge function is another formula."""
+        return {"merge_func": parameters.merge_func}
+
+    def prepare(self, parameters: TiesParameters, statistics: Statistics) -> Prepared:
+        """Thresholds from the exact histograms, and the sign for entries that cancel out."""
+        rank = statistics.num_entries - math.floor(statistics.num_entries * parameters.density)
+        thresholds = [kth_smallest_magnitude(histogram, rank) for histogram in statistics.magnitude_histograms()]
+        balance = statistics.total(BlockFunction(elected_sign), {"threshold": thresholds})
+        return Prepared(thresholds, float((balance > 0) - (balance < 0)))
+
+    def scalars(
+        self, parameters: TiesParameters, prepared: Prepared, place: TensorPlace, specialists: Sequence[str]
+    ) -> Scalars:
+        """Thresholds, the sign for entries that cancel out, and λ."""
+        return {
+            "coefficient": per_specialist(parameters.scaling_coef, place, specialists),
+            "threshold": prepared.thresholds,
+            "majority": [prepared.majority],
+        }
+
+
+def trim(block: Block, threshold: Tensor) -> list[Tensor]:
+    """Task vectors with every magnitude below its threshold set to zero."""
+    return [torch.where(vector.abs() >= threshold[k], vector, 0.0) for k, vector in enumerate(block.task_vectors)]
+
+
+def elected_sign(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
+    """Sign of the sum of the trimmed task vectors: -1, 0 or 1."""
+    return torch.sign(sum_of(trim(block, scalars["threshold"])))
+
+
+def _merge_sum(trimmed: list[Tensor], elected: Tensor, coefficient: Tensor) -> Tensor:
+    return sum_of([torch.where(_agrees(v, elected), coefficient[k] * v, 0.0) for k, v in enumerate(trimmed)])
+
+
+def _merge_mean(trimmed: list[Tensor], elected: Tensor, coefficient: Tensor) -> Tensor:
+    count = sum_of([_agrees(vector, elected).float() for vector in trimmed])
+    return _merge_sum(trimmed, elected, coefficient) / count.clamp(min=1.0)
+
+
+def _merge_max(trimmed: list[Tensor], elected: Tensor, coefficient: Tensor) -> Tensor:
+    """The largest magnitude that agrees, with λ of its specialist (of the first one where several are as large)."""
+    largest = torch.zeros_like(elected)
+    merged = torch.zeros_like(elected)
+    for k, vector in enumerate(trimmed):
+        larger = _agrees(vector, elected) & (vector.abs() > largest)
+        largest = torch.where(larger, vector.abs(), largest)
+        merged = torch.where(larger, coefficient[k] * vector, merged)
+    return merged
+
+
+def _agrees(vector: Tensor, elected: Tensor) -> Tensor:
+    """Whether an entry has the elected sign; zero agrees with nothing."""
+    return ((vector > 0) & (elected > 0)) | ((vector < 0) & (elected < 0))
