@@ -1,1 +1,54 @@
-"""Merge domain-specialised language models and search for the best merge, in parallel on Ray."""
+"""Merge domain-specialised language models and search for the best merge, in parallel on Ray.
+
+`tune`, `merge`, `evaluate` and `plan` are the commands of the same names; each returns a typed result.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mergebench_ray.commands.evaluate import EvaluationResult, evaluate
+    from mergebench_ray.commands.merge import MergeResult, merge
+    from mergebench_ray.commands.plan import plan
+    from mergebench_ray.commands.tune import TuneResult, tune
+    from mergebench_ray.config import ModelRef, Recipe, Suite, Sweep
+    from mergebench_ray.errors import InputError
+
+_HOMES = {
+    "EvaluationResult": "commands.evaluate",
+    "InputError": "errors",
+    "MergeResult": "commands.merge",
+    "ModelRef": "config",
+    "Recipe": "config",
+    "Suite": "config",
+    "Sweep": "config",
+    "TuneResult": "commands.tune",
+    "evaluate": "commands.evaluate",
+    "merge": "commands.merge",
+    "plan": "commands.plan",
+    "tune": "commands.tune",
+}
+
+__all__ = [
+    "EvaluationResult",
+    "InputError",
+    "MergeResult",
+    "ModelRef",
+    "Recipe",
+    "Suite",
+    "Sweep",
+    "TuneResult",
+    "evaluate",
+    "merge",
+    "plan",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily, so that importing the package in every Ray worker does not import torch, vLLM and the rest.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -37,11 +38,10 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path` in one step, on any error it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         with explain_full_disk(path.parent):
+            temporary.touch(exist_ok=False)
             yield temporary
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())

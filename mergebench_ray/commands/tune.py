@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +96,10 @@ def tune(
             try:
                 with ray_session(address, dashboard_port=dashboard_port):
                     result = _run(checked, suite, models, space, run, store, view)
-            except Exception:
-                logging.getLogger(__name__).exception("the run stopped")
+            except BaseException as error:
+                _keep_what_is_there(error, run, store, view)
                 raise
-            finally:
-                if store.trials():
-                    write_report(run.path)
+            write_report(run.path)
             view.finished(_summary(result))
     return result
 
@@ -127,6 +125,17 @@ def _run(
             on_finish=lambda trial: view.trial_finished(trial, best_candidate(store.trials())),
         )
         return _finish(session, records, store, models.base, run, view)
+
+
+def _keep_what_is_there(error: BaseException, run: RunFolder, store: TrialStore, view: LiveView) -> None:
+    """Say how to go on, keep the traceback of an internal fault, and report on the trials that were finished."""
+    if isinstance(error, KeyboardInterrupt):
+        view.finished([f"stopped; finished trials are kept, go on with the same command and --resume: {run.path}"])
+    elif not isinstance(error, InputError):
+        logging.getLogger(__name__).error("the run stopped", exc_info=error)
+    if store.trials():
+        with suppress(Exception):
+            write_report(run.path)
 
 
 def _finish(

@@ -1,0 +1,222 @@
+"""A real search on real weights: stopped with Ctrl-C, resumed, killed with everything, resumed to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mergebench_ray.config import Recipe
+from mergebench_ray.config.yaml_files import to_yaml
+from mergebench_ray.results import Trial, best_candidate, read_trials
+
+TRIALS = 5
+DOMAINS = ["coding", "instruction", "math", "multilingual", "safety"]
+SWEEP = {
+    "name": "end-to-end",
+    "suite": "smollm2-mini",
+    "methods": {
+        "task_arithmetic": {"scaling_coef": {"low": 0.0, "high": 1.2, "per": "specialist"}},
+        "ties": {"density": {"low": 0.1, "high": 0.9}, "scaling_coef": {"low": 0.1, "high": 1.2}},
+    },
+    "search": {
+        "trials": TRIALS,
+        # The second point is the first again: it must not be scored again.
+        "points_to_evaluate": [{"method": "task_arithmetic", "scaling_coef": 0.5}] * 2,
+    },
+    "evaluation": {"validation_items": 4, "test_items": 6, "allow_code_execution": True},
+    "bank": {"shards": 2},
+}
+_PATIENCE_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Story:
+    """What was seen on the way."""
+
+    run: Path
+    status_after_interrupt: int
+    output_after_interrupt: str
+    left_after_interrupt: list[str]
+    left_after_kill: list[str]
+    trials_after_interrupt: list[Trial]
+    trials_after_kill: list[Trial]
+    status: int
+    output: str
+
+
+@pytest.fixture(scope="module")
+def story(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    folder = tmp_path_factory.mktemp("end-to-end")
+    (folder / "sweep.yaml").write_text(to_yaml(SWEEP))
+    run = folder / "run"
+
+    first = start(folder)
+    wait_until(lambda: len(candidates(run)) >= 1, first)
+    family = family_of(first)
+    first.send_signal(signal.SIGINT)
+    output, _ = first.communicate(timeout=_PATIENCE_SECONDS)
+    left = still_there(family)
+    after_interrupt = read_trials(run)
+
+    second = start(folder, "--resume")
+    wait_until(lambda: len(candidates(run)) > len(only_candidates(after_interrupt)), second)
+    family = family_of(second)
+    for member in [second.pid, *(member.pid for member in family)]:
+        kill(member)
+    second.communicate(timeout=_PATIENCE_SECONDS)
+    left_after_kill = still_there(family)
+    after_kill = read_trials(run)
+
+    third = start(folder, "--resume")
+    final_output, _ = third.communicate(timeout=2 * _PATIENCE_SECONDS)
+    return Story(
+        run=run,
+        status_after_interrupt=first.returncode,
+        output_after_interrupt=output,
+        left_after_interrupt=left,
+        left_after_kill=left_after_kill,
+        trials_after_interrupt=after_interrupt,
+        trials_after_kill=after_kill,
+        status=third.returncode,
+        output=final_output,
+    )
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    script = Path(sys.executable).with_name("mergebench-ray")
+    return subprocess.Popen(
+        [str(script), "tune", "sweep.yaml", "--out", "run", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "nothing happened for too long"
+        time.sleep(0.2)
+
+
+def candidates(run: Path) -> list[Trial]:
+    return only_candidates(read_trials(run)) if (run / "trials.parquet").exists() else []
+
+
+def only_candidates(trials: list[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.role == "candidate" and trial.split == "validation"]
+
+
+def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def still_there(family: list[psutil.Process]) -> list[str]:
+    _, alive = psutil.wait_procs(family, timeout=30)
+    return [process.name() for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_ctrl_c_ends_all_children_and_keeps_results(story: Story) -> None:
+    assert story.status_after_interrupt == 1
+    assert "--resume" in story.output_after_interrupt
+    assert "Traceback" not in story.output_after_interrupt
+    assert story.left_after_interrupt == []
+    assert only_candidates(story.trials_after_interrupt)
+
+
+def test_no_trial_is_lost_or_repeated_by_killing_everything(story: Story) -> None:
+    assert story.left_after_kill == []
+    assert story.status == 0, story.output
+    final = read_trials(story.run)
+    for before in (story.trials_after_interrupt, story.trials_after_kill):
+        assert final[: len(before)] == before
+    found = only_candidates(final)
+    assert [trial.number for trial in found] == list(range(TRIALS))
+    assert len({trial.optuna_number for trial in found}) == TRIALS
+    assert len({trial.key for trial in final}) == len(final)
+
+
+def test_a_candidate_scored_before_is_not_scored_again(story: Story) -> None:
+    first, second, *others = only_candidates(read_trials(story.run))
+    assert first.digest == second.digest
+    assert second.tokens == 0
+    assert second.normalised_average == first.normalised_average
+    assert all(trial.tokens > 0 for trial in (first, *others))
+
+
+def test_each_split_has_its_reference_rows(story: Story) -> None:
+    trials = read_trials(story.run)
+    for split in ("validation", "test"):
+        rows = {(trial.role, trial.name): trial for trial in trials if trial.split == split}
+        assert {name for role, name in rows if role == "specialist"} == set(DOMAINS)
+        assert sorted(rows["base", "base"].domains) == DOMAINS
+        assert rows["average", "plain average"].normalised_average is not None
+        for domain in DOMAINS:
+            assert list(rows["specialist", domain].domains) == [domain]
+
+
+def test_items_explain_scores(story: Story) -> None:
+    best = best_candidate(read_trials(story.run))
+    assert best is not None
+    items = pq.read_table(story.run / "items" / f"{best.digest}-validation.parquet").to_pandas()
+    for domain, result in best.domains.items():
+        assert items[items["domain"] == domain]["score"].mean() == pytest.approx(result.score)
+
+
+def test_the_search_never_saw_a_test_item(story: Story) -> None:
+    items = {
+        split: {
+            prompt
+            for file in (story.run / "items").glob(f"*-{split}.parquet")
+            for prompt in pq.read_table(file)["prompt_digest"].to_pylist()
+        }
+        for split in ("validation", "test")
+    }
+    assert items["validation"]
+    assert items["test"]
+    assert not items["validation"] & items["test"]
+
+
+def test_the_best_model_loads_in_transformers_and_is_what_the_recipe_says(story: Story) -> None:
+    folder = story.run / "best" / "model"
+    best = best_candidate(read_trials(story.run))
+    recipe = Recipe.from_yaml(story.run / "best" / "recipe.yaml")
+    assert best is not None
+    assert recipe.digest == best.digest
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.dtype == torch.bfloat16
+    assert model.config.use_cache is True
+    assert tokenizer.chat_template
+    output = model.generate(**tokenizer("Hello", return_tensors="pt"), max_new_tokens=3, do_sample=False)
+    assert output.shape[1] > 1
+    assert recipe.digest in (folder / "README.md").read_text()
+
+
+def test_the_run_tells_what_came_out(story: Story) -> None:
+    assert "plain average" in story.output
+    assert "vLLM computed" in story.output
+    assert (story.run / "report.html").stat().st_size > 100_000
+    assert (story.run / "plan.json").exists()
+    assert (story.run / "study.db").exists()
