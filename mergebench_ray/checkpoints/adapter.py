@@ -22,7 +22,7 @@ from mergebench_ray.errors import InputError
 
 _CONFIG_NAME = "adapter_config.json"
 _WEIGHTS_NAME = "adapter_model.safetensors"
-_BLOCK_ELEMENTS = 1 << 20
+_BLOCK_ELEMENTS = 1 << 18
 _REMEDY = "apply it with peft's merge_and_unload, save the model and give its folder instead"
 # Each of these changes what the factors mean, or what else is stored beside them.
 _NOT_PLAIN = (

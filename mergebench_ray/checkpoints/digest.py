@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def _remembered(file: Path, ranges: dict[str, tuple[int, int]]) -> dict[str, str
         remembered: dict[str, str] = json.loads(entry.read_text())
     except (OSError, ValueError):
         remembered = {name: _range_digest(file, *position) for name, position in ranges.items()}
-        with whole_file(entry) as temporary:
+        # A cache that cannot be written, as a shared one may be, costs time only.
+        with suppress(OSError), whole_file(entry) as temporary:
             temporary.write_text(json.dumps(remembered))
     return remembered
 

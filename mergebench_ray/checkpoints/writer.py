@@ -26,6 +26,7 @@ _COPIED = (
     "chat_template.json",
     "generation_config.json",
 )
+_FURTHER_TEMPLATES = "additional_chat_templates"
 
 
 def write_model(
@@ -59,8 +60,8 @@ def write_model(
         for name in _COPIED:
             if (base.folder / name).is_file():
                 shutil.copyfile(base.folder / name, folder / name)
-        if (base.folder / "chat_templates").is_dir():
-            shutil.copytree(base.folder / "chat_templates", folder / "chat_templates")
+        if (base.folder / _FURTHER_TEMPLATES).is_dir():
+            shutil.copytree(base.folder / _FURTHER_TEMPLATES, folder / _FURTHER_TEMPLATES)
         config = json.dumps(_output_config(base.config), indent=2, sort_keys=True)
         (folder / "config.json").write_text(config + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
