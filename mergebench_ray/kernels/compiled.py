@@ -7,6 +7,7 @@ beside the weights), and loaded from the cache in milliseconds.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib
 import json
@@ -18,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from functools import cache, reduce
+from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,7 @@ class CompiledKernel:
                 torch.set_num_threads(before)
 
 
-class _Exported(torch.nn.Module):
+class _Exported(torch.nn.Module):  # type: ignore[misc]
     """The function with flat arguments, as `torch.export` wants it."""
 
     def __init__(self, function: BlockFunction, num_specialists: int, names: Sequence[str]) -> None:
@@ -85,7 +87,7 @@ class _Exported(torch.nn.Module):
         self._names = names
 
     def forward(self, *arguments: Tensor) -> None:
-        """Arguments: base, K task vectors, start, scalars in order, out."""
+        """Take base, K task vectors, start, scalars in order, out."""
         base, *vectors = arguments[: self._num_specialists + 1]
         start, *small, out = arguments[self._num_specialists + 1 :]
         lanes = torch.arange(base.shape[0], dtype=torch.int32, device=base.device)
@@ -103,6 +105,11 @@ def compile_kernel(
     """Load the compiled form from the cache, compiling it first if it is not there.
 
     Args:
+        function: what to compile.
+        num_specialists: K.
+        scalars: an example of the scalars.
+        out_dtype: bf16 or float32.
+        device: where the arrays will lie.
         signature: text that determines what the function computes (its traced operations).
 
     Returns:
@@ -110,7 +117,14 @@ def compile_kernel(
     """
     path = cache_folder() / "kernels" / f"{_key(signature, scalars, out_dtype, device)}.pt2"
     if not path.exists():
-        problem = _compile_in_child(function, num_specialists, scalars, out_dtype, device, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            problem = (
+                None
+                if path.exists()
+                else _compile_in_child(function, num_specialists, scalars, out_dtype, device, path)
+            )
         if problem is not None:
             _warn_once(problem)
             return None
@@ -179,7 +193,8 @@ def _compile_in_child(
 
 def _compile(package: Path, task: dict[str, Any]) -> None:
     """Compile a function of any length >= 2 into a package file; the work of the child process."""
-    function = reduce(getattr, task["name"].split("."), importlib.import_module(task["module"]))
+    module = importlib.import_module(task["module"])
+    function = attrgetter(task["name"])(module)
     options = tuple(sorted(task["options"].items()))
     device = torch.device(task["device"])
     example = torch.zeros(1 << 12, dtype=torch.bfloat16, device=device)
@@ -194,11 +209,9 @@ def _compile(package: Path, task: dict[str, Any]) -> None:
     length = torch.export.Dim("length", min=2, max=1 << 40)
     free = tuple({0: length} for _ in blocks)
     fixed = tuple(None for _ in range(len(scalars) + 1))
-    module = _Exported(BlockFunction(function, options), task["num_specialists"], list(scalars))
-    program = torch.export.export(module, arguments, dynamic_shapes=((*free, *fixed, {0: length}),))
-    torch._inductor.aoti_compile_and_package(
-        program, package_path=str(package), inductor_configs={**INDUCTOR_OPTIONS}
-    )
+    exported = _Exported(BlockFunction(function, options), task["num_specialists"], list(scalars))
+    program = torch.export.export(exported, arguments, dynamic_shapes=((*free, *fixed, {0: length}),))
+    torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs={**INDUCTOR_OPTIONS})
 
 
 @cache

@@ -84,9 +84,7 @@ class EagerKernel:
         key = (worker, int(length == self._block))
         program = self._programs.get(key)
         if program is None or program.length != length:
-            program = self._programs[key] = _Program(
-                self._graph, length, self._lanes.device, self._num_block_inputs
-            )
+            program = self._programs[key] = _Program(self._graph, length, self._lanes.device, self._num_block_inputs)
         program.bind(scalars)
         return program
 
@@ -98,6 +96,7 @@ def _trace(
     lanes: Tensor,
 ) -> fx.GraphModule:
     """The function as a graph of aten operations on [base, vectors..., lanes, start, scalars...]."""
+
     def flat(*arguments: Tensor) -> Tensor:
         base, *vectors = arguments[: num_specialists + 1]
         lanes, start, *small = arguments[num_specialists + 1 :]
@@ -133,9 +132,7 @@ class _Program:
     on as soon as their last reader is done.
     """
 
-    def __init__(
-        self, traced: fx.GraphModule, length: int, device: torch.device, num_block_inputs: int
-    ) -> None:
+    def __init__(self, traced: fx.GraphModule, length: int, device: torch.device, num_block_inputs: int) -> None:
         self.length = length
         self._values: list[Any] = []
         self._inputs: list[int] = []

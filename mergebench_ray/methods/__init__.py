@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mergebench_ray.methods.base import Method, MethodParameters, Statistics, TensorPlace, layer_group
-from mergebench_ray.methods.registry import complete_parameters, get_method, method_names, register
+from mergebench_ray.methods.registry import complete_parameters, get_method, method_names, parse_parameters, register
 
 __all__ = [
     "Method",
@@ -14,5 +14,6 @@ __all__ = [
     "get_method",
     "layer_group",
     "method_names",
+    "parse_parameters",
     "register",
 ]

@@ -43,10 +43,12 @@ class MethodParameters(BaseModel):
 def _expand(name: str, value: Any, specialists: Sequence[str], layers: int) -> dict[str, Any]:
     """A value for each specialist; lists of equal numbers become that number, so that equal merges are equal."""
     if not isinstance(value, dict):
-        return {specialist: value for specialist in sorted(specialists)}
+        return dict.fromkeys(sorted(specialists), value)
     if set(value) != set(specialists):
         odd = ", ".join(sorted(set(value) ^ set(specialists)))
-        raise ValueError(f"{name} needs exactly the specialists {', '.join(sorted(specialists))}; wrong or missing: {odd}")
+        raise ValueError(
+            f"{name} needs exactly the specialists {', '.join(sorted(specialists))}; wrong or missing: {odd}"
+        )
     for specialist, number in value.items():
         if isinstance(number, list) and len(number) > max(layers, 1):
             raise ValueError(f"{name}.{specialist} has {len(number)} layer groups, but the model has {layers} layers")
@@ -156,11 +158,17 @@ class Method(ABC):
         return BlockFunction(self.merge_block, tuple(sorted(self.options(parameters).items())), self.uses_position)
 
 
-def per_specialist(values: Mapping[str, Any], place: TensorPlace, specialists: Sequence[str]) -> list[float]:
-    """One number per specialist for a tensor, from completed per-specialist, per-layer-group values."""
+def per_specialist(values: Any, place: TensorPlace, specialists: Sequence[str]) -> list[float]:
+    """One number per specialist for a tensor.
+
+    Args:
+        values: one number, or specialist -> number, or specialist -> one number per layer group.
+        place: the tensor.
+        specialists: sorted names.
+    """
     numbers = []
     for specialist in specialists:
-        value = values[specialist]
+        value = values[specialist] if isinstance(values, Mapping) else values
         numbers.append(float(value[layer_group(place, len(value))] if isinstance(value, list) else value))
     return numbers
 

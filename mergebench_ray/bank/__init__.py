@@ -1,0 +1,8 @@
+"""Base and task vectors, resident in Ray actors; a candidate is merged in one pass where the weights lie."""
+
+from __future__ import annotations
+
+from mergebench_ray.bank.bank import Bank, Merged
+from mergebench_ray.bank.layout import Layout
+
+__all__ = ["Bank", "Layout", "Merged"]

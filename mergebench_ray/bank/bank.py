@@ -1,0 +1,274 @@
+"""The driver's handle of the bank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+from mergebench_ray.bank.layout import Layout
+from mergebench_ray.bank.memory_file import MemoryFile, map_memory
+from mergebench_ray.bank.shard import BankShard, ShardMerge, ShardPlace, usable_threads
+from mergebench_ray.bank.work import plan_work
+from mergebench_ray.checkpoints import Checkpoint, check_compatible
+from mergebench_ray.config import Piece, Recipe, WeightManifest, WeightTensor
+from mergebench_ray.errors import InputError
+from mergebench_ray.kernels import BlockFunction, Scalars
+from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged candidate.
+
+    Attributes:
+        manifest: where its tensors lie.
+        seconds: wall time of the merge, with what had to be prepared for it.
+        bytes_moved: bytes that the fused pass read and wrote; 0 where nothing had changed.
+    """
+
+    manifest: WeightManifest
+    seconds: float
+    bytes_moved: int
+
+
+class Bank:
+    """Base and task vectors of a model, spread over actors. Made by `Bank.load`; may be pickled and used anywhere.
+
+    There is one output: a merge replaces the one before it, so readers must be done with that. Not for several
+    threads at once.
+
+    Attributes:
+        specialists: sorted names.
+        num_layers: layers of the model.
+        layout: flat order of the merged tensors.
+        base_digest: SHA-256 of the base's weights.
+        specialist_digests: SHA-256 of each specialist's weights.
+    """
+
+    def __init__(
+        self,
+        base: Checkpoint,
+        specialists: Mapping[str, Checkpoint],
+        layout: Layout,
+        shards: Sequence[Any],
+        places: Sequence[ShardPlace],
+    ) -> None:
+        self.specialists = sorted(specialists)
+        self.num_layers = layout.num_layers
+        self.layout = layout
+        self.base_digest = base.digest()
+        self.specialist_digests = {name: specialists[name].digest() for name in self.specialists}
+        self._base_reference = str(base.ref)
+        self._references = {name: str(specialists[name].ref) for name in self.specialists}
+        self._shards = list(shards)
+        self._places = list(places)
+        self._last: WeightManifest | None = None
+        self._copies: dict[int, MemoryFile] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies of other nodes' output belong to the process that made them.
+        return {**self.__dict__, "_copies": {}}
+
+    @classmethod
+    def load(
+        cls,
+        base: Checkpoint,
+        specialists: Mapping[str, Checkpoint],
+        *,
+        shards: int = 1,
+        threads: int | None = None,
+        use_gpu: bool | None = None,
+        progress: Callable[[float, str], None] | None = None,
+    ) -> Bank:
+        """Start the shards and let each read its own slices.
+
+        Args:
+            base: the base.
+            specialists: by name.
+            shards: number of actors; the merged weights do not depend on it.
+            threads: threads of each shard's passes; None shares this node's cores between the shards.
+            use_gpu: hold the weights on GPUs, one a shard; None if the cluster has enough. Never run on one so far.
+            progress: called with (fraction done, what is happening).
+
+        Raises:
+            InputError: models that do not fit together, or NaN or infinity in a weight, naming checkpoint and tensor.
+        """
+        check_compatible(base, specialists)
+        layout = Layout.of(base)
+        ordered = {name: specialists[name] for name in sorted(specialists)}
+        if threads is None:
+            threads = max(1, usable_threads() // shards)
+        if use_gpu is None:
+            use_gpu = ray.cluster_resources().get("GPU", 0) >= shards
+        # Two calls at once, so that progress can be asked for while a shard loads.
+        actor = ray.remote(BankShard).options(num_cpus=0, num_gpus=int(use_gpu), max_concurrency=2)
+        actors = [actor.remote(base, ordered, layout, i, shards, threads, use_gpu) for i in range(shards)]
+        try:
+            places = _wait(actors, [one.load.remote() for one in actors], layout.size, progress)
+            return cls(base, ordered, layout, actors, places)
+        except BaseException:
+            for one in actors:
+                ray.kill(one)
+            raise
+
+    def recipe(self, method: str, parameters: Mapping[str, Any]) -> Recipe:
+        """The complete recipe of a merge of this bank's models.
+
+        Raises:
+            InputError: unknown method or wrong hyper-parameter, naming key, value and rule.
+        """
+        return Recipe(
+            method=method,
+            parameters=complete_parameters(method, parameters, self.specialists, self.num_layers),
+            base=self._base_reference,
+            specialists=self._references,
+            base_digest=self.base_digest,
+            specialist_digests=self.specialist_digests,
+        )
+
+    def merge(self, recipe: Recipe) -> Merged:
+        """Merge in place of the last merge; tensors that stay the same are left alone.
+
+        Raises:
+            InputError: if the recipe is of other models.
+        """
+        began = time.perf_counter()
+        if (recipe.base_digest, recipe.specialist_digests) != (self.base_digest, self.specialist_digests):
+            raise InputError("recipe: made for another base or other specialists (digests differ); load those")
+        method = get_method(recipe.method)
+        parameters = parse_parameters(recipe.method, recipe.parameters)
+        with input_errors():
+            prepared = method.prepare(parameters, _BankStatistics(self))
+            contents = {"base": self.base_digest, **{f"+{k}": v for k, v in self.specialist_digests.items()}}
+            work = plan_work(self.layout, method, parameters, prepared, self.specialists, contents)
+            done: list[ShardMerge] = ray.get([shard.merge.remote(work) for shard in self._shards])
+        self._last = self._manifest(recipe.digest, work.fingerprints)
+        return Merged(self._last, time.perf_counter() - began, sum(one.bytes_moved for one in done))
+
+    def localise(self, manifest: WeightManifest) -> WeightManifest:
+        """The same tensors, in memory files of the node this is called on.
+
+        Parts that lie on other nodes are fetched through Ray's object store into memory of this process, which must
+        live as long as they are read.
+        """
+        here = ray.get_runtime_context().get_node_id()
+        if all(place.node == here for place in self._places):
+            return manifest
+        paths = [self._local_path(index, here) for index in range(len(self._places))]
+        pieces = self._pieces(paths)
+        tensors = tuple(replace(tensor, pieces=pieces[tensor.name]) for tensor in manifest.tensors)
+        return replace(manifest, tensors=tensors)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The last merge's tensors, one at a time; each is a view or a copy that is valid until the next merge.
+
+        Raises:
+            RuntimeError: if this handle has merged nothing yet.
+        """
+        if self._last is None:
+            raise RuntimeError("nothing merged yet")
+        for tensor in self.localise(self._last).tensors:
+            parts = [map_memory(p.path, p.offset + p.count)[p.offset :] for p in tensor.pieces]
+            yield tensor.name, (parts[0] if len(parts) == 1 else torch.cat(parts)).view(tensor.shape)
+
+    def close(self) -> None:
+        """End the actors; the weights are gone."""
+        for shard in self._shards:
+            ray.kill(shard)
+        for copy in self._copies.values():
+            copy.close()
+        self._shards, self._copies = [], {}
+
+    def _local_path(self, index: int, here: str) -> str:
+        """Memory file of this node with a shard's output, fetched if the shard is elsewhere."""
+        place = self._places[index]
+        if place.node == here:
+            return place.path
+        if index not in self._copies:
+            self._copies[index] = MemoryFile(place.stop - place.start)
+        bits = ray.get(self._shards[index].output_bits.remote())
+        self._copies[index].tensor.view(torch.int16).copy_(torch.tensor(bits))
+        return self._copies[index].path
+
+    def _manifest(self, version: str, fingerprints: Sequence[str]) -> WeightManifest:
+        pieces = self._pieces([place.path for place in self._places])
+        shapes: dict[str, tuple[int, ...]] = {}
+        prints: dict[str, str] = {}
+        for tensor, fingerprint in zip(self.layout.merged, fingerprints, strict=True):
+            shapes[tensor.name] = tensor.shape
+            prints[tensor.name] = prints.get(tensor.name, "") + fingerprint
+        tensors = tuple(WeightTensor(name, shapes[name], pieces[name], prints[name]) for name in shapes)
+        return WeightManifest(version, "bfloat16", tensors)
+
+    def _pieces(self, paths: Sequence[str]) -> dict[str, tuple[Piece, ...]]:
+        """Where each tensor lies, given the memory file of each shard."""
+        pieces: dict[str, tuple[Piece, ...]] = {}
+        for tensor in self.layout.merged:
+            for place, path in zip(self._places, paths, strict=True):
+                first, last = max(tensor.start, place.start), min(tensor.stop, place.stop)
+                if first < last:
+                    piece = Piece(path, first - place.start, last - first)
+                    pieces[tensor.name] = (*pieces.get(tensor.name, ()), piece)
+        return pieces
+
+
+class _BankStatistics:
+    """Answers a method's questions by adding up what the shards answer."""
+
+    def __init__(self, bank: Bank) -> None:
+        self._bank = bank
+
+    @property
+    def specialists(self) -> Sequence[str]:
+        """Sorted names."""
+        return self._bank.specialists
+
+    @property
+    def num_entries(self) -> int:
+        """Entries of a task vector that count for global statistics."""
+        return self._bank.layout.size + self._bank.layout.streamed_size
+
+    def magnitude_histograms(self) -> Tensor:
+        """Exact counts of the magnitudes of every task vector, int64 [K, 32768]."""
+        answers = ray.get([shard.histograms.remote() for shard in self._bank._shards])
+        return torch.stack([torch.tensor(answer) for answer in answers]).sum(0)
+
+    def total(self, function: BlockFunction, scalars: Scalars) -> int:
+        """Sum of an element-wise function over the entries."""
+        return sum(ray.get([shard.total.remote(function, scalars) for shard in self._bank._shards]))
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Let an `InputError` of a shard reach the caller as itself."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise InputError(str(error.cause)) from None
+        raise
+
+
+def _wait(
+    shards: Sequence[Any], loads: list[Any], size: int, progress: Callable[[float, str], None] | None
+) -> list[ShardPlace]:
+    """Wait for all loads, reporting how far they are; the first failure ends the wait."""
+    pending = list(loads)
+    with input_errors():
+        while pending:
+            finished, pending = ray.wait(pending, timeout=_POLL_SECONDS)
+            ray.get(finished)
+            if progress is not None:
+                done = sum(ray.get([shard.progress.remote() for shard in shards]))
+                progress(done / max(size, 1), f"bank: {done / 1e6:.0f} of {size / 1e6:.0f} M parameters loaded")
+        places: list[ShardPlace] = ray.get(loads)
+    return places

@@ -1,0 +1,236 @@
+"""One part of the bank: an actor that reads its own slices, holds them, and merges them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mergebench_ray.bank.layout import Layout, Overlap, shard_range
+from mergebench_ray.bank.memory_file import MemoryFile
+from mergebench_ray.bank.work import Work
+from mergebench_ray.checkpoints import Checkpoint, require_finite
+from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, magnitude_histogram
+
+_READ_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class ShardPlace:
+    """Where a shard is and what it holds.
+
+    Attributes:
+        node: Ray's id of its node.
+        path: memory file of its merged parameters, for processes of that node.
+        start: first merged parameter in the flat order.
+        stop: one past the last.
+    """
+
+    node: str
+    path: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ShardMerge:
+    """What a merge took on one shard.
+
+    Attributes:
+        seconds: wall time of the pass.
+        bytes_moved: bytes read and written.
+    """
+
+    seconds: float
+    bytes_moved: int
+
+
+class BankShard:
+    """Holds base [n] and task vectors [K, n], bf16, on its device, and merged parameters [n] in host memory.
+
+    Args:
+        base: the base's checkpoint.
+        specialists: checkpoints in the order of their sorted names.
+        layout: the flat order.
+        index: which shard.
+        shards: how many there are.
+        threads: threads of the passes on a CPU.
+        use_gpu: whether to hold the weights on the GPU that Ray assigned. Written for it, never run on one.
+    """
+
+    def __init__(
+        self,
+        base: Checkpoint,
+        specialists: Mapping[str, Checkpoint],
+        layout: Layout,
+        index: int,
+        shards: int,
+        threads: int,
+        use_gpu: bool,
+    ) -> None:
+        self._base_checkpoint = base
+        self._checkpoints = list(specialists.values())
+        self._layout = layout
+        self._threads = threads
+        self._device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+        self._range = shard_range(layout.size, shards, index)
+        self._streamed_range = shard_range(layout.streamed_size, shards, index)
+        size = self._range[1] - self._range[0]
+        self._base = torch.empty(size, dtype=torch.bfloat16, device=self._device)
+        self._task_vectors = torch.empty(len(specialists), size, dtype=torch.bfloat16, device=self._device)
+        self._file = MemoryFile(size)
+        self._output = torch.empty_like(self._base) if use_gpu else self._file.tensor
+        self._held: dict[tuple[str, int], str] = {}
+        self._passes: dict[str, Pass] = {}
+        self._histograms: Tensor | None = None
+        self._totals: dict[str, int] = {}
+        self._entries_read = 0
+
+    def load(self) -> ShardPlace:
+        """Read this shard's slices of all checkpoints.
+
+        Raises:
+            InputError: naming checkpoint and tensor where a weight is NaN or infinite.
+        """
+        torch.set_num_threads(self._threads)
+        start = self._range[0]
+        for overlap in self._layout.overlaps(*self._range):
+            for block in _blocks(overlap):
+                window = slice(block.start - start, block.stop - start)
+                self._base[window], vectors = self._read(block)
+                for k, vector in enumerate(vectors):
+                    self._task_vectors[k, window] = vector
+                self._entries_read += block.stop - block.start
+        node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        return ShardPlace(node, self._file.path, *self._range)
+
+    def progress(self) -> int:
+        """Parameters loaded so far."""
+        return self._entries_read
+
+    def merge(self, work: Work) -> ShardMerge:
+        """Merge into the output those tensors whose content is not there already."""
+        began = time.perf_counter()
+        todo = self._changed(work)
+        for overlap, _ in todo:
+            self._held.pop((overlap.tensor.name, overlap.tensor.part), None)
+        segments = self._segments(work, todo)
+        if segments:
+            merge = self._pass(work.kernel, work.scalars[0], torch.bfloat16)
+            merge.run(self._base, self._vectors(), segments, self._output, self._threads)
+            self._publish(segments)
+        for overlap, index in todo:
+            self._held[overlap.tensor.name, overlap.tensor.part] = work.fingerprints[index]
+        entries = sum(segment.stop - segment.start for segment in segments)
+        moved = entries * (len(self._checkpoints) + 2) * torch.bfloat16.itemsize
+        return ShardMerge(time.perf_counter() - began, moved)
+
+    def histograms(self) -> NDArray[Any]:
+        """Exact counts of this shard's magnitudes, int64 [K, 32768]; made once."""
+        if self._histograms is None:
+            with ThreadPoolExecutor(self._threads) as pool:
+                total = torch.stack(list(pool.map(magnitude_histogram, self._vectors())))
+            for _, vectors in self._streamed_blocks():
+                total += torch.stack([magnitude_histogram(vector) for vector in vectors])
+            self._histograms = total
+        counts: NDArray[Any] = self._histograms.numpy()
+        return counts
+
+    def total(self, kernel: BlockFunction, scalars: Scalars) -> int:
+        """Sum of an element-wise function over this shard's entries; made once for the same scalars."""
+        key = _pass_key(kernel, torch.float32) + json.dumps(scalars, sort_keys=True)
+        if key not in self._totals:
+            run = self._pass(kernel, scalars, torch.float32)
+            total = run.total(self._base, self._vectors(), scalars, self._threads)
+            for base, vectors in self._streamed_blocks():
+                total += run.total(base, vectors, scalars, self._threads)
+            self._totals[key] = total
+        return self._totals[key]
+
+    def output_bits(self) -> NDArray[Any]:
+        """The merged parameters as int16 bit patterns [n], for a reader on another node."""
+        bits: NDArray[Any] = self._file.tensor.view(torch.int16).numpy()
+        return bits
+
+    def _vectors(self) -> list[Tensor]:
+        return list(self._task_vectors.unbind())
+
+    def _read(self, block: Overlap) -> tuple[Tensor, list[Tensor]]:
+        """Base and task vectors of a block, bf16, on this shard's device."""
+        base = self._read_one(self._base_checkpoint, block)
+        return base, [self._read_one(checkpoint, block) - base for checkpoint in self._checkpoints]
+
+    def _read_one(self, checkpoint: Checkpoint, block: Overlap) -> Tensor:
+        first = block.tensor.offset + block.position
+        values = checkpoint.read(block.tensor.name, first, block.stop - block.start)
+        values = values.to(torch.bfloat16)
+        require_finite(checkpoint, block.tensor.name, values)
+        return values.to(self._device)
+
+    def _streamed_blocks(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Base and task vectors of this shard's share of the tensors that are not resident."""
+        for overlap in self._layout.streamed_overlaps(*self._streamed_range):
+            for block in _blocks(overlap):
+                yield self._read(block)
+
+    def _changed(self, work: Work) -> list[tuple[Overlap, int]]:
+        """Find this shard's part of each tensor whose content must change, with its index in the layout."""
+        index_of = {(tensor.name, tensor.part): i for i, tensor in enumerate(self._layout.merged)}
+        changed = []
+        for overlap in self._layout.overlaps(*self._range):
+            key = (overlap.tensor.name, overlap.tensor.part)
+            if self._held.get(key) != work.fingerprints[index_of[key]]:
+                changed.append((overlap, index_of[key]))
+        return changed
+
+    def _segments(self, work: Work, todo: list[tuple[Overlap, int]]) -> list[Segment]:
+        """One segment per run of neighbours with the same scalars, or per tensor where positions count."""
+        first = self._range[0]
+        segments: list[Segment] = []
+        for overlap, index in todo:
+            scalars = work.scalars[work.assignment[index]]
+            start, stop = overlap.start - first, overlap.stop - first
+            last = segments[-1] if segments else None
+            if last and last.stop == start and last.scalars is scalars and not work.kernel.uses_position:
+                segments[-1] = Segment(last.start, stop, last.position, scalars)
+            else:
+                segments.append(Segment(start, stop, overlap.position, scalars))
+        return segments
+
+    def _pass(self, kernel: BlockFunction, scalars: Scalars, out_dtype: torch.dtype) -> Pass:
+        key = _pass_key(kernel, out_dtype)
+        if key not in self._passes:
+            self._passes[key] = Pass(kernel, len(self._checkpoints), scalars, out_dtype, self._device)
+        return self._passes[key]
+
+    def _publish(self, segments: list[Segment]) -> None:
+        """Bring merged parameters from a GPU into the host memory that readers map."""
+        if self._device.type == "cpu":
+            return
+        for segment in segments:
+            window = slice(segment.start, segment.stop)
+            self._file.tensor[window].copy_(self._output[window])
+
+
+def usable_threads() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def _pass_key(kernel: BlockFunction, out_dtype: torch.dtype) -> str:
+    return repr((kernel.function.__module__, kernel.function.__qualname__, kernel.options, out_dtype))
+
+
+def _blocks(overlap: Overlap) -> Iterator[Overlap]:
+    """An overlap cut into pieces small enough to be read one at a time."""
+    for start in range(overlap.start, overlap.stop, _READ_BLOCK):
+        yield Overlap(overlap.tensor, start, min(start + _READ_BLOCK, overlap.stop))

@@ -1,0 +1,66 @@
+"""What the driver asks shards to do: small messages that name tensors and numbers, never weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mergebench_ray.bank.layout import Layout
+from mergebench_ray.kernels import BlockFunction, Scalars
+from mergebench_ray.methods import Method, TensorPlace
+
+
+@dataclass(frozen=True)
+class Work:
+    """A merge, for all shards alike; lists run parallel to `Layout.merged`.
+
+    Attributes:
+        kernel: the function to run.
+        scalars: the distinct scalars.
+        assignment: index into `scalars` for each tensor.
+        fingerprints: what determines each tensor's content.
+    """
+
+    kernel: BlockFunction
+    scalars: tuple[Scalars, ...]
+    assignment: tuple[int, ...]
+    fingerprints: tuple[str, ...]
+
+
+def plan_work(
+    layout: Layout,
+    method: Method,
+    parameters: Any,
+    prepared: Any,
+    specialists: Sequence[str],
+    contents: Mapping[str, str],
+) -> Work:
+    """Work out the scalars and the fingerprint of every merged tensor.
+
+    Args:
+        layout: the tensors.
+        method: the method.
+        parameters: its hyper-parameters, completed.
+        prepared: what its `prepare` returned.
+        specialists: sorted names.
+        contents: digests of base and specialists, by role.
+    """
+    kernel = method.kernel(parameters)
+    common = json.dumps([contents, kernel.function.__module__, kernel.function.__qualname__, kernel.options])
+    distinct: dict[str, int] = {}
+    scalars: list[Scalars] = []
+    assignment, fingerprints = [], []
+    for tensor in layout.merged:
+        place = TensorPlace(tensor.name, tensor.layer, layout.num_layers, tensor.part)
+        numbers = method.scalars(parameters, prepared, place, specialists)
+        text = json.dumps(numbers, sort_keys=True)
+        if text not in distinct:
+            distinct[text] = len(scalars)
+            scalars.append(numbers)
+        assignment.append(distinct[text])
+        content = f"{common}\n{tensor.name}\n{tensor.part}\n{text}"
+        fingerprints.append(hashlib.sha256(content.encode()).hexdigest())
+    return Work(kernel, tuple(scalars), tuple(assignment), tuple(fingerprints))
