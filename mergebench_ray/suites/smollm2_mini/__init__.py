@@ -1,0 +1,1 @@
+"""The built-in suite `smollm2-mini`: SmolLM2-135M-Instruct, five LoRA specialists, five generated domains."""

@@ -1,0 +1,80 @@
+"""The specialists of the built-in suite: what each is trained on, for how long, and the command that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from mergebench_ray.checkpoints import resolve
+from mergebench_ray.config import Suite
+from mergebench_ray.errors import InputError
+from mergebench_ray.suites.smollm2_mini.generate import GENERATORS
+from mergebench_ray.training.adapter import TrainingPlan, train_adapter
+from mergebench_ray.training.batches import encode
+from mergebench_ray.training.progress import Progress
+
+SUITE = "smollm2-mini"
+PLANS: Mapping[str, TrainingPlan] = {
+    "coding": TrainingPlan(num_steps=100),
+    "instruction": TrainingPlan(num_steps=150),
+    "math": TrainingPlan(num_steps=150),
+    "multilingual": TrainingPlan(num_steps=150),
+    "safety": TrainingPlan(num_steps=75),
+}
+
+
+def train_specialists(*, out: Path, domains: Sequence[str] | None = None) -> dict[str, Path]:
+    """Train the adapters of the suite `smollm2-mini` from the train splits, one after the other.
+
+    A run that was killed goes on where it was; an adapter that is there already is not trained again.
+
+    Args:
+        out: folder that gets one folder per domain.
+        domains: some of the suite's domains; None for all five.
+
+    Returns:
+        The adapter folder of each domain.
+
+    Raises:
+        InputError: an unknown domain, a folder in the way, or a base that cannot be found; before anything is trained.
+    """
+    folders = _folders(out, list(PLANS) if domains is None else domains)
+    base = Suite.load(SUITE).base
+    assert base is not None
+    with Progress() as progress:
+        for domain, folder in folders.items():
+            if folder.exists():
+                progress.note(f"{domain}: {folder} is there already, not trained again")
+            else:
+                _train(domain, resolve(base).folder, folder, progress)
+                progress.note(f"{domain}: written to {folder}")
+    return folders
+
+
+def _folders(out: Path, domains: Sequence[str]) -> dict[str, Path]:
+    for domain in domains:
+        if domain not in PLANS:
+            raise InputError(f"suite {SUITE} has no domain {domain!r}: choose from {', '.join(PLANS)}")
+        folder = out / domain
+        if folder.exists() and not (folder / "adapter_model.safetensors").is_file():
+            raise InputError(f"{folder} exists and is no adapter: choose another --out or remove it")
+    return {domain: out / domain for domain in domains}
+
+
+def _train(domain: str, base: Path, out: Path, progress: Progress) -> None:
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    items = GENERATORS[domain].items("train")
+    train_adapter(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16),
+        [encode(tokenizer, item["prompt"], item["gold"]) for item in items],
+        PLANS[domain],
+        out,
+        name=domain,
+        pad_id=tokenizer.pad_token_id,
+        progress=progress,
+    )
