@@ -13,7 +13,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import yaml
-from click.exceptions import Abort, ClickException
 from rich.console import Console
 from rich.table import Table
 
@@ -243,7 +242,7 @@ def train_specialists(
     domains: Annotated[str | None, typer.Option(help="Only these domains, separated by commas.")] = None,
 ) -> None:
     """Train the LoRA specialists of the built-in suite; goes on where it was interrupted."""
-    from mergebench_ray.training import train_specialists as run
+    from mergebench_ray.training.specialists import train_specialists as run
 
     run(domains=domains.split(",") if domains else None, out=out)
 
@@ -256,9 +255,10 @@ def main() -> NoReturn:
         status = app(standalone_mode=False)
     except InputError as error:
         _stop(f"error: {error}", 2)
-    except ClickException as error:
-        _stop(f"error: {error.format_message()} (see --help)".replace("\n", " "), 2)
-    except (KeyboardInterrupt, Abort):
+    except typer.TyperException as error:
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        _stop(" ".join(f"error: {text} (see --help)".split()), 2)
+    except (KeyboardInterrupt, typer.Abort):
         _stop("stopped", 1)
     except Exception:
         traceback.print_exc()

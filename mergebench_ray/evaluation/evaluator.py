@@ -57,6 +57,7 @@ class Evaluator:
         self._make_engine = make_engine
         self._loaded: dict[Split, list[ScoredTask]] = {}
         self._prepared: dict[Split, PreparedSplit] = {}
+        self._localise: Callable[[WeightManifest], WeightManifest] | None = None
         self._start_seconds = 0.0
         self._prepare_seconds = 0.0
 
@@ -65,9 +66,13 @@ class Evaluator:
         _ = self._engine
         return self.stats()
 
+    def connect(self, localise: Callable[[WeightManifest], WeightManifest]) -> None:
+        """Say how weights that lie on other nodes are brought to this one before each load (`Bank.localise`)."""
+        self._localise = localise
+
     def load(self, manifest: WeightManifest) -> LoadReport:
         """Replace the engine's weights by a candidate's."""
-        return self._engine.load(manifest)
+        return self._engine.load(self._localise(manifest) if self._localise else manifest)
 
     def load_checkpoint(self, checkpoint: Checkpoint, base: Checkpoint) -> LoadReport:
         """Replace the engine's weights by a checkpoint's own, embeddings included.

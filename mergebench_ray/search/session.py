@@ -81,7 +81,8 @@ def open_session(
     bank = Bank.load(base, specialists, shards=sweep.bank.shards, progress=report)
     try:
         report(1.0, "bank loaded, waiting for vLLM to start")
-        stats = ray.get([evaluator.stats.remote() for evaluator in evaluators])
+        stats = ray.get([evaluator.start.remote() for evaluator in evaluators])
+        ray.get([evaluator.connect.remote(bank.localise) for evaluator in evaluators])
         yield Session(
             bank=bank,
             scorer=start_scorer(bank, evaluators),
