@@ -117,12 +117,16 @@ def _signature(traced: fx.GraphModule) -> str:
 
 @dataclass
 class _Step:
-    """One operation: its arguments are slots of the program's values, its result goes into a slot."""
+    """One operation: its arguments are slots of the program's values, its result goes into a slot.
+
+    One that `writes` fills the buffer that is in that slot already; any other allocates its result.
+    """
 
     run: Callable[..., Any]
     slots: tuple[int, ...]
     keywords: dict[str, Any]
     result: int
+    writes: bool = False
 
 
 class _Program:
@@ -197,19 +201,16 @@ class _Program:
                 if last_use[argument] is node and argument in buffers:
                     buffer = buffers.pop(argument)
                     free.setdefault(buffer.dtype, []).append(buffer)
-            dtype = node.meta["val"].dtype
-            spare = free.setdefault(dtype, [])
-            buffer = spare.pop() if spare else torch.empty(self.length, dtype=dtype, device=device)
-            buffers[node] = buffer
-            slots[node] = self._slot(buffer)
-            self._block_steps.append(self._block_step(node, arguments, slots[node]))
-
-    def _block_step(self, node: fx.Node, arguments: tuple[int, ...], result: int) -> _Step:
-        """The operation as one that writes into the buffer at `result`."""
-        target = node.target
-        if target is torch.ops.aten._to_copy.default:
-            return _Step(torch.ops.aten.copy_.default, (result, arguments[0]), {}, result)
-        return _Step(_out_variant(target), arguments, {**node.kwargs, "out": self._values[result]}, result)
+            slots[node] = self._slot(None)
+            step = _block_step(node, arguments, slots[node])
+            if step.writes:
+                dtype = node.meta["val"].dtype
+                spare = free.setdefault(dtype, [])
+                buffers[node] = spare.pop() if spare else torch.empty(self.length, dtype=dtype, device=device)
+                self._values[slots[node]] = buffers[node]
+                if "out" in step.keywords:
+                    step.keywords["out"] = buffers[node]
+            self._block_steps.append(step)
 
     def _slot(self, value: Any) -> int:
         self._values.append(value)
@@ -221,9 +222,24 @@ def _run(steps: Sequence[_Step], values: list[Any]) -> None:
         values[step.result] = step.run(*[values[slot] for slot in step.slots], **step.keywords)
 
 
-def _out_variant(operation: Any) -> Callable[..., Any]:
-    """The overload of an aten operation that takes `out`."""
-    wanted = [str(argument.type) for argument in operation._schema.arguments]
+def _block_step(node: fx.Node, arguments: tuple[int, ...], result: int) -> _Step:
+    """An operation on blocks, as one that writes into the buffer at `result` where it has such a form."""
+    target: Any = node.target
+    if target is torch.ops.aten._to_copy.default:
+        return _Step(torch.ops.aten.copy_.default, (result, arguments[0]), {}, result, writes=True)
+    variant = _out_variant(target)
+    if variant is None:
+        return _Step(target, arguments, dict(node.kwargs), result)
+    keywords = {name: value for name, value in node.kwargs.items() if name not in _TENSOR_OPTIONS}
+    return _Step(variant, arguments, {**keywords, "out": None}, result, writes=True)
+
+
+_TENSOR_OPTIONS = {"dtype", "layout", "device", "pin_memory"}
+
+
+def _out_variant(operation: Any) -> Callable[..., Any] | None:
+    """The overload of an aten operation that takes `out`, if there is one."""
+    wanted = [str(argument.type) for argument in operation._schema.arguments if argument.name not in _TENSOR_OPTIONS]
     packet = operation.overloadpacket
     for name in packet.overloads():
         overload = getattr(packet, name)
@@ -231,6 +247,4 @@ def _out_variant(operation: Any) -> Callable[..., Any]:
         inputs = [str(argument.type) for argument in arguments if not argument.is_out]
         if [argument.name for argument in arguments if argument.is_out] == ["out"] and inputs == wanted:
             return overload  # type: ignore[no-any-return]
-    raise NotImplementedError(
-        f"{operation} has no form that writes into a buffer: write the method with element-wise operations"
-    )
+    return None

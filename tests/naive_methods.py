@@ -1,0 +1,115 @@
+"""Each method as its definition reads: whole tensors, plain PyTorch, nothing clever. What the fused passes must equal.
+
+`base` and the values of `specialists` map tensor names to tensors in bf16, as they come from the checkpoint. Results
+hold the merged tensors only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mergebench_ray.kernels.random import random_below, stream_keys, threshold_of
+
+Model = dict[str, Tensor]
+
+
+def task_vectors(base: Model, specialists: dict[str, Model]) -> list[Model]:
+    """bf16 subtraction, specialists in the order of their sorted names; of a larger vocabulary the base's rows."""
+    return [{name: specialists[k][name][: len(base[name])] - base[name] for name in base} for k in sorted(specialists)]
+
+
+def is_merged(name: str) -> bool:
+    return "embed" not in name and name != "lm_head.weight"
+
+
+def flat(vector: Model) -> Tensor:
+    """All entries that count for a global threshold."""
+    return torch.cat([vector[name].flatten().float() for name in sorted(vector) if "embed" not in name])
+
+
+def finish(base: Model, merged: Model) -> Model:
+    """Add to the base in float32, round once."""
+    return {name: (base[name].float() + merged[name]).bfloat16() for name in base if is_merged(name)}
+
+
+def model_soup(base: Model, specialists: dict[str, Model]) -> Model:
+    vectors = task_vectors(base, specialists)
+    return finish(base, {name: sum(v[name].float() for v in vectors) / len(vectors) for name in base})
+
+
+def task_arithmetic(base: Model, specialists: dict[str, Model], scaling_coef: list[float]) -> Model:
+    vectors = task_vectors(base, specialists)
+    return finish(base, {n: sum(c * v[n].float() for c, v in zip(scaling_coef, vectors)) for n in base})
+
+
+def ties(
+    base: Model, specialists: dict[str, Model], scaling_coef: float, density: float, merge_func: str = "sum"
+) -> Model:
+    vectors = task_vectors(base, specialists)
+    trimmed = []
+    for vector in vectors:
+        magnitudes = flat(vector).abs()
+        rank = len(magnitudes) - math.floor(len(magnitudes) * density)
+        threshold = magnitudes.kthvalue(rank).values if rank else torch.tensor(0.0)
+        trimmed.append({n: torch.where(v.float().abs() >= threshold, v.float(), 0.0) for n, v in vector.items()})
+    signs = {name: sum(v[name] for v in trimmed).sign() for name in base}
+    majority = flat(signs).sum().sign()
+    merged = {}
+    for name in base:
+        entries = torch.stack([v[name] for v in trimmed])
+        elected = torch.where(signs[name] == 0, majority, signs[name])
+        selected = torch.where((entries.sign() == elected) & (entries != 0), entries, 0.0)
+        if merge_func == "sum":
+            result = selected.sum(0)
+        elif merge_func == "mean":
+            result = selected.sum(0) / (selected != 0).sum(0).clamp(min=1)
+        else:
+            result = selected.abs().amax(0) * elected
+        merged[name] = scaling_coef * result
+    return finish(base, merged)
+
+
+def dare(base: Model, specialists: dict[str, Model], scaling_coef: float, p: float, seed: int) -> Model:
+    """The mask is the one that the kernel's random numbers give; its statistics have tests of their own."""
+    merged = {name: torch.zeros(tensor.shape) for name, tensor in base.items()}
+    for specialist, vector in zip(sorted(specialists), task_vectors(base, specialists)):
+        for name, tensor in vector.items():
+            position = torch.arange(tensor.numel(), dtype=torch.int32)
+            keys = torch.tensor(stream_keys(seed, specialist, name, 0), dtype=torch.int32)
+            kept = (random_below(position, list(keys)) >= threshold_of(p)).view(tensor.shape)
+            merged[name] += scaling_coef * tensor.float() * kept / (1 - p)
+    return finish(base, merged)
+
+
+def consensus(base: Model, specialists: dict[str, Model], scaling_coef: float, mu: float, k: int) -> Model:
+    vectors = task_vectors(base, specialists)
+    merged = {}
+    for name in base:
+        total = sum(vector[name].float() for vector in vectors)
+        masks = sum((v[name].float().abs() > mu * (total - v[name].float()).abs()).int() for v in vectors)
+        merged[name] = scaling_coef * total * (masks >= k)
+    return finish(base, merged)
+
+
+def localize_and_stitch(base: Model, specialists: dict[str, Model], sparsity: float, overlap: str = "paper") -> Model:
+    vectors = task_vectors(base, specialists)
+    masks = []
+    for vector in vectors:
+        magnitudes = flat(vector).abs()
+        smallest = magnitudes.topk(max(1, math.floor(len(magnitudes) * sparsity))).values.min()
+        masks.append({name: v.float().abs() >= smallest for name, v in vector.items()})
+    merged = {}
+    for name in base:
+        merged[name] = torch.zeros(base[name].shape)
+        for k, (vector, mask) in enumerate(zip(vectors, masks)):
+            if overlap == "paper":
+                owners = sum(other[name].int() for other in masks)
+            else:
+                # The public code's loop keeps only what it computes for the last other specialist.
+                last = [other[name] for j, other in enumerate(masks) if j != k][-1]
+                owners = mask[name].int() + (mask[name] & last).int()
+            merged[name] += vector[name].float() * mask[name] / owners.clamp(min=1)
+    return finish(base, merged)
