@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Nothing may be fetched, and these are read at import.
+# Nothing may be fetched. Waiting threads sleep instead of spinning, or tests beside a busy process take many times
+# longer. All of this is read at import.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import pytest
 

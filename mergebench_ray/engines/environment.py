@@ -9,6 +9,13 @@ from pathlib import Path
 
 import torch
 
+ACTOR_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""For the `env_vars` of an engine's actor: OpenMP reads it when torch is imported, before any code of ours runs.
+
+Threads that wait for others sleep instead of spinning. On cores that an engine shares with any other busy process,
+spinning slows both down several times over.
+"""
+
 
 def usable_cores() -> int:
     """Cores this process may run on."""

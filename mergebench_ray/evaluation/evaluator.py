@@ -15,6 +15,7 @@ from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import EngineOptions, Suite, WeightManifest
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import LoadReport, VLLMEngine
+from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.checkpoint_weights import checkpoint_in_memory
 from mergebench_ray.evaluation.prepared import PreparedSplit
@@ -166,6 +167,8 @@ def start_evaluator(
         raise InputError(f"base {base}: an adapter cannot be the base; merge it into a folder first")
     num_gpus = engine_options.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
     make_engine = functools.partial(VLLMEngine, base.folder, engine_options, suite.max_model_len, log_file=log_file)
-    actor = ray.remote(Evaluator).options(num_cpus=1, num_gpus=num_gpus).remote(suite, options, make_engine)
+    environment = {"env_vars": ACTOR_ENVIRONMENT}
+    actor_class = ray.remote(Evaluator).options(num_cpus=1, num_gpus=num_gpus, runtime_env=environment)
+    actor = actor_class.remote(suite, options, make_engine)
     actor.start.remote()
     return actor
