@@ -104,7 +104,7 @@ class EngineOptions(_Strict):
     """The vLLM engines that score candidates."""
 
     count: int = Field(default=1, ge=1, description="Engines; each scores a candidate of its own.")
-    transport: Literal["shared_memory", "ipc", "nccl"] = Field(
+    transport: Literal["shared_memory", "ipc", "nccl", "nccl_m2n"] = Field(
         default="shared_memory", description="How merged weights travel to the engine."
     )
     tensor_parallel_size: int = Field(default=1, ge=1)
