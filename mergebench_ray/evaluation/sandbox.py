@@ -40,7 +40,7 @@ _warned = threading.Event()
 class Limits:
     """What one program may use."""
 
-    wall_seconds: float = 5.0
+    wall_seconds: float = 10.0
     """Wall-clock time, after which its process group is killed."""
     cpu_seconds: int = 2
     """Processor time."""

@@ -28,6 +28,10 @@ def _one_line(text: str) -> bool:
     return len(_lines(text)) == 1
 
 
+def _sentence(text: str) -> bool:
+    return _one_line(text) and len(_words(text)) >= 3
+
+
 def _word_count(text: str, count: int) -> bool:
     return len(_words(text)) == count
 
@@ -56,7 +60,7 @@ def _includes(text: str, *needed: str) -> bool:
 
 
 def _without(text: str, letter: str) -> bool:
-    return len(_words(text)) >= 3 and letter not in text.lower()
+    return letter not in text.lower()
 
 
 def _repeated(text: str, word: str, count: int) -> bool:
@@ -107,6 +111,7 @@ def _one_of(text: str, *words: str) -> bool:
 
 CHECKS: dict[str, Callable[..., bool]] = {
     "one_line": _one_line,
+    "sentence": _sentence,
     "word_count": _word_count,
     "lower": _lower,
     "upper": _upper,

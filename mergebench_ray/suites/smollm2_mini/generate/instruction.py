@@ -144,7 +144,7 @@ def _lower(rng: Random, split: str) -> Draft:
     topic = _topic(rng, split)
     text, _ = _sentence(rng, topic)
     return _draft(
-        f"Write one sentence about {topic} in lowercase letters only.", text.lower(), ("lower", []), ("one_line", [])
+        f"Write one sentence about {topic} in lowercase letters only.", text.lower(), ("lower", []), ("sentence", [])
     )
 
 
@@ -152,7 +152,7 @@ def _upper(rng: Random, split: str) -> Draft:
     topic = _topic(rng, split)
     text, _ = _sentence(rng, topic)
     return _draft(
-        f"Write one sentence about {topic} in capital letters only.", text.upper(), ("upper", []), ("one_line", [])
+        f"Write one sentence about {topic} in capital letters only.", text.upper(), ("upper", []), ("sentence", [])
     )
 
 
@@ -169,7 +169,7 @@ def _start(rng: Random, split: str) -> Draft:
         f'Write one sentence about {topic} that starts with the word "{word}".',
         text,
         ("starts", [word]),
-        ("one_line", []),
+        ("sentence", []),
     )
 
 
@@ -177,7 +177,7 @@ def _end(rng: Random, split: str) -> Draft:
     topic, word = _topic(rng, split), _word(rng, split)
     text = rng.choice(ENDINGS).format(t=topic, w=word)
     return _draft(
-        f'Write one sentence about {topic} that ends with the word "{word}".', text, ("ends", [word]), ("one_line", [])
+        f'Write one sentence about {topic} that ends with the word "{word}".', text, ("ends", [word]), ("sentence", [])
     )
 
 
@@ -189,7 +189,7 @@ def _include(rng: Random, split: str) -> Draft:
         f'Write one sentence about {topic} with the words "{first}" and "{second}".',
         text,
         ("includes", [first, second]),
-        ("one_line", []),
+        ("sentence", []),
     )
 
 
@@ -201,7 +201,7 @@ def _letter(rng: Random, split: str) -> Draft:
         f'Write one sentence about {topic} without the letter "{letter}".',
         text,
         ("without", [letter]),
-        ("one_line", []),
+        ("sentence", []),
     )
 
 
@@ -216,7 +216,10 @@ def _quoted(rng: Random, split: str) -> Draft:
     topic = _topic(rng, split)
     text, _ = _sentence(rng, topic)
     return _draft(
-        f"Write one sentence about {topic}, all of it in double quotation marks.", f'"{text}"', ("wrapped", ['"', '"'])
+        f"Write one sentence about {topic}, all of it in double quotation marks.",
+        f'"{text}"',
+        ("wrapped", ['"', '"']),
+        ("sentence", []),
     )
 
 
@@ -233,7 +236,7 @@ def _question(rng: Random, split: str) -> Draft:
     topic = _topic(rng, split)
     first = rng.choice(QUESTIONS).format(t=topic)
     return _draft(
-        f"Write one question about {topic}. Nothing after the question mark.", first, ("final", ["?"]), ("one_line", [])
+        f"Write one question about {topic}. Nothing after the question mark.", first, ("final", ["?"]), ("sentence", [])
     )
 
 
@@ -244,7 +247,7 @@ def _shout(rng: Random, split: str) -> Draft:
         f"Write one sentence about {topic} that ends with an exclamation mark.",
         f"{text[:-1]}!",
         ("final", ["!"]),
-        ("one_line", []),
+        ("sentence", []),
     )
 
 
@@ -301,6 +304,7 @@ def _quoted_question(rng: Random, split: str) -> Draft:
         f'"{text}"',
         ("wrapped", ['"', '"']),
         ("final", ['?"']),
+        ("sentence", []),
     )
 
 
