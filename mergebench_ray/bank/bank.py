@@ -269,6 +269,9 @@ def _wait(
             ray.get(finished)
             if progress is not None:
                 done = sum(ray.get([shard.progress.remote() for shard in shards]))
-                progress(done / max(size, 1), f"bank: {done / 1e6:.0f} of {size / 1e6:.0f} M parameters loaded")
+                progress(
+                    done / max(size, 1),
+                    f"loading the bank: {10 * done // max(size, 1)}0 % of {size / 1e6:.0f} M parameters",
+                )
         places: list[ShardPlace] = ray.get(loads)
     return places

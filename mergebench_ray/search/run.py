@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import optuna
 import ray
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
@@ -29,6 +30,7 @@ _TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
 }
+_TRIAL_CPUS = 0.001  # a trial only waits for the scorer, but Tune refuses one without resources
 
 
 class KeepTrials(tune.Callback):  # type: ignore[misc]
@@ -45,6 +47,10 @@ class KeepTrials(tune.Callback):  # type: ignore[misc]
         self._session, self._store, self._records = session, store, records
         self._on_start, self._on_finish = on_start, on_finish
         self._started: dict[str, datetime] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for its own way of resuming, which is not used here.
+        return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note when the candidate began."""
@@ -128,9 +134,10 @@ def search(
     )
     trainable = tune.with_parameters(CandidateTrial, scorer=session.scorer, bank=session.bank, space=space)
     os.environ.update(_TUNE_SETTINGS)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="mergebench_ray-tune-") as folder:
         tune.Tuner(
-            tune.with_resources(trainable, {"cpu": 0}),
+            tune.with_resources(trainable, {"cpu": _TRIAL_CPUS}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=remaining,
@@ -143,6 +150,7 @@ def search(
                 verbose=0,
                 callbacks=[KeepTrials(session, store, records, on_start, on_finish)],
                 failure_config=tune.FailureConfig(fail_fast="raise"),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         ).fit()
 
