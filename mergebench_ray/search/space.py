@@ -67,6 +67,11 @@ class Space:
                 parameters[name] = suggestion[f"{method}.{name}"]
         return method, parameters
 
+    def corners(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Method and hyper-parameters with every bound and every choice at least once."""
+        for method in self._methods:
+            yield from ((method, parameters) for parameters in self._corners(method))
+
     def points(self, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Candidates written as in the sweep file, as suggestions that Optuna can enqueue.
 
@@ -112,22 +117,21 @@ class Space:
         return suggestion[key] if groups == 1 else [suggestion[f"{key}.{group}"] for group in range(groups)]
 
     def _check(self, sweep: Sweep) -> None:
+        for method, corner in self.corners():
+            try:
+                complete_parameters(method, corner, self._specialists, self._layers)
+            except InputError as error:
+                raise InputError(f"sweep {sweep.name}, methods.{method}: {error}") from error
         searched = sum(1 for method in self._methods for _ in self._searched(method))
         if searched == 0 and len(self._methods) == 1:
             raise InputError(
                 f"sweep {sweep.name}: nothing to search in 'methods'; give a hyper-parameter {{low, high}} or "
                 "{choices}, or name more than one method"
             )
-        for method in self._methods:
-            for corner in self._corners(method):
-                try:
-                    complete_parameters(method, corner, self._specialists, self._layers)
-                except InputError as error:
-                    raise InputError(f"sweep {sweep.name}, methods.{method}: {error}") from error
         self.points(sweep.search.points_to_evaluate)
 
     def _corners(self, method: str) -> Iterator[dict[str, Any]]:
-        """Parameters with every bound and every choice at least once: if these are valid, so is all between."""
+        """If these are valid, so is everything between them."""
         options = {name: _extremes(parameter) for name, parameter in self._methods[method].items()}
         for index in range(max((len(values) for values in options.values()), default=1)):
             suggestion = {METHOD: method}
