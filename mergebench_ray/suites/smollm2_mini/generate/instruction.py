@@ -66,9 +66,13 @@ SENTENCES = (
 )
 QUESTIONS = ("Do you like {t}?", "Where can I find {t}?", "Why do people want {t}?", "Have you ever seen {t}?")
 TITLES = ("The World of {T}", "All About {T}", "A Day with {T}", "My Favourite {T}")
-ENDINGS = ("I saw {t} and a {w}.", "We like {t} and one {w}.", "She gave {t} for a {w}.")
+ENDINGS = ("I saw {t} near the {w}.", "We like {t} and the {w}.", "She has {t} but no {w}.")
 OPENINGS = ("{W} and {t} go together.", "{W} is what {t} remind me of.", "{W} comes to mind with {t}.")
-JOINED = ("The {w} is near the {v} and the {t}.", "We saw {t}, a {w} and a {v}.", "My {w} and my {v} came with {t}.")
+JOINED = (
+    "The {w} is near the {v} and the {t}.",
+    "We saw {t}, the {w} and the {v}.",
+    "My {w} and my {v} came with {t}.",
+)
 KEYS = ("name", "size", "price", "place", "year", "owner", "kind", "use", "age", "mood")
 VALUES = {
     "name": "{t}",
