@@ -51,6 +51,8 @@ def test_the_pool_goes_on_after_hostile_programs() -> None:
 
 def test_timeouts_are_told_from_failures() -> None:
     assert run_program("while True: pass", limits=QUICK).verdict == "timed_out"
+    stubborn = "import signal\nsignal.signal(signal.SIGXCPU, lambda *_: None)\nwhile True: pass"
+    assert run_program(stubborn, limits=QUICK).verdict == "timed_out"
     assert run_program("import time; time.sleep(60)", limits=Limits(wall_seconds=1.0)).verdict == "timed_out"
     assert run_program("assert False", limits=QUICK).verdict == "failed"
     assert "ZeroDivisionError" in run_program("1 / 0", limits=QUICK).message

@@ -142,7 +142,7 @@ def _judge(report: bytes, token: str, in_time: bool, returncode: int) -> Sandbox
     if missing.startswith('["') and not _warned.is_set():
         _warned.set()
         _logger.warning("the sandbox has no kernel isolation of %s on this system", ", ".join(json.loads(missing)))
-    if not in_time or returncode == -signal.SIGXCPU:
+    if not in_time or returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return SandboxResult("timed_out", "ran longer than its limit")
     if rest == f"passed {token}" and returncode == 0:
         return SandboxResult("passed")

@@ -53,8 +53,9 @@ class _PathRule(ctypes.Structure):
 
 def set_limits(limits: dict[str, int]) -> None:
     """Lower the resource limits for good: CPU seconds, address space and file size in bytes, number of processes."""
+    # The soft limit ends the program with SIGXCPU, which says why; the hard one ends it if it ignores that.
+    resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_seconds"], limits["cpu_seconds"] + 1))
     for name, limit in (
-        (resource.RLIMIT_CPU, limits["cpu_seconds"]),
         (resource.RLIMIT_AS, limits["memory_bytes"]),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
         (resource.RLIMIT_NPROC, limits["processes"]),
