@@ -12,7 +12,6 @@ from torch import Tensor
 MAGNITUDES = 1 << 15
 """Number of distinct bf16 magnitudes, infinities and NaNs included."""
 
-_FIRST_NOT_FINITE = 0x7F80
 _BLOCK = 1 << 18
 
 
@@ -34,11 +33,6 @@ def magnitude_histogram(values: Tensor) -> Tensor:
 def magnitude_bits(values: Tensor) -> Tensor:
     """Bit patterns without the sign, int16 [n]; they order like the magnitudes they stand for."""
     return values.view(torch.int16).bitwise_and(0x7FFF)
-
-
-def all_finite(values: Tensor) -> bool:
-    """Whether bf16 [n] holds neither NaN nor infinity; needs no model-sized temporary."""
-    return all(int(magnitude_bits(block).max()) < _FIRST_NOT_FINITE for block in values.split(_BLOCK))
 
 
 def kth_smallest_magnitude(histogram: Tensor, rank: int) -> float:

@@ -2,8 +2,8 @@
 
 Each round is a multiply-with-carry step (Marsaglia's generator, here used as a mixing function): for a multiplier
 below 2**15 the product and the carry stay below 2**31, so compiled and eager code, vector and scalar alike, compute
-the same numbers without relying on how overflow behaves. Shifts and exclusive ors between the steps break the
-linearity of the step.
+the same numbers without relying on how overflow behaves. Shifts and exclusive ors between the steps break their
+linearity. Four steps are needed: after three, positions that differ in a high bit alone are still correlated.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import hashlib
 
 from torch import Tensor
 
-KEYS = 3
+KEYS = 2
 """Keys per stream of random numbers."""
 
 POSITIONS = 1 << 30
 """Positions of one stream; a larger tensor goes on with the keys of its next part."""
 
-_MULTIPLIERS = (31285, 27437, 29531)
+_MULTIPLIERS = (31285, 27437, 29531, 28657)
 _RANGE = _MULTIPLIERS[-1] << 16
 
 
@@ -38,12 +38,10 @@ def random_below(position: Tensor, keys: list[Tensor]) -> Tensor:
     Returns:
         int32 [n].
     """
-    state = position ^ keys[0]
-    state = _step(state, _MULTIPLIERS[0])
-    state = state ^ (state >> 15) ^ keys[1]
-    state = _step(state, _MULTIPLIERS[1])
-    state = state ^ (state >> 13) ^ keys[2]
-    return _step(state, _MULTIPLIERS[2])
+    state = _step(position ^ keys[0], _MULTIPLIERS[0])
+    state = _step(state ^ (state >> 15) ^ keys[1], _MULTIPLIERS[1])
+    state = _step(state ^ (state >> 13), _MULTIPLIERS[2])
+    return _step(state ^ (state >> 15), _MULTIPLIERS[3])
 
 
 def threshold_of(probability: float) -> int:

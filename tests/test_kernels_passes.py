@@ -1,0 +1,129 @@
+"""The compiled pass and the eager one give the same bits, for every number that bf16 can hold."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, compiled
+from mergebench_ray.methods import TensorPlace, complete_parameters, get_method, method_names, parse_parameters
+
+CPU = torch.device("cpu")
+NAMES = ["a", "b", "c"]
+LENGTH = 150_003
+
+
+class SomeStatistics:
+    """Thresholds in the middle of what `arrays` holds."""
+
+    specialists = NAMES
+    num_entries = 3
+
+    def magnitude_histograms(self) -> Tensor:
+        histogram = torch.zeros(1 << 15, dtype=torch.int64)
+        histogram[torch.tensor([0.001, 0.01, 0.1], dtype=torch.bfloat16).view(torch.int16).long()] = 1
+        return histogram.repeat(len(NAMES), 1)
+
+    def total(self, function: BlockFunction, scalars: Scalars) -> int:
+        return -1
+
+
+def arrays(length: int = LENGTH) -> tuple[Tensor, Tensor]:
+    """Base and task vectors: ordinary numbers, then every finite bf16 number, denormals and zeros of both signs."""
+    generator = torch.Generator().manual_seed(0)
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    every = every[every.isfinite() & (every.abs() < 1e30)]
+    rows = []
+    for k in range(len(NAMES) + 1):
+        row = torch.randn(length, generator=generator) * (0.3 if k == 0 else 0.02)
+        row = row.bfloat16()
+        row[: len(every)] = every[torch.randperm(len(every), generator=generator)][:length]
+        rows.append(row)
+    return rows[0], torch.stack(rows[1:])
+
+
+def kernel_and_scalars(name: str, parameters: Mapping[str, Any], tensor: str = "w") -> tuple[BlockFunction, Scalars]:
+    method = get_method(name)
+    parsed = parse_parameters(name, complete_parameters(name, parameters, NAMES, 2))
+    prepared = method.prepare(parsed, SomeStatistics())
+    return method.kernel(parsed), method.scalars(parsed, prepared, TensorPlace(tensor, 0, 2), NAMES)
+
+
+def merge(run: Pass, scalars: Scalars, segments: list[tuple[int, int]] | None = None, threads: int = 1) -> Tensor:
+    base, vectors = arrays()
+    out = torch.full((LENGTH,), 7.0, dtype=torch.bfloat16)
+    cuts = segments or [(0, LENGTH)]
+    run.run(base, vectors, [Segment(start, stop, start, scalars) for start, stop in cuts], out, threads)
+    return out.view(torch.int16)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_compiled_and_eager_give_the_same_bits(name: str) -> None:
+    kernel, scalars = kernel_and_scalars(name, {})
+    by_compiler = Pass(kernel, len(NAMES), scalars, torch.bfloat16, CPU)
+    eager = Pass(kernel, len(NAMES), scalars, torch.bfloat16, CPU, compiled=False)
+    assert by_compiler.is_compiled
+    expected = merge(eager, scalars)
+    # Cuts at odd places give vector bodies, tails and starts that are not aligned; 1 and 2 are the shortest.
+    cuts = [(0, 1), (1, 3), (3, 20_000), (20_000, 20_017), (20_017, LENGTH)]
+    for segments in (None, cuts):
+        for threads in (1, 2, 3):
+            assert torch.equal(merge(by_compiler, scalars, segments, threads), expected)
+            assert torch.equal(merge(eager, scalars, segments, threads), expected)
+
+
+def test_the_total_is_the_same_compiled_eagerly_and_by_hand() -> None:
+    from mergebench_ray.methods.ties import elected_sign
+
+    base, vectors = arrays(700_001)
+    scalars = {"threshold": [0.01, 0.02, 0.015]}
+    limits = torch.tensor(scalars["threshold"])
+    trimmed = [torch.where(v.float().abs() >= limits[k], v.float(), 0.0) for k, v in enumerate(vectors)]
+    expected = int(((trimmed[0] + trimmed[1]) + trimmed[2]).sign().sum())
+    for use_compiler in (True, False):
+        run = Pass(BlockFunction(elected_sign), len(NAMES), scalars, torch.float32, CPU, compiled=use_compiler)
+        assert run.is_compiled == use_compiler
+        assert run.total(base, vectors, scalars, threads=2) == expected
+
+
+def test_without_a_compiler_there_is_one_warning_and_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path))
+    compiled._warn_once.cache_clear()
+    kernel, scalars = kernel_and_scalars("task_arithmetic", {})
+    with caplog.at_level(logging.WARNING):
+        runs = [Pass(kernel, len(NAMES), scalars, torch.bfloat16, CPU) for _ in range(3)]
+    assert [record.message for record in caplog.records] == [
+        "no C++ compiler (no-such-compiler) found: merging runs without compiled kernels, "
+        "with the same results but slower"
+    ]
+    assert not runs[0].is_compiled
+    base, vectors = arrays()
+    total = (vectors[0].float() * 0.4 + vectors[1].float() * 0.4) + vectors[2].float() * 0.4
+    assert torch.equal(merge(runs[0], scalars), (base.float() + total).bfloat16().view(torch.int16))
+
+
+def test_a_compiled_kernel_is_kept_and_other_constants_are_another_kernel() -> None:
+    first, scalars = kernel_and_scalars("ties", {"merge_func": "sum"})
+    second, _ = kernel_and_scalars("ties", {"merge_func": "max"})
+    kernels = [Pass(kernel, 3, scalars, torch.bfloat16, CPU, compiled=False) for kernel in (first, first, second)]
+    signatures = [run._eager.signature for run in kernels]
+    assert signatures[0] == signatures[1] != signatures[2]
+
+
+def test_only_the_segments_are_written() -> None:
+    kernel, scalars = kernel_and_scalars("model_soup", {})
+    out = merge(Pass(kernel, 3, scalars, torch.bfloat16, CPU, compiled=False), scalars, [(10, 20), (50, 40_000)])
+    untouched = torch.full((), 7.0, dtype=torch.bfloat16).view(torch.int16)
+    assert bool((out[:10] == untouched).all())
+    assert bool((out[20:50] == untouched).all())
+    assert bool((out[40_000:] == untouched).all())
+    assert bool((out[10:20] != untouched).any())

@@ -1,0 +1,100 @@
+"""Hyper-parameters: one canonical form for equal merges, one line for a wrong value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mergebench_ray.errors import InputError
+from mergebench_ray.methods import TensorPlace, complete_parameters, get_method, layer_group, method_names
+
+NAMES = ["math", "coding"]
+
+
+def complete(method: str, parameters: dict[str, Any], layers: int = 4) -> dict[str, Any]:
+    return complete_parameters(method, parameters, NAMES, layers)
+
+
+def test_defaults_are_the_published_ones() -> None:
+    everyone = {"coding": 0.4, "math": 0.4}
+    assert complete("model_soup", {}) == {}
+    assert complete("task_arithmetic", {}) == {"scaling_coef": everyone}
+    assert complete("ties", {}) == {"scaling_coef": everyone, "density": 0.2, "merge_func": "sum"}
+    assert complete("dare", {}) == {"scaling_coef": everyone, "p": 0.9, "seed": 0}
+    assert complete("consensus", {}) == {"scaling_coef": everyone, "mu": {"coding": 0.2, "math": 0.2}, "k": 2}
+    assert complete("localize_and_stitch", {}) == {"sparsity": 0.1, "overlap": "paper"}
+
+
+@pytest.mark.parametrize(
+    "value", [0.5, {"math": 0.5, "coding": 0.5}, {"coding": [0.5, 0.5], "math": 0.5}, {"math": [0.5], "coding": [0.5]}]
+)
+def test_equal_merges_have_equal_parameters(value: Any) -> None:
+    assert complete("task_arithmetic", {"scaling_coef": value}) == {"scaling_coef": {"coding": 0.5, "math": 0.5}}
+
+
+def test_completed_parameters_complete_to_themselves() -> None:
+    for method in method_names():
+        once = complete(method, {})
+        assert complete(method, once) == once
+
+
+def test_layer_groups_stay_lists() -> None:
+    completed = complete("task_arithmetic", {"scaling_coef": {"math": [0.1, 1], "coding": 0.3}})
+    assert completed == {"scaling_coef": {"coding": 0.3, "math": [0.1, 1.0]}}
+
+
+@pytest.mark.parametrize(
+    ("layer", "layers", "groups", "group"),
+    [
+        (0, 4, 2, 0),
+        (1, 4, 2, 0),
+        (2, 4, 2, 1),
+        (3, 4, 2, 1),
+        (7, 30, 4, 0),
+        (8, 30, 4, 1),
+        (29, 30, 4, 3),
+        (None, 4, 3, 2),
+    ],
+)
+def test_layers_fall_into_even_groups(layer: int | None, layers: int, groups: int, group: int) -> None:
+    assert layer_group(TensorPlace("x", layer, layers), groups) == group
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "words"),
+    [
+        ("ties", {"density": 0}, "density = 0"),
+        ("ties", {"density": 1.5}, "density = 1.5"),
+        ("ties", {"densty": 0.5}, "did you mean 'density'"),
+        ("ties", {"merge_func": "median"}, "merge_func = 'median'"),
+        ("task_arithmetic", {"scaling_coef": 3.5}, "scaling_coef"),
+        ("task_arithmetic", {"scaling_coef": float("nan")}, "scaling_coef"),
+        ("task_arithmetic", {"scaling_coef": {"math": 0.1}}, "coding"),
+        ("task_arithmetic", {"scaling_coef": {"math": 0.1, "coding": 0.2, "law": 0.3}}, "law"),
+        ("task_arithmetic", {"scaling_coef": {"math": [0.1] * 5, "coding": 0.2}}, "5 layer groups"),
+        ("task_arithmetic", {"scaling_coef": {"math": [], "coding": 0.2}}, "scaling_coef"),
+        ("dare", {"p": 1.0}, "p = 1.0"),
+        ("dare", {"seed": -1}, "seed = -1"),
+        ("consensus", {"k": 3}, "k = 3"),
+        ("consensus", {"k": 0}, "k = 0"),
+        ("consensus", {"mu": -0.1}, "mu"),
+        ("localize_and_stitch", {"sparsity": 0}, "sparsity = 0"),
+        ("model_soup", {"scaling_coef": 0.4}, "unknown key 'scaling_coef'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_method_key_and_rule(
+    method: str, parameters: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        complete(method, parameters)
+    assert method in str(caught.value)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_method_is_answered_with_the_closest() -> None:
+    with pytest.raises(InputError, match="unknown method 'tie'; did you mean 'ties'"):
+        get_method("tie")
+    with pytest.raises(InputError, match=r"known methods: .*task_arithmetic"):
+        get_method("zzz")
