@@ -15,7 +15,7 @@ import contextlib
 import json
 import logging
 import os
-import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -25,13 +25,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Verdict = Literal["passed", "failed", "timed_out"]
 
 _logger = logging.getLogger(__name__)
 _CHILD = Path(__file__).with_name("sandbox_child.py")
-_REPORT_BYTES = 4096
+_PATIENCE_SECONDS = 10.0  # for a launcher's answer, beyond the program's own time
 _MESSAGE_CHARACTERS = 200
 _warned = threading.Event()
 
@@ -76,75 +76,91 @@ def run_programs(
     programs: Sequence[str], *, limits: Limits = Limits(), num_workers: int | None = None
 ) -> list[SandboxResult]:
     """Run Python program texts, `num_workers` at a time (default: one per core); results in the order given."""
-    workers = num_workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(max_workers=max(1, min(workers, len(programs)))) as pool:
-        return list(pool.map(lambda program: run_program(program, limits=limits), programs))
+    workers = max(1, min(num_workers or os.cpu_count() or 1, len(programs)))
+    results: list[SandboxResult] = [SandboxResult("failed", "not run")] * len(programs)
+    waiting = iter(range(len(programs)))
+    turn = threading.Lock()
+
+    def work() -> None:
+        with _Launcher() as launcher:
+            while True:
+                with turn:
+                    index = next(waiting, None)
+                if index is None:
+                    return
+                results[index] = launcher.run(programs[index], limits)
+
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        for done in [pool.submit(work) for _ in range(workers)]:
+            done.result()
+    return results
 
 
 def run_program(program: str, *, limits: Limits = Limits()) -> SandboxResult:
     """Run one Python program text in its own process, folder and session."""
-    token = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder:
-        report_read, report_write = os.pipe()
-        challenge_read, challenge_write = os.pipe()
+    return run_programs([program], limits=limits)[0]
+
+
+class _Launcher:
+    """A small clean process that forks for each program; see `sandbox_child`."""
+
+    def __enter__(self) -> _Launcher:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def run(self, program: str, limits: Limits) -> SandboxResult:
+        """Run one program; if it brought its launcher down, the next one gets a new launcher."""
+        with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder:
+            # A lone surrogate is no text that a file could hold.
+            text = program.encode(errors="replace").decode()
+            job = json.dumps({"program": text, "folder": folder, "limits": asdict(limits)}) + "\n"
+            answer = self._ask(job, limits.wall_seconds + _PATIENCE_SECONDS)
+        if answer is None:
+            self._stop()
+            self._start()
+            return SandboxResult("failed", "ended the sandbox around it")
+        return _judge(**answer)
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-X", "utf8", str(_CHILD)],
+            env={},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _ask(self, job: str, patience: float) -> dict[str, Any] | None:
+        """The launcher's answer; None if it died or hangs."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
-            os.write(challenge_write, token.encode())
-            child = _start(folder, report_write, challenge_read, limits)
-            os.close(report_write)
-            report_write = -1
-            in_time = _feed_and_wait(child, program, limits.wall_seconds)
-            os.set_blocking(report_read, False)
-            report = _read(report_read)
-        finally:
-            for descriptor in (report_read, report_write, challenge_read, challenge_write):
-                if descriptor >= 0:
-                    os.close(descriptor)
-    return _judge(report, token, in_time, child.returncode)
+            self._process.stdin.write(job.encode())
+            self._process.stdin.flush()
+            ready, _, _ = select.select([self._process.stdout], [], [], patience)
+            line = self._process.stdout.readline() if ready else b""
+        except BrokenPipeError:
+            line = b""
+        return dict(json.loads(line)) if line else None
 
-
-def _start(folder: str, report: int, challenge: int, limits: Limits) -> subprocess.Popen[bytes]:
-    arguments = [sys.executable, "-I", "-S", "-X", "utf8", str(_CHILD), str(report), str(challenge)]
-    return subprocess.Popen(
-        [*arguments, json.dumps(asdict(limits))],
-        cwd=folder,
-        env={},
-        stdin=subprocess.PIPE,
-        # Nothing that a program prints counts, so nothing of it is kept.
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=(report, challenge),
-        start_new_session=True,
-    )
-
-
-def _feed_and_wait(child: subprocess.Popen[bytes], program: str, wall_seconds: float) -> bool:
-    """Hand over the program and wait; whatever happens, the whole process group is dead afterwards."""
-    try:
-        child.communicate(program.encode(errors="replace"), timeout=wall_seconds)
-        return True
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
+    def _stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
 
 
-def _read(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, _REPORT_BYTES)
-    except BlockingIOError:
-        return b""
-
-
-def _judge(report: bytes, token: str, in_time: bool, returncode: int) -> SandboxResult:
-    missing, _, rest = report.decode(errors="replace").partition("\n")
+def _judge(report: str, token: str, status: int | None) -> SandboxResult:
+    missing, _, rest = report.partition("\n")
     if missing.startswith('["') and not _warned.is_set():
         _warned.set()
         _logger.warning("the sandbox has no kernel isolation of %s on this system", ", ".join(json.loads(missing)))
-    if not in_time or returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    if status is None or status in (-signal.SIGXCPU, -signal.SIGKILL):
         return SandboxResult("timed_out", "ran longer than its limit")
-    if rest == f"passed {token}" and returncode == 0:
+    if rest == f"passed {token}" and status == 0:
         return SandboxResult("passed")
-    message = rest.removeprefix("failed ").strip() or f"ended early with status {returncode}"
+    message = rest.removeprefix("failed ").strip() or f"ended early with status {status}"
     return SandboxResult("failed", message.splitlines()[0][:_MESSAGE_CHARACTERS])

@@ -1,7 +1,9 @@
-"""The child side of the sandbox: give up rights, run one program, report on a pipe whether it reached its end.
+"""The child side of the sandbox: a launcher that forks once for each program, and what the fork does.
 
-Run as a file by `python -I -S`; it imports nothing of the package. Arguments: the numbers of the report and challenge
-pipes, and the limits as JSON. The program comes on standard input.
+Run as a file by `python -I -S`; it imports nothing of the package. Forking a small process that has its imports behind
+it takes a few milliseconds, a new interpreter for each program many times that. Jobs come as JSON lines on standard
+input, one at a time, and results leave as JSON lines on standard output. The fork gives up its rights, runs the program
+and reports on a pipe whether it reached its end.
 
 On Linux (x86-64, AArch64) two kernel features take away what resource limits cannot: Landlock refuses every change to
 the file system outside the current folder, and a system-call filter refuses new processes, signals and sockets. Both
@@ -10,11 +12,16 @@ need no privilege and cannot be undone.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import resource
+import select
+import signal
 import sys
+import time
+from typing import Any, NoReturn
 
 # System calls refused with EPERM: fork vfork clone clone3 execve execveat · kill tkill tgkill rt_sigqueueinfo
 # pidfd_send_signal · socket socketpair io_uring_setup · ptrace process_vm_writev · unshare setns mount.
@@ -31,6 +38,9 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT = 444, 445, 446
 # Landlock's rights that change something (write, remove, make), by the version of its interface.
 _CHANGES = {1: 0x1FF2, 2: 0x3FF2, 3: 0x7FF2}
 _EPERM = 1
+_DIE_WITH_PARENT = 1
+_REPORT_BYTES = 4096
+_POLL_SECONDS = 0.001
 
 
 class _Instruction(ctypes.Structure):
@@ -106,25 +116,85 @@ def isolate() -> list[str]:
     if sys.platform != "linux":
         return ["file system", "processes and network"]
     libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     missing = [] if confine_writes(libc) else ["file system"]
     return missing if refuse_system_calls(libc) else [*missing, "processes and network"]
 
 
-def main() -> None:
-    """Read the program, give up rights, run it, and answer the challenge if it reached its end."""
-    report, challenge = int(sys.argv[1]), int(sys.argv[2])
-    source = sys.stdin.read()
-    set_limits(json.loads(sys.argv[3]))
+def run(program: str, folder: str, limits: dict[str, Any], report: int, challenge: int) -> NoReturn:
+    """The fork: give up rights, run the program, and answer the challenge if it reached its end."""
+    os.setsid()
+    os.chdir(folder)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)  # nothing that a program prints counts, so nothing of it is kept
+    for descriptor in set(range(3, limits["open_files"])) - {report, challenge}:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    set_limits(limits)
     os.write(report, (json.dumps(isolate()) + "\n").encode())
     try:
-        exec(compile(source, "program", "exec"), {"__name__": "program"})
+        exec(compile(program, "program", "exec"), {"__name__": "program"})
     except BaseException as error:
         os.write(report, f"failed {type(error).__name__}: {error}"[:300].encode(errors="replace"))
         os._exit(1)
     # The challenge is read only now: no copy of it was in memory while the program ran.
     os.write(report, b"passed " + os.read(challenge, 64))
     os._exit(0)
+
+
+def launch(program: str, folder: str, limits: dict[str, Any]) -> dict[str, Any]:
+    """Run one program in a fork; whatever happens, its whole process group is dead afterwards."""
+    report_read, report_write = os.pipe()
+    challenge_read, challenge_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        run(program, folder, limits, report_write, challenge_read)
+    os.close(report_write)
+    os.close(challenge_read)
+    token = os.urandom(16).hex()  # made after the fork, which so has no copy of it
+    os.write(challenge_write, token.encode())
+    deadline = time.monotonic() + limits["wall_seconds"]
+    report = _read_report(report_read, deadline)
+    status = _wait(child, deadline)
+    os.close(report_read)
+    os.close(challenge_write)
+    return {"report": report, "token": token, "status": status}
+
+
+def _read_report(descriptor: int, deadline: float) -> str:
+    """What the program's process reported until it closed the pipe, wrote too much, or its time was over."""
+    report = b""
+    while len(report) < _REPORT_BYTES:
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        part = os.read(descriptor, _REPORT_BYTES) if ready else b""
+        if not part:
+            break
+        report += part
+    return report.decode(errors="replace")
+
+
+def _wait(child: int, deadline: float) -> int | None:
+    """Exit status as `subprocess` counts it (a signal is negative); None for a child that had to be killed."""
+    status: int | None = None
+    while status is None and time.monotonic() < deadline:
+        done, code = os.waitpid(child, os.WNOHANG)
+        if done:
+            status = os.waitstatus_to_exitcode(code)
+        else:
+            time.sleep(_POLL_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    if status is None:
+        os.waitpid(child, 0)
+    return status
+
+
+def main() -> None:
+    """Serve jobs until standard input ends."""
+    for line in sys.stdin:
+        print(json.dumps(launch(**json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
