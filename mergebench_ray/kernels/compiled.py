@@ -41,7 +41,6 @@ INDUCTOR_OPTIONS: dict[str, Any] = {
     "cpp.dynamic_threads": True,
 }
 
-_SMALL = 1 << 15
 _FORMAT = 1
 
 
@@ -55,26 +54,11 @@ class CompiledKernel:
         self._loader = AOTIModelPackageLoader(str(path), "model", False, 1, index)
 
     def __call__(
-        self,
-        base: Tensor,
-        task_vectors: Sequence[Tensor],
-        start: int,
-        scalars: dict[str, Tensor],
-        out: Tensor,
-        threads: int,
+        self, base: Tensor, task_vectors: Sequence[Tensor], start: int, scalars: dict[str, Tensor], out: Tensor
     ) -> None:
         """Run over [n]; `start` is the position of the first entry."""
-        # Waking threads for a norm's few hundred entries takes longer than computing them.
-        wanted = threads if len(base) > _SMALL else 1
-        before = torch.get_num_threads()
-        if before != wanted:
-            torch.set_num_threads(wanted)
-        try:
-            first = torch.tensor([start], dtype=torch.int32, device=base.device)
-            self._loader.run([base, *task_vectors, first, *scalars.values(), out])
-        finally:
-            if before != wanted:
-                torch.set_num_threads(before)
+        first = torch.tensor([start], dtype=torch.int32, device=base.device)
+        self._loader.run([base, *task_vectors, first, *scalars.values(), out])
 
 
 class _Exported(torch.nn.Module):  # type: ignore[misc]

@@ -7,7 +7,6 @@ into aten operations, each of which writes into one of a few preallocated block-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from mergebench_ray.kernels.block import BlockFunction
 
-CPU_BLOCK = 1 << 14
-"""Entries of a block: few enough that all buffers fit the second-level cache, and that torch does not itself spread
-one operation over threads (it does so above 2**15)."""
+CPU_BLOCK = 1 << 17
+"""Entries of a block: few enough that its buffers stay in the second-level caches, enough that the cost of starting
+an operation is small beside its work, which torch spreads over its threads."""
 
 GPU_BLOCK = 1 << 24
 
@@ -46,47 +45,29 @@ class EagerKernel:
     ) -> None:
         self._block = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
         self._lanes = torch.arange(self._block, dtype=torch.int32, device=device)
-        self._graph = _trace(function, num_specialists, scalars, self._lanes)
+        self._traced = _trace(function, num_specialists, scalars, self._lanes)
         self._num_block_inputs = num_specialists + 3
-        self.signature = _signature(self._graph)
-        self._programs: dict[tuple[int, int], _Program] = {}
+        self.signature = _signature(self._traced)
+        self._programs: dict[bool, _Program] = {}
 
     def __call__(
-        self,
-        base: Tensor,
-        task_vectors: Sequence[Tensor],
-        start: int,
-        scalars: dict[str, Tensor],
-        out: Tensor,
-        threads: int,
+        self, base: Tensor, task_vectors: Sequence[Tensor], start: int, scalars: dict[str, Tensor], out: Tensor
     ) -> None:
-        """Run over [n], blocks spread over threads; `start` is the position of the first entry."""
-        offsets = iter(range(0, len(base), self._block))
+        """Run over [n]; `start` is the position of the first entry."""
+        for offset in range(0, len(base), self._block):
+            end = min(offset + self._block, len(base))
+            first = torch.tensor([start + offset], dtype=torch.int32, device=base.device)
+            vectors = [vector[offset:end] for vector in task_vectors]
+            program = self._program(end - offset)
+            program.bind(scalars)
+            out[offset:end].copy_(program.run([base[offset:end], *vectors, self._lanes[: end - offset], first]))
 
-        def work(worker: int) -> None:
-            for offset in offsets:
-                end = min(offset + self._block, len(base))
-                lanes = self._lanes[: end - offset]
-                first = torch.tensor([start + offset], dtype=torch.int32, device=base.device)
-                vectors = [vector[offset:end] for vector in task_vectors]
-                program = self._program(worker, end - offset, scalars)
-                out[offset:end].copy_(program.run([base[offset:end], *vectors, lanes, first]))
-
-        workers = min(threads, -(-len(base) // self._block))
-        if workers == 1:
-            work(0)
-        else:
-            with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(work, range(workers)))
-
-    def _program(self, worker: int, length: int, scalars: dict[str, Tensor]) -> _Program:
-        """A worker's own program for blocks of this length: one for full blocks, one for the latest shorter one."""
-        key = (worker, int(length == self._block))
-        program = self._programs.get(key)
-        if program is None or program.length != length:
-            program = self._programs[key] = _Program(self._graph, length, self._lanes.device, self._num_block_inputs)
-        program.bind(scalars)
-        return program
+    def _program(self, length: int) -> _Program:
+        """One program for full blocks, one for the latest shorter length."""
+        full = length == self._block
+        if full not in self._programs or self._programs[full].length != length:
+            self._programs[full] = _Program(self._traced, length, self._lanes.device, self._num_block_inputs)
+        return self._programs[full]
 
 
 def _trace(
@@ -130,7 +111,7 @@ class _Step:
 
 
 class _Program:
-    """The traced graph with its buffers, for one thread and one block length.
+    """The traced graph with its buffers, for one block length.
 
     Operations that depend on scalars alone run once per `bind`; those on blocks write into buffers, which are handed
     on as soon as their last reader is done.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from mergebench_ray.kernels.compiled import CompiledKernel, compile_kernel
 from mergebench_ray.kernels.eager import EagerKernel
 
 _TOTAL_BLOCK = 1 << 18
+_SMALL = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,7 @@ class Pass:
                 scalars = converted[id(segment.scalars)] = scalar_tensors(segment.scalars, self._device)
             window = slice(segment.start, segment.stop)
             vectors = [vector[window] for vector in task_vectors]
-            kernel = self._kernel(segment.stop - segment.start)
-            kernel(base[window], vectors, segment.position, scalars, out[window], threads)
+            self._call(base[window], vectors, segment.position, scalars, out[window], threads)
 
     def total(self, base: Tensor, task_vectors: Sequence[Tensor], scalars: Scalars, threads: int) -> int:
         """Sum of the function over [n], exact as long as its values are whole numbers of at most 32.
@@ -99,11 +100,35 @@ class Pass:
         for start in range(0, len(base), _TOTAL_BLOCK):
             stop = min(start + _TOTAL_BLOCK, len(base))
             vectors = [vector[start:stop] for vector in task_vectors]
-            kernel = self._kernel(stop - start)
-            kernel(base[start:stop], vectors, 0, small, values[: stop - start], threads)
+            self._call(base[start:stop], vectors, 0, small, values[: stop - start], threads)
             total += int(values[: stop - start].sum())
         return total
 
-    def _kernel(self, length: int) -> CompiledKernel | EagerKernel:
-        """The compiled kernel is made for lengths from 2."""
-        return self._compiled if self._compiled is not None and length > 1 else self._eager
+    def _call(
+        self,
+        base: Tensor,
+        task_vectors: list[Tensor],
+        start: int,
+        scalars: dict[str, Tensor],
+        out: Tensor,
+        threads: int,
+    ) -> None:
+        # The compiled kernel is made for lengths from 2.
+        kernel = self._compiled if self._compiled is not None and len(base) > 1 else self._eager
+        # Waking threads for a norm's few hundred entries takes longer than computing them.
+        with _torch_threads(threads if len(base) > _SMALL else 1):
+            kernel(base, task_vectors, start, scalars, out)
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """Let torch's operations use so many threads inside the block."""
+    before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

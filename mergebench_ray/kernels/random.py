@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
+import torch
 from torch import Tensor
 
 KEYS = 2
@@ -39,9 +40,9 @@ def random_below(position: Tensor, keys: list[Tensor]) -> Tensor:
         int32 [n].
     """
     state = _step(position ^ keys[0], _MULTIPLIERS[0])
-    state = _step(state ^ (state >> 15) ^ keys[1], _MULTIPLIERS[1])
-    state = _step(state ^ (state >> 13), _MULTIPLIERS[2])
-    return _step(state ^ (state >> 15), _MULTIPLIERS[3])
+    state = _step(_fold(state, 15) ^ keys[1], _MULTIPLIERS[1])
+    state = _step(_fold(state, 13), _MULTIPLIERS[2])
+    return _step(_fold(state, 15), _MULTIPLIERS[3])
 
 
 def threshold_of(probability: float) -> int:
@@ -50,4 +51,9 @@ def threshold_of(probability: float) -> int:
 
 
 def _step(state: Tensor, multiplier: int) -> Tensor:
-    return (state & 0xFFFF) * multiplier + (state >> 16)
+    return (state & 0xFFFF) * multiplier + torch.bitwise_right_shift(state, 16)
+
+
+def _fold(state: Tensor, shift: int) -> Tensor:
+    # The operator >> does the same but is several times slower in eager code.
+    return state ^ torch.bitwise_right_shift(state, shift)

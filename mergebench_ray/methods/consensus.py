@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -57,7 +56,7 @@ class Consensus(Method):
             [(v.abs() > mu[k] * (total - v).abs()).float() for k, v in enumerate(vectors)],
         )
         merged = sum_of([coefficient[k] * vector for k, vector in enumerate(vectors)])
-        return block.base + torch.where(masks >= scalars["needed"], merged, 0.0)
+        return block.base + (masks >= scalars["needed"]).float() * merged
 
     def scalars(
         self, parameters: ConsensusParameters, prepared: Any, place: TensorPlace, specialists: Sequence[str]

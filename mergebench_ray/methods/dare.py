@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -53,7 +52,7 @@ class Dare(Method):
         kept = []
         for k, vector in enumerate(block.task_vectors):
             number = random_below(block.position, [keys[k * KEYS + i] for i in range(KEYS)])
-            kept.append(torch.where(number >= drop_below, coefficient[k] * vector, 0.0))
+            kept.append((number >= drop_below).float() * (coefficient[k] * vector))
         return block.base + sum_of(kept)
 
     def scalars(

@@ -66,11 +66,12 @@ class Ties(Method):
     def merge_block(block: Block, scalars: Mapping[str, Tensor], **options: Any) -> Tensor:
         """Trim, elect and merge in float32."""
         trimmed = trim(block, scalars["threshold"])
-        total = sum_of(trimmed)
-        elected = torch.where(total == 0, scalars["majority"], total)
-        coefficient = scalars["coefficient"]
+        sign = torch.sign(sum_of(trimmed))
+        elected = torch.where(sign == 0, scalars["majority"], sign)
+        # Magnitudes of the entries that agree with the elected sign, zero for all others.
+        agreeing = [(vector * elected).clamp(min=0.0) for vector in trimmed]
         merge = {"sum": _merge_sum, "mean": _merge_mean, "max": _merge_max}[options["merge_func"]]
-        return block.base + merge(trimmed, elected, coefficient)
+        return block.base + merge(agreeing, scalars["coefficient"]) * elected
 
     def options(self, parameters: TiesParameters) -> dict[str, Any]:
         """The merge function is another formula."""
@@ -96,7 +97,7 @@ class Ties(Method):
 
 def trim(block: Block, threshold: Tensor) -> list[Tensor]:
     """Task vectors with every magnitude below its threshold set to zero."""
-    return [torch.where(vector.abs() >= threshold[k], vector, 0.0) for k, vector in enumerate(block.task_vectors)]
+    return [(vector.abs() >= threshold[k]).float() * vector for k, vector in enumerate(block.task_vectors)]
 
 
 def elected_sign(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
@@ -104,26 +105,20 @@ def elected_sign(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
     return torch.sign(sum_of(trim(block, scalars["threshold"])))
 
 
-def _merge_sum(trimmed: list[Tensor], elected: Tensor, coefficient: Tensor) -> Tensor:
-    return sum_of([torch.where(_agrees(v, elected), coefficient[k] * v, 0.0) for k, v in enumerate(trimmed)])
+def _merge_sum(agreeing: list[Tensor], coefficient: Tensor) -> Tensor:
+    return sum_of([coefficient[k] * magnitude for k, magnitude in enumerate(agreeing)])
 
 
-def _merge_mean(trimmed: list[Tensor], elected: Tensor, coefficient: Tensor) -> Tensor:
-    count = sum_of([_agrees(vector, elected).float() for vector in trimmed])
-    return _merge_sum(trimmed, elected, coefficient) / count.clamp(min=1.0)
+def _merge_mean(agreeing: list[Tensor], coefficient: Tensor) -> Tensor:
+    count = sum_of([(magnitude > 0).float() for magnitude in agreeing])
+    return _merge_sum(agreeing, coefficient) / count.clamp(min=1.0)
 
 
-def _merge_max(trimmed: list[Tensor], elected: Tensor, coefficient: Tensor) -> Tensor:
-    """The largest magnitude that agrees, with λ of its specialist (of the first one where several are as large)."""
-    largest = torch.zeros_like(elected)
-    merged = torch.zeros_like(elected)
-    for k, vector in enumerate(trimmed):
-        larger = _agrees(vector, elected) & (vector.abs() > largest)
-        largest = torch.where(larger, vector.abs(), largest)
-        merged = torch.where(larger, coefficient[k] * vector, merged)
+def _merge_max(agreeing: list[Tensor], coefficient: Tensor) -> Tensor:
+    """The largest magnitude, with λ of its specialist (of the first one where several are as large)."""
+    largest = agreeing[0]
+    merged = coefficient[0] * agreeing[0]
+    for k, magnitude in enumerate(agreeing[1:], start=1):
+        merged = torch.where(magnitude > largest, coefficient[k] * magnitude, merged)
+        largest = torch.maximum(largest, magnitude)
     return merged
-
-
-def _agrees(vector: Tensor, elected: Tensor) -> Tensor:
-    """Whether an entry has the elected sign; zero agrees with nothing."""
-    return ((vector > 0) & (elected > 0)) | ((vector < 0) & (elected < 0))
