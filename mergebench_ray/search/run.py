@@ -108,6 +108,7 @@ def search(
         on_start: called with a candidate's number when it begins.
         on_finish: called with its row when it is on disk.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     done = candidates(store)
     storage = open_storage(run.path, sweep.search)
     reconcile(storage, sweep.name, {t.optuna_number: t.normalised_average for t in done})  # type: ignore[misc]
@@ -120,7 +121,7 @@ def search(
         for trial in store.trials()
         if trial.items_digest == items and trial.split == "validation" and trial.method is not None
     }
-    ray.get(session.scorer.begin_search.remote(records.specialist_scores("validation"), known))
+    ray.get(session.scorer.begin_search.remote(space, records.specialist_scores("validation"), known))
     points = space.points(sweep.search.points_to_evaluate) if is_new(storage, sweep.name) else None
     searcher = OptunaSearch(
         space.suggest,
@@ -132,9 +133,8 @@ def search(
         study_name=sweep.name,
         points_to_evaluate=points,
     )
-    trainable = tune.with_parameters(CandidateTrial, scorer=session.scorer, bank=session.bank, space=space)
+    trainable = tune.with_parameters(CandidateTrial, scorer=session.scorer)
     os.environ.update(_TUNE_SETTINGS)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="mergebench_ray-tune-") as folder:
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": _TRIAL_CPUS}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -27,7 +28,10 @@ def make_sampler(name: str, seed: int, options: Mapping[str, Any]) -> optuna.sam
     accepted = inspect.signature(kind).parameters
     seeded = {"seed": seed} if "seed" in accepted and "seed" not in options else {}
     try:
-        sampler: optuna.samplers.BaseSampler = kind(**seeded, **options)
+        with warnings.catch_warnings():
+            # Whoever names an experimental sampler or option has chosen it.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler: optuna.samplers.BaseSampler = kind(**seeded, **options)
     except (TypeError, ValueError, ImportError) as error:
         raise InputError(
             f"search.sampler_options: {name} does not take them ({error}); see Optuna's documentation"

@@ -15,6 +15,7 @@ from mergebench_ray.bank import Bank
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Recipe
 from mergebench_ray.evaluation import DomainScore, Scores, normalised_average
+from mergebench_ray.search.space import Space
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class CandidateScorer:
             self._free.put(index)
         self._bank_lock = threading.Lock()
         self._finished: dict[str, Measurement] = {}
+        self._space: Space | None = None
         self._references: dict[str, DomainScore] = {}
         self._values: dict[str, float] = {}
 
@@ -83,25 +85,28 @@ class CandidateScorer:
         finally:
             self._free.put(index)
 
-    def begin_search(self, references: Mapping[str, DomainScore], known: Mapping[str, float]) -> None:
-        """Say what candidates are measured against, before the first `evaluate`.
+    def begin_search(self, space: Space, references: Mapping[str, DomainScore], known: Mapping[str, float]) -> None:
+        """Say what candidates are and what they are measured against, before the first `evaluate`.
 
         Args:
+            space: to read suggestions.
             references: the specialists' scores by domain, on the validation split.
             known: recipe digest -> normalised average, of candidates scored before on the same items.
         """
-        self._references, self._values = dict(references), dict(known)
+        self._space, self._references, self._values = space, dict(references), dict(known)
 
-    def evaluate(self, recipe: Recipe) -> float:
-        """Normalised average of a candidate on validation; one that was scored before is not scored again.
+    def evaluate(self, suggestion: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+        """Recipe and normalised average on validation; a candidate that was scored before is not scored again.
 
         The measurement is kept until `take` fetches it, so that what passes through Tune stays small.
         """
+        assert self._space is not None
+        recipe = self._bank.recipe(*self._space.candidate(suggestion))
         if recipe.digest not in self._values:
             measurement = self.score(recipe, "validation")
             self._finished[recipe.digest] = measurement
             self._values[recipe.digest] = normalised_average(measurement.scores.domains, self._references)[0]
-        return self._values[recipe.digest]
+        return recipe.model_dump(), self._values[recipe.digest]
 
     def take(self, digest: str) -> Measurement | None:
         """The measurement of a candidate scored since the last call; None if it was not scored here."""

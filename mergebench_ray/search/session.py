@@ -88,6 +88,8 @@ def open_session(
             bank.merge(bank.recipe(method, parameters))
         stats = ray.get([evaluator.start.remote() for evaluator in evaluators])
         ray.get([evaluator.connect.remote(bank.localise) for evaluator in evaluators])
+        # Builds and tokenises the items of both splits, once.
+        ray.get([evaluator.items_digest.remote(split) for evaluator in evaluators for split in ("validation", "test")])
         yield Session(
             bank=bank,
             scorer=start_scorer(bank, evaluators),
