@@ -247,6 +247,9 @@ def train_specialists(
     run(domains=domains.split(",") if domains else None, out=out)
 
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
 def main() -> NoReturn:
     """Run a command: exit status 0 if done, 2 if the input was wrong (one line says how), 1 for anything else."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -259,10 +262,12 @@ def main() -> NoReturn:
         text = error.format_message() if hasattr(error, "format_message") else str(error)
         _stop(" ".join(f"error: {text} (see --help)".split()), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _stop("stopped", 1)
+        status = _INTERRUPTED
     except Exception:
         traceback.print_exc()
         sys.exit(1)
+    if status == _INTERRUPTED:
+        _stop("stopped", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 

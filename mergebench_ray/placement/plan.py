@@ -40,7 +40,7 @@ class Machine(_Record):
 
     @classmethod
     def this(cls) -> Machine:
-        """This machine, without GPUs, with the memory that is free now."""
+        """The machine this runs on, without GPUs, with the memory that is free now."""
         return cls(nodes=1, gpus=0, gpu_memory=0, host_memory=_available_memory())
 
 
@@ -171,8 +171,8 @@ def _problem(needs: list[Need], machine: Machine) -> str | None:
         total = sum(need.count * need.bytes_each for need in here)
         if total > capacity * count:
             return (
-                f"needs {gibibytes(total)} of {where} memory, {gibibytes(capacity * count)} are there: use more or larger "
-                f"nodes, or fewer engines"
+                f"needs {gibibytes(total)} of {where} memory, {gibibytes(capacity * count)} are there: "
+                "use more or larger nodes, or fewer engines"
             )
         largest = max(here, key=lambda need: need.bytes_each, default=None)
         if largest and largest.bytes_each > capacity:
