@@ -63,6 +63,7 @@ def sweep_file(folder: Path, **changes: object) -> Path:
         ({"suite": "no-such-suite"}, "no-such-suite"),
         ({"evaluation": {"domains": ["cooking"]}}, "cooking"),
         ({"evaluation": {"allow_code_execution": False}}, "allow_code_execution"),
+        ({"engine": {"transport": "nccl"}}, "engine.transport"),
         ({"specialists": {"poetry": "./nowhere"}}, "no specialist of that name"),
     ],
 )

@@ -128,8 +128,18 @@ def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def still_there(family: list[psutil.Process]) -> list[str]:
-    _, alive = psutil.wait_procs(family, timeout=30)
-    return [process.name() for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    """Names of the processes that are alive half a minute later; ended ones that nobody waited for do not count."""
+    deadline = time.monotonic() + 30
+    while (alive := [process for process in family if is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return [process.name() for process in alive]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill(pid: int) -> None:
