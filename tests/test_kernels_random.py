@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from mergebench_ray.kernels.random import random_below, stream_keys, threshold_of
+from mergebench_ray.kernels.random import random_below, scramble, stream_keys, threshold_of
 
 COUNT = 1 << 21
 
 
-def numbers(*parts: object, start: int = 0, count: int = COUNT) -> torch.Tensor:
-    keys = torch.tensor(stream_keys(*parts), dtype=torch.int32)
-    return random_below(torch.arange(start, start + count, dtype=torch.int32), list(keys))
+def numbers(
+    seed: int = 1, tensor: str = "w", part: int = 0, specialist: str = "math", *, position: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What a specialist's mask is drawn from."""
+    position = torch.arange(COUNT, dtype=torch.int32) if position is None else position
+    scrambled = scramble(position, keys(seed, tensor, part))
+    return random_below(scrambled, keys(seed, tensor, part, specialist))
+
+
+def keys(*parts: object) -> list[torch.Tensor]:
+    return list(torch.tensor(stream_keys(*parts), dtype=torch.int32))
 
 
 @pytest.mark.parametrize("probability", [0.001, 0.1, 0.5, 0.8, 0.9, 0.99])
 def test_the_drop_rate_is_the_probability(probability: float) -> None:
     for seed in range(4):
-        dropped = int((numbers(seed, "math", "model.norm.weight", 0) < threshold_of(probability)).sum())
+        dropped = int((numbers(seed) < threshold_of(probability)).sum())
         deviation = (dropped - COUNT * probability) / math.sqrt(COUNT * probability * (1 - probability))
         assert abs(deviation) < 4.5
 
 
 def test_numbers_stay_in_their_range() -> None:
-    drawn = numbers(5, "a", "b", 0, start=(1 << 30) - COUNT)
+    drawn = numbers(position=torch.arange((1 << 30) - COUNT, 1 << 30, dtype=torch.int32))
     assert int(drawn.min()) >= 0
     assert int(drawn.max()) < threshold_of(1.0) + (1 << 15)
 
 
 def test_every_byte_is_even() -> None:
-    drawn = numbers(1, "a", "b", 0).double() / threshold_of(1.0)
-    counts = torch.histc(drawn, bins=256, min=0, max=1)
+    counts = torch.histc(numbers().double() / threshold_of(1.0), bins=256, min=0, max=1)
     chi_squared = float(((counts - COUNT / 256) ** 2 / (COUNT / 256)).sum())
     assert abs(chi_squared - 255) < 5 * math.sqrt(2 * 255)
 
@@ -41,29 +49,37 @@ def test_every_byte_is_even() -> None:
 @pytest.mark.parametrize("lag", [1, 2, 3, 16, 64, 576, 1536, 4096, 1 << 14, 1 << 16, 1 << 18, 1 << 20])
 def test_neighbours_are_independent(lag: int) -> None:
     for probability in (0.5, 0.9):
-        dropped = numbers(2, "math", "model.layers.0.mlp.up_proj.weight", 0) < threshold_of(probability)
+        dropped = numbers(seed=2) < threshold_of(probability)
         assert_independent(dropped[lag:], dropped[:-lag], probability)
 
 
 @pytest.mark.parametrize(
-    "other", [(0, "math", "w", 0), (1, "coding", "w", 0), (1, "math", "v", 0), (1, "math", "w", 1)]
+    "other", [{"seed": 0}, {"tensor": "v"}, {"part": 1}, {"specialist": "coding"}, {"specialist": "safety"}]
 )
-def test_seeds_specialists_tensors_and_parts_are_independent(other: tuple[object, ...]) -> None:
+def test_seeds_tensors_parts_and_specialists_are_independent(other: dict[str, Any]) -> None:
     for probability in (0.5, 0.9):
-        first, second = (numbers(*parts) < threshold_of(probability) for parts in ((1, "math", "w", 0), other))
+        first, second = (numbers(**which) < threshold_of(probability) for which in ({}, other))
         assert_independent(first, second, probability)
+        assert_independent(first[1:], second[:-1], probability)
+
+
+def test_any_two_of_many_specialists_are_independent() -> None:
+    masks = [numbers(specialist=f"specialist {k}") < threshold_of(0.5) for k in range(12)]
+    for k, mask in enumerate(masks):
+        for other in masks[:k]:
+            assert_independent(mask, other, 0.5)
 
 
 @pytest.mark.parametrize("bit", range(21, 30))
 def test_high_bits_of_the_position_count(bit: int) -> None:
-    keys = list(torch.tensor(stream_keys(4, "math", "w", 0), dtype=torch.int32))
     position = torch.arange(COUNT, dtype=torch.int32)
-    first, second = (random_below(p, keys) < threshold_of(0.5) for p in (position, position ^ (1 << bit)))
+    first, second = (numbers(position=p) < threshold_of(0.5) for p in (position, position ^ (1 << bit)))
     assert_independent(first, second, 0.5)
 
 
-def test_one_number_depends_on_its_position_alone() -> None:
-    assert torch.equal(numbers("s", start=1000, count=5000)[123:], numbers("s", start=1123, count=4877))
+def test_a_number_depends_on_its_position_alone() -> None:
+    position = torch.arange(1000, 6000, dtype=torch.int32)
+    assert torch.equal(numbers(position=position)[123:], numbers(position=position[123:]))
 
 
 def assert_independent(first: torch.Tensor, second: torch.Tensor, probability: float) -> None:

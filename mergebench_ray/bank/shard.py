@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mergebench_ray.bank.layout import Layout, Overlap, shard_range
 from mergebench_ray.bank.memory_file import MemoryFile
-from mergebench_ray.bank.work import Work
+from mergebench_ray.bank.work import Work, segments_of
 from mergebench_ray.checkpoints import Checkpoint, require_finite
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, magnitude_histogram
 
@@ -123,7 +123,7 @@ class BankShard:
         todo = self._changed(work)
         for overlap, _ in todo:
             self._held.pop((overlap.tensor.name, overlap.tensor.part), None)
-        segments = self._segments(work, todo)
+        segments = segments_of(work, todo, self._range[0])
         if segments:
             merge = self._pass(work.kernel, work.scalars[0], torch.bfloat16)
             merge.run(self._base, self._vectors(), segments, self._output, self._threads)
@@ -191,20 +191,6 @@ class BankShard:
             if self._held.get(key) != work.fingerprints[index_of[key]]:
                 changed.append((overlap, index_of[key]))
         return changed
-
-    def _segments(self, work: Work, todo: list[tuple[Overlap, int]]) -> list[Segment]:
-        """One segment per run of neighbours with the same scalars, or per tensor where positions count."""
-        first = self._range[0]
-        segments: list[Segment] = []
-        for overlap, index in todo:
-            scalars = work.scalars[work.assignment[index]]
-            start, stop = overlap.start - first, overlap.stop - first
-            last = segments[-1] if segments else None
-            if last and last.stop == start and last.scalars is scalars and not work.kernel.uses_position:
-                segments[-1] = Segment(last.start, stop, last.position, scalars)
-            else:
-                segments.append(Segment(start, stop, overlap.position, scalars))
-        return segments
 
     def _pass(self, kernel: BlockFunction, scalars: Scalars, out_dtype: torch.dtype) -> Pass:
         key = _pass_key(kernel, out_dtype)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergebench_ray.bank.layout import Layout
-from mergebench_ray.kernels import BlockFunction, Scalars
+from mergebench_ray.bank.layout import Layout, Overlap
+from mergebench_ray.kernels import BlockFunction, Scalars, Segment
 from mergebench_ray.methods import Method, TensorPlace
 
 
@@ -64,3 +64,23 @@ def plan_work(
         content = f"{common}\n{tensor.name}\n{tensor.part}\n{text}"
         fingerprints.append(hashlib.sha256(content.encode()).hexdigest())
     return Work(kernel, tuple(scalars), tuple(assignment), tuple(fingerprints))
+
+
+def segments_of(work: Work, todo: Sequence[tuple[Overlap, int]], first: int) -> list[Segment]:
+    """One segment per run of neighbours with the same scalars, or per tensor where positions count.
+
+    Args:
+        work: the merge.
+        todo: parts of tensors in flat order, each with the tensor's index in the layout.
+        first: entry of the flat order at which the arrays begin.
+    """
+    segments: list[Segment] = []
+    for overlap, index in todo:
+        scalars = work.scalars[work.assignment[index]]
+        start, stop = overlap.start - first, overlap.stop - first
+        last = segments[-1] if segments else None
+        if last and last.stop == start and last.scalars is scalars and not work.kernel.uses_position:
+            segments[-1] = Segment(last.start, stop, last.position, scalars)
+        else:
+            segments.append(Segment(start, stop, overlap.position, scalars))
+    return segments

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from mergebench_ray.files import whole_file
 from mergebench_ray.kernels.block import BlockFunction
+from mergebench_ray.kernels.threads import torch_threads
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ INDUCTOR_OPTIONS: dict[str, Any] = {
     "cpp.dynamic_threads": True,
 }
 
+_SMALL = 1 << 15
 _FORMAT = 1
 
 
@@ -54,11 +56,19 @@ class CompiledKernel:
         self._loader = AOTIModelPackageLoader(str(path), "model", False, 1, index)
 
     def __call__(
-        self, base: Tensor, task_vectors: Sequence[Tensor], start: int, scalars: dict[str, Tensor], out: Tensor
+        self,
+        base: Tensor,
+        task_vectors: Sequence[Tensor],
+        start: int,
+        scalars: dict[str, Tensor],
+        out: Tensor,
+        threads: int,
     ) -> None:
         """Run over [n]; `start` is the position of the first entry."""
         first = torch.tensor([start], dtype=torch.int32, device=base.device)
-        self._loader.run([base, *task_vectors, first, *scalars.values(), out])
+        # Waking threads for a norm's few hundred entries takes longer than computing them.
+        with torch_threads(threads if len(base) > _SMALL else 1):
+            self._loader.run([base, *task_vectors, first, *scalars.values(), out])
 
 
 class _Exported(torch.nn.Module):  # type: ignore[misc]

@@ -7,6 +7,7 @@ into aten operations, each of which writes into one of a few preallocated block-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from mergebench_ray.kernels.block import BlockFunction
+from mergebench_ray.kernels.threads import torch_threads
 
 CPU_BLOCK = 1 << 17
-"""Entries of a block: few enough that its buffers stay in the second-level caches, enough that the cost of starting
-an operation is small beside its work, which torch spreads over its threads."""
+"""Entries of a block: few enough that its buffers stay in the second-level cache, enough that the cost of starting an
+operation is small beside its work."""
 
 GPU_BLOCK = 1 << 24
 
@@ -45,29 +47,44 @@ class EagerKernel:
     ) -> None:
         self._block = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
         self._lanes = torch.arange(self._block, dtype=torch.int32, device=device)
-        self._traced = _trace(function, num_specialists, scalars, self._lanes)
         self._num_block_inputs = num_specialists + 3
+        self._traced = _trace(function, num_specialists, scalars, self._lanes)
         self.signature = _signature(self._traced)
-        self._programs: dict[bool, _Program] = {}
+        self._programs = [self._new_program()]
 
     def __call__(
-        self, base: Tensor, task_vectors: Sequence[Tensor], start: int, scalars: dict[str, Tensor], out: Tensor
+        self,
+        base: Tensor,
+        task_vectors: Sequence[Tensor],
+        start: int,
+        scalars: dict[str, Tensor],
+        out: Tensor,
+        threads: int,
     ) -> None:
-        """Run over [n]; `start` is the position of the first entry."""
-        for offset in range(0, len(base), self._block):
-            end = min(offset + self._block, len(base))
-            first = torch.tensor([start + offset], dtype=torch.int32, device=base.device)
-            vectors = [vector[offset:end] for vector in task_vectors]
-            program = self._program(end - offset)
-            program.bind(scalars)
-            out[offset:end].copy_(program.run([base[offset:end], *vectors, self._lanes[: end - offset], first]))
+        """Run over [n], blocks spread over threads; `start` is the position of the first entry."""
+        offsets = iter(range(0, len(base), self._block))
 
-    def _program(self, length: int) -> _Program:
-        """One program for full blocks, one for the latest shorter length."""
-        full = length == self._block
-        if full not in self._programs or self._programs[full].length != length:
-            self._programs[full] = _Program(self._traced, length, self._lanes.device, self._num_block_inputs)
-        return self._programs[full]
+        def work(program: _Program) -> None:
+            program.bind(scalars)
+            for offset in offsets:
+                end = min(offset + self._block, len(base))
+                first = torch.tensor([start + offset], dtype=torch.int32, device=base.device)
+                vectors = [vector[offset:end] for vector in task_vectors]
+                out[offset:end].copy_(program.run([base[offset:end], *vectors, self._lanes[: end - offset], first]))
+
+        workers = min(threads, -(-len(base) // self._block))
+        while len(self._programs) < workers:
+            self._programs.append(self._new_program())
+        if workers == 1:
+            with torch_threads(1):
+                work(self._programs[0])
+            return
+        # Threads of our own: torch's would meet after every operation, which stalls when cores are busy elsewhere.
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(work, self._programs[:workers]))
+
+    def _new_program(self) -> _Program:
+        return _Program(self._traced, self._num_block_inputs, self._block, self._lanes.device)
 
 
 def _trace(
@@ -100,98 +117,104 @@ def _signature(traced: fx.GraphModule) -> str:
 class _Step:
     """One operation: its arguments are slots of the program's values, its result goes into a slot.
 
-    One that `writes` fills the buffer that is in that slot already; any other allocates its result.
+    An operation that fills what is in that slot already has `out`; any other makes a new tensor.
     """
 
     run: Callable[..., Any]
-    slots: tuple[int, ...]
+    arguments: tuple[int, ...]
     keywords: dict[str, Any]
     result: int
-    writes: bool = False
+    out: bool = False
 
 
 class _Program:
-    """The traced graph with its buffers, for one block length.
+    """The traced graph as a list of operations on numbered values.
 
     Operations that depend on scalars alone run once per `bind`; those on blocks write into buffers, which are handed
     on as soon as their last reader is done.
     """
 
-    def __init__(self, traced: fx.GraphModule, length: int, device: torch.device, num_block_inputs: int) -> None:
-        self.length = length
+    def __init__(self, traced: fx.GraphModule, num_block_inputs: int, block: int, device: torch.device) -> None:
+        self._block = block
+        self._device = device
         self._values: list[Any] = []
-        self._inputs: list[int] = []
-        self._num_block_inputs = num_block_inputs
-        self._result = -1
-        self._bound: dict[str, Tensor] | None = None
-        self._small_steps: list[_Step] = []
+        self._buffers: dict[int, Tensor] = {}
+        self._block_inputs: list[int] = []
+        self._scalar_inputs: list[int] = []
+        self._scalar_steps: list[_Step] = []
         self._block_steps: list[_Step] = []
-        self._build(traced, device, num_block_inputs)
+        self._result = -1
+        self._length = block
+        self._build(traced, num_block_inputs)
 
     def bind(self, scalars: dict[str, Tensor]) -> None:
         """Use these scalars from now on."""
-        if scalars is self._bound:
-            return
-        for slot, value in zip(self._inputs[self._num_block_inputs :], scalars.values(), strict=True):
+        for slot, value in zip(self._scalar_inputs, scalars.values(), strict=True):
             self._values[slot] = value
-        _run(self._small_steps, self._values)
-        self._bound = scalars
+        _run(self._scalar_steps, self._values)
 
     def run(self, inputs: Sequence[Tensor]) -> Tensor:
         """Run on one block: [base, vectors..., lanes, start]; the result is valid until the next run."""
-        for slot, value in zip(self._inputs[: self._num_block_inputs], inputs, strict=True):
+        length = len(inputs[0])
+        if length != self._length:
+            for slot, buffer in self._buffers.items():
+                self._values[slot] = buffer[:length]
+            self._length = length
+        for slot, value in zip(self._block_inputs, inputs, strict=True):
             self._values[slot] = value
         _run(self._block_steps, self._values)
         result: Tensor = self._values[self._result]
         return result
 
-    def _build(self, traced: fx.GraphModule, device: torch.device, num_block_inputs: int) -> None:
+    def _build(self, traced: fx.GraphModule, num_block_inputs: int) -> None:
         nodes = list(traced.graph.nodes)
-        last_use = {argument: node for node in nodes for argument in node.all_input_nodes}
+        last_reader = {argument: node for node in nodes for argument in node.all_input_nodes}
         slots: dict[fx.Node, int] = {}
         on_blocks: set[fx.Node] = set()
-        constants: set[fx.Node] = set()
-        buffers: dict[fx.Node, Tensor] = {}
         free: dict[torch.dtype, list[Tensor]] = {}
         for node in nodes:
             if node.op == "output":
                 self._result = slots[node.args[0]]
-                break
-            if node.op == "placeholder":
+            elif node.op == "placeholder":
                 slots[node] = self._slot(None)
-                if len(self._inputs) < num_block_inputs:
+                if len(self._block_inputs) < num_block_inputs:
+                    self._block_inputs.append(slots[node])
                     on_blocks.add(node)
-                self._inputs.append(slots[node])
-                continue
-            if node.op == "get_attr":
-                slots[node] = self._slot(getattr(traced, str(node.target)))
-                constants.add(node)
-                continue
-            arguments = tuple(slots[a] if isinstance(a, fx.Node) else self._slot(a) for a in node.args)
-            if not on_blocks.intersection(node.all_input_nodes):
-                slots[node] = self._slot(None)
-                step = _Step(node.target, arguments, dict(node.kwargs), slots[node])
-                if constants.issuperset(node.all_input_nodes):
-                    constants.add(node)
-                    _run([step], self._values)
                 else:
-                    self._small_steps.append(step)
-                continue
-            on_blocks.add(node)
-            for argument in node.all_input_nodes:
-                if last_use[argument] is node and argument in buffers:
-                    buffer = buffers.pop(argument)
-                    free.setdefault(buffer.dtype, []).append(buffer)
-            slots[node] = self._slot(None)
-            step = _block_step(node, arguments, slots[node])
-            if step.writes:
-                dtype = node.meta["val"].dtype
-                spare = free.setdefault(dtype, [])
-                buffers[node] = spare.pop() if spare else torch.empty(self.length, dtype=dtype, device=device)
-                self._values[slots[node]] = buffers[node]
-                if "out" in step.keywords:
-                    step.keywords["out"] = buffers[node]
-            self._block_steps.append(step)
+                    self._scalar_inputs.append(slots[node])
+            elif node.op == "get_attr":
+                slots[node] = self._slot(getattr(traced, str(node.target)))
+            else:
+                arguments = tuple(slots[a] if isinstance(a, fx.Node) else self._slot(a) for a in node.args)
+                slots[node] = self._slot(None)
+                if on_blocks.isdisjoint(node.all_input_nodes):
+                    self._scalar_steps.append(_Step(node.target, arguments, dict(node.kwargs), slots[node]))
+                    continue
+                on_blocks.add(node)
+                # An operation may write over an argument that nobody reads after it.
+                for argument in node.all_input_nodes:
+                    if last_reader[argument] is node and slots[argument] in self._buffers:
+                        buffer = self._buffers[slots[argument]]
+                        free.setdefault(buffer.dtype, []).append(buffer)
+                self._block_steps.append(self._block_step(node, arguments, slots[node], free))
+
+    def _block_step(
+        self, node: fx.Node, arguments: tuple[int, ...], result: int, free: dict[torch.dtype, list[Tensor]]
+    ) -> _Step:
+        """An operation on blocks, as one that writes into a buffer where it has such a form."""
+        target: Any = node.target
+        is_cast = target is torch.ops.aten._to_copy.default
+        variant = None if is_cast else _out_variant(target)
+        if not is_cast and variant is None:
+            return _Step(target, arguments, dict(node.kwargs), result)
+        dtype = node.meta["val"].dtype
+        spare = free.get(dtype, [])
+        buffer = spare.pop() if spare else torch.empty(self._block, dtype=dtype, device=self._device)
+        self._buffers[result] = self._values[result] = buffer
+        if variant is None:
+            return _Step(torch.ops.aten.copy_.default, (result, arguments[0]), {}, result)
+        keywords = {name: value for name, value in node.kwargs.items() if name not in _TENSOR_OPTIONS}
+        return _Step(variant, arguments, keywords, result, out=True)
 
     def _slot(self, value: Any) -> int:
         self._values.append(value)
@@ -200,19 +223,11 @@ class _Program:
 
 def _run(steps: Sequence[_Step], values: list[Any]) -> None:
     for step in steps:
-        values[step.result] = step.run(*[values[slot] for slot in step.slots], **step.keywords)
-
-
-def _block_step(node: fx.Node, arguments: tuple[int, ...], result: int) -> _Step:
-    """An operation on blocks, as one that writes into the buffer at `result` where it has such a form."""
-    target: Any = node.target
-    if target is torch.ops.aten._to_copy.default:
-        return _Step(torch.ops.aten.copy_.default, (result, arguments[0]), {}, result, writes=True)
-    variant = _out_variant(target)
-    if variant is None:
-        return _Step(target, arguments, dict(node.kwargs), result)
-    keywords = {name: value for name, value in node.kwargs.items() if name not in _TENSOR_OPTIONS}
-    return _Step(variant, arguments, {**keywords, "out": None}, result, writes=True)
+        arguments = [values[slot] for slot in step.arguments]
+        if step.out:
+            step.run(*arguments, **step.keywords, out=values[step.result])
+        else:
+            values[step.result] = step.run(*arguments, **step.keywords)
 
 
 _TENSOR_OPTIONS = {"dtype", "layout", "device", "pin_memory"}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +12,7 @@ from mergebench_ray.kernels.block import BlockFunction, Scalars, scalar_tensors
 from mergebench_ray.kernels.compiled import CompiledKernel, compile_kernel
 from mergebench_ray.kernels.eager import EagerKernel
 
-_TOTAL_BLOCK = 1 << 18
-_SMALL = 1 << 15
+_TOTAL_BLOCK = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Pass:
             self._call(base[window], vectors, segment.position, scalars, out[window], threads)
 
     def total(self, base: Tensor, task_vectors: Sequence[Tensor], scalars: Scalars, threads: int) -> int:
-        """Sum of the function over [n], exact as long as its values are whole numbers of at most 32.
+        """Sum of the function over [n], exact as long as its values are whole numbers of at most 8.
 
         No model-sized temporary: the values of a block are summed before the next block is computed.
         """
@@ -115,20 +113,4 @@ class Pass:
     ) -> None:
         # The compiled kernel is made for lengths from 2.
         kernel = self._compiled if self._compiled is not None and len(base) > 1 else self._eager
-        # Waking threads for a norm's few hundred entries takes longer than computing them.
-        with _torch_threads(threads if len(base) > _SMALL else 1):
-            kernel(base, task_vectors, start, scalars, out)
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """Let torch's operations use so many threads inside the block."""
-    before = torch.get_num_threads()
-    if before == count:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        kernel(base, task_vectors, start, scalars, out, threads)

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mergebench_ray.kernels import Block, Scalars
-from mergebench_ray.kernels.random import KEYS, random_below, stream_keys, threshold_of
+from mergebench_ray.kernels.random import KEYS, random_below, scramble, stream_keys, threshold_of
 from mergebench_ray.methods.base import (
     Method,
     MethodParameters,
@@ -49,20 +49,22 @@ class Dare(Method):
     def merge_block(block: Block, scalars: Mapping[str, Tensor], **options: Any) -> Tensor:
         """Draw, drop, scale and add in float32."""
         coefficient, drop_below, keys = scalars["coefficient"], scalars["drop_below"], scalars["keys"]
+        scrambled = scramble(block.position, [scalars["tensor_keys"][i] for i in range(KEYS)])
         kept = []
         for k, vector in enumerate(block.task_vectors):
-            number = random_below(block.position, [keys[k * KEYS + i] for i in range(KEYS)])
+            number = random_below(scrambled, [keys[k * KEYS + i] for i in range(KEYS)])
             kept.append((number >= drop_below).float() * (coefficient[k] * vector))
         return block.base + sum_of(kept)
 
     def scalars(
         self, parameters: DareParameters, prepared: Any, place: TensorPlace, specialists: Sequence[str]
     ) -> Scalars:
-        """λ / (1 - p), and the keys of each specialist's random numbers in this tensor."""
+        """λ / (1 - p), and the keys of this tensor and of each specialist in it."""
         coefficients = per_specialist(parameters.scaling_coef, place, specialists)
-        keys = [key for name in specialists for key in stream_keys(parameters.seed, name, place.name, place.part)]
+        tensor = (parameters.seed, place.name, place.part)
         return {
             "coefficient": [coefficient / (1 - parameters.p) for coefficient in coefficients],
             "drop_below": [threshold_of(parameters.p)],
-            "keys": keys,
+            "tensor_keys": stream_keys(*tensor),
+            "keys": [key for name in specialists for key in stream_keys(*tensor, name)],
         }
