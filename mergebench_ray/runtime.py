@@ -25,13 +25,16 @@ _SETTINGS = {
 
 
 @contextmanager
-def ray_session(address: str | None = None, *, dashboard_port: int | None = None) -> Iterator[None]:
+def ray_session(
+    address: str | None = None, *, num_cpus: int | None = None, dashboard_port: int | None = None
+) -> Iterator[None]:
     """Use Ray for the length of a block; what was started for it ends with it.
 
     An `InputError` raised inside a Ray worker leaves the block as itself, not as Ray's error around it.
 
     Args:
         address: a cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
+        num_cpus: cores that a local cluster counts, for each of which Ray starts a worker ahead; None for all.
         dashboard_port: show the local cluster's dashboard on this loopback port.
 
     Raises:
@@ -39,7 +42,7 @@ def ray_session(address: str | None = None, *, dashboard_port: int | None = None
     """
     ours = not ray.is_initialized()
     if ours:
-        start_ray(address, dashboard_port=dashboard_port)
+        start_ray(address, num_cpus=num_cpus, dashboard_port=dashboard_port)
     try:
         yield
     except ray.exceptions.RayTaskError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from mergebench_ray.bank import Bank
+from mergebench_ray.bank import Bank, compiled_ahead
 from mergebench_ray.checkpoints import Checkpoint, is_merged, model_card, write_model
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.progress import progress_line
@@ -78,10 +79,13 @@ def merge(
         raise InputError("give --method, --base and at least one --specialist NAME=REF, or --recipe FILE")
     check_ray(address)
     models = resolve_models(base, specialists)
-    complete_parameters(method, parameters or {}, list(models.specialists), models.num_layers)
+    complete = complete_parameters(method, parameters or {}, list(models.specialists), models.num_layers)
     if written is not None:
         _check_digests(written, models)
-    with progress_line(show_progress) as report, ray_session(address):
+    with ExitStack() as stack:
+        report = stack.enter_context(progress_line(show_progress))
+        with compiled_ahead(method, complete, list(models.specialists)):
+            stack.enter_context(ray_session(address, num_cpus=0))
         bank = Bank.load(models.base, models.specialists, shards=shards, progress=report)
         try:
             final = bank.recipe(method, parameters or {})

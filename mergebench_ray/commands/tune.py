@@ -83,8 +83,8 @@ def tune(
     space = Space(checked, list(models.specialists), models.num_layers)
     if checked.engine.transport != "shared_memory":
         raise InputError(
-            f"sweep {checked.name}, engine.transport = {checked.engine.transport!r}: the bank of a sweep cannot send this "
-            "way yet (docs/engines.md); use shared_memory, which feeds engines on GPUs too"
+            f"sweep {checked.name}, engine.transport = {checked.engine.transport!r}: the bank of a sweep cannot send "
+            "this way yet (docs/engines.md); use shared_memory, which feeds engines on GPUs too"
         )
     check_ray(address, dashboard_port=dashboard_port)
     make_sampler(checked.search.sampler, checked.search.seed, checked.search.sampler_options)

@@ -1,0 +1,134 @@
+"""A merge rehearsed on made-up weights in one process: to compile its passes ahead of time, or to time them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergebench_ray.bank.layout import Layout, LayoutTensor, Overlap, layer_of
+from mergebench_ray.bank.shard import usable_threads
+from mergebench_ray.bank.work import Work, plan_work, segments_of
+from mergebench_ray.kernels import BlockFunction, Pass, Scalars, magnitude_histogram
+from mergebench_ray.methods import get_method, parse_parameters
+
+_CPU = torch.device("cpu")
+NUM_LAYERS = 30  # with the shapes below, the 106 M merged parameters of SmolLM2-135M
+_HIDDEN, _KEYS, _INNER = 576, 192, 1536
+_SHAPES = {
+    "input_layernorm": (_HIDDEN,),
+    "mlp.down_proj": (_HIDDEN, _INNER),
+    "mlp.gate_proj": (_INNER, _HIDDEN),
+    "mlp.up_proj": (_INNER, _HIDDEN),
+    "post_attention_layernorm": (_HIDDEN,),
+    "self_attn.k_proj": (_KEYS, _HIDDEN),
+    "self_attn.o_proj": (_HIDDEN, _HIDDEN),
+    "self_attn.q_proj": (_HIDDEN, _HIDDEN),
+    "self_attn.v_proj": (_KEYS, _HIDDEN),
+}
+
+
+@contextmanager
+def compiled_ahead(method: str, parameters: Mapping[str, Any], specialists: Sequence[str]) -> Iterator[None]:
+    """Compile what a merge will run while the block lasts, in a process of its own that has ended when it ends.
+
+    So the compiler's memory never stands beside the weights. Should it fail, the bank compiles by itself.
+
+    Args:
+        method: name of the method.
+        parameters: its hyper-parameters, completed.
+        specialists: sorted names.
+    """
+    task = json.dumps([method, dict(parameters), list(specialists)])
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__, task], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _compile(method: str, parameters: Mapping[str, Any], specialists: Sequence[str]) -> None:
+    chosen = get_method(method)
+    checked = parse_parameters(method, parameters)
+    arrays = RehearsalArrays(smollm2_layout(1), specialists, usable_threads())
+    prepared = chosen.prepare(checked, arrays)
+    merge_pass(plan_work(arrays.layout, chosen, checked, prepared, specialists, {}), arrays)
+
+
+class RehearsalArrays:
+    """A bank's arrays in this process, filled with random numbers; also answers for `Statistics`."""
+
+    def __init__(self, layout: Layout, specialists: Sequence[str], threads: int) -> None:
+        self.layout = layout
+        self.specialists = specialists
+        self.threads = threads
+        generator = torch.Generator().manual_seed(0)
+        self.base = _random(layout.size, 0.05, generator)
+        self.vectors = [_random(layout.size, 0.002, generator) for _ in specialists]
+        self.out = torch.zeros_like(self.base)
+        self._histograms: Tensor | None = None
+        self._totals: dict[BlockFunction, Pass] = {}
+
+    @property
+    def num_entries(self) -> int:
+        """Entries of a task vector."""
+        return self.layout.size
+
+    def magnitude_histograms(self) -> Tensor:
+        """Exact counts of the magnitudes, int64 [K, 32768]; made once."""
+        if self._histograms is None:
+            self._histograms = torch.stack([magnitude_histogram(vector) for vector in self.vectors])
+        return self._histograms
+
+    def total(self, function: BlockFunction, scalars: Scalars) -> int:
+        """Sum of an element-wise function over the entries."""
+        if function not in self._totals:
+            self._totals[function] = Pass(function, len(self.vectors), scalars, torch.float32, _CPU)
+        return self._totals[function].total(self.base, self.vectors, scalars, self.threads)
+
+    def copy(self) -> None:
+        """Copy every array into the output: plain reads and writes of the same memory."""
+        for source in (self.base, *self.vectors):
+            self.out.copy_(source)
+
+
+def merge_pass(work: Work, arrays: RehearsalArrays, *, compiled: bool = True) -> Callable[[], None]:
+    """Compile the pass of a merge; returns the merge itself, to be called any number of times."""
+    run = Pass(work.kernel, len(arrays.vectors), work.scalars[0], torch.bfloat16, _CPU, compiled)
+    todo = [(Overlap(tensor, tensor.start, tensor.stop), i) for i, tensor in enumerate(arrays.layout.merged)]
+    segments = segments_of(work, todo, 0)
+    return lambda: run.run(arrays.base, arrays.vectors, segments, arrays.out, arrays.threads)
+
+
+def _random(size: int, scale: float, generator: torch.Generator) -> Tensor:
+    values = torch.empty(size, dtype=torch.bfloat16)
+    for block in values.split(1 << 22):
+        block.copy_(torch.randn(len(block), generator=generator) * scale)
+    return values
+
+
+def smollm2_layout(layers: int) -> Layout:
+    """The merged tensors of a model shaped like SmolLM2-135M."""
+    names = {f"model.layers.{layer}.{name}.weight": shape for layer in range(layers) for name, shape in _SHAPES.items()}
+    names["model.norm.weight"] = (_HIDDEN,)
+    tensors = []
+    start = 0
+    for name, shape in names.items():
+        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        tensors.append(LayoutTensor(name, shape, layer_of(name), 0, start, count))
+        start += count
+    return Layout(tuple(tensors), (), layers)
+
+
+if __name__ == "__main__":
+    _compile(*json.loads(sys.argv[1]))
