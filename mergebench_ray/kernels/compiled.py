@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib
+import itertools
 import json
 import logging
 import os
@@ -43,17 +44,19 @@ INDUCTOR_OPTIONS: dict[str, Any] = {
 }
 
 _SMALL = 1 << 15
-_FORMAT = 1
+_LANES = 1 << 20
+_FORMAT = 2
 
 
 class CompiledKernel:
     """A compiled `BlockFunction`; called as `EagerKernel` is."""
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    def __init__(self, path: Path, device: torch.device, uses_position: bool) -> None:
         from torch._C._aoti import AOTIModelPackageLoader
 
         index = -1 if device.type == "cpu" else (device.index or 0)
         self._loader = AOTIModelPackageLoader(str(path), "model", False, 1, index)
+        self._lanes = torch.arange(_LANES + 1, dtype=torch.int32, device=device) if uses_position else None
 
     def __call__(
         self,
@@ -65,10 +68,23 @@ class CompiledKernel:
         threads: int,
     ) -> None:
         """Run over [n]; `start` is the position of the first entry."""
-        first = torch.tensor([start], dtype=torch.int32, device=base.device)
         # Waking threads for a norm's few hundred entries takes longer than computing them.
         with torch_threads(threads if len(base) > _SMALL else 1):
-            self._loader.run([base, *task_vectors, first, *scalars.values(), out])
+            if self._lanes is None:
+                self._loader.run([base, *task_vectors, *scalars.values(), out])
+                return
+            for offset, stop in _runs(len(base)):
+                window = slice(offset, stop)
+                first = torch.tensor([start + offset], dtype=torch.int32, device=base.device)
+                blocks = [base[window], *(vector[window] for vector in task_vectors)]
+                position = [self._lanes[: stop - offset], first]
+                self._loader.run([*blocks, *position, *scalars.values(), out[window]])
+
+
+def _runs(length: int) -> list[tuple[int, int]]:
+    """Cut [0, length) into runs of 2 to `_LANES` + 1 entries, for `length` >= 2."""
+    cuts = [*range(0, length - 1, _LANES), length]
+    return list(itertools.pairwise(cuts))
 
 
 class _Exported(torch.nn.Module):  # type: ignore[misc]
@@ -81,10 +97,13 @@ class _Exported(torch.nn.Module):  # type: ignore[misc]
         self._names = names
 
     def forward(self, *arguments: Tensor) -> None:
-        """Take base, K task vectors, start, scalars in order, out."""
+        """Take base, K task vectors, with positions: lanes and start, then scalars in order, out."""
         base, *vectors = arguments[: self._num_specialists + 1]
-        start, *small, out = arguments[self._num_specialists + 1 :]
-        lanes = torch.arange(base.shape[0], dtype=torch.int32, device=base.device)
+        *small, out = arguments[self._num_specialists + 1 :]
+        if self._function.uses_position:
+            lanes, start, *small = small
+        else:
+            lanes = start = torch.zeros(1, dtype=torch.int32, device=base.device)
         out.copy_(self._function.values(base, vectors, lanes, start, dict(zip(self._names, small, strict=True))))
 
 
@@ -122,7 +141,7 @@ def compile_kernel(
         if problem is not None:
             _warn_once(problem)
             return None
-    return CompiledKernel(path, device)
+    return CompiledKernel(path, device, function.uses_position)
 
 
 def cache_folder() -> Path:
@@ -163,6 +182,7 @@ def _compile_in_child(
         "module": function.function.__module__,
         "name": function.function.__qualname__,
         "options": dict(function.options),
+        "uses_position": function.uses_position,
         "num_specialists": num_specialists,
         "scalars": {name: [len(value), str(value.dtype).removeprefix("torch.")] for name, value in scalars.items()},
         "out_dtype": str(out_dtype).removeprefix("torch."),
@@ -189,22 +209,21 @@ def _compile(package: Path, task: dict[str, Any]) -> None:
     """Compile a function of any length >= 2 into a package file; the work of the child process."""
     module = importlib.import_module(task["module"])
     function = attrgetter(task["name"])(module)
-    options = tuple(sorted(task["options"].items()))
+    block_function = BlockFunction(function, tuple(sorted(task["options"].items())), task["uses_position"])
     device = torch.device(task["device"])
     example = torch.zeros(1 << 12, dtype=torch.bfloat16, device=device)
-    start = torch.zeros(1, dtype=torch.int32, device=device)
+    blocks = [example.clone() for _ in range(task["num_specialists"] + 1)]
     scalars = {
         name: torch.zeros(length, dtype=getattr(torch, dtype), device=device)
         for name, (length, dtype) in task["scalars"].items()
     }
-    blocks = [example.clone() for _ in range(task["num_specialists"] + 1)]
+    position = [example.int(), torch.zeros(1, dtype=torch.int32, device=device)] if task["uses_position"] else []
     out = example.to(getattr(torch, task["out_dtype"]), copy=True)
-    arguments = (*blocks, start, *scalars.values(), out)
+    arguments = (*blocks, *position, *scalars.values(), out)
     length = torch.export.Dim("length", min=2, max=1 << 40)
-    free = tuple({0: length} for _ in blocks)
-    fixed = tuple(None for _ in range(len(scalars) + 1))
-    exported = _Exported(BlockFunction(function, options), task["num_specialists"], list(scalars))
-    program = torch.export.export(exported, arguments, dynamic_shapes=((*free, *fixed, {0: length}),))
+    free = tuple({0: length} if argument.shape == example.shape else None for argument in arguments)
+    exported = _Exported(block_function, task["num_specialists"], list(scalars))
+    program = torch.export.export(exported, arguments, dynamic_shapes=(free,))
     torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs={**INDUCTOR_OPTIONS})
 
 

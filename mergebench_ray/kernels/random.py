@@ -62,6 +62,14 @@ def random_below(scrambled: Tensor, keys: list[Tensor]) -> Tensor:
     return _step(_fold(state, 15), _DRAW[2])
 
 
+def at_least(numbers: Tensor, threshold: Tensor) -> Tensor:
+    """1.0 where a number reaches the threshold, else 0.0; float32 [n].
+
+    Done by the sign of the difference: a comparison whose outcome is random costs several times as much.
+    """
+    return (1 + torch.bitwise_right_shift(numbers - threshold, 31)).float()
+
+
 def threshold_of(probability: float) -> int:
     """The number that `random_below` stays below with this probability (to 2**-25 or better)."""
     return round(probability * _RANGE)

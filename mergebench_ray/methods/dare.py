@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mergebench_ray.kernels import Block, Scalars
-from mergebench_ray.kernels.random import KEYS, random_below, scramble, stream_keys, threshold_of
+from mergebench_ray.kernels.random import KEYS, at_least, random_below, scramble, stream_keys, threshold_of
 from mergebench_ray.methods.base import (
     Method,
     MethodParameters,
@@ -53,7 +53,7 @@ class Dare(Method):
         kept = []
         for k, vector in enumerate(block.task_vectors):
             number = random_below(scrambled, [keys[k * KEYS + i] for i in range(KEYS)])
-            kept.append((number >= drop_below).float() * (coefficient[k] * vector))
+            kept.append(at_least(number, drop_below) * (coefficient[k] * vector))
         return block.base + sum_of(kept)
 
     def scalars(

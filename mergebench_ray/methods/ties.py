@@ -68,8 +68,9 @@ class Ties(Method):
         trimmed = trim(block, scalars["threshold"])
         sign = torch.sign(sum_of(trimmed))
         elected = torch.where(sign == 0, scalars["majority"], sign)
-        # Magnitudes of the entries that agree with the elected sign, zero for all others.
-        agreeing = [(vector * elected).clamp(min=0.0) for vector in trimmed]
+        # Magnitudes of the entries that agree with the elected sign, zero for all others; clamping alone may give a
+        # zero of either sign.
+        agreeing = [(vector * elected).clamp(min=0.0).abs() for vector in trimmed]
         merge = {"sum": _merge_sum, "mean": _merge_mean, "max": _merge_max}[options["merge_func"]]
         return block.base + merge(agreeing, scalars["coefficient"]) * elected
 
@@ -97,7 +98,7 @@ class Ties(Method):
 
 def trim(block: Block, threshold: Tensor) -> list[Tensor]:
     """Task vectors with every magnitude below its threshold set to zero."""
-    return [(vector.abs() >= threshold[k]).float() * vector for k, vector in enumerate(block.task_vectors)]
+    return [torch.where(vector.abs() >= threshold[k], vector, 0.0) for k, vector in enumerate(block.task_vectors)]
 
 
 def elected_sign(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
