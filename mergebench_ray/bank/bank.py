@@ -109,8 +109,14 @@ class Bank:
             threads = max(1, usable_threads() // shards)
         if use_gpu is None:
             use_gpu = ray.cluster_resources().get("GPU", 0) >= shards
-        # Two calls at once, so that progress can be asked for while a shard loads.
-        actor = ray.remote(BankShard).options(num_cpus=0, num_gpus=int(use_gpu), max_concurrency=2)
+        # Two calls at once, so that progress can be asked for while a shard loads. Threads that wait for each other
+        # must not spin: an engine on the same cores would make every pass many times slower.
+        actor = ray.remote(BankShard).options(
+            num_cpus=0,
+            num_gpus=int(use_gpu),
+            max_concurrency=2,
+            runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
+        )
         actors = [actor.remote(base, ordered, layout, i, shards, threads, use_gpu) for i in range(shards)]
         try:
             places = _wait(actors, [one.load.remote() for one in actors], layout.size, progress)
