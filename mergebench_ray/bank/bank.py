@@ -94,8 +94,8 @@ class Bank:
         Args:
             base: the base.
             specialists: by name.
-            shards: number of actors; the merged weights do not depend on it.
-            threads: threads of each shard's passes; None shares this node's cores between the shards.
+            shards: number of actors, spread over the nodes; the merged weights do not depend on it.
+            threads: threads of each shard's passes; None shares a node's cores between its shards.
             use_gpu: hold the weights on GPUs, one a shard; None if the cluster has enough. Never run on one so far.
             progress: called with (fraction done, what is happening).
 
@@ -106,7 +106,8 @@ class Bank:
         layout = Layout.of(base)
         ordered = {name: specialists[name] for name in sorted(specialists)}
         if threads is None:
-            threads = max(1, usable_threads() // shards)
+            shards_per_node = -(-shards // sum(node["Alive"] for node in ray.nodes()))
+            threads = max(1, usable_threads() // shards_per_node)
         if use_gpu is None:
             use_gpu = ray.cluster_resources().get("GPU", 0) >= shards
         # Two calls at once, so that progress can be asked for while a shard loads. Threads that wait for each other
@@ -115,6 +116,7 @@ class Bank:
             num_cpus=0,
             num_gpus=int(use_gpu),
             max_concurrency=2,
+            scheduling_strategy="SPREAD",
             runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
         )
         actors = [actor.remote(base, ordered, layout, i, shards, threads, use_gpu) for i in range(shards)]
