@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, compiled
+from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, warn_not_compiled
 from mergebench_ray.methods import TensorPlace, complete_parameters, get_method, method_names, parse_parameters
 
 CPU = torch.device("cpu")
@@ -97,7 +97,7 @@ def test_without_a_compiler_there_is_one_warning_and_the_same_result(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path))
-    compiled._warn_once.cache_clear()
+    warn_not_compiled.cache_clear()
     kernel, scalars = kernel_and_scalars("task_arithmetic", {})
     with caplog.at_level(logging.WARNING):
         runs = [Pass(kernel, len(NAMES), scalars, torch.bfloat16, CPU) for _ in range(3)]

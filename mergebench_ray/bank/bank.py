@@ -19,7 +19,7 @@ from mergebench_ray.bank.work import plan_work
 from mergebench_ray.checkpoints import Checkpoint, check_compatible
 from mergebench_ray.config import Piece, Recipe, WeightManifest, WeightTensor
 from mergebench_ray.errors import InputError
-from mergebench_ray.kernels import BlockFunction, Scalars
+from mergebench_ray.kernels import BlockFunction, Scalars, warn_not_compiled
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 
 _POLL_SECONDS = 0.2
@@ -159,6 +159,8 @@ class Bank:
             contents = {"base": self.base_digest, **{f"+{k}": v for k, v in self.specialist_digests.items()}}
             work = plan_work(self.layout, method, parameters, prepared, self.specialists, contents)
             done: list[ShardMerge] = ray.get([shard.merge.remote(work) for shard in self._shards])
+        for problem in {one.problem for one in done if one.problem}:
+            warn_not_compiled(problem)  # where the shard said so, nobody reads it
         self._last = self._manifest(recipe.digest, work.fingerprints)
         return Merged(self._last, time.perf_counter() - began, sum(one.bytes_moved for one in done))
 

@@ -48,10 +48,12 @@ class ShardMerge:
     Attributes:
         seconds: wall time of the pass.
         bytes_moved: bytes read and written.
+        problem: why the pass could not be compiled, or None.
     """
 
     seconds: float
     bytes_moved: int
+    problem: str | None
 
 
 class BankShard:
@@ -124,15 +126,17 @@ class BankShard:
         for overlap, _ in todo:
             self._held.pop((overlap.tensor.name, overlap.tensor.part), None)
         segments = segments_of(work, todo, self._range[0])
+        problem = None
         if segments:
             merge = self._pass(work.kernel, work.scalars[0], torch.bfloat16)
+            problem = merge.problem
             merge.run(self._base, self._vectors(), segments, self._output, self._threads)
             self._publish(segments)
         for overlap, index in todo:
             self._held[overlap.tensor.name, overlap.tensor.part] = work.fingerprints[index]
         entries = sum(segment.stop - segment.start for segment in segments)
         moved = entries * (len(self._checkpoints) + 2) * torch.bfloat16.itemsize
-        return ShardMerge(time.perf_counter() - began, moved)
+        return ShardMerge(time.perf_counter() - began, moved, problem)
 
     def histograms(self) -> NDArray[Any]:
         """Exact counts of this shard's magnitudes, int64 [K, 32768]; made once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mergebench_ray.kernels.block import Block, BlockFunction, Scalars
+from mergebench_ray.kernels.compiled import warn_not_compiled
 from mergebench_ray.kernels.histogram import MAGNITUDES, kth_smallest_magnitude, magnitude_histogram
 from mergebench_ray.kernels.passes import Pass, Segment
 
@@ -15,4 +16,5 @@ __all__ = [
     "Segment",
     "kth_smallest_magnitude",
     "magnitude_histogram",
+    "warn_not_compiled",
 ]

@@ -48,6 +48,16 @@ _LANES = 1 << 20
 _FORMAT = 2
 
 
+class CannotCompileError(Exception):
+    """There is no compiler, or it failed."""
+
+
+@cache
+def warn_not_compiled(problem: str) -> None:
+    """Say once that merging goes on without compiled kernels, and why."""
+    logger.warning("%s: merging runs without compiled kernels, with the same results but slower", problem)
+
+
 class CompiledKernel:
     """A compiled `BlockFunction`; called as `EagerKernel` is."""
 
@@ -114,7 +124,7 @@ def compile_kernel(
     out_dtype: torch.dtype,
     device: torch.device,
     signature: str,
-) -> CompiledKernel | None:
+) -> CompiledKernel:
     """Load the compiled form from the cache, compiling it first if it is not there.
 
     Args:
@@ -125,22 +135,16 @@ def compile_kernel(
         device: where the arrays will lie.
         signature: text that determines what the function computes (its traced operations).
 
-    Returns:
-        None where it cannot be compiled, after one warning that says so.
+    Raises:
+        CannotCompileError: saying why, in one line.
     """
     path = cache_folder() / "kernels" / f"{_key(signature, scalars, out_dtype, device)}.pt2"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            problem = (
-                None
-                if path.exists()
-                else _compile_in_child(function, num_specialists, scalars, out_dtype, device, path)
-            )
-        if problem is not None:
-            _warn_once(problem)
-            return None
+            if not path.exists():
+                _compile_in_child(function, num_specialists, scalars, out_dtype, device, path)
     return CompiledKernel(path, device, function.uses_position)
 
 
@@ -173,11 +177,11 @@ def _compile_in_child(
     out_dtype: torch.dtype,
     device: torch.device,
     path: Path,
-) -> str | None:
-    """Compile into `path`; returns what went wrong, or None."""
+) -> None:
+    """Compile into `path`."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
-        return f"no C++ compiler ({compiler}) found"
+        raise CannotCompileError(f"no C++ compiler ({compiler}) found")
     task = {
         "module": function.function.__module__,
         "name": function.function.__qualname__,
@@ -199,10 +203,9 @@ def _compile_in_child(
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines()
-            return f"compiling failed: {lines[-1] if lines else done.returncode}"
+            raise CannotCompileError(f"compiling failed: {lines[-1] if lines else done.returncode}")
         with whole_file(path) as temporary:
             shutil.copyfile(package, temporary)
-    return None
 
 
 def _compile(package: Path, task: dict[str, Any]) -> None:
@@ -225,11 +228,6 @@ def _compile(package: Path, task: dict[str, Any]) -> None:
     exported = _Exported(block_function, task["num_specialists"], list(scalars))
     program = torch.export.export(exported, arguments, dynamic_shapes=(free,))
     torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs={**INDUCTOR_OPTIONS})
-
-
-@cache
-def _warn_once(problem: str) -> None:
-    logger.warning("%s: merging runs without compiled kernels, with the same results but slower", problem)
 
 
 if __name__ == "__main__":

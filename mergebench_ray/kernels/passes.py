@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.kernels.block import BlockFunction, Scalars, scalar_tensors
-from mergebench_ray.kernels.compiled import CompiledKernel, compile_kernel
+from mergebench_ray.kernels.compiled import CannotCompileError, CompiledKernel, compile_kernel, warn_not_compiled
 from mergebench_ray.kernels.eager import EagerKernel
 
 _TOTAL_BLOCK = 1 << 21
@@ -42,6 +42,9 @@ class Pass:
         out_dtype: bf16 for merged parameters, float32 for `total`.
         device: where the arrays lie.
         compiled: False to stay with the eager pass.
+
+    Attributes:
+        problem: why it could not be compiled, or None.
     """
 
     def __init__(
@@ -56,10 +59,15 @@ class Pass:
         example = scalar_tensors(scalars, device)
         self._device = device
         self._eager = EagerKernel(function, num_specialists, example, device)
+        self.problem: str | None = None
         self._compiled: CompiledKernel | None = None
         if compiled:
             signature = self._eager.signature
-            self._compiled = compile_kernel(function, num_specialists, example, out_dtype, device, signature)
+            try:
+                self._compiled = compile_kernel(function, num_specialists, example, out_dtype, device, signature)
+            except CannotCompileError as error:
+                self.problem = str(error)
+                warn_not_compiled(self.problem)
 
     @property
     def is_compiled(self) -> bool:
