@@ -231,6 +231,8 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")] = None,
 ) -> None:
     """Measure what a candidate costs on this machine, side by side with a plain copy."""
+    # As in the actors of a sweep, threads sleep while they wait; torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mergebench_ray.commands.bench import bench as run
 
     run(model=model, json_file=json_file, show_progress=True)
