@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from mergebench_ray.kernels.random import random_below, scramble, stream_keys, threshold_of
+from mergebench_ray.kernels.random import random_numbers, scramble, specialist_key, tensor_keys, threshold_of
 
 Model = dict[str, Tensor]
 
@@ -78,9 +78,9 @@ def dare(base: Model, specialists: dict[str, Model], scaling_coef: float, p: flo
     for specialist, vector in zip(sorted(specialists), task_vectors(base, specialists)):
         for name, tensor in vector.items():
             position = torch.arange(tensor.numel(), dtype=torch.int32)
-            of_tensor = torch.tensor(stream_keys(seed, name, 0), dtype=torch.int32)
-            of_specialist = torch.tensor(stream_keys(seed, name, 0, specialist), dtype=torch.int32)
-            number = random_below(scramble(position, list(of_tensor)), list(of_specialist))
+            keys = torch.tensor(tensor_keys(seed, name, 0), dtype=torch.int32)
+            key = torch.tensor(specialist_key(seed, name, 0, specialist), dtype=torch.int32)
+            number = random_numbers(scramble(position, keys), key)
             kept = (number >= threshold_of(p)).view(tensor.shape)
             merged[name] += scaling_coef * tensor.float() * kept / (1 - p)
     return finish(base, merged)

@@ -91,7 +91,7 @@ def compiled_two_at_a_time() -> None:
     jobs = []
     for name in method_names():
         kernel, scalars = kernel_and_scalars(name, {})
-        example = scalar_tensors(scalars, CPU)
+        (example,) = scalar_tensors([scalars], CPU)
         signature = EagerKernel(kernel, len(NAMES), example, CPU).signature
         jobs.append((kernel, len(NAMES), example, torch.bfloat16, CPU, signature))
     with ThreadPoolExecutor(2) as pool:

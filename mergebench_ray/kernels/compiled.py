@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib
-import itertools
 import json
 import logging
 import os
@@ -43,11 +42,15 @@ INDUCTOR_OPTIONS: dict[str, Any] = {
     "cpp.enable_unsafe_math_opt_flag": False,
     # The number of threads is the caller's at run time, not the one at compile time.
     "cpp.dynamic_threads": True,
+    # One loop body from loads to store. Where Inductor cuts a function at values that are read often, its loop takes
+    # half as many bf16 entries at a time, by way of the stack, and takes twice as long.
+    "realize_opcount_threshold": 1 << 20,
+    "realize_reads_threshold": 1 << 20,
+    "realize_acc_reads_threshold": 1 << 20,
 }
 
 _SMALL = 1 << 15
-_LANES = 1 << 20
-_FORMAT = 3
+_FORMAT = 4
 
 
 class CannotCompileError(Exception):
@@ -68,7 +71,7 @@ class CompiledKernel:
 
         index = -1 if device.type == "cpu" else (device.index or 0)
         self._loader = AOTIModelPackageLoader(str(folder), "model", False, 1, index)
-        self._lanes = torch.arange(_LANES + 1, dtype=torch.int32, device=device) if uses_position else None
+        self._uses_position = uses_position
 
     def __call__(
         self,
@@ -79,23 +82,10 @@ class CompiledKernel:
         threads: int,
     ) -> None:
         """Run over [n], n >= 2; arguments as for `EagerKernel`."""
+        position = [torch.tensor([start], dtype=torch.int32, device=out.device)] if self._uses_position else []
         # Waking threads for a norm's few hundred entries takes longer than computing them.
         with torch_threads(threads if len(out) > _SMALL else 1):
-            if self._lanes is None:
-                self._loader.run([*arrays, *scalars.values(), out])
-                return
-            for offset, stop in _runs(len(out)):
-                window = slice(offset, stop)
-                first = torch.tensor([start + offset], dtype=torch.int32, device=out.device)
-                blocks = [array[window] for array in arrays]
-                position = [self._lanes[: stop - offset], first]
-                self._loader.run([*blocks, *position, *scalars.values(), out[window]])
-
-
-def _runs(length: int) -> list[tuple[int, int]]:
-    """Cut [0, length) into runs of 2 to `_LANES` + 1 entries, for `length` >= 2."""
-    cuts = [*range(0, length - 1, _LANES), length]
-    return list(itertools.pairwise(cuts))
+            self._loader.run([*arrays, *position, *scalars.values(), out])
 
 
 class _Exported(torch.nn.Module):  # type: ignore[misc]
@@ -108,11 +98,12 @@ class _Exported(torch.nn.Module):  # type: ignore[misc]
         self._names = names
 
     def forward(self, *arguments: Tensor) -> None:
-        """Take the arrays, with positions: lanes and start, then scalars in order, out."""
+        """Take the arrays, the start where positions are used, scalars in order, out."""
         arrays = arguments[: self._num_arrays]
         *small, out = arguments[self._num_arrays :]
         if self._function.uses_position:
-            lanes, start, *small = small
+            start, *small = small
+            lanes = torch.arange(out.shape[0], dtype=torch.int32, device=out.device)
         else:
             lanes = start = torch.zeros(1, dtype=torch.int32, device=out.device)
         out.copy_(self._function.values(arrays, lanes, start, dict(zip(self._names, small, strict=True))))
@@ -229,7 +220,7 @@ def _compile(package: Path, task: dict[str, Any]) -> None:
         name: torch.zeros(length, dtype=getattr(torch, dtype), device=device)
         for name, (length, dtype) in task["scalars"].items()
     }
-    position = [example.int(), torch.zeros(1, dtype=torch.int32, device=device)] if task["uses_position"] else []
+    position = [torch.zeros(1, dtype=torch.int32, device=device)] if task["uses_position"] else []
     out = example.to(getattr(torch, task["out_dtype"]), copy=True)
     arguments = (*arrays, *position, *scalars.values(), out)
     length = torch.export.Dim("length", min=2, max=1 << 40)

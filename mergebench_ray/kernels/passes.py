@@ -56,7 +56,7 @@ class Pass:
         device: torch.device,
         compiled: bool = True,
     ) -> None:
-        example = scalar_tensors(scalars, device)
+        (example,) = scalar_tensors([scalars], device)
         self._device = device
         self._eager = EagerKernel(function, num_specialists, example, device)
         self.problem: str | None = None
@@ -94,11 +94,10 @@ class Pass:
             companions: K times [n] of the function's `companion` dtype, if it has one.
         """
         arrays = [base, *task_vectors, *companions]
-        converted: dict[int, dict[str, Tensor]] = {}
+        distinct = {id(segment.scalars): segment.scalars for segment in segments}
+        converted = dict(zip(distinct, scalar_tensors(list(distinct.values()), self._device), strict=True))
         for segment in segments:
-            scalars = converted.get(id(segment.scalars))
-            if scalars is None:
-                scalars = converted[id(segment.scalars)] = scalar_tensors(segment.scalars, self._device)
+            scalars = converted[id(segment.scalars)]
             window = slice(segment.start, segment.stop)
             self._call([array[window] for array in arrays], segment.position, scalars, out[window], threads)
 
@@ -107,7 +106,7 @@ class Pass:
 
         No model-sized temporary: the values of a block are summed before the next block is computed.
         """
-        small = scalar_tensors(scalars, self._device)
+        (small,) = scalar_tensors([scalars], self._device)
         values = torch.empty(min(_TOTAL_BLOCK, len(base)), dtype=torch.float32, device=self._device)
         total = 0
         for start in range(0, len(base), _TOTAL_BLOCK):

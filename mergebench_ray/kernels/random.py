@@ -1,11 +1,11 @@
-"""Random numbers as a pure function of keys and a position, in int32 arithmetic that cannot overflow.
+"""Random numbers as a pure function of keys and a position, in a few int32 operations.
 
-Each step is a multiply-with-carry (Marsaglia's generator, here used as a mixing function): for a multiplier below
-2**15 the product and the carry stay below 2**31, so compiled and eager code, vector and scalar alike, compute the same
-numbers without relying on how overflow behaves. Shifts and exclusive ors between the steps break their linearity.
+Positions are scrambled once for all specialists: three rounds of a multiplication by an odd constant, which carries low
+bits up (torch's int32 products wrap around), and a fold of the high bits down. A specialist's number is the scrambled
+position times its own odd key; of a product the high bits are the random ones, and they decide a comparison. So each
+further specialist costs one multiplication.
 
-Two steps scramble the position, once for all specialists; three more make each specialist's own number. With fewer,
-positions that differ in a high bit alone, or two specialists, are measurably correlated.
+With one round less, positions that differ in a high bit alone are measurably correlated.
 """
 
 from __future__ import annotations
@@ -15,70 +15,58 @@ import hashlib
 import torch
 from torch import Tensor
 
-KEYS = 2
-"""Keys of `scramble`, and of `random_below`."""
-
 POSITIONS = 1 << 30
 """Positions of one stream; a larger tensor goes on with the keys of its next part."""
 
-_SCRAMBLE = (31285, 27437)
-_DRAW = (27437, 29531, 28657)
-_RANGE = _DRAW[-1] << 16
+_ROUNDS = (0x7FEB352D, 0x2C1B3C6D, 0x297A2D39)
 
 
-def stream_keys(*parts: object) -> list[int]:
-    """Keys of the stream named by `parts`, from SHA-256; each 0 <= key < 2**31."""
-    digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
-    return [int.from_bytes(digest[4 * i : 4 * i + 4], "little") & 0x7FFFFFFF for i in range(KEYS)]
+def tensor_keys(*parts: object) -> list[int]:
+    """Keys for `scramble` of the tensor named by `parts`, from SHA-256; each 0 <= key < 2**31."""
+    digest = _digest(*parts)
+    return [int.from_bytes(digest[4 * i : 4 * i + 4], "little") & 0x7FFFFFFF for i in range(len(_ROUNDS))]
 
 
-def scramble(position: Tensor, keys: list[Tensor]) -> Tensor:
+def specialist_key(*parts: object) -> int:
+    """Key for `random_numbers` of the specialist, in the tensor, named by `parts`; odd, 0 < key < 2**31."""
+    return int.from_bytes(_digest(*parts)[:4], "little") & 0x7FFFFFFF | 1
+
+
+def scramble(position: Tensor, keys: Tensor) -> Tensor:
     """Mix positions, so that neighbours have nothing in common any more.
 
     Args:
         position: int32 [n], 0 <= position < 2**30.
-        keys: `KEYS` scalars of int32.
+        keys: int32 [3], as `tensor_keys` makes them.
 
     Returns:
         int32 [n], not negative.
     """
-    state = _step(position ^ keys[0], _SCRAMBLE[0])
-    state = _step(_fold(state, 15) ^ keys[1], _SCRAMBLE[1])
-    return _fold(state, 13)
+    state = position
+    for index, factor in enumerate(_ROUNDS):
+        product = (state ^ keys[index]) * factor
+        # The operator >> does the same but is several times slower in eager code.
+        state = product ^ torch.bitwise_right_shift(product, 15)
+    return state
 
 
-def random_below(scrambled: Tensor, keys: list[Tensor]) -> Tensor:
-    """Draw numbers spread evenly over 0 .. `threshold_of(1)`.
+def random_numbers(scrambled: Tensor, key: Tensor) -> Tensor:
+    """Draw numbers spread evenly over -2**31 .. 2**31.
 
     Args:
         scrambled: int32 [n] from `scramble`.
-        keys: `KEYS` scalars of int32; other keys give independent numbers.
+        key: int32 scalar, as `specialist_key` makes it; other keys give independent numbers.
 
     Returns:
-        int32 [n].
+        float32 [n]: compared with a threshold faster than integers are, compiled and eager.
     """
-    state = _step(scrambled ^ keys[0], _DRAW[0])
-    state = _step(_fold(state, 13) ^ keys[1], _DRAW[1])
-    return _step(_fold(state, 15), _DRAW[2])
+    return (scrambled * key).float()
 
 
-def at_least(numbers: Tensor, threshold: Tensor) -> Tensor:
-    """1.0 where a number reaches the threshold, else 0.0; float32 [n].
-
-    Done by the sign of the difference: a comparison whose outcome is random costs several times as much.
-    """
-    return (1 + torch.bitwise_right_shift(numbers - threshold, 31)).float()
+def threshold_of(probability: float) -> float:
+    """The number that `random_numbers` stays below with this probability (to 2**-24)."""
+    return (probability - 0.5) * 2.0**32
 
 
-def threshold_of(probability: float) -> int:
-    """The number that `random_below` stays below with this probability (to 2**-25 or better)."""
-    return round(probability * _RANGE)
-
-
-def _step(state: Tensor, multiplier: int) -> Tensor:
-    return (state & 0xFFFF) * multiplier + torch.bitwise_right_shift(state, 16)
-
-
-def _fold(state: Tensor, shift: int) -> Tensor:
-    # The operator >> does the same but is several times slower in eager code.
-    return state ^ torch.bitwise_right_shift(state, shift)
+def _digest(*parts: object) -> bytes:
+    return hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
