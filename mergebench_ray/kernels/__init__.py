@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergebench_ray.kernels.block import Block, BlockFunction, Scalars
+from mergebench_ray.kernels.block import Block, BlockFunction, Scalars, keep_where
 from mergebench_ray.kernels.compiled import warn_not_compiled
 from mergebench_ray.kernels.histogram import MAGNITUDES, kth_smallest_magnitude, magnitude_histogram
 from mergebench_ray.kernels.passes import Pass, Segment
@@ -14,6 +14,7 @@ __all__ = [
     "Pass",
     "Scalars",
     "Segment",
+    "keep_where",
     "kth_smallest_magnitude",
     "magnitude_histogram",
     "warn_not_compiled",

@@ -50,7 +50,7 @@ INDUCTOR_OPTIONS: dict[str, Any] = {
 }
 
 _SMALL = 1 << 15
-_FORMAT = 4
+_FORMAT = 5
 
 
 class CannotCompileError(Exception):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
-from mergebench_ray.kernels import Block, Scalars
+from mergebench_ray.kernels import Block, Scalars, keep_where
 from mergebench_ray.methods.base import (
     Method,
     MethodParameters,
@@ -56,7 +56,7 @@ class Consensus(Method):
             [(v.abs() > mu[k] * (total - v).abs()).float() for k, v in enumerate(vectors)],
         )
         merged = sum_of([coefficient[k] * vector for k, vector in enumerate(vectors)])
-        return block.base + (masks >= scalars["needed"]).float() * merged
+        return block.base + keep_where(masks >= scalars["needed"], merged)
 
     def scalars(
         self, parameters: ConsensusParameters, prepared: Any, place: TensorPlace, specialists: Sequence[str]

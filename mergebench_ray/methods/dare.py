@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from mergebench_ray.kernels import Block, Scalars
+from mergebench_ray.kernels import Block, Scalars, keep_where
 from mergebench_ray.kernels.random import random_numbers, scramble, specialist_key, tensor_keys, threshold_of
 from mergebench_ray.methods.base import (
     Method,
@@ -53,8 +53,7 @@ class Dare(Method):
         kept = []
         for k, vector in enumerate(block.task_vectors):
             numbers = random_numbers(scrambled, scalars["specialist_keys"][k])
-            # A factor, since eager code chooses between two values several times more slowly than it multiplies.
-            kept.append((numbers >= drop_below).float() * (coefficient[k] * vector))
+            kept.append(keep_where(numbers >= drop_below, coefficient[k] * vector))
         return block.base + sum_of(kept)
 
     def scalars(

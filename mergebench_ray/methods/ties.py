@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mergebench_ray.kernels import Block, BlockFunction, Scalars, kth_smallest_magnitude
+from mergebench_ray.kernels import Block, BlockFunction, Scalars, keep_where, kth_smallest_magnitude
 from mergebench_ray.methods.base import (
     Method,
     MethodParameters,
@@ -66,13 +66,14 @@ class Ties(Method):
     def merge_block(block: Block, scalars: Mapping[str, Tensor], **options: Any) -> Tensor:
         """Trim, elect and merge in float32."""
         trimmed = trim(block, scalars["threshold"])
-        sign = torch.sign(sum_of(trimmed))
-        elected = sign + (1 - sign.abs()) * scalars["majority"]
-        # Magnitudes of the entries that agree with the elected sign, zero for all others; clamping alone may give a
-        # zero of either sign.
-        agreeing = [(vector * elected).clamp(min=0.0).abs() for vector in trimmed]
+        total = sum_of(trimmed)
+        elected = torch.sign(total) + keep_where(total == 0, scalars["majority"])
+        # Twice the magnitude of the entries that agree with the elected sign, zero for all others. Clamping would do
+        # the same with one operation more for NaN, and may give a zero of either sign.
+        aligned = [vector * elected for vector in trimmed]
+        doubled = [entry + entry.abs() for entry in aligned]
         merge = {"sum": _merge_sum, "mean": _merge_mean, "max": _merge_max}[options["merge_func"]]
-        return block.base + merge(agreeing, scalars["coefficient"]) * elected
+        return block.base + merge(doubled, scalars["coefficient"]) * (0.5 * elected)
 
     def options(self, parameters: TiesParameters) -> dict[str, Any]:
         """The merge function is another formula."""
@@ -97,11 +98,8 @@ class Ties(Method):
 
 
 def trim(block: Block, threshold: Tensor) -> list[Tensor]:
-    """Task vectors with every magnitude below its threshold set to a zero of either sign.
-
-    A factor, as `torch.where` takes many times longer in eager code when its condition is hard to predict.
-    """
-    return [(vector.abs() >= threshold[k]).float() * vector for k, vector in enumerate(block.task_vectors)]
+    """Task vectors with every magnitude below its threshold set to a zero of either sign."""
+    return [keep_where(vector.abs() >= threshold[k], vector) for k, vector in enumerate(block.task_vectors)]
 
 
 def elected_sign(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
