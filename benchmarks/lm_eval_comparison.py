@@ -4,7 +4,8 @@
 
 DATA is a folder with openbookqa.jsonl, mmlu_fr.jsonl, ifeval.jsonl and asdiv.jsonl. Both sides compute with the same
 number of threads, one after the other. Seconds are those of asking and grading: neither side's start, loading of the
-model or building of requests counts. IFEval needs NLTK's punkt_tab (NLTK_DATA).
+model or building of requests counts. IFEval needs NLTK's punkt_tab (NLTK_DATA). For every item whose score differs
+it prints what both sides answered: the log-likelihoods of all choices, or the answers from where they part.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -30,10 +32,18 @@ BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
-class Run:
-    """One side's result: item scores by task, and seconds."""
+class Answered:
+    """An item's score, and the answer: a text, or a log-likelihood for each choice."""
 
-    scores: dict[str, list[float]]
+    score: float
+    answer: str | list[float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One side's result: items by task in the order of the data, and seconds."""
+
+    items: dict[str, list[Answered]]
     seconds: float
 
 
@@ -47,18 +57,21 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tasks = write_tasks(Path(folder) / "tasks", arguments.data.resolve())
-        rows, differing = [], []
+        rows, table, traces = [], [], []
         for kind in arguments.kinds.split(","):
             names = list(Suite.load(str(tasks / "suite.yaml")).domains[kind].tasks)
             reference = run_lm_eval(arguments.model, tasks, names, arguments.items, Path(folder) / f"lm_eval_{kind}")
             ours = run_evaluate(arguments.model, tasks, kind, arguments.items, Path(folder) / f"{kind}.json")
             rows.append(f"| {kind} | {reference.seconds:.1f} | {ours.seconds:.1f} | {speed(reference, ours):.1f} |")
             for name in names:
-                differing.append(compare(name, reference.scores[name], ours.scores[name]))
+                pairs = list(zip(reference.items[name], ours.items[name], strict=True))
+                table.append(compare(name, pairs))
+                traces += [trace(name, index, *pair) for index, pair in enumerate(pairs) if differ(*pair)]
     print("| task | items | lm-eval | mergebench-ray | items that differ |\n| --- | --- | --- | --- | --- |")
-    print("\n".join(differing))
+    print("\n".join(table))
     print("\n| kind | lm-eval hf, s | mergebench-ray, s | times as fast |\n| --- | --- | --- | --- |")
     print("\n".join(rows))
+    print("\n" + "\n".join(traces))
 
 
 def write_tasks(folder: Path, data: Path) -> Path:
@@ -96,11 +109,18 @@ def run_lm_eval(model: str, tasks: Path, names: list[str], items: int, output: P
     return Run({name: samples(output, name) for name in names}, ended - started)
 
 
-def samples(output: Path, name: str) -> list[float]:
-    """Item scores that lm-eval logged, in the order of the data."""
+def samples(output: Path, name: str) -> list[Answered]:
+    """What lm-eval logged of each item, in the order of the data."""
     (file,) = output.rglob(f"samples_{name}_*.jsonl")
     rows = sorted((json.loads(line) for line in file.read_text().splitlines()), key=lambda row: int(row["doc_id"]))
-    return [float(row[row["metrics"][0]]) for row in rows]
+    return [Answered(float(row[row["metrics"][0]]), lm_eval_answer(row["resps"])) for row in rows]
+
+
+def lm_eval_answer(responses: list[list[Any]]) -> str | list[float]:
+    """The text of a generation, or the log-likelihoods of the choices: lm-eval logs [log-likelihood, greedy] pairs."""
+    if isinstance(responses[0][0], str):
+        return responses[0][0]
+    return [float(repeats[0][0]) for repeats in responses]
 
 
 def run_evaluate(model: str, tasks: Path, kind: str, items: int, output: Path) -> Run:
@@ -109,17 +129,36 @@ def run_evaluate(model: str, tasks: Path, kind: str, items: int, output: Path) -
     command += ["--tasks", kind, "--items", str(items), "--out", str(output)]
     subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL)
     rows = pq.read_table(output.with_suffix(".items.parquet")).to_pylist()
-    scores: dict[str, list[float]] = {}
+    items_by_task: dict[str, list[Answered]] = {}
     for row in rows:
-        scores.setdefault(row["task"], []).append(float(row["score"]))
-    return Run(scores, json.loads(output.read_text())["seconds"])
+        answer = row["answer"]
+        one = Answered(float(row["score"]), json.loads(answer) if kind == "choice" else answer)
+        items_by_task.setdefault(row["task"], []).append(one)
+    return Run(items_by_task, json.loads(output.read_text())["seconds"])
 
 
-def compare(name: str, reference: list[float], ours: list[float]) -> str:
+def differ(reference: Answered, ours: Answered) -> bool:
+    """Whether an item scored differently."""
+    return reference.score != ours.score
+
+
+def compare(name: str, pairs: list[tuple[Answered, Answered]]) -> str:
     """A row of the table; items count from 0."""
-    differing = [str(index) for index, (one, other) in enumerate(zip(reference, ours, strict=True)) if one != other]
-    means = f"{sum(reference) / len(reference):.3f} | {sum(ours) / len(ours):.3f}"
-    return f"| {name} | {len(ours)} | {means} | {len(differing)}: {', '.join(differing) or 'none'} |"
+    differing = [str(index) for index, pair in enumerate(pairs) if differ(*pair)]
+    means = " | ".join(f"{sum(pair[side].score for pair in pairs) / len(pairs):.3f}" for side in (0, 1))
+    return f"| {name} | {len(pairs)} | {means} | {len(differing)}: {', '.join(differing) or 'none'} |"
+
+
+def trace(name: str, index: int, reference: Answered, ours: Answered) -> str:
+    """Why an item scored differently: the choices' log-likelihoods, or the texts from where they part."""
+    one, other = reference.answer, ours.answer
+    if isinstance(one, list) and isinstance(other, list):
+        listed = [" ".join(f"{value:.3f}" for value in values) for values in (one, other)]
+        return f"{name} {index}: lm-eval {listed[0]}, here {listed[1]}"
+    assert isinstance(one, str)
+    assert isinstance(other, str)
+    same = next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
+    return f"{name} {index}: after {same} equal characters lm-eval {one[same:][:40]!r}, here {other[same:][:40]!r}"
 
 
 def speed(reference: Run, ours: Run) -> float:
