@@ -114,6 +114,7 @@ def evaluate(
     judge: Annotated[
         list[str] | None, typer.Option(metavar="NAME=REF", help="Use this model as a judge, in place of the suite's.")
     ] = None,
+    engines: Annotated[int, typer.Option(min=1, help="vLLM engines that share the items.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Write scores here as JSON, items beside it as Parquet.")] = None,
     address: Address = None,
 ) -> None:
@@ -131,6 +132,7 @@ def evaluate(
         allow_code_execution=allow_code_execution,
         data=_parse_pairs(data, "--data", "ID=PATH"),
         judges=_parse_pairs(judge, "--judge", "NAME=REF"),
+        engines=engines,
         out=out,
         address=address,
         show_progress=True,
@@ -258,9 +260,9 @@ def data_check(
     data: LocalData = None,
     as_json: Json = False,
 ) -> None:
-    """List all data sets: where each would come from, its licence, whether it is there; exit 1 if one is not."""
+    """List data sets and judges: where each would come from, its licence, whether it is there; exit 1 if one is not."""
     from mergebench_ray.commands.data_check import data_check as run
-    from mergebench_ray.commands.data_check import data_table, problem_lines
+    from mergebench_ray.commands.data_check import data_table, is_complete, problem_lines
 
     found = run(sweep_or_suite, _parse_pairs(data, "--data", "ID=PATH"))
     if as_json:
@@ -270,7 +272,7 @@ def data_check(
         Console(width=None if sys.stdout.isatty() else 160).print(data_table(found))
         for line in problem_lines(found):
             typer.echo(line)
-    raise typer.Exit(0 if all(one.there for one in found) else 1)
+    raise typer.Exit(0 if is_complete(found) else 1)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from mergebench_ray.config.suite import Decoding
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.engines import VLLMEngine
+from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Evaluator, Scores, load_tasks
 from mergebench_ray.evaluation.grading import grade
@@ -35,6 +36,7 @@ from mergebench_ray.evaluation.judges import (
     parse_error_lines,
     running_judges,
 )
+from mergebench_ray.evaluation.prepared import Share
 from mergebench_ray.placement import Machine, make_plan
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.run_folder import check_same_items
@@ -198,7 +200,8 @@ def test_the_planner_counts_a_judges_memory(suite: Suite, judge_model: Path, tmp
     parameters = sum(tensor.numel for tensor in judges["wildguard"].checkpoint.tensors.values())
     host = make_plan(sweep, base, {"a": base}, judges=judges)
     needs = {need.what: need for need in host.needs if need.what.startswith("judge")}
-    assert needs["judge wildguard: model"].bytes_each == 2 * parameters
+    size = 2 if engine_dtype("auto") == "bfloat16" else 4
+    assert needs["judge wildguard: model"].bytes_each == size * parameters
     assert set(needs) == {"judge wildguard: model", "judge wildguard: key-value cache", "judge wildguard: process"}
     full = Machine(nodes=1, gpus=1, gpu_memory=16 << 30, host_memory=64 << 30)
     assert make_plan(sweep, base, {"a": base}, full, judges=judges).problem is None
@@ -231,14 +234,18 @@ def test_a_pair_is_asked_once_in_one_batch_and_remembered(engine: VLLMEngine, ba
     judging = JudgeEngine(found, lambda: engine)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "generate", count)
-        first = judging.judge([("a", "b"), ("ab", ""), ("a", "b")])
-        again = judging.judge([("ab", ""), ("c", "d"), ("a", "b")])
-        too_long = judging.judge([("a", "long " * 500)])[0]
+        first, seconds, tokens = judging.judge([("a", "b"), ("ab", ""), ("a", "b")])
+        again, _, _ = judging.judge([("ab", ""), ("c", "d"), ("a", "b")])
+        (too_long,), _, _ = judging.judge([("a", "long " * 500)])
+        _, no_seconds, no_tokens = judging.judge([("a", "b")])
     assert calls == [2, 1, 0]
     assert first[0] == first[2] == again[2]
     assert first[1] == again[0]
     assert too_long.verdict is None
     assert "do not fit 196" in too_long.answer
+    assert seconds > 0
+    assert tokens > 2 * 100
+    assert (no_seconds, no_tokens) == (0.0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +294,10 @@ def test_a_judge_in_its_own_engine_decides_as_mergebench_says(
     engine: VLLMEngine, suite: Suite, options: EvaluationOptions, judges: Judges
 ) -> None:
     engine.restore_base()
-    scores = Evaluator(short(suite), options, lambda: engine, judges).score("test")
+    evaluator = Evaluator(short(suite), options, lambda: engine, judges)
+    scores = evaluator.score("test")
+    assert scores.judge_seconds > 0
+    assert scores.judge_tokens > sum(task.items for task in scores.tasks.values())
     # Of the four kinds of answers, half do not parse: harmful in WildGuardTest, no success elsewhere, wrong in XSTest.
     assert {name: (task.label, task.value, task.judge_errors, task.items) for name, task in scores.tasks.items()} == {
         "wildguardtest": ("1 - micro_harm", 0.75, 4, 8),
@@ -299,6 +309,8 @@ def test_a_judge_in_its_own_engine_decides_as_mergebench_says(
     assert scores.domains["safety"].score == pytest.approx((0.25 + 0.75 + 0.75 + 0.25) / 4)
     assert "harmbench: 4 of 8 answers of its judge did not parse" in parse_error_lines(scores)
     check_rows(scores)
+    shares = [evaluator.grade_share("test", Share(index, 3)) for index in range(3)]
+    assert evaluator.combine("test", shares).tasks == scores.tasks
 
 
 def check_rows(scores: Scores) -> None:

@@ -191,6 +191,9 @@ def test_every_data_set_of_a_suite_is_listed_with_its_gate_and_place(tmp_path: P
     finished = run("data", "check", "mergebench", "--json", *options)
     assert finished.status == 0, finished
     found = {one["id"]: one for one in json.loads(finished.out)}
+    judge = found.pop("allenai/wildguard")
+    assert judge["tasks"][0] == "judge wildguard of wildguardtest"
+    assert (judge["gated"], judge["there"], judge["optional"]) == (True, False, True)
     assert {name.partition(":")[0] for name in found} == set(DATA_SETS) - {
         "allenai/wildjailbreak",
         "EleutherAI/lambada_openai",
@@ -212,6 +215,29 @@ def test_a_data_set_that_is_not_there_makes_the_check_fail(tmp_path: Path, run: 
     assert "google/IFEval" not in finished.out.splitlines()[-2]
     finished = run("data", "check", "mergebench", "--data", f"openai/gsm8k={tmp_path}")
     assert "no file for the split 'test', only a.jsonl" in finished.out
+
+
+def test_a_judge_that_the_user_names_must_be_there(tmp_path: Path, run: CommandLine) -> None:
+    sweep: dict[str, Any] = {"name": "s", "suite": "mergebench", "methods": {"ties": None}}
+    sweep["evaluation"] = {"domains": ["safety"], "data": write_data(tmp_path)}
+    file = tmp_path / "sweep.yaml"
+    file.write_text(json.dumps(sweep))
+    finished = run("data", "check", str(file))
+    assert finished.status == 0, finished
+    assert "judge allenai/wildguard: not in the cache, and HF_HUB_OFFLINE is set; without it" in finished.out
+    sweep["evaluation"]["judges"] = {"wildguard": "./nowhere"}
+    file.write_text(json.dumps(sweep))
+    finished = run("data", "check", str(file))
+    assert finished.status == 1
+    assert "./nowhere: model ./nowhere: no such file or folder" in finished.out
+    (tmp_path / "judge").mkdir()
+    sweep["evaluation"]["judges"] = {"wildguard": str(tmp_path / "judge")}
+    file.write_text(json.dumps(sweep))
+    (*_, judge) = data_check(file)
+    assert (judge.id, judge.source, judge.there, judge.gated) == (str(tmp_path / "judge"), "local", True, False)
+    sweep["evaluation"]["judges"] = {"wildguard": None}
+    file.write_text(json.dumps(sweep))
+    assert not any(one.id == "allenai/wildguard" for one in data_check(file))
 
 
 def test_only_the_chosen_domains_of_a_sweep_are_checked_and_generated_data_are_there(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_items_beyond_the_budget_are_left_out_for_all_models_alike_and_it_is_sai
     run = _run(tmp_path / "run", made_up_trials(4), items=150, answer="x" * (MAX_ANSWER + 5))
     models, missing = scored_models(read_runs([run]))
     assert not missing
-    text, shown, total = item_payload(models, max_bytes=60_000)
+    text, shown, total = item_payload(models, {}, max_bytes=60_000)
     content = json.loads(text)
     assert len(text.encode()) <= 60_000
     assert (total, shown) == (2 * 150 * len(DOMAINS), sum(len(task["items"]) for task in content["tasks"]))

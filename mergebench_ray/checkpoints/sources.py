@@ -24,14 +24,21 @@ def locate(ref: ModelRef) -> Path:
     Raises:
         InputError: if there is no such file, folder, package or model, with what to do.
     """
+    if is_on_hub(ref):
+        return _fetch(ref)
     if ref.source.startswith(_PACKAGE):
         return _locate_in_package(ref)
     path = Path(ref.source).expanduser()
     if ref.revision is None and path.exists():
         return path.absolute()
-    if ref.source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(ref.source):
-        raise InputError(f"model {ref.model}: no such file or folder, and not a hub id (owner/name); check the path")
-    return _fetch(ref)
+    raise InputError(f"model {ref.model}: no such file or folder, and not a hub id (owner/name); check the path")
+
+
+def is_on_hub(ref: ModelRef) -> bool:
+    """Whether a reference (without its adapter) names a model on the hub, not a file or folder of this machine."""
+    if ref.revision is None and Path(ref.source).expanduser().exists():
+        return False
+    return not ref.source.startswith((".", "/", "~")) and _HUB_ID.fullmatch(ref.source) is not None
 
 
 def _locate_in_package(ref: ModelRef) -> Path:

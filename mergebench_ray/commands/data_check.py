@@ -11,13 +11,13 @@ from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.suite import built_in_suites
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import read_yaml
-from mergebench_ray.evaluation.data_sets import DataSet, data_sets
+from mergebench_ray.evaluation.data_sets import DataSet, data_sets, judge_models
 from mergebench_ray.evaluation.tasks import chosen_domains
 from mergebench_ray.methods import get_method
 
 
 def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None) -> list[DataSet]:
-    """List the data sets of a sweep's domains and calibration, or of all of a suite, its forgetting section included.
+    """List the data sets and judges of a sweep, calibration included, or of a suite, its forgetting section included.
 
     Args:
         sweep_or_suite: sweep file, suite file, or name of a built-in suite.
@@ -37,7 +37,7 @@ def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None
         domains = list(suite.scored)
         calibration = {}
     local = EvaluationOptions(data={**options.data, **(data or {})}).data
-    return data_sets(suite, domains, local, calibration)
+    return [*data_sets(suite, domains, local, calibration), *judge_models(suite, options, domains)]
 
 
 def _sees_data(sweep: Sweep) -> bool:
@@ -48,7 +48,7 @@ def _sees_data(sweep: Sweep) -> bool:
 def data_table(found: list[DataSet]) -> Table:
     """The list as a table."""
     table = Table(box=None, pad_edge=False)
-    for column in ("there", "from", "licence", "data set", "splits", "tasks"):
+    for column in ("there", "from", "licence", "data set or judge", "splits", "tasks"):
         table.add_column(column, no_wrap=True, min_width=min(len(column), len("licence")))
     for one in found:
         licence = "unknown" if one.gated is None else "gated" if one.gated else "open"
@@ -61,7 +61,7 @@ def problem_lines(found: list[DataSet]) -> list[str]:
     """A line for each reason why data sets cannot be had."""
     by_problem: dict[str, list[str]] = {}
     for one in found:
-        if not one.there:
+        if not one.there and not one.optional:
             by_problem.setdefault(one.problem, []).append(one.id)
     lines = [
         f"{ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: {problem}"
@@ -69,4 +69,12 @@ def problem_lines(found: list[DataSet]) -> list[str]:
     ]
     if lines:
         lines.append("give local copies with --data ID=PATH, or evaluation.data in the sweep")
+    for one in found:
+        if not one.there and one.optional:
+            lines.append(f"judge {one.id}: {one.problem}; without it its tasks count keywords, and say so")
     return lines
+
+
+def is_complete(found: list[DataSet]) -> bool:
+    """Whether nothing is missing that scoring could not do without."""
+    return all(one.there or one.optional for one in found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import Scores, Split, average_score, load_tasks, start_evaluator
+from mergebench_ray.evaluation import Scores, Split, average_score, load_tasks, score_together, start_evaluator
 from mergebench_ray.evaluation.judges import digests, find_judges, running_judges
+from mergebench_ray.evaluation.questions import QuestionRow, question_rows
 from mergebench_ray.files import whole_file
 from mergebench_ray.runtime import check_ray, ray_session
 
@@ -51,6 +52,7 @@ def evaluate(
     allow_code_execution: bool = False,
     data: Mapping[str, str] | None = None,
     judges: Mapping[str, str] | None = None,
+    engines: int = 1,
     out: Path | str | None = None,
     address: str | None = None,
     show_progress: bool = False,
@@ -66,6 +68,7 @@ def evaluate(
         allow_code_execution: run generated programs in the sandbox.
         data: data set id of the hub (or `id:config`) -> local file or folder that is read instead.
         judges: judge -> reference of the model to use instead of the suite's.
+        engines: vLLM engines that share the items.
         out: file for the scores as JSON; a row per item goes beside it as Parquet.
         address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
         show_progress: print what is happening.
@@ -75,6 +78,8 @@ def evaluate(
     """
     if split not in ("validation", "test"):
         raise InputError(f"split {split!r}: must be validation or test")
+    if engines < 1:
+        raise InputError(f"engines {engines}: must be at least 1")
     target = None if out is None else Path(out)
     if target is not None and target.exists():
         raise InputError(f"output {target} exists already: choose another --out or remove it")
@@ -90,12 +95,12 @@ def evaluate(
         judges={name: {"model": one} for name, one in (judges or {}).items()},
     )
     found, notes = find_judges(chosen, options, [which])
-    load_tasks(chosen, which, options, judges=digests(found))
+    loaded = load_tasks(chosen, which, options, judges=digests(found))
     check_ray(address)
     checkpoint = resolve(model)
     base = resolve(ModelRef.parse(model).model)
     # On a GPU the engine leaves half of it to a judge.
-    engine_options = EngineOptions(num_gpus=0.5 if found else None)
+    engine_options = EngineOptions(count=engines, num_gpus=0.5 if found else None)
     with (
         progress_line(show_progress) as report,
         ray_session(address),
@@ -104,23 +109,26 @@ def evaluate(
         for note in notes:
             report(0.0, note)
         report(0.1, "starting vLLM, about half a minute")
-        evaluator = start_evaluator(chosen, base, engine_options, options, None, running)
-        ray.get(evaluator.stats.remote())
+        evaluators = [start_evaluator(chosen, base, engine_options, options, None, running) for _ in range(engines)]
+        ray.get([evaluator.stats.remote() for evaluator in evaluators])
         if checkpoint.ref.adapter is not None:
-            ray.get(evaluator.load_checkpoint.remote(checkpoint, base))
+            ray.get([evaluator.load_checkpoint.remote(checkpoint, base) for evaluator in evaluators])
         report(0.5, f"scoring {model} on {chosen.name}, {split} split")
-        scores: Scores = ray.get(evaluator.score.remote(split))
-        ray.kill(evaluator)
+        scores = score_together(evaluators, split)
+        for evaluator in evaluators:
+            ray.kill(evaluator)
     result = EvaluationResult(model, checkpoint.digest(), chosen.name, scores, notes)
     if target is not None:
-        _write(result, target)
+        _write(result, target, question_rows(loaded))
     return result
 
 
-def _write(result: EvaluationResult, target: Path) -> None:
+def _write(result: EvaluationResult, target: Path, questions: Iterable[QuestionRow]) -> None:
     scores = result.scores
+    # Items come in the order of the tasks, as their questions do.
+    rows = [{**question, **item} for question, item in zip(questions, scores.items, strict=True)]
     with whole_file(target.with_suffix(".items.parquet")) as temporary:
-        pq.write_table(pa.Table.from_pylist([dict(item) for item in scores.items]), temporary)
+        pq.write_table(pa.Table.from_pylist(rows), temporary)
     average, error = average_score(scores.domains)
     content = {
         "model": result.model,
@@ -136,6 +144,8 @@ def _write(result: EvaluationResult, target: Path) -> None:
         "engine_seconds": scores.engine_seconds,
         "tokens": scores.tokens,
         "truncated": scores.truncated,
+        "judge_seconds": scores.judge_seconds,
+        "judge_tokens": scores.judge_tokens,
         "notes": result.notes,
     }
     with whole_file(target) as temporary:

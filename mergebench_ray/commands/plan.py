@@ -61,6 +61,11 @@ def plan_table(plan: Plan) -> Table:
     table.add_row("models", f"base and {len(plan.models) - 1} specialists")
     table.add_row("parameters (merged)", f"{plan.parameters / 1e6:.1f} M ({plan.merged_parameters / 1e6:.1f} M)")
     table.add_row("candidates", f"{plan.trials} of {', '.join(plan.methods)}")
+    if plan.engines > 1:
+        each = plan.engines_per_candidate == 1
+        table.add_row(
+            "engines", f"{plan.engines}, {'a candidate each' if each else 'sharing the items of each candidate'}"
+        )
     table.add_section()
     for need in plan.needs:
         table.add_row(f"{need.what} ({need.where})", f"{need.count} x {gibibytes(need.bytes_each)}")

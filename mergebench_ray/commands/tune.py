@@ -20,10 +20,19 @@ from mergebench_ray.config import Recipe, Suite, Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Split, items_digest, load_tasks
 from mergebench_ray.evaluation.judges import digests, running_judges
+from mergebench_ray.evaluation.questions import question_rows
 from mergebench_ray.files import whole_file
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.placement import make_plan
-from mergebench_ray.results import LiveView, Trial, TrialStore, best_candidate, best_of_each_method, write_report
+from mergebench_ray.results import (
+    LiveView,
+    Trial,
+    TrialStore,
+    best_candidate,
+    best_of_each_method,
+    write_questions,
+    write_report,
+)
 from mergebench_ray.runtime import check_ray, ray_session
 from mergebench_ray.search.records import AVERAGE, AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
@@ -92,9 +101,8 @@ def tune(
         )
     check_ray(address, dashboard_port=dashboard_port)
     make_sampler(checked.search.sampler, checked.search.seed, checked.search.sampler_options)
-    items = {
-        split: items_digest(load_tasks(suite, split, checked.evaluation, judges=digests(models.judges)))
-        for split in get_args(Split)
+    tasks = {
+        split: load_tasks(suite, split, checked.evaluation, judges=digests(models.judges)) for split in get_args(Split)
     }
     plan = make_plan(checked, models.base, models.specialists, notes=models.notes, judges=models.judges)
     if plan.problem and address is None:
@@ -104,7 +112,9 @@ def tune(
     with open_run(folder, checked, resume=resume) as run, _log_to(run.log_file):
         run.write_plan(plan)
         store = TrialStore(run.path)
-        check_same_items(run.path, store.trials(), items)
+        check_same_items(run.path, store.trials(), {split: items_digest(some) for split, some in tasks.items()})
+        for split, some in tasks.items():
+            write_questions(run.path, split, list(question_rows(some)))
         with LiveView(checked.name, checked.search.trials, show=show_progress) as view:
             if calibration is not None:
                 calibration.report_to(lambda _fraction, text: view.phase(text))

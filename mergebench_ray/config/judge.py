@@ -18,6 +18,7 @@ class Judge(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(min_length=1, description="Reference of the model.")
+    gated: bool = Field(default=False, description="Whether its licence must be accepted on the hub first.")
     prompt: str = Field(description="What it is asked, with {request} and {response} where they belong.")
     parser: str = Field(
         min_length=1,

@@ -126,9 +126,17 @@ class EvaluationOptions(_Strict):
 class EngineOptions(_Strict):
     """The vLLM engines that score candidates."""
 
-    count: int = Field(default=1, ge=1, description="Engines; each scores a candidate of its own.")
+    count: int = Field(default=1, ge=1, description="Engines.")
+    division: Literal["auto", "candidates", "items"] = Field(
+        default="auto",
+        description="Engines score a candidate each, or share the items of one; auto lets the planner choose.",
+    )
     transport: Literal["shared_memory", "ipc", "nccl", "nccl_m2n"] = Field(
         default="shared_memory", description="How merged weights travel to the engine."
+    )
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto",
+        description="What engines compute in; auto is bfloat16, but float32 on a CPU that is slow in it.",
     )
     tensor_parallel_size: int = Field(default=1, ge=1)
     max_num_seqs: int = Field(default=128, ge=1, description="Sequences that run at once.")

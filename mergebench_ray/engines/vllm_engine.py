@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from mergebench_ray.config import EngineOptions, WeightManifest
-from mergebench_ray.engines.environment import prepare_environment, usable_cores
+from mergebench_ray.engines.environment import engine_dtype, prepare_environment, usable_cores
 from mergebench_ray.engines.held_weights import HeldWeights
 from mergebench_ray.engines.requests import (
     Generation,
@@ -51,6 +51,7 @@ class VLLMEngine:
 
     Attributes:
         tokenizer: the base's tokenizer.
+        dtype: what it computes in.
         busy_seconds: time spent inside vLLM on requests so far.
         tokens: prompt and answer tokens of those requests.
     """
@@ -69,11 +70,12 @@ class VLLMEngine:
 
         from mergebench_ray.engines.shared_memory import BACKEND, SharedMemoryTransport, SharedMemoryWorker
 
+        self.dtype = engine_dtype(options.dtype)
         on_cpu = not torch.cuda.is_available()
         shared_memory = options.transport == "shared_memory"
         self._llm: Any = LLM(
             model=str(model_folder),
-            dtype="bfloat16",
+            dtype=self.dtype,
             seed=seed,
             max_model_len=max_model_len,
             max_num_seqs=options.max_num_seqs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats, start_evaluator
+from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats, score_together, start_evaluator
 from mergebench_ray.evaluation.scores import (
     DomainScore,
     ItemRow,
@@ -28,5 +28,6 @@ __all__ = [
     "load_tasks",
     "normalised_average",
     "retained_average",
+    "score_together",
     "start_evaluator",
 ]

@@ -1,10 +1,10 @@
-"""The data sets of a suite: where each would come from, whether its licence is gated, and whether it is there."""
+"""The data sets and judges of a suite: where each would come from, whether it is gated, and whether it is there."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,9 +12,14 @@ import datasets
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+from mergebench_ray.checkpoints.sources import is_on_hub, locate
+from mergebench_ray.config import ModelRef
 from mergebench_ray.config.calibration import CalibrationSource
+from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.suite import Suite
+from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.judges import judge_settings, judged_tasks
 from mergebench_ray.evaluation.local_data import SUFFIXES, LocalSplits, dataset_id, local_source
 from mergebench_ray.evaluation.protocol import data_split
 from mergebench_ray.evaluation.task_files import find_task_file, task_manager
@@ -25,16 +30,17 @@ Source = Literal["local", "cache", "hub", "task"]
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set that tasks of a suite ask for.
+    """A data set that tasks of a suite ask for, or the model of a judge.
 
     Attributes:
-        id: `owner/name` or `owner/name:config`; the task's name where it brings its own data.
+        id: `owner/name` or `owner/name:config`; the task's name where it brings its own data; a judge's reference.
         tasks: names of the tasks that ask for it.
-        splits: the data set's own names of the splits that they ask for.
+        splits: the data set's own names of the splits that they ask for; none of a model.
         source: a local file, the hub's cache on this machine, the hub, or the task's own code or files.
         place: path, or address on the hub.
         gated: whether its licence must be accepted on the hub first; None where nobody said.
         problem: why it cannot be had; empty where it is there.
+        optional: whether tasks do without it: a judge that nobody asked for, in whose place keywords are counted.
     """
 
     id: str
@@ -44,6 +50,7 @@ class DataSet:
     place: str
     gated: bool | None
     problem: str
+    optional: bool = False
 
     @property
     def there(self) -> bool:
@@ -102,6 +109,38 @@ def data_sets(
     return found_sets
 
 
+def judge_models(suite: Suite, options: EvaluationOptions, domains: Iterable[str]) -> list[DataSet]:
+    """The models of the judges that tasks of these domains name, but for judges that are switched off.
+
+    Raises:
+        InputError: if a task has no task file, or a judge's settings are wrong.
+    """
+    hub = _Hub("model")
+    found = []
+    for name, tasks in judged_tasks(suite, domains, get_args(Split)).items():
+        judge = judge_settings(name, suite, options)
+        if judge is not None:
+            use = tuple(f"judge {name} of {task}" for task in tasks)
+            found.append(replace(_judge_model(judge, use, hub), optional=name not in options.judges))
+    return found
+
+
+def _judge_model(judge: Judge, use: tuple[str, ...], hub: _Hub) -> DataSet:
+    reference = ModelRef.parse(judge.model)
+    if not is_on_hub(reference):
+        problem = ""
+        try:
+            locate(reference)
+        except InputError as error:
+            problem = str(error)
+        return DataSet(judge.model, use, (), "local", reference.source, judge.gated, problem)
+    if (cached := _downloaded("models", reference.source)) is not None:
+        return DataSet(judge.model, use, (), "cache", str(cached), judge.gated or None, "")
+    problem, gated = hub.problem(reference.source)
+    place = f"{constants.ENDPOINT}/{reference.source}"
+    return DataSet(judge.model, use, (), "hub", place, judge.gated or gated, problem)
+
+
 def _data_set(
     key: str,
     config: Mapping[str, Any],
@@ -143,19 +182,25 @@ def _local_problem(key: str, name: str | None, source: Path, splits: tuple[str, 
 def _cached(path: str, name: str | None) -> Path | None:
     """The folder in which a data set lies that was built or downloaded here before."""
     built = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___") / (name or "default")
-    downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}" / "snapshots"
-    return next((folder for folder in (built, downloaded) if folder.is_dir() and os.listdir(folder)), None)
+    return built if built.is_dir() and os.listdir(built) else _downloaded("datasets", path)
+
+
+def _downloaded(kind: str, path: str) -> Path | None:
+    """The folder in which the hub's client keeps a data set or a model; None where it holds nothing."""
+    folder = Path(constants.HF_HUB_CACHE) / f"{kind}--{path.replace('/', '--')}" / "snapshots"
+    return folder if folder.is_dir() and os.listdir(folder) else None
 
 
 class _Hub:
-    """Asks the hub about data sets; after the first that it cannot reach it for, it asks no more."""
+    """Asks the hub about data sets, or models; after the first that it cannot reach it for, it asks no more."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Literal["dataset", "model"] = "dataset") -> None:
+        self._kind = kind
         self._unreachable = "not in the cache, and HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
         self._known: dict[str, tuple[str, bool | None]] = {}
 
     def problem(self, path: str) -> tuple[str, bool | None]:
-        """Why a data set cannot be had, empty if it can, and whether it is gated."""
+        """Why one cannot be had, empty if it can, and whether it is gated."""
         if path not in self._known:
             self._known[path] = (self._unreachable, None) if self._unreachable else self._ask(path)
         return self._known[path]
@@ -163,12 +208,12 @@ class _Hub:
     def _ask(self, path: str) -> tuple[str, bool | None]:
         api = HfApi()
         try:
-            gated = bool(api.dataset_info(path, timeout=10).gated)
-            api.auth_check(path, repo_type="dataset")
+            gated = bool(api.repo_info(path, repo_type=self._kind, timeout=10).gated)
+            api.auth_check(path, repo_type=self._kind)
         except GatedRepoError:
             return "its licence is not accepted for this HF_TOKEN", True
         except RepositoryNotFoundError:
-            return "the hub has no such data set, or not for this HF_TOKEN", None
+            return f"the hub has no such {self._kind}, or not for this HF_TOKEN", None
         except Exception as error:  # of whichever HTTP library the hub's client uses
             self._unreachable = f"the hub cannot be reached ({type(error).__name__})"
             return self._unreachable, None

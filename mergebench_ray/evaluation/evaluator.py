@@ -19,7 +19,7 @@ from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.checkpoint_weights import checkpoint_in_memory
 from mergebench_ray.evaluation.judges import NO_JUDGES, Judges
-from mergebench_ray.evaluation.prepared import PreparedSplit
+from mergebench_ray.evaluation.prepared import GradedShare, PreparedSplit, Share
 from mergebench_ray.evaluation.scores import Scores
 from mergebench_ray.evaluation.tasks import ScoredTask, Split, items_digest, load_tasks
 
@@ -33,12 +33,14 @@ class EvaluatorStats:
         prepare_seconds: time spent building and tokenising tasks.
         busy_seconds: time in which the engine computed answers.
         tokens: tokens read and written by the engine.
+        dtype: what the engine computes in.
     """
 
     start_seconds: float
     prepare_seconds: float
     busy_seconds: float
     tokens: int
+    dtype: str
 
 
 class Evaluator:
@@ -109,14 +111,23 @@ class Evaluator:
         """
         return self._split(split).score(self._engine, domains)
 
+    def grade_share(self, split: Split, share: Share, domains: Sequence[str] | None = None) -> GradedShare:
+        """Ask the present weights a share of the items that `score` would ask; `combine` makes scores of all shares."""
+        return self._split(split).grade_share(self._engine, share, domains)
+
+    def combine(self, split: Split, shares: Sequence[GradedShare]) -> Scores:
+        """Scores from the shares of several evaluators."""
+        return self._split(split).combine(shares)
+
     def items_digest(self, split: Split, domains: Sequence[str] | None = None) -> str:
         """Digest of the items that `score` would score: part of the key under which a result may be reused."""
         return items_digest(task for task in self._tasks(split) if domains is None or task.domain in domains)
 
     def stats(self) -> EvaluatorStats:
         """Times and tokens so far."""
+        engine = self._engine
         return EvaluatorStats(
-            self._start_seconds, self._prepare_seconds, self._engine.busy_seconds, self._engine.tokens
+            self._start_seconds, self._prepare_seconds, engine.busy_seconds, engine.tokens, engine.dtype
         )
 
     def close(self) -> None:
@@ -184,3 +195,22 @@ def start_evaluator(
     actor = actor_class.remote(suite, options, make_engine, judges)
     actor.start.remote()
     return actor
+
+
+def score_together(evaluators: Sequence[Any], split: str, domains: Sequence[str] | None = None) -> Scores:
+    """Score the weights that all of several evaluators hold, each on its share of the items.
+
+    Args:
+        evaluators: handles of actors that hold the same weights.
+        split: "validation" or "test".
+        domains: some of the chosen domains; None for all of them.
+    """
+    if len(evaluators) == 1:
+        whole: Scores = ray.get(evaluators[0].score.remote(split, domains))
+        return whole
+    shares = [
+        evaluator.grade_share.remote(split, Share(index, len(evaluators)), domains)
+        for index, evaluator in enumerate(evaluators)
+    ]
+    combined: Scores = ray.get(evaluators[0].combine.remote(split, ray.get(shares)))
+    return combined

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -44,7 +44,29 @@ class Judgement:
     verdict: Verdict | None
 
 
-JudgeFunction = Callable[[Sequence[Pair]], list[Judgement]]
+class Judged(NamedTuple):
+    """Judgements, and what they took.
+
+    Attributes:
+        judgements: of the tasks' items, by the tasks' numbers.
+        seconds: in which judges computed.
+        tokens: tokens that they read and wrote.
+    """
+
+    judgements: dict[int, list[Judgement]]
+    seconds: float
+    tokens: int
+
+
+class JudgedPairs(NamedTuple):
+    """A judgement for each pair, the seconds in which the judge computed, and the tokens that it read and wrote."""
+
+    judgements: list[Judgement]
+    seconds: float
+    tokens: int
+
+
+JudgeFunction = Callable[[Sequence[Pair]], JudgedPairs]
 """Judges all pairs in one batch."""
 
 
@@ -126,7 +148,7 @@ def find_judges(
     Raises:
         InputError: if a judge that the user asked for cannot be had, no task or suite knows it, or a setting is wrong.
     """
-    needed = _needed(suite, options, splits)
+    needed = judged_tasks(suite, chosen_domains(suite, options), splits)
     known = {*needed, *suite.judges}
     for name in options.judges:
         if name not in known:
@@ -137,7 +159,8 @@ def find_judges(
         try:
             found[name] = _find(name, suite, options)
         except _MissingError as missing:
-            notes.append(f"without judge {name} ({missing}): {', '.join(instead)}")
+            counted = ", ".join(f"{task} counts {metric}" for task, metric in instead.items())
+            notes.append(f"without judge {name} ({missing}): {counted}")
     return found, notes
 
 
@@ -150,32 +173,44 @@ class _MissingError(Exception):
     """A judge is not at hand, which nobody asked for."""
 
 
-def _needed(suite: Suite, options: EvaluationOptions, splits: Sequence[Split]) -> dict[str, list[str]]:
-    """Judges that tasks name, each with what its tasks count without it."""
+def judged_tasks(suite: Suite, domains: Iterable[str], splits: Sequence[Split]) -> dict[str, dict[str, str | None]]:
+    """Judges that tasks name -> those tasks, each with what it counts without the judge."""
     manager = task_manager(suite)
-    needed: dict[str, dict[str, None]] = {}
+    needed: dict[str, dict[str, str | None]] = {}
     for split in splits:
-        for domain in chosen_domains(suite, options):
+        for domain in domains:
             for task, settings in suite.scored[domain].tasks_of(split).items():
                 judge = needed_judge(find_task_file(manager, suite, task))
                 if judge is not None:
-                    needed.setdefault(judge, {})[f"{task} counts {settings.without_judge}"] = None
-    return {judge: list(tasks) for judge, tasks in needed.items()}
+                    needed.setdefault(judge, {})[task] = settings.without_judge
+    return needed
+
+
+def judge_settings(name: str, suite: Suite, options: EvaluationOptions) -> Judge | None:
+    """Settings of a judge; None where it is switched off, or neither suite nor options name a model.
+
+    Raises:
+        InputError: if a setting is wrong.
+    """
+    changes = options.judges.get(name, {})
+    own = suite.judges.get(name)
+    if changes is None or (own is None and not changes):
+        return None
+    where = f"evaluation.judges.{name}"
+    if own is None:
+        return parse_model(Judge, changes, where)
+    # What the suite says of its own model is not true of another.
+    return own.changed({"gated": False, **changes} if "model" in changes else changes, where)
 
 
 def _find(name: str, suite: Suite, options: EvaluationOptions) -> FoundJudge:
-    changes = options.judges.get(name, {})
-    if changes is None:
-        raise _MissingError("switched off")
-    own = suite.judges.get(name)
-    if own is None and not changes:
-        raise _MissingError("no model is named for it")
-    where = f"evaluation.judges.{name}"
-    judge = parse_model(Judge, changes, where) if own is None else own.changed(changes, where)
+    judge = judge_settings(name, suite, options)
+    if judge is None:
+        raise _MissingError("no model is named for it" if name not in options.judges else "switched off")
     try:
         checkpoint = resolve(judge.model)
     except InputError as error:
-        if changes:
+        if options.judges.get(name):
             raise InputError(f"judge {name}: {error}") from error
         raise _MissingError(str(error)) from error
     if checkpoint.ref.adapter is not None:
@@ -206,7 +241,7 @@ class JudgeEngine:
         """Start the engine if it is not running yet."""
         _ = self._engine
 
-    def judge(self, pairs: Sequence[Pair]) -> list[Judgement]:
+    def judge(self, pairs: Sequence[Pair]) -> JudgedPairs:
         """Judge all pairs, those that are new in one batch.
 
         A prompt that does not fit the model is not asked, since cutting it would cut the question: its answer counts
@@ -214,9 +249,13 @@ class JudgeEngine:
         """
         keys = [_key(pair) for pair in pairs]
         new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._known}
+        seconds, tokens = 0.0, 0
         if new:
+            engine = self._engine
+            seconds, tokens = engine.busy_seconds, engine.tokens
             self._ask(new)
-        return [self._known[key] for key in keys]
+            seconds, tokens = engine.busy_seconds - seconds, engine.tokens - tokens
+        return JudgedPairs([self._known[key] for key in keys], seconds, tokens)
 
     def _ask(self, pairs: Mapping[bytes, Pair]) -> None:
         settings = self._found.judge
@@ -254,10 +293,10 @@ class RemoteJudge:
 
     actor: Any
 
-    def __call__(self, pairs: Sequence[Pair]) -> list[Judgement]:
+    def __call__(self, pairs: Sequence[Pair]) -> JudgedPairs:
         """Judge all pairs in one call of the actor."""
-        judgements: list[Judgement] = ray.get(self.actor.judge.remote(list(pairs)))
-        return judgements
+        judged: JudgedPairs = ray.get(self.actor.judge.remote(list(pairs)))
+        return judged
 
 
 @contextlib.contextmanager
@@ -316,31 +355,29 @@ def _check_gpus(found: Mapping[str, FoundJudge], engine_options: EngineOptions, 
 
 
 def judge_responses(
-    tasks: Sequence[ScoredTask], responses: Sequence[Sequence[str]], judges: Mapping[str, JudgeFunction]
-) -> list[list[Judgement]]:
+    tasks: Mapping[int, ScoredTask], responses: Mapping[int, Sequence[str]], judges: Mapping[str, JudgeFunction]
+) -> Judged:
     """Ask each judge once about everything that is its to judge.
 
     Args:
-        tasks: tasks that need a judge.
+        tasks: tasks that need a judge, by number.
         responses: by task, by item.
         judges: by name.
-
-    Returns:
-        judgements by task, by item.
     """
     pairs: dict[str, list[Pair]] = {}
-    starts = []
-    for task, given in zip(tasks, responses, strict=True):
+    starts = {}
+    for number, task in tasks.items():
         assert task.judged is not None
         mine = pairs.setdefault(task.judged.judge, [])
-        starts.append(len(mine))
-        mine += [(item.doc[task.judged.field], text) for item, text in zip(task.items, given, strict=True)]
+        starts[number] = len(mine)
+        mine += [(item.doc[task.judged.field], text) for item, text in zip(task.items, responses[number], strict=True)]
     answers = {name: judges[name](some) for name, some in pairs.items()}
-    return [
-        answers[task.judged.judge][start : start + len(task.items)]
-        for task, start in zip(tasks, starts, strict=True)
+    judgements = {
+        number: answers[task.judged.judge].judgements[starts[number] : starts[number] + len(task.items)]
+        for number, task in tasks.items()
         if task.judged is not None
-    ]
+    }
+    return Judged(judgements, sum(one.seconds for one in answers.values()), sum(one.tokens for one in answers.values()))
 
 
 def parse_error_lines(scores: Scores) -> list[str]:

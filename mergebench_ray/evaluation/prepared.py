@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
@@ -16,13 +16,66 @@ from lm_eval.api.instance import Instance
 from mergebench_ray.engines import Generation, GenerationRequest, Likelihood, LoglikelihoodRequest, Request, VLLMEngine
 from mergebench_ray.evaluation.grading import Answer, grade, graded_apart, item_score, responses, task_score
 from mergebench_ray.evaluation.judge_parsers import Verdict
-from mergebench_ray.evaluation.judges import NO_JUDGES, Judgement, Judges, judge_responses
+from mergebench_ray.evaluation.judges import NO_JUDGES, Judged, Judges, judge_responses
 from mergebench_ray.evaluation.scores import ItemRow, Scores, TaskScore, combine_tasks
 from mergebench_ray.evaluation.tasks import Item, ScoredTask, Split, longest_answer
 from mergebench_ray.evaluation.tokens import encode_pairs, encode_texts
 
 if TYPE_CHECKING:
     from mergebench_ray.engines.batch import Batch
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which items an engine is asked, where several engines share a candidate's.
+
+    Attributes:
+        index: of the share, from 0.
+        count: number of shares.
+    """
+
+    index: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class GradedItem:
+    """What came of an item.
+
+    Attributes:
+        value: of the task's metric, as its aggregation takes it.
+        row: what is kept.
+        parsed: whether its judge's answer parsed; None without a judge.
+    """
+
+    value: Any
+    row: ItemRow
+    parsed: bool | None
+
+
+@dataclass(frozen=True)
+class GradedShare:
+    """What one engine found of its share of the items.
+
+    Attributes:
+        items: task's number -> item's place in the task -> what came of it.
+        version: weight version of the engine.
+        seconds: wall time of answering and grading.
+        engine_seconds: part of it in which the engine computed.
+        tokens: tokens read and written by the engine.
+        truncated: prompts that were cut from the left to fit the context.
+        judge_seconds: in which judges computed.
+        judge_tokens: tokens read and written by judges.
+    """
+
+    items: dict[int, dict[int, GradedItem]]
+    version: str
+    seconds: float
+    engine_seconds: float
+    tokens: int
+    truncated: int
+    judge_seconds: float
+    judge_tokens: int
 
 
 @dataclass(frozen=True)
@@ -36,6 +89,23 @@ class _Asked:
     truncated: bool
 
 
+@dataclass(frozen=True)
+class _Portion:
+    """Items of some tasks that are asked together.
+
+    Attributes:
+        tasks: by number, with these items alone.
+        places: by task, where each of its items stands in the whole task.
+        asked: their requests; `item` counts within the portion.
+        batch: the requests as the engine takes them.
+    """
+
+    tasks: dict[int, ScoredTask]
+    places: dict[int, list[int]]
+    asked: list[_Asked]
+    batch: Batch
+
+
 class _Collector:
     """Answers of one candidate as they come; a task with a scorer of its own is graded when its last one is there.
 
@@ -43,14 +113,14 @@ class _Collector:
     Other tasks are graded by the caller: lm-eval's metrics may use signals, which only the main thread gets.
     """
 
-    def __init__(self, tasks: Sequence[ScoredTask], asked: Sequence[_Asked], pool: Executor) -> None:
+    def __init__(self, portion: _Portion, pool: Executor) -> None:
         self.answers: dict[int, list[list[list[Answer]]]] = {
-            number: [[[] for _ in item.instances] for item in task.items] for number, task in enumerate(tasks)
+            number: [[[] for _ in item.instances] for item in task.items] for number, task in portion.tasks.items()
         }
-        self._tasks = tasks
-        self._asked = asked
+        self._tasks = portion.tasks
+        self._asked = portion.asked
         self._pool = pool
-        self._open = Counter(one.task for one in asked)
+        self._open = Counter(one.task for one in portion.asked)
         self._graded: dict[int, Future[list[Any]]] = {}
 
     def take(self, index: int, answer: Generation | Likelihood) -> None:
@@ -97,7 +167,8 @@ class PreparedSplit:
         self._max_model_len = max_model_len
         self._judges = judges
         self._asked = [*self._prepare_generations(), *self._prepare_loglikelihoods()]
-        self._batches: dict[frozenset[int], tuple[list[_Asked], Batch]] = {}
+        self._order = _longest_first(self._asked)
+        self._portions: dict[tuple[frozenset[int], Share], _Portion] = {}
 
     def score(self, engine: VLLMEngine, domains: Sequence[str] | None = None) -> Scores:
         """Ask the engine's present weights everything, in one batch, and grade the answers.
@@ -106,74 +177,92 @@ class PreparedSplit:
             engine: answers with whatever weights it holds now.
             domains: some of the prepared domains; None for all.
         """
+        return self.combine([self.grade_share(engine, Share(), domains)])
+
+    def grade_share(self, engine: VLLMEngine, share: Share, domains: Sequence[str] | None = None) -> GradedShare:
+        """Ask the engine's present weights a share of the items, in one batch, and grade the answers.
+
+        Args:
+            engine: answers with whatever weights it holds now.
+            share: which items; all shares of one count together are all items.
+            domains: some of the prepared domains; None for all.
+        """
         started, busy, tokens = time.perf_counter(), engine.busy_seconds, engine.tokens
         chosen = frozenset(
             number for number, task in enumerate(self._tasks) if domains is None or task.domain in domains
         )
-        asked, batch = self._batch(engine, chosen)
+        portion = self._portion(engine, chosen, share)
         with ThreadPoolExecutor(1) as pool:
-            collector = _Collector(self._tasks, asked, pool)
+            collector = _Collector(portion, pool)
             engine.forget_prefixes()
-            engine.answer(batch, collector.take)
-            by_domain, rows = self._grade(chosen, collector)
-        domains_scored = {domain: combine_tasks(tasks) for domain, tasks in by_domain.items()}
-        return Scores(
-            split=self._split,
-            domains=domains_scored,
-            items=rows,
+            engine.answer(portion.batch, collector.take)
+            judged = self._judge(portion, collector.answers)
+            items = {number: _graded(portion, number, collector, judged) for number in portion.tasks}
+        return GradedShare(
+            items=items,
             version=engine.weight_version,
             seconds=time.perf_counter() - started,
             engine_seconds=engine.busy_seconds - busy,
             tokens=engine.tokens - tokens,
-            truncated=sum(one.truncated for one in asked),
-            tasks={task.task: task for tasks in by_domain.values() for task in tasks},
+            truncated=sum(one.truncated for one in portion.asked),
+            judge_seconds=judged.seconds,
+            judge_tokens=judged.tokens,
         )
 
-    def _batch(self, engine: VLLMEngine, chosen: frozenset[int]) -> tuple[list[_Asked], Batch]:
-        """Requests of these tasks and the batch that they are; made once. What is graded apart is asked first."""
-        if chosen not in self._batches:
-            asked = [one for one in self._asked if one.task in chosen]
-            urgent = {index for index, one in enumerate(asked) if graded_apart(self._tasks[one.task])}
-            self._batches[chosen] = asked, engine.batch([one.request for one in asked], urgent)
-        return self._batches[chosen]
-
-    def _grade(
-        self, chosen: Collection[int], collector: _Collector
-    ) -> tuple[dict[str, list[TaskScore]], list[ItemRow]]:
+    def combine(self, shares: Sequence[GradedShare]) -> Scores:
+        """Scores from all shares of one candidate's items."""
+        assert len({share.version for share in shares}) == 1, "engines hold different weights"
         by_domain: dict[str, list[TaskScore]] = {}
         rows: list[ItemRow] = []
-        answers = collector.answers
-        judged = self._judge(chosen, answers)
-        for number in sorted(chosen):
-            task, judgements = self._tasks[number], judged.get(number)
-            verdicts = None if judgements is None else [one.verdict for one in judgements]
-            values = collector.values(number, verdicts)
-            value, error = task_score(task, values)
-            unparsed = None if verdicts is None else verdicts.count(None)
-            score = TaskScore(task.name, task.metric, value, error, len(values), task.one_minus, unparsed)
+        for number in sorted({number for share in shares for number in share.items}):
+            task = self._tasks[number]
+            found = {place: item for share in shares for place, item in share.items.get(number, {}).items()}
+            items = [found[place] for place in range(len(task.items))]
+            value, error = task_score(task, [item.value for item in items])
+            unparsed = sum(item.parsed is False for item in items) if task.judged else None
+            score = TaskScore(task.name, task.metric, value, error, len(items), task.one_minus, unparsed)
             by_domain.setdefault(task.domain, []).append(score)
-            rows += [
-                ItemRow(
-                    domain=task.domain,
-                    task=task.name,
-                    item=item.id,
-                    prompt_digest=item.prompt_digest,
-                    answer=_answer_text(given),
-                    score=item_score(value),
-                    judgement=judgements[place].answer if judgements else "",
-                )
-                for place, (item, given, value) in enumerate(zip(task.items, answers[number], values, strict=True))
-            ]
-        return by_domain, rows
+            rows += [item.row for item in items]
+        return Scores(
+            split=self._split,
+            domains={domain: combine_tasks(tasks) for domain, tasks in by_domain.items()},
+            items=rows,
+            version=shares[0].version,
+            seconds=max(share.seconds for share in shares),
+            engine_seconds=sum(share.engine_seconds for share in shares),
+            tokens=sum(share.tokens for share in shares),
+            truncated=sum(share.truncated for share in shares),
+            tasks={task.task: task for tasks in by_domain.values() for task in tasks},
+            judge_seconds=sum(share.judge_seconds for share in shares),
+            judge_tokens=sum(share.judge_tokens for share in shares),
+        )
 
-    def _judge(
-        self, chosen: Collection[int], answers: Mapping[int, list[list[list[Answer]]]]
-    ) -> dict[int, list[Judgement]]:
+    def _portion(self, engine: VLLMEngine, chosen: frozenset[int], share: Share) -> _Portion:
+        """A share of these tasks' items; made once. What is graded apart is asked first."""
+        key = (chosen, share)
+        if key not in self._portions:
+            items = [one for one in self._order if one[0] in chosen][share.index :: share.count]
+            places: dict[int, list[int]] = defaultdict(list)
+            for number, place in sorted(items):
+                places[number].append(place)
+            within = {(number, place): i for number, taken in places.items() for i, place in enumerate(taken)}
+            asked = [
+                replace(one, item=within[one.task, one.item]) for one in self._asked if (one.task, one.item) in within
+            ]
+            urgent = {index for index, one in enumerate(asked) if graded_apart(self._tasks[one.task])}
+            tasks = {
+                number: replace(self._tasks[number], items=tuple(self._tasks[number].items[place] for place in taken))
+                for number, taken in places.items()
+            }
+            batch = engine.batch([one.request for one in asked], urgent)
+            self._portions[key] = _Portion(tasks, dict(places), asked, batch)
+        return self._portions[key]
+
+    def _judge(self, portion: _Portion, answers: Mapping[int, list[list[list[Answer]]]]) -> Judged:
         """Judgements by task, of those that need a judge."""
-        numbers = [number for number in sorted(chosen) if self._tasks[number].judged is not None]
-        tasks = [self._tasks[number] for number in numbers]
-        shown = [responses(self._tasks[number], answers[number]) for number in numbers]
-        return dict(zip(numbers, judge_responses(tasks, shown, self._judges.functions), strict=True))
+        tasks = {number: task for number, task in portion.tasks.items() if task.judged is not None}
+        shown = {number: responses(task, answers[number]) for number, task in tasks.items()}
+        return judge_responses(tasks, shown, self._judges.functions)
 
     def _prepare_generations(self) -> list[_Asked]:
         prepared = []
@@ -206,6 +295,41 @@ class PreparedSplit:
                 too_long = len(context) + len(continuation) > self._max_model_len
                 prepared.append(_Asked(number, position, index, request, too_long))
         return prepared
+
+
+def _graded(portion: _Portion, number: int, collector: _Collector, judged: Judged) -> dict[int, GradedItem]:
+    """Items of a task by their places in the whole task."""
+    task, answers = portion.tasks[number], collector.answers[number]
+    judgements = judged.judgements.get(number)
+    verdicts = None if judgements is None else [one.verdict for one in judgements]
+    values = collector.values(number, verdicts)
+    graded = {}
+    for index, (place, item) in enumerate(zip(portion.places[number], task.items, strict=True)):
+        row = ItemRow(
+            domain=task.domain,
+            task=task.name,
+            item=item.id,
+            prompt_digest=item.prompt_digest,
+            answer=_answer_text(answers[index]),
+            score=item_score(values[index]),
+            judgement=judgements[index].answer if judgements else "",
+        )
+        parsed = None if verdicts is None else verdicts[index] is not None
+        graded[place] = GradedItem(values[index], row, parsed)
+    return graded
+
+
+def _longest_first(asked: Sequence[_Asked]) -> list[tuple[int, int]]:
+    """(Task, item) by the tokens they may take, most first: dealt out in turn, shares are about as long."""
+    lengths: Counter[tuple[int, int]] = Counter()
+    for one in asked:
+        request = one.request
+        if isinstance(request, GenerationRequest):
+            length = len(request.prompt_token_ids) + request.max_tokens * request.n
+        else:
+            length = len(request.context_token_ids) + len(request.continuation_token_ids)
+        lengths[one.task, one.item] += length
+    return sorted(lengths, key=lambda item: (-lengths[item], item))
 
 
 def _generation_request(task: ScoredTask, item: Item, instance: Instance, prompt: list[int]) -> GenerationRequest:

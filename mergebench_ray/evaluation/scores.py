@@ -85,10 +85,12 @@ class Scores:
         items: a row per item.
         version: weight version of the engine that answered (recipe digest, or the base's).
         seconds: wall time of scoring, grading included.
-        engine_seconds: part of it in which the engine computed.
-        tokens: tokens read and written by the engine.
+        engine_seconds: in which engines computed, those of all engines that shared the items added up.
+        tokens: tokens read and written by the engines.
         truncated: prompts that were cut from the left to fit the context.
         tasks: score per task, with the metric that was counted.
+        judge_seconds: in which judges computed.
+        judge_tokens: tokens read and written by judges.
     """
 
     split: str
@@ -100,6 +102,8 @@ class Scores:
     tokens: int
     truncated: int
     tasks: dict[str, TaskScore] = field(default_factory=dict)
+    judge_seconds: float = 0.0
+    judge_tokens: int = 0
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

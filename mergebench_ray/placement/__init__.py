@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from mergebench_ray.placement.need import Need
-from mergebench_ray.placement.plan import Machine, Plan, make_plan
+from mergebench_ray.placement.plan import Machine, Plan, engines_per_candidate, make_plan
 
-__all__ = ["Machine", "Need", "Plan", "make_plan"]
+__all__ = ["Machine", "Need", "Plan", "engines_per_candidate", "make_plan"]

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mergebench_ray.checkpoints import Checkpoint, is_merged
 from mergebench_ray.config import Sweep
+from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.evaluation.judges import FoundJudge
 from mergebench_ray.placement.calibration import calibration_needs
 from mergebench_ray.placement.need import Need, Record
@@ -19,6 +20,7 @@ from mergebench_ray.placement.need import Need, Record
 _BYTES = 2  # merged weights, task vectors and base are bf16
 _GIB = 1 << 30
 _PROCESS = int(0.6 * _GIB)  # a worker process with torch and Ray imported, before any weight
+_FEW_ROUNDS = 8  # candidates an engine would score
 _ENGINE_PROCESS = int(2.0 * _GIB)  # the same with vLLM, its activations and buffers at the default batch
 
 
@@ -55,6 +57,7 @@ class Plan(Record):
         methods: the methods searched.
         shards: bank shards.
         engines: vLLM engines.
+        engines_per_candidate: engines that share the items of one candidate in the search; beside it all do.
         needs: memory by part.
         machine: what it is held against.
         problem: None if it fits, else one sentence with the remedy.
@@ -69,6 +72,7 @@ class Plan(Record):
     methods: list[str]
     shards: int
     engines: int
+    engines_per_candidate: int
     needs: list[Need]
     machine: Machine
     problem: str | None
@@ -110,6 +114,7 @@ def make_plan(
         methods=list(sweep.methods),
         shards=sweep.bank.shards,
         engines=sweep.engine.count,
+        engines_per_candidate=engines_per_candidate(sweep),
         needs=needs,
         machine=machine,
         problem=_problem(needs, machine),
@@ -117,12 +122,24 @@ def make_plan(
     )
 
 
+def engines_per_candidate(sweep: Sweep) -> int:
+    """How many engines share the items of a candidate: one, or all.
+
+    A candidate each wastes nothing: no engine waits for the others. But candidates that are scored at once are proposed
+    without knowing each other's scores, so a search of few rounds learns little: then all engines share each one.
+    """
+    engine = sweep.engine
+    few_rounds = sweep.search.trials < _FEW_ROUNDS * engine.count
+    together = few_rounds if engine.division == "auto" else engine.division == "items"
+    return engine.count if together else 1
+
+
 def _needs(sweep: Sweep, parameters: int, merged: int, specialists: int, machine: Machine) -> list[Need]:
     shards, engines = sweep.bank.shards, sweep.engine.count
     vectors = math.ceil((specialists + 1) * merged * _BYTES / shards)
     output = math.ceil(merged * _BYTES / shards)
     # vLLM keeps its own copy of the whole model; on a CPU the linear weights are repacked into another layout.
-    model = parameters * _BYTES
+    model = parameters * _engine_bytes(sweep.engine.dtype, machine)
     cache = int(sweep.engine.kv_cache_gib * _GIB)
     if machine.gpus:
         share = int(sweep.engine.gpu_memory_utilization * machine.gpu_memory)
@@ -149,10 +166,17 @@ def _needs(sweep: Sweep, parameters: int, merged: int, specialists: int, machine
     ]
 
 
+def _engine_bytes(dtype: str, machine: Machine) -> int:
+    """Bytes of a parameter in an engine; nodes without GPUs are taken to be like this machine."""
+    on_gpu = machine.gpus > 0 and dtype == "auto"
+    return 2 if on_gpu or engine_dtype(dtype) == "bfloat16" else 4
+
+
 def _judge_needs(found: FoundJudge, machine: Machine) -> list[Need]:
     """A judge has an engine of its own; on a GPU it may share, so only its part of the memory counts."""
     judge, what = found.judge, f"judge {found.name}"
-    model = sum(math.prod(tensor.shape) for tensor in found.checkpoint.tensors.values()) * _BYTES
+    parameters = sum(math.prod(tensor.shape) for tensor in found.checkpoint.tensors.values())
+    model = parameters * _engine_bytes("auto", machine)
     process = Need(what=f"{what}: process", count=1, bytes_each=_ENGINE_PROCESS, where="host")
     if machine.gpus:
         share = int(judge.gpu_memory_utilization * machine.gpu_memory)

@@ -12,7 +12,16 @@ from mergebench_ray.results.leaderboard import (
 )
 from mergebench_ray.results.live import LiveView
 from mergebench_ray.results.report import write_comparison, write_report
-from mergebench_ray.results.trials import DomainResult, Role, Split, Trial, TrialStore, read_trials
+from mergebench_ray.results.trials import (
+    DomainResult,
+    Role,
+    Split,
+    Trial,
+    TrialStore,
+    engine_names,
+    read_trials,
+    write_questions,
+)
 
 __all__ = [
     "DomainResult",
@@ -24,10 +33,12 @@ __all__ = [
     "TrialStore",
     "best_candidate",
     "best_of_each_method",
+    "engine_names",
     "leaderboard",
     "leaderboard_markdown",
     "leaderboard_table",
     "read_trials",
     "write_comparison",
+    "write_questions",
     "write_report",
 ]

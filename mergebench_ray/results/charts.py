@@ -209,8 +209,8 @@ def time_chart(run: RunSummary) -> go.Figure | None:
     if not any(trial.score_seconds for trial in trials):
         return None
     parts = (
-        ("engine computes", "#0072b2", [t.engine_seconds for t in trials]),
-        ("rest of scoring", "#9cc4de", [max(0.0, t.score_seconds - t.engine_seconds) for t in trials]),
+        ("engine computes", "#0072b2", [t.answering_seconds for t in trials]),
+        ("rest of scoring", "#9cc4de", [max(0.0, t.score_seconds - t.answering_seconds) for t in trials]),
         ("load into the engine", "#e69f00", [t.load_seconds for t in trials]),
         ("merge", "#d55e00", [t.merge_seconds for t in trials]),
     )

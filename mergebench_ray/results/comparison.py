@@ -84,6 +84,8 @@ class MethodRow:
         tuning_seconds: wall time in which candidates of the method were being merged and scored; None for a reference.
         engine_seconds: in which engines computed for those candidates, times the devices of an engine.
         tokens: that engines read and wrote for them.
+        judge_seconds: in which judges computed for them.
+        judge_tokens: that judges read and wrote for them.
         forgetting: what was scored of what it may forget; None where it was not.
     """
 
@@ -96,6 +98,8 @@ class MethodRow:
     tuning_seconds: float | None = None
     engine_seconds: float = 0.0
     tokens: int = 0
+    judge_seconds: float = 0.0
+    judge_tokens: int = 0
     forgetting: Forgetting | None = None
 
     @property
@@ -165,6 +169,8 @@ def _rows(run: Run) -> list[MethodRow]:
                 tuning_seconds=wall_seconds(tried),
                 engine_seconds=sum(trial.engine_seconds for trial in tried) * devices,
                 tokens=sum(trial.tokens for trial in tried),
+                judge_seconds=sum(trial.judge_seconds for trial in tried),
+                judge_tokens=sum(trial.judge_tokens for trial in tried),
                 forgetting=run.forgetting.get(method),
             )
         )

@@ -45,7 +45,7 @@
       if (first === null || second === null || first === second) return false;
       if (which !== "differ" && (first > second) !== (which === "a")) return false;
     }
-    const words = [item[0], item[1], a && data.texts[a[0]], b && data.texts[b[0]]];
+    const words = [...item, a && data.texts[a[0]], b && data.texts[b[0]]];
     return !text || words.some((word) => word && word.toLowerCase().includes(text));
   };
 
@@ -110,6 +110,8 @@
       const row = body.insertRow();
       const name = element("td", undefined, "text");
       name.append(element("b", item[0]), element("code", `prompt ${item[1]}`));
+      if (item.length > 2) name.append(element("pre", item[2]));
+      if (item[3]) name.append(element("p", `expected: ${item[3]}`, "soft"));
       row.append(name, answerCell(first, "A"));
       if (b >= 0) row.append(answerCell(second, "B"));
     }

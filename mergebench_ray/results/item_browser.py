@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 
-from mergebench_ray.results.items import MAX_ANSWER, ScoredModel, item_payload
+from mergebench_ray.results.items import MAX_ANSWER, ItemKey, Question, ScoredModel, item_payload
 
 
-def item_browser_html(models: Sequence[ScoredModel], missing: Sequence[str]) -> str:
+def item_browser_html(
+    models: Sequence[ScoredModel], questions: Mapping[ItemKey, Question], missing: Sequence[str]
+) -> str:
     """The browser with its data and script; empty where no model has items.
 
     Args:
         models: whose items are shown.
+        questions: what the items ask, where it is known.
         missing: models without items, named so that nobody looks for them.
     """
     if not models:
         return ""
-    payload, shown, total = item_payload(models)
+    payload, shown, total = item_payload(models, questions)
     notes = [f"All {total:,} items are here."]
     if shown < total:
         notes = [
@@ -42,7 +45,7 @@ def item_browser_html(models: Sequence[ScoredModel], missing: Sequence[str]) -> 
 <option value="all">all items</option><option value="differ">scores differ</option>
 <option value="a">A scores higher</option><option value="b">B scores higher</option>
 <option value="low">A scores less than 1</option></select></label>
-<label>text <input id="text" type="search" placeholder="in item or answer"></label>
+<label>text <input id="text" type="search" placeholder="in question or answer"></label>
 </div>
 <p id="paired" class="paired"></p>
 <div class="scroll"><table id="paired-table"></table></div>

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -15,12 +15,13 @@ import numpy.typing as npt
 from mergebench_ray.errors import InputError
 from mergebench_ray.results.comparison import Run
 from mergebench_ray.results.leaderboard import best_candidate, best_of_each_method, describe, on_split
-from mergebench_ray.results.trials import Trial, read_items
+from mergebench_ray.results.trials import Trial, read_items, read_questions
 
 MAX_MODELS = 40
 MAX_BYTES = 6_000_000
 ITEMS_A_TASK = (2000, 1000, 500, 200, 100, 50, 20, 10, 5, 2, 1)
 MAX_ANSWER = 1000
+MAX_QUESTION = 1500
 DIGEST_LENGTH = 16
 
 # Domain, task, item and digest of its prompt: items of two models are the same question only if all agree.
@@ -35,6 +36,13 @@ class Answered(NamedTuple):
     answer: str
     score: float | None
     judgement: str
+
+
+class Question(NamedTuple):
+    """What an item asks, and the answer expected; empty where the task names none."""
+
+    prompt: str
+    expected: str
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,18 @@ def scored_models(runs: Sequence[Run]) -> tuple[list[ScoredModel], list[str]]:
     return found[:MAX_MODELS], missing
 
 
+def questions_of(runs: Sequence[Run]) -> dict[ItemKey, Question]:
+    """What the items of runs ask, as far as the runs kept it."""
+    found: dict[ItemKey, Question] = {}
+    for run in runs:
+        table = read_questions(run.folder, run.summary.final_split)
+        for row in table.to_pylist() if table is not None else []:
+            found[row["domain"], row["task"], row["item"], row["prompt_digest"]] = Question(
+                row["prompt"], row["expected"]
+            )
+    return found
+
+
 def paired(first: Scores, second: Scores) -> Paired | None:
     """The difference of two models over the items that both answered; None if there are none.
 
@@ -114,11 +134,13 @@ def paired(first: Scores, second: Scores) -> Paired | None:
     return Paired(count, float(differences.mean()), error, int((differences > 0).sum()), int((differences < 0).sum()))
 
 
-def item_payload(models: Sequence[ScoredModel], max_bytes: int = MAX_BYTES) -> tuple[str, int, int]:
+def item_payload(
+    models: Sequence[ScoredModel], questions: Mapping[ItemKey, Question], max_bytes: int = MAX_BYTES
+) -> tuple[str, int, int]:
     """What the item browser reads, as JSON: all paired differences, and answers of as many items as there is room for.
 
     Every task keeps the items with the smallest prompt digests: a fair sample, and the same for every model. Answers
-    beyond `MAX_ANSWER` characters are cut.
+    beyond `MAX_ANSWER` characters are cut; of a question beyond `MAX_QUESTION` its end is kept, behind the examples.
 
     Returns:
         the JSON, the number of items in it, and the number of items that there are.
@@ -132,7 +154,7 @@ def item_payload(models: Sequence[ScoredModel], max_bytes: int = MAX_BYTES) -> t
     text, count = "", 0
     for limit in ITEMS_A_TASK:
         kept = {task: sorted(keys, key=lambda key: (key[3], key[2]))[:limit] for task, keys in tasks.items()}
-        content = _content(models, kept, {task: len(keys) for task, keys in tasks.items()})
+        content = _content(models, questions, kept, {task: len(keys) for task, keys in tasks.items()})
         text = json.dumps(content | {"pairs": pairs}, ensure_ascii=False, separators=(",", ":"))
         count = sum(len(keys) for keys in kept.values())
         if len(text.encode()) <= max_bytes:
@@ -184,9 +206,15 @@ def _listed(result: Paired | None) -> list[float | None] | None:
 
 
 def _content(
-    models: Sequence[ScoredModel], kept: dict[TaskKey, list[ItemKey]], totals: dict[TaskKey, int]
+    models: Sequence[ScoredModel],
+    questions: Mapping[ItemKey, Question],
+    kept: dict[TaskKey, list[ItemKey]],
+    totals: dict[TaskKey, int],
 ) -> dict[str, Any]:
-    """Each answer's text once, in `texts`; a model's answer is [position in `texts`, score], or 0 for none."""
+    """Each answer's text once, in `texts`; a model's answer is [position in `texts`, score], or 0 for none.
+
+    An item is [item, digest], with the prompt and the expected answer behind them where they are known.
+    """
     texts: dict[str, int] = {}
     cells = []
     for model in models:
@@ -214,7 +242,7 @@ def _content(
                 "domain": task[0],
                 "metric": _metric(models, task),
                 "total": totals[task],
-                "items": [[key[2], key[3][:DIGEST_LENGTH]] for key in keys],
+                "items": [_listed_item(key, questions.get(key)) for key in keys],
             }
             for task, keys in kept.items()
         ],
@@ -228,6 +256,15 @@ def _metric(models: Sequence[ScoredModel], task: TaskKey) -> str:
     domain, name = task
     results = [model.trial.domains[domain] for model in models if domain in model.trial.domains]
     return " or ".join(dict.fromkeys(result.counted[name] for result in results if name in result.counted))
+
+
+def _listed_item(key: ItemKey, question: Question | None) -> list[str]:
+    name = [key[2], key[3][:DIGEST_LENGTH]]
+    if question is None:
+        return name
+    left_out = len(question.prompt) - MAX_QUESTION
+    prompt = question.prompt if left_out <= 0 else f"[{left_out} more characters] … {question.prompt[left_out:]}"
+    return [*name, prompt, question.expected[:MAX_QUESTION]]
 
 
 def _cut(text: str) -> str:

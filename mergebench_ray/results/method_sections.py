@@ -7,7 +7,7 @@ from html import escape
 
 from mergebench_ray.results.comparison import MethodRow, Run, comparable
 from mergebench_ray.results.item_browser import item_browser_html
-from mergebench_ray.results.items import scored_models
+from mergebench_ray.results.items import questions_of, scored_models
 from mergebench_ray.results.method_charts import cost_charts, cost_names, radar_charts
 from mergebench_ray.results.method_table import forgetting_html, methods_html
 from mergebench_ray.results.page import Charts, Section
@@ -62,7 +62,7 @@ def items_section(runs: Sequence[Run]) -> list[Section]:
         "What each model answered, and how two of them differ on the same items. A paired difference has a smaller "
         "error than two scores side by side: items that are hard for both cancel out. Bold: more than two errors."
     )
-    content = item_browser_html(models, missing)
+    content = item_browser_html(models, questions_of(runs), missing)
     return [Section("Items", hint, content)] if content else []
 
 

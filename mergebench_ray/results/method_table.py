@@ -29,7 +29,8 @@ def method_headings(rows: Sequence[MethodRow]) -> list[tuple[str, str]]:
     names += [(domain, domain_metric(trials, domain) or "") for domain in method_domains(rows)]
     if any(row.forgetting for row in rows):
         names.append(("retained", "1 = base"))
-    return [*names, ("merge", "seconds"), ("tuning", "seconds"), ("tuning", "engine-seconds"), ("tuning", "tokens")]
+    names += [("merge", "seconds"), ("tuning", "seconds"), ("tuning", "engine-seconds"), ("tuning", "tokens")]
+    return [*names, ("tuning", "judge-seconds"), ("tuning", "judge tokens")] if _judged(rows) else names
 
 
 def method_cells(rows: Sequence[MethodRow]) -> list[list[Cell]]:
@@ -52,7 +53,7 @@ def method_cells(rows: Sequence[MethodRow]) -> list[list[Cell]]:
             kept = row.forgetting
             text = with_error(kept.retained, kept.retained_error) if kept else MISSING
             cells.append(Cell(text, kept.retained if kept else None))
-        lines.append([*cells, *_cost_cells(row)])
+        lines.append([*cells, *_cost_cells(row, judged=_judged(rows))])
     return lines
 
 
@@ -91,6 +92,8 @@ def methods_csv(rows: Sequence[MethodRow]) -> str:
         searched = bool(row.searched)
         line["tuning_engine_seconds"] = row.engine_seconds if searched else None
         line["tuning_tokens"] = row.tokens if searched else None
+        line["tuning_judge_seconds"] = row.judge_seconds if searched else None
+        line["tuning_judge_tokens"] = row.judge_tokens if searched else None
         lines.append(line | {"candidates": row.searched, "digest": trial.digest})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
@@ -163,16 +166,17 @@ def _score_cell(result: DomainResult | None, name_metric: bool) -> Cell:
     return Cell(f"{text} ({result.metric or NOT_RECORDED})" if name_metric else text, result.score)
 
 
-def _cost_cells(row: MethodRow) -> list[Cell]:
+def _judged(rows: Sequence[MethodRow]) -> bool:
+    return any(row.judge_seconds for row in rows)
+
+
+def _cost_cells(row: MethodRow, *, judged: bool) -> list[Cell]:
     merge = Cell(MISSING if row.merge_seconds is None else f"{row.merge_seconds:.2f}", row.merge_seconds)
+    costs = [row.tuning_seconds, row.engine_seconds, row.tokens]
+    costs += [row.judge_seconds, row.judge_tokens] if judged else []
     if row.tuning_seconds is None:
-        return [merge, Cell(MISSING), Cell(MISSING), Cell(MISSING)]
-    return [
-        merge,
-        Cell(f"{row.tuning_seconds:,.0f}", row.tuning_seconds),
-        Cell(f"{row.engine_seconds:,.0f}", row.engine_seconds),
-        Cell(f"{row.tokens:,}", row.tokens),
-    ]
+        return [merge, *(Cell(MISSING) for _ in costs)]
+    return [merge, *(Cell(f"{cost:,.0f}", cost) for cost in costs)]
 
 
 def _candidate(row: MethodRow) -> int | None:

@@ -62,7 +62,7 @@ code { font-size: 0.9em; }
 #paired-table { width: auto; margin-bottom: 14px; }
 #paired-table .beyond { font-weight: 700; }
 #item-table { table-layout: fixed; }
-#item-table th:first-child { width: 15%; }
+#item-table th:first-child { width: 28%; }
 #item-table td { white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
 #item-table td:first-child code { display: block; color: var(--soft); }
 #item-table pre { margin: 4px 0 0; white-space: pre-wrap; max-height: 14em; overflow: auto; font-size: 0.82rem; }

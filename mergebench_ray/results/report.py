@@ -223,7 +223,7 @@ def _time_hint(run: RunSummary) -> str:
     total = sum(t.merge_seconds + t.load_seconds + t.score_seconds for t in run.trials)
     if not total:
         return ""
-    share = sum(trial.engine_seconds for trial in run.trials) / total
+    share = sum(trial.answering_seconds for trial in run.trials) / total
     hint = f"Seconds of each scored model. The engine computed for {share:.0%} of {duration(total)}."
     if merged:
         merge = statistics.median(trial.merge_seconds for trial in merged)

@@ -23,6 +23,10 @@ Coefficient = float | list[float]
 
 TRIALS_FILE = "trials.parquet"
 ITEMS_FOLDER = "items"
+_COSTS = (
+    *("merge_seconds", "load_seconds", "score_seconds", "engine_seconds", "tokens"),
+    *("judge_seconds", "judge_tokens", "engine"),
+)
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,11 @@ class Trial:
         merge_seconds: forming the merged weights.
         load_seconds: replacing the engine's weights.
         score_seconds: scoring, wall time.
-        engine_seconds: the part of `score_seconds` in which the engine computed.
-        tokens: tokens that the engine read and wrote.
-        engine: name of the engine.
+        engine_seconds: in which engines computed, those of all engines added up.
+        tokens: tokens that the engines read and wrote.
+        judge_seconds: in which judges computed.
+        judge_tokens: tokens that judges read and wrote.
+        engine: name of the engine; those of several that shared the items with a plus between them.
         versions: package -> version.
         started: UTC.
         finished: UTC.
@@ -96,6 +102,8 @@ class Trial:
     score_seconds: float = 0.0
     engine_seconds: float = 0.0
     tokens: int = 0
+    judge_seconds: float = 0.0
+    judge_tokens: int = 0
     engine: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -113,6 +121,11 @@ class Trial:
     def key(self) -> tuple[str, str, int, str]:
         """What tells this trial from all others of the run."""
         return self.role, self.name, self.number, self.split
+
+    @property
+    def answering_seconds(self) -> float:
+        """The part of `score_seconds` in which engines computed, on average over those that shared the items."""
+        return self.engine_seconds / (self.engine.count("+") + 1)
 
     @property
     def label(self) -> str:
@@ -153,12 +166,17 @@ class Trial:
                 row[f"metric.{domain}"] = result.metric
         row |= flatten("coefficient", self.coefficients)
         row |= flatten("parameter", {k: v for k, v in self.parameters.items() if v != self.coefficients})
-        for name in ("merge_seconds", "load_seconds", "score_seconds", "engine_seconds", "tokens", "engine"):
+        for name in _COSTS:
             row[name] = getattr(self, name)
         row |= flatten("version", self.versions)
         row |= {"started": self.started, "finished": self.finished, "optuna_number": self.optuna_number}
         row |= flatten("optuna", self.optuna_parameters)
         return row | {"digest": self.digest, "items_digest": self.items_digest, "record": self.to_json()}
+
+
+def engine_names(indices: Sequence[int]) -> str:
+    """What `Trial.engine` says of the engines with these indices."""
+    return "+".join(f"vllm-{index}" for index in indices)
 
 
 def flatten(prefix: str, value: Any) -> dict[str, Any]:
@@ -213,6 +231,30 @@ def read_items(folder: Path, trial: Trial) -> pa.Table:
         return pq.read_table(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: missing or damaged ({error}); restore it from a copy") from error
+
+
+def write_questions(folder: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> None:
+    """Keep what the items of a split ask, once for all models of a run.
+
+    Args:
+        folder: the run's.
+        split: the split.
+        questions: a row per item: domain, task, item, prompt_digest, prompt, expected.
+    """
+    path = _questions_path(folder, split)
+    if not path.exists():
+        with whole_file(path) as temporary:
+            pq.write_table(pa.Table.from_pylist([dict(question) for question in questions]), temporary)
+
+
+def read_questions(folder: Path, split: str) -> pa.Table | None:
+    """What `write_questions` wrote; None for a run without."""
+    path = _questions_path(folder, split)
+    return pq.read_table(path) if path.is_file() else None
+
+
+def _questions_path(folder: Path, split: str) -> Path:
+    return folder / ITEMS_FOLDER / f"questions-{split}.parquet"
 
 
 def items_path(folder: Path, trial: Trial) -> Path:

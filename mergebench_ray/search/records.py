@@ -14,7 +14,7 @@ import ray
 from mergebench_ray.config import Recipe
 from mergebench_ray.evaluation import DomainScore, Scores, normalised_average
 from mergebench_ray.evaluation.judges import parse_error_lines
-from mergebench_ray.results import DomainResult, Role, Split, Trial, TrialStore
+from mergebench_ray.results import DomainResult, Role, Split, Trial, TrialStore, engine_names
 from mergebench_ray.search.scorer import Measurement
 from mergebench_ray.search.session import Session
 
@@ -42,7 +42,7 @@ class Records:
         self._phase = phase
         self._items_digests: dict[tuple[str, ...], str] = {}
         self._specialists: dict[str, dict[str, DomainScore]] = {}
-        self._versions = _versions()
+        self._versions = {**_versions(), "engine_dtype": session.engine_dtype}
 
     def specialist_scores(self, split: Split) -> dict[str, DomainScore]:
         """Each domain's specialist in its own domain: what candidates are normalised by."""
@@ -164,7 +164,9 @@ class Records:
             score_seconds=measurement.score_seconds,
             engine_seconds=scores.engine_seconds,
             tokens=scores.tokens,
-            engine=f"vllm-{measurement.engine}",
+            judge_seconds=scores.judge_seconds,
+            judge_tokens=scores.judge_tokens,
+            engine=engine_names(measurement.engines),
             versions=self._versions,
             started=started,
             finished=datetime.now(UTC),
@@ -175,8 +177,9 @@ class Records:
 def repeated(trial: Trial, **changes: Any) -> Trial:
     """A row for a model that was scored before: its scores, and no time spent."""
     now = datetime.now(UTC)
-    spent: dict[str, Any] = {"merge_seconds": 0.0, "load_seconds": 0.0, "score_seconds": 0.0, "engine_seconds": 0.0}
-    return replace(trial, **{**spent, "tokens": 0, "started": now, "finished": now, **changes})
+    seconds = ("merge_seconds", "load_seconds", "score_seconds", "engine_seconds", "judge_seconds")
+    spent: dict[str, Any] = {**dict.fromkeys(seconds, 0.0), "tokens": 0, "judge_tokens": 0}
+    return replace(trial, **{**spent, "started": now, "finished": now, **changes})
 
 
 def counted(scores: Scores, domain: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
 from mergebench_ray.config import Recipe, Sweep
+from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.results import Trial, TrialStore
 from mergebench_ray.search.records import Records, repeated
 from mergebench_ray.search.run_folder import RunFolder
@@ -141,7 +142,7 @@ def search(
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=remaining,
-                max_concurrent_trials=sweep.engine.count,
+                max_concurrent_trials=sweep.engine.count // engines_per_candidate(sweep),
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(

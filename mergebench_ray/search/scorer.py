@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import ray
 from mergebench_ray.bank import Bank
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Recipe
-from mergebench_ray.evaluation import DomainScore, Scores, normalised_average
+from mergebench_ray.evaluation import DomainScore, Scores, normalised_average, score_together
 from mergebench_ray.search.space import Space
 
 
@@ -27,33 +28,37 @@ class Measurement:
         merge_seconds: the fused pass; 0 for a checkpoint that is not merged.
         load_seconds: replacing the engine's weights.
         score_seconds: answering and grading.
-        engine: index of the engine that answered.
+        engines: indices of the engines that answered.
     """
 
     scores: Scores
     merge_seconds: float
     load_seconds: float
     score_seconds: float
-    engine: int
+    engines: tuple[int, ...]
 
 
 class CandidateScorer:
-    """Merges a recipe, puts it into a free engine, scores it there.
+    """Merges a recipe, puts it into free engines, scores it there.
 
-    Runs as an actor with as many threads as there are engines. The bank has one output buffer, so merging and loading
-    are done by one thread at a time; scoring runs on all engines at once.
+    A candidate of the search gets one group of engines; what is scored beside the search gets all of them. The engines
+    of a candidate share its items. Runs as an actor with as many threads as there are groups. The bank has one output
+    buffer, so merging and loading are done by one thread at a time; scoring runs on all groups at once.
 
     Args:
         bank: handle of the loaded bank.
         evaluators: handles of the evaluator actors.
+        engines_per_candidate: engines of a group; divides their number.
     """
 
-    def __init__(self, bank: Bank, evaluators: Sequence[Any]) -> None:
+    def __init__(self, bank: Bank, evaluators: Sequence[Any], engines_per_candidate: int = 1) -> None:
         self._bank = bank
         self._evaluators = list(evaluators)
-        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for index in range(len(self._evaluators)):
-            self._free.put(index)
+        self._num_groups = len(self._evaluators) // engines_per_candidate
+        self._free: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
+        for group in range(self._num_groups):
+            self._free.put(tuple(range(group * engines_per_candidate, (group + 1) * engines_per_candidate)))
+        self._choosing = threading.Lock()
         self._bank_lock = threading.Lock()
         self._finished: dict[str, Measurement] = {}
         self._space: Space | None = None
@@ -61,29 +66,18 @@ class CandidateScorer:
         self._values: dict[str, float] = {}
 
     def score(self, recipe: Recipe, split: str, domains: list[str] | None = None) -> Measurement:
-        """Score the merged model of `recipe`."""
-        index = self._free.get()
-        try:
-            with self._bank_lock:
-                merged = self._bank.merge(recipe)
-                started = time.perf_counter()
-                ray.get(self._evaluators[index].load.remote(merged.manifest))
-                load_seconds = time.perf_counter() - started
-            return self._answer(index, split, domains, merged.seconds, load_seconds)
-        finally:
-            self._free.put(index)
+        """Score the merged model of `recipe` on all engines."""
+        with self._engines(everything=True) as engines:
+            return self._score(engines, recipe, split, domains)
 
     def score_checkpoint(
         self, checkpoint: Checkpoint, base: Checkpoint, split: str, domains: list[str] | None = None
     ) -> Measurement:
         """Score a checkpoint as it is, embeddings included: how base and specialists are measured."""
-        index = self._free.get()
-        try:
+        with self._engines(everything=True) as engines:
             started = time.perf_counter()
-            ray.get(self._evaluators[index].load_checkpoint.remote(checkpoint, base))
-            return self._answer(index, split, domains, 0.0, time.perf_counter() - started)
-        finally:
-            self._free.put(index)
+            ray.get([self._evaluators[index].load_checkpoint.remote(checkpoint, base) for index in engines])
+            return self._answer(engines, split, domains, 0.0, time.perf_counter() - started)
 
     def begin_search(self, space: Space, references: Mapping[str, DomainScore], known: Mapping[str, float]) -> None:
         """Say what candidates are and what they are measured against, before the first `evaluate`.
@@ -103,7 +97,8 @@ class CandidateScorer:
         assert self._space is not None
         recipe = self._bank.recipe(*self._space.candidate(suggestion))
         if recipe.digest not in self._values:
-            measurement = self.score(recipe, "validation")
+            with self._engines() as engines:
+                measurement = self._score(engines, recipe, "validation", None)
             self._finished[recipe.digest] = measurement
             self._values[recipe.digest] = normalised_average(measurement.scores.domains, self._references)[0]
         return recipe.model_dump(), self._values[recipe.digest]
@@ -112,15 +107,41 @@ class CandidateScorer:
         """The measurement of a candidate scored since the last call; None if it was not scored here."""
         return self._finished.pop(digest, None)
 
+    @contextmanager
+    def _engines(self, *, everything: bool = False) -> Iterator[tuple[int, ...]]:
+        """Wait for a free group of engines, or for all of them."""
+        # One caller at a time, lest two that want all hold half of them each.
+        with self._choosing:
+            groups = [self._free.get() for _ in range(self._num_groups if everything else 1)]
+        try:
+            yield tuple(sorted(index for group in groups for index in group))
+        finally:
+            for group in groups:
+                self._free.put(group)
+
+    def _score(self, engines: tuple[int, ...], recipe: Recipe, split: str, domains: list[str] | None) -> Measurement:
+        with self._bank_lock:
+            merged = self._bank.merge(recipe)
+            started = time.perf_counter()
+            ray.get([self._evaluators[index].load.remote(merged.manifest) for index in engines])
+            load_seconds = time.perf_counter() - started
+        return self._answer(engines, split, domains, merged.seconds, load_seconds)
+
     def _answer(
-        self, index: int, split: str, domains: list[str] | None, merge_seconds: float, load_seconds: float
+        self,
+        engines: tuple[int, ...],
+        split: str,
+        domains: list[str] | None,
+        merge_seconds: float,
+        load_seconds: float,
     ) -> Measurement:
         started = time.perf_counter()
-        scores: Scores = ray.get(self._evaluators[index].score.remote(split, domains))
-        return Measurement(scores, merge_seconds, load_seconds, time.perf_counter() - started, index)
+        scores: Scores = score_together([self._evaluators[index] for index in engines], split, domains)
+        return Measurement(scores, merge_seconds, load_seconds, time.perf_counter() - started, engines)
 
 
-def start_scorer(bank: Bank, evaluators: Sequence[Any]) -> Any:
-    """Start the scorer as an actor with a thread per engine."""
+def start_scorer(bank: Bank, evaluators: Sequence[Any], engines_per_candidate: int) -> Any:
+    """Start the scorer as an actor with a thread for each candidate that is scored at once."""
     actor = ray.remote(CandidateScorer)
-    return actor.options(num_cpus=0, max_concurrency=len(evaluators) + 1).remote(bank, evaluators)
+    threads = len(evaluators) // engines_per_candidate + 1
+    return actor.options(num_cpus=0, max_concurrency=threads).remote(bank, evaluators, engines_per_candidate)

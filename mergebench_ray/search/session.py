@@ -16,6 +16,7 @@ from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.evaluation import start_evaluator
 from mergebench_ray.evaluation.judges import Judges
+from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.search.scorer import start_scorer
 
 
@@ -32,6 +33,7 @@ class Session:
         domains: the scored domains.
         started: `time.perf_counter()` when bank and engines were up.
         engine_start_seconds: how long the slowest engine took to start.
+        engine_dtype: what the engines compute in.
     """
 
     bank: Bank
@@ -42,6 +44,7 @@ class Session:
     domains: list[str]
     started: float
     engine_start_seconds: float
+    engine_dtype: str
 
     def items_digest(self, split: str, domains: list[str] | None = None) -> str:
         """Digest of the items that are scored on a split."""
@@ -97,13 +100,14 @@ def open_session(
         ray.get([evaluator.items_digest.remote(split) for evaluator in evaluators for split in ("validation", "test")])
         yield Session(
             bank=bank,
-            scorer=start_scorer(bank, evaluators),
+            scorer=start_scorer(bank, evaluators, engines_per_candidate(sweep)),
             evaluators=evaluators,
             base=base,
             specialists=specialists,
             domains=list(sweep.evaluation.domains or suite.domains),
             started=time.perf_counter(),
             engine_start_seconds=max(one.start_seconds for one in stats),
+            engine_dtype="+".join(sorted({one.dtype for one in stats})),
         )
     finally:
         for evaluator in evaluators:

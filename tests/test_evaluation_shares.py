@@ -1,0 +1,84 @@
+"""Several engines share one candidate's items: nothing is asked twice or left out, and the scores are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from task_files import write_choice_task, write_generation_task, write_suite
+
+from mergebench_ray.commands.evaluate import evaluate
+from mergebench_ray.config import Suite, Sweep
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.engines import VLLMEngine
+from mergebench_ray.evaluation.evaluator import Evaluator
+from mergebench_ray.evaluation.prepared import Share
+from mergebench_ray.evaluation.scores import ItemRow, Scores
+from mergebench_ray.placement import engines_per_candidate
+
+ITEMS = 12  # of the two tasks together
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    write_choice_task(folder)
+    write_generation_task(folder)
+    return write_suite(tmp_path, {"choice": {"capital_choice": "acc"}, "text": {"capital_text": "exact_match"}})
+
+
+@pytest.mark.parametrize("count", [2, 5, ITEMS + 3])
+def test_shares_together_are_the_whole(suite: Suite, engine: VLLMEngine, count: int) -> None:
+    engine.restore_base()
+    evaluator = Evaluator(suite, EvaluationOptions(), lambda: engine)
+    whole = evaluator.score("test")
+    shares = [evaluator.grade_share("test", Share(index, count)) for index in range(count)]
+    sizes = [sum(len(items) for items in share.items.values()) for share in shares]
+    assert sum(sizes) == ITEMS
+    assert max(sizes) - min(sizes) <= 1
+    together = evaluator.combine("test", shares)
+    check_same(together, whole)
+    assert together.tokens >= whole.tokens
+
+
+def test_engines_of_their_own_share_a_model_s_items(
+    suite: Suite, engine: VLLMEngine, base_folder: Path, tmp_path: Path
+) -> None:
+    engine.restore_base()
+    alone = Evaluator(suite, EvaluationOptions(), lambda: engine).score("test")
+    out = tmp_path / "scores.json"
+    together = evaluate(str(base_folder), suite=str(tmp_path / "suite.yaml"), engines=2, out=out)
+    check_same(together.scores, alone)
+    assert json.loads(out.read_text())["domains"]["choice"]["items"] == ITEMS // 2
+
+
+def test_few_rounds_of_a_search_make_engines_share_a_candidate() -> None:
+    def engines(trials: int, division: str) -> int:
+        content = {
+            "name": "x",
+            "suite": "smollm2-mini",
+            "methods": {"ties": {}},
+            "search": {"trials": trials},
+            "engine": {"count": 4, "division": division},
+        }
+        return engines_per_candidate(Sweep.model_validate(content))
+
+    assert [engines(trials, "auto") for trials in (4, 31, 32, 400)] == [4, 4, 1, 1]
+    assert [engines(trials, "items") for trials in (4, 400)] == [4, 4]
+    assert [engines(trials, "candidates") for trials in (4, 400)] == [1, 1]
+
+
+def check_same(one: Scores, other: Scores) -> None:
+    """The same items and scores; bf16 answers depend a little on what else is in a batch."""
+    assert one.domains == other.domains
+    assert one.tasks == other.tasks
+    assert [without_answer(row) for row in one.items] == [without_answer(row) for row in other.items]
+    for row, same in zip(one.items, other.items):
+        if row["domain"] == "choice":
+            assert json.loads(row["answer"]) == pytest.approx(json.loads(same["answer"]), abs=0.1)
+
+
+def without_answer(row: ItemRow) -> dict[str, object]:
+    return {name: value for name, value in row.items() if name != "answer"}
