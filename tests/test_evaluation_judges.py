@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +249,35 @@ def test_a_pair_is_asked_once_in_one_batch_and_remembered(engine: VLLMEngine, ba
     assert seconds > 0
     assert tokens > 2 * 100
     assert (no_seconds, no_tokens) == (0.0, 0)
+
+
+def test_what_waits_for_a_busy_judge_is_asked_in_one_batch(engine: VLLMEngine, base_folder: Path) -> None:
+    engine.restore_base()
+    sizes: list[int] = []
+    busy, free = threading.Event(), threading.Event()
+    answer = engine.generate
+
+    def answer_when_free(requests: Any) -> Any:
+        sizes.append(len(requests))
+        busy.set()
+        assert free.wait(60)
+        return answer(requests)
+
+    judge = Judge(**settings(base_folder, parser="wildguard", max_answer_tokens=2, max_model_len=200))
+    judging = JudgeEngine(FoundJudge("wildguard", judge, resolve(str(base_folder)), Path()), lambda: engine)
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as candidates:
+        patch.setattr(engine, "generate", answer_when_free)
+        first = candidates.submit(judging.judge, [("a", "b")])
+        assert busy.wait(60)
+        others = [candidates.submit(judging.judge, [("a", "b"), (str(n), "c"), ("d", "e")]) for n in range(3)]
+        while len(judging._waiting) < 1 + 3 + 1:
+            time.sleep(0.01)
+        free.set()
+        judged = [one.result() for one in (first, *others)]
+    assert sizes == [1, 4]
+    assert [len(one.judgements) for one in judged] == [1, 3, 3, 3]
+    assert all(one.judgements[0] == judged[0].judgements[0] for one in judged)
+    assert all(one.tokens > 0 for one in judged)
 
 
 @pytest.fixture(scope="module")

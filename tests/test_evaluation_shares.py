@@ -12,6 +12,8 @@ from mergebench_ray.commands.evaluate import evaluate
 from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
+from mergebench_ray.engines.environment import usable_cores
+from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.evaluation.prepared import Share
 from mergebench_ray.evaluation.scores import ItemRow, Scores
@@ -52,6 +54,15 @@ def test_engines_of_their_own_share_a_model_s_items(
     together = evaluate(str(base_folder), suite=str(tmp_path / "suite.yaml"), engines=2, out=out)
     check_same(together.scores, alone)
     assert json.loads(out.read_text())["domains"]["choice"]["items"] == ITEMS // 2
+
+
+def test_more_engines_than_the_cluster_has_room_for_are_refused(
+    suite: Suite, base_folder: Path, tmp_path: Path
+) -> None:
+    too_many = usable_cores() + 1
+    with pytest.raises(InputError, match=rf"engine.count = {too_many}: .* CPUs, the cluster has"):
+        evaluate(str(base_folder), suite=str(tmp_path / "suite.yaml"), engines=too_many, out=tmp_path / "scores.json")
+    assert not (tmp_path / "scores.json").exists()
 
 
 def test_few_rounds_of_a_search_make_engines_share_a_candidate() -> None:

@@ -16,7 +16,15 @@ from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import Scores, Split, average_score, load_tasks, score_together, start_evaluator
+from mergebench_ray.evaluation import (
+    Scores,
+    Split,
+    average_score,
+    check_engines_fit,
+    load_tasks,
+    score_together,
+    start_evaluator,
+)
 from mergebench_ray.evaluation.judges import digests, find_judges, running_judges
 from mergebench_ray.evaluation.questions import QuestionRow, question_rows
 from mergebench_ray.files import whole_file
@@ -106,6 +114,7 @@ def evaluate(
         ray_session(address),
         running_judges(found, engine_options) as running,
     ):
+        check_engines_fit(engine_options)
         for note in notes:
             report(0.0, note)
         report(0.1, "starting vLLM, about half a minute")

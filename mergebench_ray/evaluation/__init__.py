@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats, score_together, start_evaluator
+from mergebench_ray.evaluation.evaluator import (
+    Evaluator,
+    EvaluatorStats,
+    check_engines_fit,
+    score_together,
+    start_evaluator,
+)
 from mergebench_ray.evaluation.scores import (
     DomainScore,
     ItemRow,
@@ -24,6 +30,7 @@ __all__ = [
     "Split",
     "TaskScore",
     "average_score",
+    "check_engines_fit",
     "items_digest",
     "load_tasks",
     "normalised_average",

@@ -23,6 +23,8 @@ from mergebench_ray.evaluation.prepared import GradedShare, PreparedSplit, Share
 from mergebench_ray.evaluation.scores import Scores
 from mergebench_ray.evaluation.tasks import ScoredTask, Split, items_digest, load_tasks
 
+_ENGINE_CPUS = 0.9
+
 
 @dataclass(frozen=True)
 class EvaluatorStats:
@@ -168,7 +170,8 @@ def start_evaluator(
 ) -> Any:
     """Make an `Evaluator` in a Ray actor of its own and begin to start its engine.
 
-    On a CPU the actor is counted as one core, but vLLM computes on all that it may use: scoring is what a sweep does.
+    On a CPU the actor is counted as nearly a core, which spreads engines over nodes and leaves room for the search's
+    trials, but vLLM computes on all that it may use: scoring is what a sweep does.
     An `InputError` inside the actor arrives as a `ray.exceptions.RayTaskError`, with the error itself as its `cause`.
 
     Args:
@@ -187,14 +190,34 @@ def start_evaluator(
     """
     if base.ref.adapter is not None:
         raise InputError(f"base {base}: an adapter cannot be the base; merge it into a folder first")
-    wanted = engine_options.num_gpus or engine_options.tensor_parallel_size
-    num_gpus = wanted if ray.cluster_resources().get("GPU") else 0
+    num_gpus = _gpus_of_an_engine(engine_options)
     make_engine = functools.partial(VLLMEngine, base.folder, engine_options, suite.max_model_len, log_file=log_file)
     environment = {"env_vars": ACTOR_ENVIRONMENT}
-    actor_class = ray.remote(Evaluator).options(num_cpus=1, num_gpus=num_gpus, runtime_env=environment)
+    actor_class = ray.remote(Evaluator).options(num_cpus=_ENGINE_CPUS, num_gpus=num_gpus, runtime_env=environment)
     actor = actor_class.remote(suite, options, make_engine, judges)
     actor.start.remote()
     return actor
+
+
+def check_engines_fit(engine_options: EngineOptions) -> None:
+    """Refuse engines that Ray would wait for without end.
+
+    Raises:
+        InputError: if the cluster has too few GPUs, or without any too few cores, for all engines.
+    """
+    resources = ray.cluster_resources()
+    each, kind = (_gpus_of_an_engine(engine_options), "GPU") if resources.get("GPU") else (1.0, "CPU")
+    count, there = engine_options.count, resources.get(kind, 0)
+    if count * each > there:
+        raise InputError(
+            f"engine.count = {count}: they take {count * each:g} {kind}s, the cluster has {there:g}; "
+            "use fewer engines, or a larger cluster"
+        )
+
+
+def _gpus_of_an_engine(engine_options: EngineOptions) -> float:
+    wanted = engine_options.num_gpus or engine_options.tensor_parallel_size
+    return wanted if ray.cluster_resources().get("GPU") else 0
 
 
 def score_together(evaluators: Sequence[Any], split: str, domains: Sequence[str] | None = None) -> Scores:

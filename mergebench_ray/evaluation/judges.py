@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -226,6 +228,9 @@ class JudgeEngine:
     The engine starts with `start` or when it is first needed. Every pair of request and response is judged once: other
     candidates, or another split, that give the same response get the same judgement.
 
+    May be called from several threads, one for each engine whose answers it judges: all pairs that wait, of whichever
+    candidates, are asked in one batch. The judge's own engine is used by one thread alone.
+
     Args:
         found: the judge.
         make_engine: starts its engine, with the model's own weights.
@@ -235,11 +240,15 @@ class JudgeEngine:
         self._found = found
         self._make_engine = make_engine
         self._parse = found.find_parser()
+        self._asking = ThreadPoolExecutor(1)
+        self._lock = threading.Lock()
+        self._waiting: dict[bytes, Pair] = {}
         self._known: dict[bytes, Judgement] = {}
+        self._costs: dict[bytes, tuple[float, int]] = {}
 
     def start(self) -> None:
         """Start the engine if it is not running yet."""
-        _ = self._engine
+        self._asking.submit(lambda: self._engine).result()
 
     def judge(self, pairs: Sequence[Pair]) -> JudgedPairs:
         """Judge all pairs, those that are new in one batch.
@@ -248,23 +257,33 @@ class JudgeEngine:
         as one that does not parse.
         """
         keys = [_key(pair) for pair in pairs]
-        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._known}
-        seconds, tokens = 0.0, 0
-        if new:
-            engine = self._engine
-            seconds, tokens = engine.busy_seconds, engine.tokens
-            self._ask(new)
-            seconds, tokens = engine.busy_seconds - seconds, engine.tokens - tokens
+        with self._lock:
+            given = dict(zip(keys, pairs, strict=True))
+            new = {key: pair for key, pair in given.items() if key not in self._known and key not in self._waiting}
+            self._waiting |= new
+        self._asking.submit(self._ask_waiting).result()
+        costs = [self._costs.pop(key) for key in new]
+        seconds, tokens = sum(cost[0] for cost in costs), sum(cost[1] for cost in costs)
         return JudgedPairs([self._known[key] for key in keys], seconds, tokens)
 
+    def _ask_waiting(self) -> None:
+        with self._lock:
+            batch = dict(self._waiting)
+        if batch:
+            self._ask(batch)
+        with self._lock:
+            for key in batch:
+                del self._waiting[key]
+
     def _ask(self, pairs: Mapping[bytes, Pair]) -> None:
-        settings = self._found.judge
-        prompts = encode_texts(self._engine.tokenizer, [settings.ask(*pair) for pair in pairs.values()])
+        settings, engine = self._found.judge, self._engine
+        prompts = encode_texts(engine.tokenizer, [settings.ask(*pair) for pair in pairs.values()])
         room = self._found.max_model_len - settings.max_answer_tokens
         requests: dict[bytes, GenerationRequest] = {}
         for key, prompt in zip(pairs, prompts, strict=True):
             if len(prompt) > room:
                 self._known[key] = Judgement(f"[not asked: {len(prompt)} tokens do not fit {room}]", None)
+                self._costs[key] = (0.0, 0)
                 continue
             requests[key] = GenerationRequest(
                 prompt_token_ids=prompt,
@@ -273,9 +292,13 @@ class JudgeEngine:
                 temperature=settings.temperature,
                 seed=int.from_bytes(key[:4], "big"),
             )
-        answers = self._engine.generate(list(requests.values()))
-        for key, answer in zip(requests, answers, strict=True):
+        before = engine.busy_seconds
+        answers = engine.generate(list(requests.values()))
+        tokens = [len(requests[key].prompt_token_ids) + len(one.token_ids) for key, one in zip(requests, answers)]
+        seconds = (engine.busy_seconds - before) / max(1, sum(tokens))
+        for key, answer, count in zip(requests, answers, tokens, strict=True):
             self._known[key] = Judgement(answer.text, self._parse(answer.text))
+            self._costs[key] = (seconds * count, count)
 
     @functools.cached_property
     def _engine(self) -> VLLMEngine:
@@ -328,7 +351,10 @@ def running_judges(
                 VLLMEngine, one.checkpoint.folder, options, one.max_model_len, log_file=log_file
             )
             actor_class = ray.remote(JudgeEngine).options(
-                num_cpus=0, num_gpus=one.num_gpus if gpus else 0, runtime_env={"env_vars": ACTOR_ENVIRONMENT}
+                num_cpus=0,
+                num_gpus=one.num_gpus if gpus else 0,
+                max_concurrency=engine_options.count + 1,
+                runtime_env={"env_vars": ACTOR_ENVIRONMENT},
             )
             actors[name] = actor_class.remote(one, make_engine)
             started = actors[name].start.remote()

@@ -14,7 +14,7 @@ import ray
 from mergebench_ray.bank import Bank, Calibrator
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Suite, Sweep
-from mergebench_ray.evaluation import start_evaluator
+from mergebench_ray.evaluation import check_engines_fit, start_evaluator
 from mergebench_ray.evaluation.judges import Judges
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.search.scorer import start_scorer
@@ -84,6 +84,7 @@ def open_session(
         judges: the judges at hand, shared by all engines.
         report: called with (fraction done, what is happening).
     """
+    check_engines_fit(sweep.engine)
     report(0.0, f"starting {sweep.engine.count} vLLM engine(s), about half a minute, and loading the bank")
     evaluators = [
         start_evaluator(suite, base, sweep.engine, sweep.evaluation, log_folder / f"engine-{index}.log", judges)
