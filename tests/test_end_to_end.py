@@ -38,8 +38,6 @@ SWEEP = {
     },
     "evaluation": {"validation_items": 4, "test_items": 6, "allow_code_execution": True},
     "bank": {"shards": 2},
-    # Few trials: the engines share each candidate's items.
-    "engine": {"count": 2},
 }
 _PATIENCE_SECONDS = 300
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from task_files import write_choice_task, write_generation_task, write_suite
 
-from mergebench_ray.commands.evaluate import evaluate
+from mergebench_ray import evaluate, tune
 from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
@@ -18,6 +18,7 @@ from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.evaluation.prepared import Share
 from mergebench_ray.evaluation.scores import ItemRow, Scores
 from mergebench_ray.placement import engines_per_candidate
+from mergebench_ray.results.trials import read_items, read_trials
 
 ITEMS = 12  # of the two tasks together
 
@@ -45,15 +46,23 @@ def test_shares_together_are_the_whole(suite: Suite, engine: VLLMEngine, count: 
     assert together.tokens >= whole.tokens
 
 
-def test_engines_of_their_own_share_a_model_s_items(
-    suite: Suite, engine: VLLMEngine, base_folder: Path, tmp_path: Path
-) -> None:
-    engine.restore_base()
-    alone = Evaluator(suite, EvaluationOptions(), lambda: engine).score("test")
-    out = tmp_path / "scores.json"
-    together = evaluate(str(base_folder), suite=str(tmp_path / "suite.yaml"), engines=2, out=out)
-    check_same(together.scores, alone)
-    assert json.loads(out.read_text())["domains"]["choice"]["items"] == ITEMS // 2
+def test_engines_of_a_search_share_each_candidate(base_folder: Path, tmp_path: Path) -> None:
+    sweep = {
+        "name": "shared",
+        "suite": "smollm2-mini",
+        "methods": {"task_arithmetic": {"scaling_coef": {"low": 0.2, "high": 0.6}}},
+        "search": {"trials": 2},
+        "evaluation": {"domains": ["math"], "validation_items": 5, "test_items": 3},
+        "engine": {"count": 2},
+    }
+    if usable_cores() < 2:
+        pytest.skip("two engines need two cores")
+    result = tune(Sweep.model_validate(sweep), out=tmp_path / "run")
+    trials = read_trials(tmp_path / "run")
+    assert {trial.engine for trial in trials} == {"vllm-0+vllm-1"}
+    assert {trial.domains["math"].items for trial in trials if trial.split == "validation"} == {5}
+    assert result.test.domains["math"].items == 3
+    assert len(read_items(tmp_path / "run", result.best)) == 5
 
 
 def test_more_engines_than_the_cluster_has_room_for_are_refused(

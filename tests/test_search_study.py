@@ -43,6 +43,16 @@ def test_a_trial_that_had_only_begun_is_tried_again_with_the_same_numbers(tmp_pa
     assert study.ask().suggest_float("a", 0, 1) == number
 
 
+def test_a_trial_that_was_called_failed_when_it_was_interrupted_is_tried_again_once(tmp_path: Path) -> None:
+    storage, study = start_study(tmp_path)
+    study.enqueue_trial({"a": 0.25})
+    study.tell(study.ask(), state=TrialState.FAIL)
+    reconcile(storage, "x", {})
+    reconcile(storage, "x", {})
+    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
+    assert study.ask().suggest_float("a", 0, 1) == 0.25
+
+
 def test_a_queued_point_that_had_not_suggested_yet_is_not_lost(tmp_path: Path) -> None:
     storage, study = start_study(tmp_path)
     study.enqueue_trial({"a": 0.25})

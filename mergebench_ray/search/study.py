@@ -12,6 +12,8 @@ from optuna.trial import TrialState
 from mergebench_ray.config import SearchOptions
 from mergebench_ray.errors import InputError
 
+_AGAIN = "tries again"  # of a queued trial: number of the one whose numbers it has
+
 
 def open_storage(run_folder: Path, options: SearchOptions) -> optuna.storages.RDBStorage:
     """The study's storage: SQLite in the run's folder, or what the sweep names.
@@ -31,8 +33,8 @@ def open_storage(run_folder: Path, options: SearchOptions) -> optuna.storages.RD
 def reconcile(storage: optuna.storages.BaseStorage, name: str, recorded: Mapping[int, float]) -> None:
     """Bring a study in line with the trials on disk, so that none is lost and none repeated.
 
-    A trial that was on disk when everything was killed is told to the study. One that had only begun is marked failed,
-    and its numbers are put at the head of the queue, to be tried again.
+    A trial that was on disk when everything was killed is told to the study. One that had only begun, or that Tune
+    called failed when it was interrupted, is queued to be tried again with the same numbers, once.
 
     Args:
         storage: the study's storage.
@@ -42,12 +44,17 @@ def reconcile(storage: optuna.storages.BaseStorage, name: str, recorded: Mapping
     if name not in optuna.get_all_study_names(storage):
         return
     study = optuna.load_study(study_name=name, storage=storage)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if trial.number in recorded:
-            study.tell(trial.number, recorded[trial.number])
-        else:
+    trials = study.get_trials(deepcopy=False)
+    tried_again = {trial.user_attrs.get(_AGAIN) for trial in trials}
+    for trial in trials:
+        if trial.state == TrialState.RUNNING:
+            if trial.number in recorded:
+                study.tell(trial.number, recorded[trial.number])
+                continue
             study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params or _fixed(trial))
+        elif trial.state != TrialState.FAIL or trial.number in tried_again:
+            continue
+        study.enqueue_trial(trial.params or _fixed(trial), user_attrs={_AGAIN: trial.number})
 
 
 def is_new(storage: optuna.storages.BaseStorage, name: str) -> bool:
