@@ -247,7 +247,7 @@ def test_a_pair_is_asked_once_in_one_batch_and_remembered(engine: VLLMEngine, ba
     assert too_long.verdict is None
     assert "do not fit 196" in too_long.answer
     assert seconds > 0
-    assert tokens > 2 * 100
+    assert tokens > 2 * 4
     assert (no_seconds, no_tokens) == (0.0, 0)
 
 
