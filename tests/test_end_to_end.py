@@ -117,7 +117,10 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "nothing happened for too long"
+        if time.monotonic() > deadline:
+            for member in [*family_of(process), process]:
+                kill(member.pid)
+            pytest.fail(f"nothing happened for too long: {process.communicate()[0]}")
         time.sleep(0.2)
 
 
