@@ -28,10 +28,9 @@ from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Evaluator, Scores, load_tasks
 from mergebench_ray.evaluation.grading import grade
+from mergebench_ray.evaluation.judge_engine import FoundJudge, JudgeEngine
 from mergebench_ray.evaluation.judge_parsers import wildguard
 from mergebench_ray.evaluation.judges import (
-    FoundJudge,
-    JudgeEngine,
     Judges,
     _check_gpus,
     digests,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from mergebench_ray.checkpoints import Checkpoint, check_compatible, resolve
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.judges import FoundJudge, find_judges
+from mergebench_ray.evaluation.judge_engine import FoundJudge
+from mergebench_ray.evaluation.judges import find_judges
 
 
 @dataclass(frozen=True)
