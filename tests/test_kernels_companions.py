@@ -64,7 +64,7 @@ def test_companions_give_the_same_bits_compiled_eagerly_and_for_every_cut(functi
 
     base, vectors = arrays()
     position = torch.arange(LENGTH, dtype=torch.int32)
-    block = Block(base.float(), list(vectors.float()), position, list(companions(dtype).float()))
+    block = Block(base.float(), list(vectors.float()), position, list(companions(dtype).float()), torch.zeros(1))
     whole = function(block, {"scale": torch.tensor([0.7])}).bfloat16().view(torch.int16)  # type: ignore[operator]
     for cuts in ([0, LENGTH], [0, 1, 3, 20_000, 20_017, LENGTH]):
         for threads in (1, 2, 3):

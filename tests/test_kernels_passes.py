@@ -16,6 +16,7 @@ from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, warn_n
 from mergebench_ray.kernels.block import scalar_tensors
 from mergebench_ray.kernels.compiled import compile_kernel
 from mergebench_ray.kernels.eager import EagerKernel
+from mergebench_ray.kernels.pairs import reads_pairs
 from mergebench_ray.methods import (
     Calibrated,
     CalibrationRequest,
@@ -93,7 +94,8 @@ def compiled_two_at_a_time() -> None:
         kernel, scalars = kernel_and_scalars(name, {})
         (example,) = scalar_tensors([scalars], CPU)
         signature = EagerKernel(kernel, len(NAMES), example, CPU).signature
-        jobs.append((kernel, len(NAMES), example, torch.bfloat16, CPU, signature))
+        paired = reads_pairs(kernel, torch.bfloat16, CPU)
+        jobs.append((kernel, len(NAMES), example, torch.bfloat16, CPU, signature, paired))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda job: compile_kernel(*job), jobs))
 

@@ -23,12 +23,14 @@ class Block(NamedTuple):
             2**30; only meaningful to a function that `uses_position`.
         companions: one more [n] per specialist, such as a Fisher diagonal or a mask of zeros and ones; empty where the
             function has no `companion`.
+        zero: [1], 0.0 that compilers do not know: they would leave out `0.0 + x`, which turns -0.0 into 0.0.
     """
 
     base: Tensor
     task_vectors: list[Tensor]
     position: Tensor
     companions: list[Tensor]
+    zero: Tensor
 
 
 @dataclass(frozen=True)
@@ -62,34 +64,39 @@ class BlockFunction:
             arrays: base, task vectors and companions, each [n], of `array_dtypes`.
             lanes: int32 [n], 0 .. n-1.
             start: int32 [1], position of the first parameter.
-            scalars: small tensors by name.
+            scalars: what `scalar_tensors` makes.
 
         Returns:
             float32 [n], to be rounded once.
         """
         base, *others = (array.float() for array in arrays)
         num_specialists = len(others) if self.companion is None else len(others) // 2
-        block = Block(base, others[:num_specialists], lanes + start, others[num_specialists:])
+        block = Block(base, others[:num_specialists], lanes + start, others[num_specialists:], scalars[_ZERO])
         return self.function(block, scalars, **dict(self.options))
 
 
-def keep_where(condition: Tensor, values: Tensor) -> Tensor:
-    """The values where a condition holds, elsewhere a zero of their sign; for finite values.
+def keep_where(condition: Tensor, values: Tensor, zero: Tensor) -> Tensor:
+    """The values where a condition holds, elsewhere a zero of either sign; for finite values.
 
-    Compiled code chooses, which takes fewest operations there. Eager code multiplies by the condition, since it
-    chooses several times more slowly. Both give the same bits.
+    Compiled code chooses, from a zero that it does not know, which takes fewest instructions. Eager code multiplies by
+    the condition, since it chooses several times more slowly. Add `zero` to what becomes of the result: a sum with 0.0
+    is never -0.0, so that both give the same bits.
 
     Args:
         condition: a comparison, bool [n].
         values: float32 [n].
+        zero: `Block.zero`.
     """
     if torch.compiler.is_exporting():
-        return torch.where(condition, values, 0.0 * values)
+        return torch.where(condition, values, zero)
     return condition.float() * values
 
 
+_ZERO = "zero"
+
+
 def scalar_tensors(scalars: Sequence[Scalars], device: torch.device) -> list[dict[str, Tensor]]:
-    """Each of several scalars as small tensors: float32 where any entry is a float, else int32.
+    """Each of several scalars as small tensors, float32 where any entry is a float, else int32; and `Block.zero`.
 
     Made as rows of one tensor a name: making a tensor takes microseconds, which a model of hundreds of tensors would
     notice.
@@ -98,4 +105,5 @@ def scalar_tensors(scalars: Sequence[Scalars], device: torch.device) -> list[dic
     for name, first in scalars[0].items():
         dtype = torch.float32 if any(isinstance(value, float) for value in first) else torch.int32
         rows[name] = torch.tensor([one[name] for one in scalars], dtype=dtype, device=device).unbind()
-    return [{name: row[index] for name, row in rows.items()} for index in range(len(scalars))]
+    zero = torch.zeros(1, device=device)
+    return [{**{name: row[index] for name, row in rows.items()}, _ZERO: zero} for index in range(len(scalars))]

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from mergebench_ray.files import whole_folder
 from mergebench_ray.kernels.block import BlockFunction
+from mergebench_ray.kernels.pairs import WORD, WORDS, first_entries, rounded_words, second_entries
 from mergebench_ray.kernels.threads import torch_threads
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ INDUCTOR_OPTIONS: dict[str, Any] = {
 }
 
 _SMALL = 1 << 15
-_FORMAT = 5
+_FORMAT = 6
 
 
 class CannotCompileError(Exception):
@@ -91,11 +92,12 @@ class CompiledKernel:
 class _Exported(torch.nn.Module):  # type: ignore[misc]
     """The function with flat arguments, as `torch.export` wants it."""
 
-    def __init__(self, function: BlockFunction, num_arrays: int, names: Sequence[str]) -> None:
+    def __init__(self, function: BlockFunction, num_arrays: int, names: Sequence[str], paired: bool) -> None:
         super().__init__()
         self._function = function
         self._num_arrays = num_arrays
         self._names = names
+        self._paired = paired
 
     def forward(self, *arguments: Tensor) -> None:
         """Take the arrays, the start where positions are used, scalars in order, out."""
@@ -106,7 +108,15 @@ class _Exported(torch.nn.Module):  # type: ignore[misc]
             lanes = torch.arange(out.shape[0], dtype=torch.int32, device=out.device)
         else:
             lanes = start = torch.zeros(1, dtype=torch.int32, device=out.device)
-        out.copy_(self._function.values(arrays, lanes, start, dict(zip(self._names, small, strict=True))))
+        scalars = dict(zip(self._names, small, strict=True))
+        if not self._paired:
+            out.copy_(self._function.values(arrays, lanes, start, scalars))
+            return
+        first, second = (
+            self._function.values([part(array) for array in arrays], lanes + lanes, start + place, scalars)
+            for place, part in enumerate((first_entries, second_entries))
+        )
+        out.copy_(rounded_words(first, second))
 
 
 def compile_kernel(
@@ -116,6 +126,7 @@ def compile_kernel(
     out_dtype: torch.dtype,
     device: torch.device,
     signature: str,
+    paired: bool,
 ) -> CompiledKernel:
     """Load the compiled form from the cache, compiling it first if it is not there.
 
@@ -126,17 +137,18 @@ def compile_kernel(
         out_dtype: bf16 or float32.
         device: where the arrays will lie.
         signature: text that determines what the function computes (its traced operations).
+        paired: make it for arrays and out of words, each of two bf16 entries.
 
     Raises:
         CannotCompileError: saying why, in one line.
     """
-    folder = cache_folder() / "kernels" / _key(signature, scalars, out_dtype, device)
+    folder = cache_folder() / "kernels" / _key(signature, scalars, out_dtype, device, paired)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with folder.with_suffix(".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
-                _compile_in_child(function, num_specialists, scalars, out_dtype, device, folder)
+                _compile_in_child(function, num_specialists, scalars, out_dtype, device, paired, folder)
     return CompiledKernel(folder, device, function.uses_position)
 
 
@@ -145,9 +157,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MERGEBENCH_RAY_CACHE", "~/.cache/mergebench_ray")).expanduser()
 
 
-def _key(signature: str, scalars: dict[str, Tensor], out_dtype: torch.dtype, device: torch.device) -> str:
+def _key(signature: str, scalars: dict[str, Tensor], out_dtype: torch.dtype, device: torch.device, paired: bool) -> str:
     shapes = {name: (tuple(value.shape), str(value.dtype)) for name, value in scalars.items()}
-    what = (_FORMAT, signature, shapes, str(out_dtype), device.type, sorted(INDUCTOR_OPTIONS.items()))
+    what = (_FORMAT, signature, shapes, str(out_dtype), device.type, paired, sorted(INDUCTOR_OPTIONS.items()))
     where = (torch.__version__, platform.machine(), _processor(), sys.version_info[:2])
     return hashlib.sha256(repr((what, where)).encode()).hexdigest()
 
@@ -168,6 +180,7 @@ def _compile_in_child(
     scalars: dict[str, Tensor],
     out_dtype: torch.dtype,
     device: torch.device,
+    paired: bool,
     folder: Path,
 ) -> None:
     """Compile into `folder`."""
@@ -184,6 +197,7 @@ def _compile_in_child(
         "scalars": {name: [len(value), _dtype_name(value.dtype)] for name, value in scalars.items()},
         "out_dtype": _dtype_name(out_dtype),
         "device": device.type,
+        "paired": paired,
     }
     environment = {
         **os.environ,
@@ -206,7 +220,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def _compile(package: Path, task: dict[str, Any]) -> None:
-    """Compile a function of any length >= 2 into a package file; the work of the child process."""
+    """Compile a function of any length >= 2 (words: two registers) into a package file; the child process does this."""
     function = BlockFunction(
         attrgetter(task["name"])(importlib.import_module(task["module"])),
         tuple(sorted(task["options"].items())),
@@ -215,17 +229,20 @@ def _compile(package: Path, task: dict[str, Any]) -> None:
     )
     device = torch.device(task["device"])
     example = torch.zeros(1 << 12, dtype=torch.bfloat16, device=device)
-    arrays = [example.to(dtype, copy=True) for dtype in function.array_dtypes(task["num_specialists"])]
+    dtypes = function.array_dtypes(task["num_specialists"])
+    arrays = [example.to(WORD if task["paired"] else dtype, copy=True) for dtype in dtypes]
     scalars = {
         name: torch.zeros(length, dtype=getattr(torch, dtype), device=device)
         for name, (length, dtype) in task["scalars"].items()
     }
     position = [torch.zeros(1, dtype=torch.int32, device=device)] if task["uses_position"] else []
-    out = example.to(getattr(torch, task["out_dtype"]), copy=True)
+    out = example.to(WORD if task["paired"] else getattr(torch, task["out_dtype"]), copy=True)
     arguments = (*arrays, *position, *scalars.values(), out)
     length = torch.export.Dim("length", min=2, max=1 << 40)
+    if task["paired"]:
+        length = WORDS * length
     free = tuple({0: length} if argument.shape == example.shape else None for argument in arguments)
-    exported = _Exported(function, len(arrays), list(scalars))
+    exported = _Exported(function, len(arrays), list(scalars), task["paired"])
     program = torch.export.export(exported, arguments, dynamic_shapes=(free,))
     torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs={**INDUCTOR_OPTIONS})
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from mergebench_ray.kernels.block import BlockFunction, Scalars, scalar_tensors
 from mergebench_ray.kernels.compiled import CannotCompileError, CompiledKernel, compile_kernel, warn_not_compiled
 from mergebench_ray.kernels.eager import EagerKernel
+from mergebench_ray.kernels.pairs import as_words, reads_pairs, whole_words
 
 _TOTAL_BLOCK = 1 << 21
 
@@ -61,10 +62,13 @@ class Pass:
         self._eager = EagerKernel(function, num_specialists, example, device)
         self.problem: str | None = None
         self._compiled: CompiledKernel | None = None
+        self._paired = compiled and reads_pairs(function, out_dtype, device)
         if compiled:
             signature = self._eager.signature
             try:
-                self._compiled = compile_kernel(function, num_specialists, example, out_dtype, device, signature)
+                self._compiled = compile_kernel(
+                    function, num_specialists, example, out_dtype, device, signature, self._paired
+                )
             except CannotCompileError as error:
                 self.problem = str(error)
                 warn_not_compiled(self.problem)
@@ -93,13 +97,14 @@ class Pass:
             threads: threads to use on a CPU; the result does not depend on it.
             companions: K times [n] of the function's `companion` dtype, if it has one.
         """
-        arrays = [base, *task_vectors, *companions]
+        entries = [base, *task_vectors, *companions, out]
+        words = as_words(entries) if self._paired else None
         distinct = {id(segment.scalars): segment.scalars for segment in segments}
         converted = dict(zip(distinct, scalar_tensors(list(distinct.values()), self._device), strict=True))
         for segment in segments:
-            scalars = converted[id(segment.scalars)]
-            window = slice(segment.start, segment.stop)
-            self._call([array[window] for array in arrays], segment.position, scalars, out[window], threads)
+            for kernel, tensors, start, stop, position in self._parts(segment, entries, words):
+                *arrays, target = [tensor[start:stop] for tensor in tensors]
+                kernel(arrays, position, converted[id(segment.scalars)], target, threads)
 
     def total(self, base: Tensor, task_vectors: Sequence[Tensor], scalars: Scalars, threads: int) -> int:
         """Sum of the function over [n], exact as long as its values are whole numbers of at most 8.
@@ -112,13 +117,32 @@ class Pass:
         for start in range(0, len(base), _TOTAL_BLOCK):
             stop = min(start + _TOTAL_BLOCK, len(base))
             arrays = [array[start:stop] for array in (base, *task_vectors)]
-            self._call(arrays, 0, small, values[: stop - start], threads)
+            kernel = self._compiled if self._compiled is not None and stop - start > 1 else self._eager
+            kernel(arrays, 0, small, values[: stop - start], threads)
             total += int(values[: stop - start].sum())
         return total
 
-    def _call(
-        self, arrays: Sequence[Tensor], start: int, scalars: dict[str, Tensor], out: Tensor, threads: int
-    ) -> None:
-        # The compiled kernel is made for lengths from 2.
-        kernel = self._compiled if self._compiled is not None and len(out) > 1 else self._eager
-        kernel(arrays, start, scalars, out, threads)
+    def _parts(
+        self, segment: Segment, entries: list[Tensor], words: list[Tensor] | None
+    ) -> list[tuple[CompiledKernel | EagerKernel, list[Tensor], int, int, int]]:
+        """What runs over a segment: kernel, tensors, start and stop in them, position of the first entry.
+
+        The compiled kernel is made for lengths from 2. Where it takes pairs of entries as words, the few at either end
+        that fill no register are left to the eager one.
+        """
+        start, stop, position = segment.start, segment.stop, segment.position
+        if self._compiled is None or (self._paired and words is None):
+            return [(self._eager, entries, start, stop, position)]
+        if words is None:
+            return [(self._compiled if stop - start > 1 else self._eager, entries, start, stop, position)]
+        whole = whole_words(start, stop)
+        if not whole:
+            return [(self._eager, entries, start, stop, position)]
+        first, last = 2 * whole.start, 2 * whole.stop
+        parts: list[tuple[CompiledKernel | EagerKernel, list[Tensor], int, int, int]]
+        parts = [(self._compiled, words, whole.start, whole.stop, position + first - start)]
+        if start < first:
+            parts.append((self._eager, entries, start, first, position))
+        if last < stop:
+            parts.append((self._eager, entries, last, stop, position + last - start))
+        return parts

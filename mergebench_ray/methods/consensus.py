@@ -56,7 +56,8 @@ class Consensus(Method):
             [(v.abs() > mu[k] * (total - v).abs()).float() for k, v in enumerate(vectors)],
         )
         merged = sum_of([coefficient[k] * vector for k, vector in enumerate(vectors)])
-        return block.base + keep_where(masks >= scalars["needed"], merged)
+        kept = keep_where(masks >= scalars["needed"], merged, block.zero)
+        return block.base + sum_of([block.zero, kept])
 
     def scalars(
         self, parameters: ConsensusParameters, prepared: Any, place: TensorPlace, specialists: Sequence[str]

@@ -53,8 +53,8 @@ class Dare(Method):
         kept = []
         for k, vector in enumerate(block.task_vectors):
             numbers = random_numbers(scrambled, scalars["specialist_keys"][k])
-            kept.append(keep_where(numbers >= drop_below, coefficient[k] * vector))
-        return block.base + sum_of(kept)
+            kept.append(keep_where(numbers >= drop_below, coefficient[k] * vector, block.zero))
+        return block.base + sum_of([block.zero, *kept])
 
     def scalars(
         self, parameters: DareParameters, prepared: Any, place: TensorPlace, specialists: Sequence[str]

@@ -35,6 +35,10 @@ class TiesParameters(MethodParameters):
     )
 
 
+SMALLEST = 2.0**-133
+"""The smallest positive bf16 number; sums of bf16 numbers in float32 are multiples of it."""
+
+
 class Prepared(NamedTuple):
     """What depends on the density alone.
 
@@ -44,7 +48,7 @@ class Prepared(NamedTuple):
     """
 
     thresholds: list[float]
-    majority: float
+    majority: int
 
 
 @register
@@ -65,15 +69,16 @@ class Ties(Method):
     @staticmethod
     def merge_block(block: Block, scalars: Mapping[str, Tensor], **options: Any) -> Tensor:
         """Trim, elect and merge in float32."""
-        trimmed = trim(block, scalars["threshold"])
-        total = sum_of(trimmed)
-        elected = torch.sign(total) + keep_where(total == 0, scalars["majority"])
-        # Twice the magnitude of the entries that agree with the elected sign, zero for all others. Clamping would do
-        # the same with one operation more for NaN, and may give a zero of either sign.
-        aligned = [vector * elected for vector in trimmed]
-        doubled = [entry + entry.abs() for entry in aligned]
+        risen, fallen = trim(block, scalars["threshold"])
+        total = sum_of(risen) + sum_of(fallen)
         merge = {"sum": _merge_sum, "mean": _merge_mean, "max": _merge_max}[options["merge_func"]]
-        return block.base + merge(doubled, scalars["coefficient"]) * (0.5 * elected)
+        up, down = merge(risen, scalars["coefficient"]), merge(fallen, scalars["coefficient"])
+        # Both are merged before the sign is known: a chain of operations half as long, which is what limits a CPU.
+        chosen = [
+            keep_where(total > scalars["up_above"], up, block.zero),
+            keep_where(total < scalars["down_below"], down, block.zero),
+        ]
+        return sum_of([block.base, block.zero, *chosen])
 
     def options(self, parameters: TiesParameters) -> dict[str, Any]:
         """The merge function is another formula."""
@@ -82,45 +87,52 @@ class Ties(Method):
     def prepare(self, parameters: TiesParameters, statistics: Statistics) -> Prepared:
         """Thresholds from the exact histograms, and the sign for entries that cancel out."""
         rank = statistics.num_entries - math.floor(statistics.num_entries * parameters.density)
-        thresholds = [kth_smallest_magnitude(histogram, rank) for histogram in statistics.magnitude_histograms()]
+        smallest_kept = [kth_smallest_magnitude(histogram, rank) for histogram in statistics.magnitude_histograms()]
+        # Whether zeros are kept makes no difference to a sum; without them, an entry has risen, fallen or is dropped.
+        thresholds = [max(magnitude, SMALLEST) for magnitude in smallest_kept]
         balance = statistics.total(BlockFunction(elected_sign), {"threshold": thresholds})
-        return Prepared(thresholds, float((balance > 0) - (balance < 0)))
+        return Prepared(thresholds, (balance > 0) - (balance < 0))
 
     def scalars(
         self, parameters: TiesParameters, prepared: Prepared, place: TensorPlace, specialists: Sequence[str]
     ) -> Scalars:
-        """Thresholds, the sign for entries that cancel out, and λ."""
+        """Thresholds, λ, and the sums from which on a sign is elected: where they cancel out it is the majority's."""
         return {
             "coefficient": per_specialist(parameters.scaling_coef, place, specialists),
             "threshold": prepared.thresholds,
-            "majority": [prepared.majority],
+            "up_above": [-SMALLEST / 2 if prepared.majority > 0 else 0.0],
+            "down_below": [SMALLEST / 2 if prepared.majority < 0 else 0.0],
         }
 
 
-def trim(block: Block, threshold: Tensor) -> list[Tensor]:
-    """Task vectors with every magnitude below its threshold set to a zero of either sign."""
-    return [keep_where(vector.abs() >= threshold[k], vector) for k, vector in enumerate(block.task_vectors)]
+def trim(block: Block, threshold: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Task vectors without the magnitudes below their thresholds: the positive entries, and the negative ones."""
+    vectors = list(enumerate(block.task_vectors))
+    risen = [keep_where(vector >= threshold[k], vector, block.zero) for k, vector in vectors]
+    fallen = [keep_where(vector <= -threshold[k], vector, block.zero) for k, vector in vectors]
+    return risen, fallen
 
 
 def elected_sign(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
     """Sign of the sum of the trimmed task vectors: -1, 0 or 1."""
-    return torch.sign(sum_of(trim(block, scalars["threshold"])))
+    risen, fallen = trim(block, scalars["threshold"])
+    return torch.sign(sum_of(risen) + sum_of(fallen))
 
 
 def _merge_sum(agreeing: list[Tensor], coefficient: Tensor) -> Tensor:
-    return sum_of([coefficient[k] * magnitude for k, magnitude in enumerate(agreeing)])
+    return sum_of([coefficient[k] * vector for k, vector in enumerate(agreeing)])
 
 
 def _merge_mean(agreeing: list[Tensor], coefficient: Tensor) -> Tensor:
-    count = sum_of([(magnitude > 0).float() for magnitude in agreeing])
+    count = sum_of([(vector != 0).float() for vector in agreeing])
     return _merge_sum(agreeing, coefficient) / count.clamp(min=1.0)
 
 
 def _merge_max(agreeing: list[Tensor], coefficient: Tensor) -> Tensor:
     """The largest magnitude, with λ of its specialist (of the first one where several are as large)."""
-    largest = agreeing[0]
+    largest = agreeing[0].abs()
     merged = coefficient[0] * agreeing[0]
-    for k, magnitude in enumerate(agreeing[1:], start=1):
-        merged = torch.where(magnitude > largest, coefficient[k] * magnitude, merged)
-        largest = torch.maximum(largest, magnitude)
+    for k, vector in enumerate(agreeing[1:], start=1):
+        merged = torch.where(vector.abs() > largest, coefficient[k] * vector, merged)
+        largest = torch.maximum(largest, vector.abs())
     return merged

@@ -1,0 +1,69 @@
+"""bf16 entries read and written two at a time, as 32-bit words, for processors that widen them slowly.
+
+Without AVX-512, x86 takes six instructions to widen sixteen bf16 entries from their own places, and as many again to
+round and pack them; a linear method spends more time on that than on its arithmetic. Of a word that holds two entries,
+one shift gives the first as float32 and one mask the second. A function then runs over all first entries and over all
+second ones, which also halves the values that it holds in registers at a time.
+
+Words come in whole registers, so that the loop has no rest to look out for; other entries are left to the eager kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mergebench_ray.kernels.block import BlockFunction
+
+WORD = torch.float32
+"""Dtype that words are passed as: Inductor loads float32 in one instruction, int32 by way of the stack."""
+
+WORDS = 8
+"""Words of a register: compiled code takes multiples of this many, at least two times as many."""
+
+_HIGH = -0x10000
+
+
+def whole_words(start: int, stop: int) -> range:
+    """The words that compiled code takes of entries start .. stop: first one and one past the last; perhaps none."""
+    first = -(-start // 2)
+    registers = (stop // 2 - first) // WORDS
+    return range(first, first + registers * WORDS if registers > 1 else first)
+
+
+def as_words(tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    """The same memory as words: [n] of bf16 as [n // 2] of `WORD`; None where one does not begin with a whole word."""
+    if any(tensor.storage_offset() % 2 for tensor in tensors):
+        return None
+    return [tensor[: len(tensor) // 2 * 2].view(WORD) for tensor in tensors]
+
+
+def reads_pairs(function: BlockFunction, out_dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether compiled code for this function should read pairs: bf16 alone, on an x86 CPU without AVX-512."""
+    if device.type != "cpu" or out_dtype != torch.bfloat16 or function.companion is not None:
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return capabilities["architecture"] == "x86_64" and not capabilities["avx512_f"]
+
+
+def first_entries(words: Tensor) -> Tensor:
+    """The entries in the low halves of words (little-endian: those that come first), as float32."""
+    return (words.view(torch.int32) << 16).view(torch.float32)
+
+
+def second_entries(words: Tensor) -> Tensor:
+    """The entries in the high halves of words, as float32."""
+    return (words.view(torch.int32) & _HIGH).view(torch.float32)
+
+
+def rounded_words(first: Tensor, second: Tensor) -> Tensor:
+    """Words of two float32 [n], each rounded to bf16: to nearest, ties to even. NaN must be as x86 makes it."""
+    return ((_rounded(second) & _HIGH) | ((_rounded(first) >> 16) & 0xFFFF)).view(WORD)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """Bits of float32 whose high halves are the nearest bf16: carries from the low half, ties towards an even half."""
+    bits = values.view(torch.int32)
+    return bits + (((bits >> 16) & 1) + 0x7FFF)
