@@ -43,6 +43,8 @@ INDUCTOR_OPTIONS: dict[str, Any] = {
     "cpp.enable_unsafe_math_opt_flag": False,
     # The number of threads is the caller's at run time, not the one at compile time.
     "cpp.dynamic_threads": True,
+    # What is around the loop, checks of arguments above all, takes longer to optimise than it ever will to run.
+    "aot_inductor.compile_wrapper_opt_level": "O0",
     # One loop body from loads to store. Where Inductor cuts a function at values that are read often, its loop takes
     # half as many bf16 entries at a time, by way of the stack, and takes twice as long.
     "realize_opcount_threshold": 1 << 20,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,9 +103,9 @@ class Pass:
         distinct = {id(segment.scalars): segment.scalars for segment in segments}
         converted = dict(zip(distinct, scalar_tensors(list(distinct.values()), self._device), strict=True))
         for segment in segments:
-            for kernel, tensors, start, stop, position in self._parts(segment, entries, words):
-                *arrays, target = [tensor[start:stop] for tensor in tensors]
-                kernel(arrays, position, converted[id(segment.scalars)], target, threads)
+            for part in self._parts(segment, entries, words):
+                *arrays, target = [tensor[part.start : part.stop] for tensor in part.tensors]
+                part.kernel(arrays, part.position, converted[id(segment.scalars)], target, threads)
 
     def total(self, base: Tensor, task_vectors: Sequence[Tensor], scalars: Scalars, threads: int) -> int:
         """Sum of the function over [n], exact as long as its values are whole numbers of at most 8.
@@ -122,27 +123,32 @@ class Pass:
             total += int(values[: stop - start].sum())
         return total
 
-    def _parts(
-        self, segment: Segment, entries: list[Tensor], words: list[Tensor] | None
-    ) -> list[tuple[CompiledKernel | EagerKernel, list[Tensor], int, int, int]]:
-        """What runs over a segment: kernel, tensors, start and stop in them, position of the first entry.
+    def _parts(self, segment: Segment, entries: list[Tensor], words: list[Tensor] | None) -> list[_Part]:
+        """What runs over a segment.
 
         The compiled kernel is made for lengths from 2. Where it takes pairs of entries as words, the few at either end
         that fill no register are left to the eager one.
         """
         start, stop, position = segment.start, segment.stop, segment.position
-        if self._compiled is None or (self._paired and words is None):
-            return [(self._eager, entries, start, stop, position)]
-        if words is None:
-            return [(self._compiled if stop - start > 1 else self._eager, entries, start, stop, position)]
-        whole = whole_words(start, stop)
-        if not whole:
-            return [(self._eager, entries, start, stop, position)]
+        if self._compiled is not None and not self._paired and stop - start > 1:
+            return [_Part(self._compiled, entries, start, stop, position)]
+        whole = range(0) if words is None else whole_words(start, stop)
+        if self._compiled is None or words is None or not whole:
+            return [_Part(self._eager, entries, start, stop, position)]
         first, last = 2 * whole.start, 2 * whole.stop
-        parts: list[tuple[CompiledKernel | EagerKernel, list[Tensor], int, int, int]]
-        parts = [(self._compiled, words, whole.start, whole.stop, position + first - start)]
-        if start < first:
-            parts.append((self._eager, entries, start, first, position))
-        if last < stop:
-            parts.append((self._eager, entries, last, stop, position + last - start))
-        return parts
+        parts = [
+            _Part(self._eager, entries, start, first, position),
+            _Part(self._compiled, words, whole.start, whole.stop, position + first - start),
+            _Part(self._eager, entries, last, stop, position + last - start),
+        ]
+        return [part for part in parts if part.start < part.stop]
+
+
+class _Part(NamedTuple):
+    """A run of one kernel over start .. stop of its tensors, whose first entry has this position."""
+
+    kernel: CompiledKernel | EagerKernel
+    tensors: list[Tensor]
+    start: int
+    stop: int
+    position: int
