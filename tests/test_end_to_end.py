@@ -22,7 +22,7 @@ from mergebench_ray.config import Recipe
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.results import Trial, best_candidate, read_trials
 
-TRIALS = 8
+TRIALS = 6
 DOMAINS = ["coding", "instruction", "math", "multilingual", "safety"]
 SWEEP = {
     "name": "end-to-end",
@@ -36,7 +36,7 @@ SWEEP = {
         # The second point is the first again: it must not be scored again.
         "points_to_evaluate": [{"method": "task_arithmetic", "scaling_coef": 0.5}] * 2,
     },
-    "evaluation": {"validation_items": 4, "test_items": 6, "allow_code_execution": True},
+    "evaluation": {"validation_items": 4, "test_items": 4, "allow_code_execution": True},
     "bank": {"shards": 2},
 }
 _PATIENCE_SECONDS = 300

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from mergebench_ray.bank.layout import Layout, LayoutTensor, Overlap, layer_of
 from mergebench_ray.bank.shard import usable_threads
 from mergebench_ray.bank.work import Work, plan_work, segments_of
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars, magnitude_histogram
-from mergebench_ray.methods import Calibrated, CalibrationRequest, get_method, parse_parameters
+from mergebench_ray.methods import Calibrated, CalibrationRequest, complete_parameters, get_method, parse_parameters
 
 _CPU = torch.device("cpu")
 NUM_LAYERS = 30  # with the shapes below, the 106 M merged parameters of SmolLM2-135M
@@ -36,31 +40,41 @@ _SHAPES = {
 
 
 @contextmanager
-def compiled_ahead(method: str, parameters: Mapping[str, Any], specialists: Sequence[str]) -> Iterator[None]:
-    """Compile what a merge will run while the block lasts, in a process of its own that has ended when it ends.
+def compiled_ahead(merges: Iterable[tuple[str, Mapping[str, Any]]], specialists: Sequence[str]) -> Iterator[None]:
+    """Compile what merges will run while the block lasts, in a process of its own that has ended when it ends.
 
     So the compiler's memory never stands beside the weights. Should it fail, the bank compiles by itself.
 
     Args:
-        method: name of the method.
-        parameters: its hyper-parameters, completed.
+        merges: methods and their hyper-parameters; two are compiled at a time.
         specialists: sorted names.
     """
-    task = json.dumps([method, dict(parameters), list(specialists)])
+    task = json.dumps([[[method, dict(parameters)] for method, parameters in merges], list(specialists)])
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__, task], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", __name__, task],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         yield
         process.wait()
     finally:
-        process.kill()
+        # The compiler that it started, too.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def _compile(method: str, parameters: Mapping[str, Any], specialists: Sequence[str]) -> None:
+def _compile_all(merges: Sequence[tuple[str, Mapping[str, Any]]], specialists: Sequence[str]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda merge: _compile(merge, specialists), merges))
+
+
+def _compile(merge: tuple[str, Mapping[str, Any]], specialists: Sequence[str]) -> None:
+    method, parameters = merge
     chosen = get_method(method)
-    checked = parse_parameters(method, parameters)
+    checked = parse_parameters(method, complete_parameters(method, parameters, specialists, NUM_LAYERS))
     arrays = RehearsalArrays(smollm2_layout(1), specialists, usable_threads())
     prepared = chosen.prepare(checked, arrays)
     merge_pass(plan_work(arrays.layout, chosen, checked, prepared, specialists, {}), arrays)
@@ -145,4 +159,4 @@ def smollm2_layout(layers: int) -> Layout:
 
 
 if __name__ == "__main__":
-    _compile(*json.loads(sys.argv[1]))
+    _compile_all(*json.loads(sys.argv[1]))

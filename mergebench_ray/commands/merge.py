@@ -99,7 +99,7 @@ def merge(
         calibrator = load_calibration(models, [(method, complete)], options, loaded_suite)
         if calibrator is not None:
             calibrator.report_to(report)
-        with compiled_ahead(method, complete, list(models.specialists)):
+        with compiled_ahead([(method, complete)], list(models.specialists)):
             if not alone or calibrator is not None:
                 # Ray starts a worker ahead for each core; only calibration has use for them.
                 stack.enter_context(ray_session(address, num_cpus=0 if calibrator is None else None))

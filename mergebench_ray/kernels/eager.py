@@ -6,6 +6,7 @@ into aten operations, each of which writes into one of a few preallocated block-
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ CPU_BLOCK = 1 << 17
 operation is small beside its work."""
 
 GPU_BLOCK = 1 << 24
+
+_TRACING = threading.Lock()
+"""Tracing replaces functions of the whole process while it lasts, so it is for one thread at a time."""
 
 
 class EagerKernel:
@@ -110,7 +114,8 @@ def _trace(
 
     arguments = [torch.zeros_like(lanes, dtype=dtype) for dtype in dtypes]
     arguments += [lanes, torch.zeros_like(lanes[:1]), *scalars.values()]
-    traced = make_fx(torch.func.functionalize(flat, remove="mutations_and_views"))(*arguments)
+    with _TRACING:
+        traced = make_fx(torch.func.functionalize(flat, remove="mutations_and_views"))(*arguments)
     traced.graph.eliminate_dead_code()
     return traced
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from mergebench_ray.bank import Bank, Calibrator
+from mergebench_ray.bank import Bank, Calibrator, compiled_ahead
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
@@ -64,7 +64,7 @@ def open_session(
     suite: Suite,
     base: Checkpoint,
     specialists: dict[str, Checkpoint],
-    warm_up: Iterable[tuple[str, dict[str, Any]]],
+    warm_up: Sequence[tuple[str, dict[str, Any]]],
     log_folder: Path,
     calibrator: Calibrator | None,
     judges: Judges,
@@ -90,9 +90,11 @@ def open_session(
         start_evaluator(suite, base, sweep.engine, sweep.evaluation, log_folder / f"engine-{index}.log", judges)
         for index in range(sweep.engine.count)
     ]
-    bank = Bank.load(base, specialists, shards=sweep.bank.shards, calibrator=calibrator, progress=report)
+    bank: Bank | None = None
     try:
-        report(1.0, "preparing the methods while vLLM starts")
+        with compiled_ahead(warm_up, sorted(specialists)):
+            bank = Bank.load(base, specialists, shards=sweep.bank.shards, calibrator=calibrator, progress=report)
+            report(1.0, "preparing the methods while vLLM starts")
         for method, parameters in warm_up:
             bank.merge(bank.recipe(method, parameters))
         stats = ray.get([evaluator.start.remote() for evaluator in evaluators])
@@ -113,4 +115,5 @@ def open_session(
     finally:
         for evaluator in evaluators:
             ray.kill(evaluator)
-        bank.close()
+        if bank is not None:
+            bank.close()
