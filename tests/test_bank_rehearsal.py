@@ -1,0 +1,54 @@
+"""Merges are compiled while something else happens, by processes that never outlive it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from mergebench_ray.bank import compiled_ahead
+from mergebench_ray.kernels import Pass
+from mergebench_ray.methods import TensorPlace, get_method, parse_parameters
+
+NAMES = ["a", "b"]
+MERGES: list[tuple[str, dict[str, Any]]] = [
+    ("model_soup", {}),
+    ("task_arithmetic", {"scaling_coef": {"a": 0.1, "b": [0.2, 0.3]}}),
+]
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path))
+
+
+def test_merges_compiled_ahead_need_no_compiler_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    with compiled_ahead(MERGES, NAMES):
+        pass
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for name, parameters in MERGES:
+        method, checked = get_method(name), parse_parameters(name, parameters)
+        scalars = method.scalars(checked, None, TensorPlace("w", 0, 2), NAMES)
+        assert Pass(method.kernel(checked), 2, scalars, torch.bfloat16, torch.device("cpu")).is_compiled, name
+
+
+def test_an_error_meanwhile_ends_the_compiler_too() -> None:
+    others = set(psutil.Process().children(recursive=True))
+    started: list[psutil.Process] = []
+
+    def interrupt_once_it_compiles() -> None:
+        deadline = time.monotonic() + 120
+        while len(started) < 2:
+            assert time.monotonic() < deadline, "no compiler was started"
+            time.sleep(0.05)
+            started[:] = [one for one in psutil.Process().children(recursive=True) if one not in others]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), compiled_ahead(MERGES, NAMES):
+        interrupt_once_it_compiles()
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert not alive
