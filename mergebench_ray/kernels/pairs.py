@@ -2,8 +2,8 @@
 
 Without AVX-512, x86 takes six instructions to widen sixteen bf16 entries from their own places, and as many for every
 further array; a linear method spends more time on that than on its arithmetic. Of a word that holds two entries, one
-shift gives the first as float32 and one mask the second. A function then runs over all first entries and over all second
-ones, which also halves the values that it holds in registers at a time.
+shift gives the first as float32 and one mask the second. A function then runs over all first entries and over all
+second ones, which also halves the values that it holds in registers at a time.
 
 Words come in whole registers, so that the loop has no rest to look out for; other entries are left to the eager kernel.
 """
