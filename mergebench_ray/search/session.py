@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,9 @@ def open_session(
     ]
     bank: Bank | None = None
     try:
-        with compiled_ahead(warm_up, sorted(specialists)):
+        # On GPUs the shards compile by themselves, each for its own.
+        on_cpus = not ray.cluster_resources().get("GPU")
+        with compiled_ahead(warm_up, sorted(specialists)) if on_cpus else nullcontext():
             bank = Bank.load(base, specialists, shards=sweep.bank.shards, calibrator=calibrator, progress=report)
             report(1.0, "preparing the methods while vLLM starts")
         for method, parameters in warm_up:
