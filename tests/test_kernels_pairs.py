@@ -83,7 +83,18 @@ def test_memory_that_begins_between_words_has_none() -> None:
     assert as_words([entries, entries[1:]]) is None
 
 
-def test_pairs_are_for_bf16_on_a_cpu_alone() -> None:
+@pytest.mark.parametrize(
+    ("architecture", "wide", "expected"), [("x86_64", False, True), ("x86_64", True, False), ("aarch64", False, False)]
+)
+def test_pairs_are_for_x86_without_avx512(
+    architecture: str, wide: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": architecture, "avx512_f": wide})
+    assert reads_pairs(DARE, torch.bfloat16, CPU) == expected
+
+
+def test_pairs_are_for_bf16_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_f": False})
     with_companions = BlockFunction(Dare.merge_block, companion=torch.float32)
     assert not reads_pairs(with_companions, torch.bfloat16, CPU)
     assert not reads_pairs(DARE, torch.float32, CPU)

@@ -43,7 +43,8 @@ _SHAPES = {
 def compiled_ahead(merges: Iterable[tuple[str, Mapping[str, Any]]], specialists: Sequence[str]) -> Iterator[None]:
     """Compile what merges will run while the block lasts, in a process of its own that has ended when it ends.
 
-    So the compiler's memory never stands beside the weights. Should it fail, the bank compiles by itself.
+    Around what comes before the weights, it keeps the compiler's memory from standing beside them. Should it fail, the
+    bank compiles by itself.
 
     Args:
         merges: methods and their hyper-parameters; two are compiled at a time.

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from mergebench_ray.processor import emulates_bf16
+
 ACTOR_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """For the `env_vars` of an engine's actor: OpenMP reads it when torch is imported, before any code of ours runs.
 
@@ -25,9 +27,7 @@ def engine_dtype(wanted: str) -> str:
     """
     if wanted != "auto":
         return wanted
-    capabilities = torch.cpu.get_capabilities()
-    emulated = capabilities["architecture"] == "x86_64" and not capabilities["avx512_f"]
-    return "float32" if emulated and not torch.cuda.is_available() else "bfloat16"
+    return "float32" if emulates_bf16() and not torch.cuda.is_available() else "bfloat16"
 
 
 def usable_cores() -> int:

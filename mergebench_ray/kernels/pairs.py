@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.kernels.block import BlockFunction
+from mergebench_ray.processor import emulates_bf16
 
 WORD = torch.float32
 """Dtype that words are passed as: Inductor loads float32 in one instruction, int32 by way of the stack."""
@@ -42,10 +43,8 @@ def as_words(tensors: Sequence[Tensor]) -> list[Tensor] | None:
 
 def reads_pairs(function: BlockFunction, out_dtype: torch.dtype, device: torch.device) -> bool:
     """Whether compiled code for this function should read pairs: bf16 alone, on an x86 CPU without AVX-512."""
-    if device.type != "cpu" or out_dtype != torch.bfloat16 or function.companion is not None:
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return capabilities["architecture"] == "x86_64" and not capabilities["avx512_f"]
+    only_bf16 = out_dtype == torch.bfloat16 and function.companion is None
+    return only_bf16 and device.type == "cpu" and emulates_bf16()
 
 
 def first_entries(words: Tensor) -> Tensor:
