@@ -1,4 +1,4 @@
-"""Writing files and folders whole or not at all."""
+"""Files: opened only where they are files, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,12 +6,34 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from mergebench_ray.errors import InputError
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that somebody named, for reading bytes.
+
+    A pipe would wait for a writer without end, a device such as ``/dev/zero`` never ends, so both are refused.
+
+    Raises:
+        FileNotFoundError, OSError: as `open`.
+        InputError: if it is a folder, pipe, socket or device.
+    """
+    # A pipe opened without O_NONBLOCK waits before its kind can be asked; on a regular file the flag does nothing.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InputError(f"{path}: not a regular file (a folder, pipe or device); check the path")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def sync_folder(folder: Path) -> None:
