@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from mergebench_ray.config.suite import TaskSettings
+
+# Of the length that an identifier may have; int() refuses texts of thousands of digits.
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 DECODING_NAMES = {
     "temperature": "temperature",
@@ -62,6 +68,25 @@ def overrides(config: Mapping[str, Any], settings: TaskSettings, split: str, fro
     return changed
 
 
+def key_text(value: Any) -> str:
+    """One text for a key, however data write it: ``12``, ``12.0`` and ``"12"`` are one key, ``"012"`` another."""
+    return json.dumps(_plain(value), sort_keys=True, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(part) for part in value]
+    return value
+
+
 def in_split(document: Mapping[str, Any], settings: TaskSettings, split: str, share: float) -> bool:
     """Whether an item belongs to a split, where validation and test divide one split of the data.
 
@@ -76,6 +101,6 @@ def in_split(document: Mapping[str, Any], settings: TaskSettings, split: str, sh
     """
     if settings.held_out_by is None:
         return True
-    value = json.dumps(document[settings.held_out_by], sort_keys=True, default=str)
-    place = int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], "big") / 2**64
+    key = key_text(document[settings.held_out_by])
+    place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     return (place < share) == (split == "validation")
