@@ -98,7 +98,7 @@ def test_texts_go_into_the_prompt_as_they_are() -> None:
     assert asked.startswith("<s><|user|>\n[INST] ")
     assert asked.endswith("Answers: [/INST]\n<|assistant|>\n")
     assert Suite.load("mergebench-published-proxies").judges["wildguard"] == judge
-    assert (judge.temperature, judge.max_answer_tokens) == (0, 32)
+    assert (judge.temperature, judge.max_answer_tokens) == (0, 128)
 
 
 # Finding judges
