@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -16,6 +15,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from mergebench_ray import interrupts
 from mergebench_ray.errors import InputError
 
 app = typer.Typer(
@@ -323,7 +323,7 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 def main() -> NoReturn:
     """Run a command: exit status 0 if done, 2 if the input was wrong (one line says how), 1 for anything else."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts.install()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         status = app(standalone_mode=False)
@@ -334,21 +334,27 @@ def main() -> NoReturn:
         _stop(" ".join(f"error: {text} (see --help)".split()), 2)
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has seen enough; the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop(None, 1)
     except Exception:
-        traceback.print_exc()
-        sys.exit(1)
+        # An interrupt inside foreign code may come out as any other error.
+        if not interrupts.received():
+            traceback.print_exc()
+            _stop(None, 1)
+        status = _INTERRUPTED
     if status == _INTERRUPTED:
-        _stop("stopped", 1)
-    sys.exit(status if isinstance(status, int) else 0)
+        _stop("stopped", interrupts.STATUS)
+    _stop(None, status if isinstance(status, int) else 0)
 
 
-def _stop(message: str, status: int) -> NoReturn:
-    typer.echo(message, err=True)
+def _stop(message: str | None, status: int) -> NoReturn:
+    interrupts.leave()
+    with suppress(OSError):
+        if message is not None:
+            typer.echo(message, err=True)
     sys.exit(status)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _parse_pairs(texts: list[str] | None, option: str, form: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import ray
 
+from mergebench_ray import interrupts
 from mergebench_ray.errors import InputError
 from mergebench_ray.ray_errors import input_errors
 
@@ -42,9 +43,9 @@ def ray_session(
         InputError: the cluster cannot be reached, or the port is taken.
     """
     ours = not ray.is_initialized()
-    if ours:
-        start_ray(address, num_cpus=num_cpus, dashboard_port=dashboard_port)
     try:
+        if ours:
+            start_ray(address, num_cpus=num_cpus, dashboard_port=dashboard_port)
         with input_errors():
             yield
     finally:
@@ -66,20 +67,22 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, dashbo
     check_ray(address, dashboard_port=dashboard_port)
     os.environ.update(_SETTINGS)
     address = address or os.environ.get("RAY_ADDRESS", "local")
-    if address != "local":
-        _connect(address)
-        return
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=dashboard_port is not None,
-        dashboard_host=_LOOPBACK,
-        dashboard_port=dashboard_port,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address=_LOOPBACK,
-    )
+    interrupts.clean_up_first()
+    with interrupts.kept():
+        if address != "local":
+            _connect(address)
+            return
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=dashboard_port is not None,
+            dashboard_host=_LOOPBACK,
+            dashboard_port=dashboard_port,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address=_LOOPBACK,
+        )
 
 
 def check_ray(address: str | None = None, *, dashboard_port: int | None = None) -> None:

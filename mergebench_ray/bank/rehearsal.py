@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +16,7 @@ from torch import Tensor
 from mergebench_ray.bank.layout import Layout, LayoutTensor, Overlap, layer_of
 from mergebench_ray.bank.shard import usable_threads
 from mergebench_ray.bank.work import Work, plan_work, segments_of
+from mergebench_ray.helper_process import helper_process
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars, magnitude_histogram
 from mergebench_ray.methods import Calibrated, CalibrationRequest, complete_parameters, get_method, parse_parameters
 
@@ -51,19 +48,8 @@ def compiled_ahead(merges: Iterable[tuple[str, Mapping[str, Any]]], specialists:
         specialists: sorted names.
     """
     task = json.dumps([[[method, dict(parameters)] for method, parameters in merges], list(specialists)])
-    process = subprocess.Popen(
-        [sys.executable, "-m", __name__, task],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
+    with helper_process(__name__, task) as process:
         yield
-        process.wait()
-    finally:
-        # The compiler that it started, too.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from mergebench_ray import interrupts
+
 Report = Callable[[float, str], None]
 
 
@@ -21,6 +23,7 @@ def progress_line(show: bool) -> Iterator[Report]:
     if not show:
         yield lambda _fraction, _text: None
     elif console.is_terminal:
+        interrupts.clean_up_first()  # the terminal
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("starting", total=1.0)

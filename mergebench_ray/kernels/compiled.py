@@ -16,7 +16,6 @@ import logging
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -30,6 +29,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.files import whole_folder
+from mergebench_ray.helper_process import helper_process
 from mergebench_ray.kernels.block import BlockFunction
 from mergebench_ray.kernels.pairs import WORD, WORDS, first_entries, rounded_words, second_entries
 from mergebench_ray.kernels.threads import torch_threads
@@ -208,11 +208,20 @@ def _compile_in_child(
     }
     with tempfile.TemporaryDirectory() as temporary:
         package = Path(temporary) / "kernel.pt2"
-        command = [sys.executable, "-m", "mergebench_ray.kernels.compiled", str(package), json.dumps(task)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines()
-            raise CannotCompileError(f"compiling failed: {lines[-1] if lines else done.returncode}")
+        with (
+            (Path(temporary) / "errors").open("w+b") as errors,
+            helper_process(
+                "mergebench_ray.kernels.compiled",
+                str(package),
+                json.dumps(task),
+                environment=environment,
+                stderr=errors,
+            ) as process,
+        ):
+            if process.wait() != 0:
+                errors.seek(0)
+                lines = errors.read().decode(errors="replace").strip().splitlines()
+                raise CannotCompileError(f"compiling failed: {lines[-1] if lines else process.returncode}")
         with whole_folder(folder) as unpacked, zipfile.ZipFile(package) as archive:
             archive.extractall(unpacked)
 

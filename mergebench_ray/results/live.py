@@ -14,6 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from mergebench_ray import interrupts
 from mergebench_ray.results.leaderboard import MISSING, with_error
 from mergebench_ray.results.trials import Trial
 
@@ -49,6 +50,7 @@ class LiveView:
 
     def __enter__(self) -> LiveView:
         if self._show and self._console.is_terminal:
+            interrupts.clean_up_first()  # the terminal
             self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=8, transient=True)
             self._live.start()
         return self

@@ -1,0 +1,189 @@
+"""Signals end a process in one line; helpers end with the process that began them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+_PATIENCE_SECONDS = 60
+_BEGIN = """
+import signal, sys, time
+from mergebench_ray import interrupts
+interrupts.install()
+"""
+
+
+def begin(*arguments: str) -> subprocess.Popen[str]:
+    """Start Python, or a program given as text, and wait until it prints "ready"."""
+    process = subprocess.Popen(
+        [sys.executable, *(arguments if arguments[0] == "-m" else ("-c", *arguments))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs these tests in the background has children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=_PATIENCE_SECONDS)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_of_an_import_ends_in_one_line(number: signal.Signals) -> None:
+    process = begin(
+        _BEGIN
+        + "print('ready', flush=True)\ntry:\n    import torch, ray\nexcept BaseException:\n    pass\ntime.sleep(60)"
+    )
+    time.sleep(0.3)
+    process.send_signal(number)
+    assert end(process) == (1, "", "stopped\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_ends_in_one_line(number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In the place of a slow import.
+    (tmp_path / "typer.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+    process = begin("-m", "mergebench_ray", "methods")
+    process.send_signal(number)
+    assert end(process) == (1, "", "stopped\n")
+
+
+def test_what_must_be_cleaned_up_is_and_a_second_signal_does_not_disturb_it() -> None:
+    process = begin(
+        _BEGIN
+        + """
+interrupts.clean_up_first()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("cleaning", flush=True)
+    signal.raise_signal(signal.SIGINT)
+    print("cleaned", flush=True)
+    sys.exit(1)
+"""
+    )
+    process.send_signal(signal.SIGTERM)
+    status, out, err = end(process)
+    assert (status, out) == (1, "cleaning\ncleaned\n")
+    assert err == "stopping; once more ends at once and leaves unfinished files behind\n"
+
+
+def test_a_third_signal_ends_at_once() -> None:
+    process = begin(
+        _BEGIN
+        + """
+interrupts.clean_up_first()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+finally:
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    print("never")
+"""
+    )
+    process.send_signal(signal.SIGINT)
+    status, out, err = end(process)
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1] == "stopped"
+
+
+def test_an_interrupt_in_a_destructor_is_not_lost() -> None:
+    process = begin(
+        _BEGIN
+        + """
+class Slow:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(60)
+
+interrupts.clean_up_first()
+try:
+    slow = Slow()
+    del slow
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    )
+    process.send_signal(signal.SIGINT)
+    assert end(process) == (0, "interrupted\n", "")
+
+
+def test_what_a_process_was_started_to_ignore_stays_ignored() -> None:
+    process = begin(
+        "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)" + _BEGIN + "print('ready', flush=True)"
+    )
+    process.send_signal(signal.SIGHUP)
+    assert end(process) == (0, "", "")
+
+
+@pytest.fixture
+def helper_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module `slow_helper`, which starts a child of its own and writes both their numbers into a file."""
+    (tmp_path / "slow_helper.py").write_text(
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen(['sleep', '300'])\n"
+        "open(sys.argv[1] + '.part', 'w').write(f'{os.getpid()} {child.pid}')\n"
+        "os.rename(sys.argv[1] + '.part', sys.argv[1])\n"
+        "time.sleep(300)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+    yield tmp_path
+    # Whatever a failing test leaves.
+    for process in _processes(tmp_path):
+        process.kill()
+
+
+def _processes(folder: Path) -> list[psutil.Process]:
+    numbers = (folder / "numbers").read_text().split() if (folder / "numbers").exists() else []
+    found = []
+    for number in numbers:
+        try:
+            process = psutil.Process(int(number))
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_helper_and_its_children_end_with_the_process_that_began_it(
+    helper_module: Path, number: signal.Signals
+) -> None:
+    numbers = helper_module / "numbers"
+    process = begin(
+        _BEGIN
+        + f"""
+import os
+from mergebench_ray.helper_process import helper_process
+with helper_process("slow_helper", {str(numbers)!r}) as helper:
+    while not os.path.exists({str(numbers)!r}):
+        time.sleep(0.02)
+    print("ready", flush=True)
+    helper.wait()
+"""
+    )
+    assert len(_processes(helper_module)) == 2
+    process.send_signal(number)
+    end(process)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while (left := _processes(helper_module)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
