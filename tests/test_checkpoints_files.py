@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +113,78 @@ def test_digest_is_remembered_until_the_file_changes(llama: Path, tmp_path: Path
     written = entry.stat().st_mtime_ns
     assert resolve(str(llama)).digest() == digest
     assert entry.stat().st_mtime_ns == written
+
+
+def test_a_digest_is_not_remembered_for_a_file_that_looks_untouched(tmp_path: Path) -> None:
+    """Same size, inode and modification time: only the time that the kernel keeps differs."""
+    path = tiny_llama(tmp_path / "m")
+    file = path / "model.safetensors"
+    digest = resolve(str(path)).digest()
+    before = file.stat()
+    with file.open("rb+") as stream:
+        stream.seek(-1, os.SEEK_END)
+        last = stream.read()[0]
+        stream.seek(-1, os.SEEK_END)
+        stream.write(bytes([last ^ 1]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_ino, file.stat().st_mtime_ns) == (
+        before.st_size,
+        before.st_ino,
+        before.st_mtime_ns,
+    )
+    assert resolve(str(path)).digest() != digest
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b'{"a": 5}', b"null", b"\xff", b'{"model.norm.weight": "0"}', b"[" * 100_000]
+)
+def test_a_damaged_entry_of_the_digest_cache_is_made_again(llama: Path, tmp_path: Path, damage: bytes) -> None:
+    digest = resolve(str(llama)).digest()
+    (entry,) = (tmp_path / "cache" / "digests").iterdir()
+    whole = entry.read_bytes()
+    entry.write_bytes(damage)
+    assert resolve(str(llama)).digest() == digest
+    assert entry.read_bytes() == whole
+    entry.unlink()
+    os.mkfifo(entry)
+    assert resolve(str(llama)).digest() == digest
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_nan_or_infinity_anywhere_has_no_digest(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
+    path = tiny_llama(tmp_path / "m", dtype=str(dtype).removeprefix("torch."))
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.embed_tokens.weight"][300, 60] = value
+    save_file(tensors, path / "model.safetensors")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"model\.safetensors: tensor 'model\.embed_tokens\.weight' holds NaN"):
+            resolve(str(path)).digest()
+
+
+def _rewritten(file: Path) -> None:
+    with file.open("rb+") as stream:
+        stream.seek(-2, os.SEEK_END)
+        stream.write(b"\0\0")
+
+
+def _replaced(file: Path) -> None:
+    shutil.copyfile(file, file.with_name("copy"))
+    os.replace(file.with_name("copy"), file)
+
+
+@pytest.mark.parametrize("change", [_rewritten, _replaced])
+def test_a_file_that_changes_after_its_header_was_read_is_refused(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    path = tiny_llama(tmp_path / "m")
+    checkpoint = resolve(str(path))
+    time.sleep(0.02)  # the clock of file times goes in steps
+    change(path / "model.safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors: was changed while it was in use"):
+        pickle.loads(pickle.dumps(checkpoint)).read("model.norm.weight")
+    with pytest.raises(InputError, match=r"model\.safetensors: was changed while it was in use"):
+        checkpoint.digest()
 
 
 def test_a_stored_copy_of_a_tied_head_and_rotary_buffers_are_left_out(tmp_path: Path) -> None:

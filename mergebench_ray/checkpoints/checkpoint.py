@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergebench_ray.checkpoints.file_state import FileState
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
 
@@ -29,6 +30,7 @@ class TensorInfo:
         dtype: type that `Checkpoint.read` returns.
         file: file that holds the stored bytes.
         offset: position of the first stored byte in that file.
+        state: what that file was when its header was read.
     """
 
     name: str
@@ -36,6 +38,7 @@ class TensorInfo:
     dtype: torch.dtype
     file: Path = field(repr=False)
     offset: int = field(repr=False)
+    state: FileState = field(repr=False)
 
     @property
     def numel(self) -> int:
@@ -59,12 +62,14 @@ class Checkpoint(ABC):
         folder: where configuration and tokenizer lie.
         config: content of its config.json.
         tensors: the tensors by name, sorted.
+        notes: what was decided where the files left a choice, a line each.
     """
 
     ref: ModelRef
     folder: Path
     config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def digest(self) -> str:
@@ -88,7 +93,7 @@ class Checkpoint(ABC):
         Raises:
             KeyError: if there is no such tensor.
             ValueError: if the slice leaves the tensor.
-            InputError: if the file has become shorter since its header was read.
+            InputError: if the file has changed since its header was read.
         """
         info = self.tensors[name]
         count = info.numel - start if count is None else count
@@ -127,11 +132,20 @@ def counts_for_threshold(name: str) -> bool:
     return "embed" not in name
 
 
-def require_finite(checkpoint: Checkpoint, name: str, values: Tensor) -> None:
-    """Refuse NaN and infinity in weights that were read.
+def require_finite(where: Checkpoint | Path, name: str, values: Tensor) -> None:
+    """Refuse NaN and infinity in weights that were read from a checkpoint or file.
 
     Raises:
-        InputError: naming checkpoint and tensor.
+        InputError: naming it and the tensor.
     """
-    if not bool(torch.isfinite(values).all()):
-        raise InputError(f"{checkpoint}: tensor {name!r} holds NaN or infinity; use a checkpoint with finite weights")
+    if not is_finite(values):
+        raise InputError(f"{where}: tensor {name!r} holds NaN or infinity; use a checkpoint with finite weights")
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether a tensor of any type holds neither NaN nor infinity."""
+    if not values.dtype.is_floating_point or values.numel() == 0:
+        return True
+    # One pass without temporaries, which isfinite makes; both ends are NaN where any entry is. No such pass for fp8.
+    ends = torch.stack(torch.aminmax(values if values.dtype.itemsize > 1 else values.float()))
+    return bool(torch.isfinite(ends).all())

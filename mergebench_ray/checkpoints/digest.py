@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mergebench_ray.checkpoints.cache import cache_folder
-from mergebench_ray.checkpoints.checkpoint import TensorInfo
-from mergebench_ray.checkpoints.safetensors_file import read_into
-from mergebench_ray.files import whole_file
+from mergebench_ray.checkpoints.checkpoint import TensorInfo, require_finite
+from mergebench_ray.checkpoints.file_state import FileState
+from mergebench_ray.checkpoints.json_files import parse_json
+from mergebench_ray.checkpoints.safetensors_file import read_into, require_state
+from mergebench_ray.errors import InputError
+from mergebench_ray.files import open_regular, whole_file
 
 _BLOCK_BYTES = 8 << 20
+_FORMAT = 2
+"""Of an entry: also says that the tensors were seen to be finite."""
+_SHA256 = re.compile("[0-9a-f]{64}")
+_TICK_NS = 20_000_000
+"""Longer than the steps of the clock that local file systems take their times from."""
 
 
 def canonical_digest(content: Any) -> str:
@@ -24,12 +37,28 @@ def canonical_digest(content: Any) -> str:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    return _remembered(file, {"": (0, file.stat().st_size)})[""]
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        InputError: if it cannot be read, or changes meanwhile.
+    """
+    try:
+        with open_regular(file) as stream:
+            state = FileState.of(stream.fileno())
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check the file") from error
+    return _remembered(file, state, {"": _Range(0, state.size, None)})[""]
 
 
 def tensors_digest(tensors: Mapping[str, TensorInfo]) -> str:
-    """SHA-256 over names, types, shapes and bytes of stored tensors, the same however they are split over files."""
+    """SHA-256 over names, types, shapes and bytes of stored tensors, the same however they are split over files.
+
+    The one pass that sees every byte of a checkpoint, so it also refuses what no engine should load and no model should
+    be written with.
+
+    Raises:
+        InputError: NaN or infinity in a tensor, naming file and tensor; a file that has changed.
+    """
     files = sorted({info.file for info in tensors.values()})
     with ThreadPoolExecutor(max_workers=4) as pool:
         per_file = pool.map(lambda file: _file_tensor_digests(file, tensors.values()), files)
@@ -37,30 +66,66 @@ def tensors_digest(tensors: Mapping[str, TensorInfo]) -> str:
     return canonical_digest([[n, str(i.dtype), list(i.shape), digests[n]] for n, i in sorted(tensors.items())])
 
 
+@dataclass(frozen=True)
+class _Range:
+    """Bytes of a file, and the tensor that they are."""
+
+    start: int
+    num_bytes: int
+    tensor: TensorInfo | None
+
+
 def _file_tensor_digests(file: Path, tensors: Iterable[TensorInfo]) -> dict[str, str]:
-    return _remembered(file, {info.name: (info.offset, info.num_bytes) for info in tensors if info.file == file})
+    here = {info.name: info for info in tensors if info.file == file}
+    state = next(iter(here.values())).state
+    return _remembered(file, state, {n: _Range(info.offset, info.num_bytes, info) for n, info in here.items()})
 
 
-def _remembered(file: Path, ranges: dict[str, tuple[int, int]]) -> dict[str, str]:
-    """Digests of byte ranges of a file, from the cache if path, size, modification time and inode are the same."""
-    state = file.stat()
-    key = canonical_digest([str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ino, ranges])
+def _remembered(file: Path, state: FileState, ranges: Mapping[str, _Range]) -> dict[str, str]:
+    """Digests of byte ranges of a file, from the cache if path, size, times and inode are the same."""
+    _wait_for_another_tick(state)
+    with open_regular(file) as stream:
+        require_state(file, stream.fileno(), state)
+    places = {name: [one.start, one.num_bytes, str(one.tensor and one.tensor.dtype)] for name, one in ranges.items()}
+    key = canonical_digest(
+        [_FORMAT, str(file.resolve()), state.size, state.inode, state.modified, state.changed, places]
+    )
     entry = cache_folder("digests") / f"{key}.json"
-    try:
-        remembered: dict[str, str] = json.loads(entry.read_text())
-    except (OSError, ValueError):
-        remembered = {name: _range_digest(file, *position) for name, position in ranges.items()}
+    remembered = _entry(entry, set(ranges))
+    if remembered is None:
+        remembered = {name: _range_digest(file, state, one) for name, one in ranges.items()}
         # A cache that cannot be written, as a shared one may be, costs time only.
-        with suppress(OSError), whole_file(entry) as temporary:
+        with suppress(OSError, InputError), whole_file(entry) as temporary:
             temporary.write_text(json.dumps(remembered))
     return remembered
 
 
-def _range_digest(file: Path, start: int, num_bytes: int) -> str:
+def _entry(entry: Path, names: set[str]) -> dict[str, str] | None:
+    """What the cache holds, unless it is damaged."""
+    try:
+        with open_regular(entry) as stream:
+            found = parse_json(stream.read())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or set(found) != names:
+        return None
+    return found if all(isinstance(text, str) and _SHA256.fullmatch(text) for text in found.values()) else None
+
+
+def _wait_for_another_tick(state: FileState) -> None:
+    """Let the clock of file times go on, or a change that follows at once would leave the same time."""
+    age = time.time_ns() - state.changed
+    if 0 <= age < _TICK_NS:
+        time.sleep((_TICK_NS - age) / 1e9)
+
+
+def _range_digest(file: Path, state: FileState, one: _Range) -> str:
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(_BLOCK_BYTES, num_bytes)))
-    for position in range(0, num_bytes, _BLOCK_BYTES):
-        block = buffer[: min(_BLOCK_BYTES, num_bytes - position)]
-        read_into(file, start + position, block)
+    buffer = bytearray(min(_BLOCK_BYTES, one.num_bytes))
+    for position in range(0, one.num_bytes, _BLOCK_BYTES):
+        block = memoryview(buffer)[: min(_BLOCK_BYTES, one.num_bytes - position)]
+        read_into(file, state, one.start + position, block)
+        if one.tensor is not None:
+            require_finite(file, one.tensor.name, torch.frombuffer(block, dtype=one.tensor.dtype))
         digest.update(block)
     return digest.hexdigest()

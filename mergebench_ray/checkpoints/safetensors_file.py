@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from math import prod
 from pathlib import Path
@@ -12,7 +11,10 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints.checkpoint import TensorInfo
+from mergebench_ray.checkpoints.file_state import FileState
+from mergebench_ray.checkpoints.json_files import parse_json
 from mergebench_ray.errors import InputError
+from mergebench_ray.files import open_regular
 
 DTYPES = {
     "BF16": torch.bfloat16,
@@ -29,43 +31,50 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _MAX_HEADER_BYTES = 100_000_000
+_MAX_DIMENSIONS = 64
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
     """Read the tensor index at the start of a safetensors file.
 
     Raises:
-        InputError: if the file is missing, truncated, or its header contradicts itself or the file's size.
+        InputError: if the file is missing, no regular file, truncated, or its header contradicts itself or its size.
     """
     try:
-        with file.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
+        with open_regular(file) as stream:
+            state = FileState.of(stream.fileno())
             length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
-                raise InputError(f"{file}: truncated or not a safetensors file ({size} bytes); fetch it again")
-            header = json.loads(stream.read(length))
+            if state.size < 8 or length > min(_MAX_HEADER_BYTES, state.size - 8):
+                raise InputError(f"{file}: truncated or not a safetensors file ({state.size} bytes); fetch it again")
+            content = stream.read(length)
     except FileNotFoundError:
         raise InputError(f"{file}: this file of the checkpoint is missing; fetch the checkpoint again") from None
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the file") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file}: its header is not JSON, so it is not a safetensors file; fetch it again") from error
+    try:
+        header = parse_json(content)
+    except ValueError as error:
+        raise InputError(
+            f"{file}: its header is not JSON ({error}), so it is not a safetensors file; fetch it again"
+        ) from error
     if not isinstance(header, dict):
         raise InputError(f"{file}: its header is not a mapping, so it is not a safetensors file; fetch it again")
     header.pop("__metadata__", None)
     data_start = 8 + length
-    tensors = {name: _tensor_info(file, name, entry, data_start) for name, entry in header.items()}
-    _check_layout(file, list(tensors.values()), data_start, size)
+    tensors = {name: _tensor_info(file, state, name, entry, data_start) for name, entry in header.items()}
+    _check_layout(file, list(tensors.values()), data_start, state.size)
     return tensors
 
 
-def _tensor_info(file: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+def _tensor_info(file: Path, state: FileState, name: str, entry: Any, data_start: int) -> TensorInfo:
     try:
         dtype_name, shape = entry["dtype"], entry["shape"]
         begin, end = entry["data_offsets"]
-        well_formed = isinstance(shape, list) and all(_is_count(number) for number in [*shape, begin, end])
+        well_formed = (
+            isinstance(shape, list)
+            and len(shape) <= _MAX_DIMENSIONS
+            and all(_is_count(number) for number in [*shape, begin, end])
+        )
     except (KeyError, TypeError, ValueError):
         well_formed = False
     if not well_formed:
@@ -78,11 +87,11 @@ def _tensor_info(file: Path, name: str, entry: Any, data_start: int) -> TensorIn
             f"{file}: the header gives tensor {name!r} {end - begin} bytes, but {dtype_name} {shape} takes "
             f"{prod(shape) * dtype.itemsize}; fetch the file again"
         )
-    return TensorInfo(name, tuple(shape), dtype, file, data_start + begin)
+    return TensorInfo(name, tuple(shape), dtype, file, data_start + begin, state)
 
 
 def _is_count(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 63
 
 
 def _check_layout(file: Path, tensors: list[TensorInfo], data_start: int, size: int) -> None:
@@ -102,31 +111,41 @@ def read_elements(info: TensorInfo, start: int, count: int) -> Tensor:
     """Read elements [start, start + count) of a flattened tensor, and no other bytes.
 
     Raises:
-        InputError: if the file ends early.
+        InputError: if the file has changed since its header was read.
     """
     values = torch.empty(count, dtype=info.dtype)
     if count:
         buffer = memoryview(values.view(torch.uint8).numpy())
-        read_into(info.file, info.offset + start * info.dtype.itemsize, buffer)
+        read_into(info.file, info.state, info.offset + start * info.dtype.itemsize, buffer)
     return values
 
 
-def read_into(file: Path, position: int, buffer: memoryview) -> None:
+def read_into(file: Path, state: FileState, position: int, buffer: memoryview) -> None:
     """Fill `buffer` from a position of a file.
 
     Raises:
-        InputError: if the file is gone or ends early.
+        InputError: if the file is gone, ends early, or is not in the state any more that was seen before.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY)
+        with open_regular(file) as stream:
+            require_state(file, stream.fileno(), state)
+            done = 0
+            while done < len(buffer):
+                got = os.preadv(stream.fileno(), [buffer[done:]], position + done)
+                if got == 0:
+                    raise InputError(f"{file}: became shorter while it was in use; leave it alone and start again")
+                done += got
+            require_state(file, stream.fileno(), state)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the file") from error
-    try:
-        done = 0
-        while done < len(buffer):
-            got = os.preadv(descriptor, [buffer[done:]], position + done)
-            if got == 0:
-                raise InputError(f"{file}: became shorter while it was in use; fetch it again and restart")
-            done += got
-    finally:
-        os.close(descriptor)
+
+
+def require_state(file: Path, descriptor: int, seen: FileState) -> None:
+    """Refuse an open file that is not what was seen.
+
+    Raises:
+        InputError: naming the file.
+    """
+    difference = FileState.of(descriptor).differs_from(seen)
+    if difference is not None:
+        raise InputError(f"{file}: {difference} while it was in use; leave it alone and start again")

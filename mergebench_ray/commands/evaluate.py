@@ -106,6 +106,8 @@ def evaluate(
     loaded = load_tasks(chosen, which, options, judges=digests(found))
     check_ray(address)
     checkpoint = resolve(model)
+    # Reads every byte, where it is not remembered: what is not finite is refused before an engine starts.
+    digest = checkpoint.digest()
     base = resolve(ModelRef.parse(model).model)
     # On a GPU the engine leaves half of it to a judge.
     engine_options = EngineOptions(count=engines, num_gpus=0.5 if found else None)
@@ -115,6 +117,7 @@ def evaluate(
         running_judges(found, engine_options) as running,
     ):
         check_engines_fit(engine_options)
+        notes = [*checkpoint.notes, *notes]
         for note in notes:
             report(0.0, note)
         report(0.1, "starting vLLM, about half a minute")
@@ -126,7 +129,7 @@ def evaluate(
         scores = score_together(evaluators, split)
         for evaluator in evaluators:
             ray.kill(evaluator)
-    result = EvaluationResult(model, checkpoint.digest(), chosen.name, scores, notes)
+    result = EvaluationResult(model, digest, chosen.name, scores, notes)
     if target is not None:
         _write(result, target, question_rows(loaded))
     return result

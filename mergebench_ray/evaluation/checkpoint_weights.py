@@ -9,7 +9,7 @@ from math import prod
 
 import torch
 
-from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.checkpoints import Checkpoint, require_finite
 from mergebench_ray.config import Piece, WeightManifest, WeightTensor
 
 
@@ -25,6 +25,9 @@ def checkpoint_in_memory(checkpoint: Checkpoint, base: Checkpoint) -> Iterator[W
 
     Yields:
         the manifest; its version is the checkpoint's digest.
+
+    Raises:
+        InputError: NaN or infinity in a tensor, naming checkpoint and tensor.
     """
     names = [name for name in base.tensors if name in checkpoint.tensors]
     counts = {name: prod(base.tensors[name].shape) for name in names}
@@ -38,7 +41,9 @@ def checkpoint_in_memory(checkpoint: Checkpoint, base: Checkpoint) -> Iterator[W
         tensors, offset = [], 0
         for name in names:
             count = counts[name]
-            memory[offset : offset + count] = checkpoint.read(name, 0, count)
+            values = checkpoint.read(name, 0, count).to(torch.bfloat16)
+            require_finite(checkpoint, name, values)
+            memory[offset : offset + count] = values
             piece = Piece(path=path, offset=offset, count=count)
             tensors.append(WeightTensor(name, base.tensors[name].shape, (piece,), f"{version}/{name}"))
             offset += count
