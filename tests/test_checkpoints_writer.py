@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_gemma2, tiny_llama
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from mergebench_ray.checkpoints import Checkpoint, model_card, resolve, write_model
+from mergebench_ray.checkpoints import Checkpoint, check_compatible, model_card, resolve, write_model
 from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
 
@@ -89,6 +90,119 @@ def test_tokenizer_chat_template_generation_settings_and_card_come_along(llama: 
     assert GenerationConfig.from_pretrained(out).eos_token_id == 2
     assert (out / "README.md").read_text() == "# the card\n"
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+ALONGSIDE = [
+    "tekken.json",
+    "tiktoken.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.bpe",
+    "qwen.tiktoken",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+    "LICENSE",
+    "NOTICE.txt",
+    "USE_POLICY.md",
+    "additional_chat_templates/tool_use.jinja",
+]
+LEFT_BEHIND = ["README.md", "pytorch_model.bin", "optimizer.pt", "trainer_state.json", ".cache/x.json", "train.py"]
+
+
+def test_all_that_a_tokenizer_or_processor_reads_comes_along_and_nothing_else(
+    llama: Checkpoint, tmp_path: Path
+) -> None:
+    before = {file.name for file in llama.folder.iterdir()}
+    for name in (*ALONGSIDE, *LEFT_BEHIND):
+        (llama.folder / name).parent.mkdir(exist_ok=True)
+        (llama.folder / name).write_text(f'"{name}"')
+    out = tmp_path / "out"
+    write_model(out, halved(llama), llama, "card")
+    assert {name: (out / name).read_text() for name in ALONGSIDE} == {name: f'"{name}"' for name in ALONGSIDE}
+    written = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    weights = {"model-00001-of-00001.safetensors", "model.safetensors.index.json"}
+    assert written == before - {"model.safetensors"} | weights | {"README.md", *ALONGSIDE}
+    assert (out / "README.md").read_text() == "card"
+
+
+def test_the_configuration_says_what_was_written(llama: Checkpoint, tmp_path: Path) -> None:
+    edit_config(
+        llama.folder,
+        quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True},
+        torch_dtype="float32",
+        text_config={"dtype": "float16", "quantization_config": {}, "hidden_size": 64},
+    )
+    base = resolve(str(llama.folder))
+    assert [note for note in check_compatible(base, {"a": llama}) if "quantization_config" in note]
+    write_model(tmp_path / "out", halved(base), base, "card")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert (config["dtype"], config["torch_dtype"]) == ("bfloat16", "bfloat16")
+    assert config["text_config"] == {"dtype": "bfloat16", "hidden_size": 64}
+
+
+def test_code_that_transformers_has_itself_is_not_asked_for(llama: Checkpoint, tmp_path: Path) -> None:
+    edit_config(llama.folder, auto_map={"AutoConfig": "configuration_x.X"})
+    (llama.folder / "configuration_x.py").write_text("raise SystemExit('run')")
+    base = resolve(str(llama.folder))
+    assert [note for note in check_compatible(base, {"a": llama}) if "auto_map" in note]
+    write_model(tmp_path / "out", halved(base), base, "card")
+    config = AutoConfig.from_pretrained(tmp_path / "out", trust_remote_code=True)  # as a user might; there is no code
+    assert config.model_type == "llama"
+
+
+def test_code_of_another_architecture_comes_along_unrun_or_is_not_named(llama: Checkpoint, tmp_path: Path) -> None:
+    edit_config(llama.folder, model_type="x", auto_map={"AutoConfig": "configuration_x.X", "AutoModel": "o/r--m.M"})
+    base = resolve(str(llama.folder))
+    write_model(tmp_path / "without", halved(base), base, "card")
+    assert "auto_map" not in json.loads((tmp_path / "without" / "config.json").read_text())
+    for name in ("configuration_x.py", "imported_by_it.py"):
+        (llama.folder / name).write_text("raise SystemExit('run')")
+    write_model(tmp_path / "with", halved(base), base, "card")
+    assert sorted(file.name for file in (tmp_path / "with").glob("*.py")) == ["configuration_x.py", "imported_by_it.py"]
+    assert "auto_map" in json.loads((tmp_path / "with" / "config.json").read_text())
+
+
+def test_code_of_a_tokenizer_comes_along_or_is_not_named(llama: Checkpoint, tmp_path: Path) -> None:
+    file = llama.folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "auto_map": {"AutoTokenizer": ["tokenization_x.X", None]}}))
+    write_model(tmp_path / "without", halved(llama), llama, "card")
+    assert json.loads((tmp_path / "without" / file.name).read_text()) == settings
+    (llama.folder / "tokenization_x.py").write_text("raise SystemExit('run')")
+    write_model(tmp_path / "with", halved(llama), llama, "card")
+    assert (tmp_path / "with" / "tokenization_x.py").is_file()
+    assert "auto_map" in json.loads((tmp_path / "with" / file.name).read_text())
+
+
+def test_buffers_of_whole_numbers_keep_their_type(llama: Checkpoint, tmp_path: Path) -> None:
+    file = llama.folder / "model.safetensors"
+    buffers = {"a.ids": torch.arange(5), "a.mask": torch.tensor([True, False, True]), "a.none": torch.zeros(0, 3)}
+    save_file({**load_file(file), **buffers}, file)
+    base = resolve(str(llama.folder))
+    write_model(tmp_path / "out", ((name, base.read(name)) for name in base.tensors), base, "card")
+    written = load_file(tmp_path / "out" / "model-00001-of-00001.safetensors")
+    for name, tensor in buffers.items():
+        assert torch.equal(written[name], tensor.bfloat16() if tensor.is_floating_point() else tensor)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinity_are_never_written(llama: Checkpoint, tmp_path: Path, value: float) -> None:
+    def spoilt() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in halved(llama):
+            if name == "model.embed_tokens.weight":
+                tensor[7] = value
+            yield name, tensor
+
+    with pytest.raises(InputError, match=r"'model\.embed_tokens\.weight' would be written with NaN or infinity"):
+        write_model(tmp_path / "out", spoilt(), llama, "card")
+    assert not (tmp_path / "out").exists()
 
 
 def test_progress_ends_at_one(llama: Checkpoint, tmp_path: Path) -> None:

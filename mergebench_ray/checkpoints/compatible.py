@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo, is_merged, is_output_head
+from mergebench_ray.checkpoints.writer import output_config
 from mergebench_ray.errors import InputError
 
 _MERGEABLE = (torch.bfloat16, torch.float16, torch.float32)
@@ -29,13 +30,15 @@ def check_compatible(base: Checkpoint, specialists: Mapping[str, Checkpoint]) ->
     Raises:
         InputError: naming specialist, tensor, both shapes, and what to do.
     """
-    notes = _check_dtypes(f"base ({base})", base)
+    notes = [f"base ({base}): {note}" for note in (*base.notes, *output_config(base)[1])]
+    notes += _check_dtypes(f"base ({base})", base)
     for name in sorted(specialists):
         specialist = specialists[name]
         who = f"specialist {name!r} ({specialist})"
         _check_architecture(who, base, specialist)
         _check_heads(who, base, specialist)
         _check_names(who, base, specialist)
+        notes += [f"{who}: {note}" for note in specialist.notes]
         notes += _check_shapes(who, base, specialist)
         notes += _check_dtypes(who, specialist)
     return notes

@@ -11,7 +11,7 @@ from mergebench_ray.checkpoints.cache import cache_folder, one_at_a_time
 from mergebench_ray.checkpoints.checkpoint import Progress, is_output_head
 from mergebench_ray.checkpoints.digest import file_digest
 from mergebench_ray.checkpoints.folder import has_tied_head
-from mergebench_ray.checkpoints.tensor_files import write_tensors
+from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_folder
 
@@ -55,7 +55,8 @@ def _convert(file: Path, out: Path) -> None:
     model.config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    write_tensors(out, {name: tuple(w.shape) for name, w in weights.items()}, weights.items(), _MAX_FILE_BYTES)
+    layout = {name: (tuple(w.shape), written_dtype(w.dtype)) for name, w in weights.items()}
+    write_tensors(out, layout, weights.items(), _MAX_FILE_BYTES)
 
 
 def _load(file: Path) -> tuple[Any, Any]:

