@@ -18,6 +18,7 @@ from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, Weight
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from mergebench_ray.config import WeightManifest
+from mergebench_ray.engines.repacking import packed_again
 from mergebench_ray.engines.transport import WeightTransport
 
 BACKEND = "mergebench_ray_shared_memory"
@@ -123,12 +124,13 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine):  # type: ignore[mi
             (name, self._files.read(shape, dtype, pieces))
             for name, shape, pieces in zip(update_info.names, update_info.shapes, update_info.pieces, strict=True)
         ]
-        initialize_layerwise_reload(self.model)
-        try:
-            self.model.load_weights(iter(weights))
-        finally:
-            # After an error too: half-loaded layers would stay without storage and swallow the next load.
-            finalize_layerwise_reload(self.model, self.model_config)
+        with packed_again(self.model) as received:
+            initialize_layerwise_reload(self.model)
+            try:
+                received.names = self.model.load_weights(iter(weights))
+            finally:
+                # After an error too: half-loaded layers would stay without storage and swallow the next load.
+                finalize_layerwise_reload(self.model, self.model_config)
 
     def finish_weight_update(self) -> None:
         """Nothing left to do."""
@@ -140,6 +142,12 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine):  # type: ignore[mi
 
 class SharedMemoryWorker:
     """vLLM's `worker_extension_cls`: naming it makes every worker process import and register this module."""
+
+    def read_base_again(self) -> None:
+        """Load the model folder that vLLM started from, in place."""
+        worker: Any = self  # vLLM makes it a base of its worker's class
+        with packed_again(worker.get_model()):
+            worker.reload_weights()
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryWeightTransferEngine)

@@ -128,7 +128,7 @@ class VLLMEngine:
         started = time.perf_counter()
         if self._held.differ_from_base():
             self._held.begin()
-            self._llm.collective_rpc("reload_weights")
+            self._llm.collective_rpc("read_base_again")
         self._make_current(BASE_VERSION)
         self._held.complete(None)
         return LoadReport(BASE_VERSION, time.perf_counter() - started, 0, 0)
