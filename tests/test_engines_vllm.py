@@ -21,6 +21,8 @@ VARIANTS: dict[str, Factors] = {
 }
 FORGETFUL: Factors = {"self_attn.v_proj": 0.0}
 """Attention that finds nothing: its keys and values cannot answer like any other model's."""
+LIKELIHOOD_ERROR = 1e-3
+"""Two float32 computations of a log-probability of up to 16 tokens differ by less."""
 QUESTIONS = [
     "Name the capital of France.",
     "What is 12 plus 30?",
@@ -76,13 +78,13 @@ def test_weights_of_another_process_answer_as_a_fresh_model_with_them(
     for request, answer in zip(requests(engine), answers):
         logits = logits_of_answer(model, request.prompt_token_ids, answer.token_ids)
         chosen = logits[range(len(answer.token_ids)), list(answer.token_ids)]
-        # bf16 against fp32: greedy decoding may choose between near-ties, nothing else.
-        assert (logits.max(dim=-1).values - chosen).max() < 0.5
+        # Greedy decoding may choose between ties of two roundings, nothing else.
+        assert (logits.max(dim=-1).values - chosen).max() < LIKELIHOOD_ERROR
     pairs = [LoglikelihoodRequest(r.prompt_token_ids, a.token_ids) for r, a in zip(requests(engine), answers)]
     for pair, (total, _) in zip(pairs, engine.loglikelihood(pairs)):
         logprobs = logits_of_answer(model, pair.context_token_ids, pair.continuation_token_ids).log_softmax(-1)
         expected = logprobs[range(len(pair.continuation_token_ids)), list(pair.continuation_token_ids)].sum().item()
-        assert total == pytest.approx(expected, abs=0.05 * len(pair.continuation_token_ids))
+        assert total == pytest.approx(expected, abs=LIKELIHOOD_ERROR)
 
 
 def test_the_weight_version_is_the_manifests(engine: VLLMEngine, manifests: dict[str, WeightManifest]) -> None:
@@ -148,7 +150,7 @@ def test_a_manifest_of_fewer_tensors_leaves_the_others_to_the_base(
 def test_a_cached_prefix_never_answers_for_new_weights(
     engine: VLLMEngine, manifests: dict[str, WeightManifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A block of vLLM's prefix cache is 128 tokens on a CPU, so only a prompt longer than that can hit.
+    # Only whole blocks of the prefix cache are read again, so only a prompt longer than one can hit.
     colours = ["red", "green", "blue", "white", "black"]
     facts = " ".join(f"Box {i} is {colours[i * 7 % 5]} and weighs {i * 13 % 29} kilograms." for i in range(30))
     request = GenerationRequest(prompt(engine, f"{facts} Describe box 3 and box 4."), 24)
@@ -302,7 +304,7 @@ def test_continuations_score_as_in_transformers_whatever_they_share(engine: VLLM
         for request, (likelihood, greedy) in zip(asked, engine.loglikelihood(asked)):
             tokens = list(request.continuation_token_ids)
             likelihoods = logits_of_answer(model, context, tokens).log_softmax(-1)
-            assert likelihood == pytest.approx(float(likelihoods[range(len(tokens)), tokens].sum()), abs=0.3)
+            assert likelihood == pytest.approx(float(likelihoods[range(len(tokens)), tokens].sum()), abs=LIKELIHOOD_ERROR)
             assert greedy == (likelihoods.argmax(-1).tolist() == tokens)
 
 

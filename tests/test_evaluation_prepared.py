@@ -8,7 +8,6 @@ from typing import Any, cast
 import pytest
 import torch
 from lm_eval.api.task import Task
-from peft import PeftModel
 from task_files import capital_items, write_choice_task, write_generation_task, write_lines, write_suite
 from tiny_models import tiny_adapter
 from transformers import AutoModelForCausalLM
@@ -210,7 +209,7 @@ def test_log_likelihoods_are_those_of_transformers(evaluator: Evaluator, engine:
     compare_likelihoods(scores, engine, AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32))
 
 
-def test_a_specialist_scored_as_it_is_answers_as_it_does_in_peft(
+def test_a_specialist_scored_as_it_is_answers_as_its_weights_do_in_transformers(
     evaluator: Evaluator, engine: VLLMEngine, base_folder: Path, tmp_path: Path
 ) -> None:
     adapter = tiny_adapter(tmp_path / "adapter", base_folder, seed=1, rank=1)
@@ -220,13 +219,16 @@ def test_a_specialist_scored_as_it_is_answers_as_it_does_in_peft(
     scores = evaluator.score("validation", ["choice"])
     assert scores.version == specialist.digest()
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
-    compare_likelihoods(scores, engine, PeftModel.from_pretrained(model, adapter))
+    with torch.no_grad():
+        for name, info in specialist.tensors.items():
+            model.get_parameter(name).copy_(specialist.read(name).view(info.shape))
+    compare_likelihoods(scores, engine, model)
     evaluator.load_checkpoint(base, base)
     assert evaluator.score("validation", ["choice"]).items == before.items != scores.items
 
 
 def compare_likelihoods(scores: Scores, engine: VLLMEngine, model: Any) -> None:
-    """The engine computes in bfloat16, the reference in float32."""
+    """Both compute in float32."""
     assert scores.items
     for row in scores.items:
         number = int(row["item"].removeprefix("capital-"))
@@ -234,7 +236,7 @@ def compare_likelihoods(scores: Scores, engine: VLLMEngine, model: Any) -> None:
         pairs = [(f"The capital of {item['country']} is", f" {choice}") for choice in item["choices"]]
         encoded = encode_pairs(engine.tokenizer, pairs)
         expected = [reference_likelihood(model, context, continuation) for context, continuation in encoded]
-        assert json.loads(row["answer"]) == pytest.approx(expected, abs=0.25)
+        assert json.loads(row["answer"]) == pytest.approx(expected, abs=1e-3)
 
 
 def reference_likelihood(model: Any, context: Sequence[int], continuation: Sequence[int]) -> float:

@@ -91,13 +91,13 @@ def test_few_rounds_of_a_search_make_engines_share_a_candidate() -> None:
 
 
 def check_same(one: Scores, other: Scores) -> None:
-    """The same items and scores; bf16 answers depend a little on what else is in a batch."""
+    """The same items and scores; what else is in a batch changes the rounding of answers."""
     assert one.domains == other.domains
     assert one.tasks == other.tasks
     assert [without_answer(row) for row in one.items] == [without_answer(row) for row in other.items]
     for row, same in zip(one.items, other.items):
         if row["domain"] == "choice":
-            assert json.loads(row["answer"]) == pytest.approx(json.loads(same["answer"]), abs=0.1)
+            assert json.loads(row["answer"]) == pytest.approx(json.loads(same["answer"]), abs=1e-3)
 
 
 def without_answer(row: ItemRow) -> dict[str, object]:
