@@ -187,16 +187,42 @@ def test_a_file_that_changes_after_its_header_was_read_is_refused(
         checkpoint.digest()
 
 
-def test_a_stored_copy_of_a_tied_head_and_rotary_buffers_are_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "m"
-    path.mkdir()
+def headed(path: Path, config: dict[str, Any], head: float) -> Path:
+    """A folder with embeddings of zeros, a head and a rotary buffer."""
+    path.mkdir(exist_ok=True)
     table = torch.zeros(4, 2, dtype=torch.bfloat16)
     names = ["model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"]
-    save_file({name: table.clone() for name in names}, path / "model.safetensors")
-    (path / "config.json").write_text('{"model_type": "llama", "tie_word_embeddings": true}')
-    assert list(resolve(str(path)).tensors) == ["model.embed_tokens.weight"]
-    (path / "config.json").write_text('{"model_type": "llama", "tie_word_embeddings": false}')
-    assert list(resolve(str(path)).tensors) == ["lm_head.weight", "model.embed_tokens.weight"]
+    save_file({**{name: table.clone() for name in names}, "lm_head.weight": table + head}, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama", "tie_word_embeddings": True},
+        {"model_type": "of_remote_code", "tie_word_embeddings": True},
+        # These tie where they do not say so.
+        *({"model_type": kind} for kind in ("gemma2", "smollm3", "starcoder2", "cohere")),
+        {"model_type": "gemma3", "text_config": {"num_hidden_layers": 2}},
+    ],
+)
+def test_a_stored_copy_of_a_tied_head_and_rotary_buffers_are_left_out(tmp_path: Path, config: dict[str, Any]) -> None:
+    checkpoint = resolve(str(headed(tmp_path / "m", config, 0.0)))
+    assert list(checkpoint.tensors) == ["model.embed_tokens.weight"]
+    assert not checkpoint.notes
+    untied = resolve(str(headed(tmp_path / "m", {**config, "tie_word_embeddings": False}, 0.0)))
+    assert list(untied.tensors) == ["lm_head.weight", "model.embed_tokens.weight"]
+
+
+def test_a_head_that_differs_from_the_embeddings_is_one_of_its_own_whatever_the_configuration_says(
+    tmp_path: Path,
+) -> None:
+    path = headed(tmp_path / "m", {"model_type": "llama", "tie_word_embeddings": True}, 1.0)
+    checkpoint = resolve(str(path))
+    assert list(checkpoint.tensors) == ["lm_head.weight", "model.embed_tokens.weight"]
+    assert checkpoint.config["tie_word_embeddings"] is False
+    assert "lm_head.weight is stored and differs" in checkpoint.notes[0]
 
 
 def test_a_truncated_file_is_refused(llama: Path, tmp_path: Path) -> None:

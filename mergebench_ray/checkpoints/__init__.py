@@ -7,12 +7,11 @@ from mergebench_ray.checkpoints.checkpoint import (
     Checkpoint,
     Progress,
     TensorInfo,
-    counts_for_threshold,
-    is_merged,
     require_finite,
 )
 from mergebench_ray.checkpoints.compatible import check_compatible
 from mergebench_ray.checkpoints.resolve import resolve
+from mergebench_ray.checkpoints.roles import counts_for_threshold, is_merged
 from mergebench_ray.checkpoints.writer import write_model
 
 __all__ = [

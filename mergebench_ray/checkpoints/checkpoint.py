@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergebench_ray.checkpoints.architecture import num_layers
 from mergebench_ray.checkpoints.file_state import FileState
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
@@ -108,28 +109,10 @@ class Checkpoint(ABC):
         Raises:
             InputError: if the configuration does not say.
         """
-        layers = self.config.get("num_hidden_layers")
-        if not isinstance(layers, int) or layers < 1:
-            raise InputError(f"{self.folder / 'config.json'}: num_hidden_layers is missing or not a whole number >= 1")
-        return layers
+        return num_layers(self.config, self.folder / "config.json")
 
     def __str__(self) -> str:
         return str(self.ref)
-
-
-def is_merged(name: str) -> bool:
-    """Whether a tensor is merged: neither an embedding nor the output head (both come from the base)."""
-    return "embed" not in name and not is_output_head(name)
-
-
-def is_output_head(name: str) -> bool:
-    """Whether a tensor belongs to an output head of its own (untied from the embeddings)."""
-    return "lm_head" in name.split(".")
-
-
-def counts_for_threshold(name: str) -> bool:
-    """Whether a tensor's entries count for global thresholds: all without `embed`, so an untied head counts."""
-    return "embed" not in name
 
 
 def require_finite(where: Checkpoint | Path, name: str, values: Tensor) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo, is_merged, is_output_head
+from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergebench_ray.checkpoints.roles import is_merged, is_output_head
 from mergebench_ray.checkpoints.writer import output_config
 from mergebench_ray.errors import InputError
 
@@ -35,6 +36,7 @@ def check_compatible(base: Checkpoint, specialists: Mapping[str, Checkpoint]) ->
     for name in sorted(specialists):
         specialist = specialists[name]
         who = f"specialist {name!r} ({specialist})"
+        notes += [f"{who}: {note}" for note in specialist.notes]
         _check_architecture(who, base, specialist)
         _check_heads(who, base, specialist)
         _check_names(who, base, specialist)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo, is_output_head
+from mergebench_ray.checkpoints.architecture import has_tied_head
+from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.digest import tensors_digest
 from mergebench_ray.checkpoints.json_files import read_json_object
-from mergebench_ray.checkpoints.safetensors_file import read_elements
+from mergebench_ray.checkpoints.roles import is_input_embedding, is_output_head
+from mergebench_ray.checkpoints.safetensors_file import have_equal_values, read_elements
 from mergebench_ray.checkpoints.weight_files import refuse_other_weights, stored_tensors
 from mergebench_ray.config import ModelRef
 
@@ -18,8 +21,10 @@ from mergebench_ray.config import ModelRef
 class FolderCheckpoint(Checkpoint):
     """Plain safetensors weights beside a config.json.
 
-    Two kinds of tensors are left out of the index, as transformers leaves them out: a stored copy of a head that the
-    configuration ties to the embeddings, and rotary frequencies that older versions saved as buffers.
+    Two kinds of tensors are left out of the index, as transformers leaves them out: a stored copy of the embeddings
+    under the name of a head that the configuration ties to them, and rotary frequencies that older versions saved as
+    buffers. A stored head that differs from the embeddings is one of its own, whatever the configuration says, and the
+    configuration is corrected.
     """
 
     def __init__(self, ref: ModelRef, folder: Path) -> None:
@@ -30,14 +35,21 @@ class FolderCheckpoint(Checkpoint):
         """
         self.ref = ref
         self.folder = folder
-        stored, self.notes = stored_tensors(folder)
+        stored, notes = stored_tensors(folder)
         self.config = read_json_object(folder / "config.json")
         refuse_other_weights(folder, self.config)
-        tied = has_tied_head(self.config)
+        copies, own = _sort_heads(stored, self.config, folder / "config.json")
+        if own:
+            notes.append(
+                f"{own[0]} is stored and differs from the embeddings although config.json ties them: read as an output "
+                "head of its own, as transformers reads it"
+            )
+            self.config = {**self.config, "tie_word_embeddings": False}
+        self.notes = notes
         self.tensors = {
             name: stored[name]
             for name in sorted(stored)
-            if not (tied and is_output_head(name)) and not name.endswith("rotary_emb.inv_freq")
+            if name not in copies and not name.endswith("rotary_emb.inv_freq")
         }
 
     def digest(self) -> str:
@@ -48,7 +60,14 @@ class FolderCheckpoint(Checkpoint):
         return read_elements(info, start, count)
 
 
-def has_tied_head(config: dict[str, Any]) -> bool:
-    """Whether a configuration ties the output head to the embeddings (Gemma's leaves its default, true, unsaid)."""
-    default = str(config.get("model_type", "")).startswith("gemma")
-    return bool(config.get("tie_word_embeddings", default))
+def _sort_heads(stored: Mapping[str, TensorInfo], config: Mapping[str, Any], file: Path) -> tuple[list[str], list[str]]:
+    """Stored heads of a configuration that ties its head: copies of the embeddings, and heads that differ from them.
+
+    Reads head and embeddings as far as the first difference.
+    """
+    heads = [info for name, info in stored.items() if is_output_head(name) and name.endswith("weight")]
+    if not heads or not has_tied_head(config, file):
+        return [], []
+    tables = [info for name, info in stored.items() if is_input_embedding(name)]
+    copies = [head.name for head in heads if any(have_equal_values(head, table) for table in tables)]
+    return copies, [head.name for head in heads if head.name not in copies]

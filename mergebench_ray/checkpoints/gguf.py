@@ -7,10 +7,11 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from mergebench_ray.checkpoints.architecture import has_tied_head
 from mergebench_ray.checkpoints.cache import cache_folder, one_at_a_time
-from mergebench_ray.checkpoints.checkpoint import Progress, is_output_head
+from mergebench_ray.checkpoints.checkpoint import Progress
 from mergebench_ray.checkpoints.digest import file_digest
-from mergebench_ray.checkpoints.folder import has_tied_head
+from mergebench_ray.checkpoints.roles import is_output_head
 from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_folder
@@ -49,7 +50,7 @@ def dequantise(file: Path, progress: Progress | None = None) -> Path:
 
 def _convert(file: Path, out: Path) -> None:
     model, tokenizer = _load(file)
-    tied = has_tied_head(model.config.to_dict())
+    tied = has_tied_head(model.config.to_dict(), file)
     weights = {name: w for name, w in model.state_dict().items() if not (tied and is_output_head(name))}
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(out)

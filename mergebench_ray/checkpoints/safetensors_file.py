@@ -31,6 +31,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _MAX_HEADER_BYTES = 100_000_000
+_BLOCK_ELEMENTS = 1 << 22
 _MAX_DIMENSIONS = 64
 
 
@@ -118,6 +119,20 @@ def read_elements(info: TensorInfo, start: int, count: int) -> Tensor:
         buffer = memoryview(values.view(torch.uint8).numpy())
         read_into(info.file, info.state, info.offset + start * info.dtype.itemsize, buffer)
     return values
+
+
+def have_equal_values(one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two stored tensors hold the same numbers in the same shape; reads as far as the first difference."""
+    if one.shape != other.shape:
+        return False
+    for start in range(0, one.numel, _BLOCK_ELEMENTS):
+        count = min(_BLOCK_ELEMENTS, one.numel - start)
+        values, others = read_elements(one, start, count), read_elements(other, start, count)
+        if one.dtype != other.dtype:
+            values, others = values.float(), others.float()
+        if not torch.equal(values, others):
+            return False
+    return True
 
 
 def read_into(file: Path, state: FileState, position: int, buffer: memoryview) -> None:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from mergebench_ray.checkpoints.accompanying_files import ACCOMPANYING
-from mergebench_ray.config import ModelRef
+from mergebench_ray.config import ModelRef, exists_here
 from mergebench_ray.errors import InputError
 
 _PACKAGE = "package:"
@@ -29,15 +29,14 @@ def locate(ref: ModelRef) -> Path:
         return _fetch(ref)
     if ref.source.startswith(_PACKAGE):
         return _locate_in_package(ref)
-    path = Path(ref.source).expanduser()
-    if ref.revision is None and path.exists():
-        return path.absolute()
+    if ref.revision is None and exists_here(ref.source):
+        return Path(ref.source).expanduser().absolute()
     raise InputError(f"model {ref.model}: no such file or folder, and not a hub id (owner/name); check the path")
 
 
 def is_on_hub(ref: ModelRef) -> bool:
     """Whether a reference (without its adapter) names a model on the hub, not a file or folder of this machine."""
-    if ref.revision is None and Path(ref.source).expanduser().exists():
+    if ref.revision is None and exists_here(ref.source):
         return False
     return not ref.source.startswith((".", "/", "~")) and _HUB_ID.fullmatch(ref.source) is not None
 
@@ -52,7 +51,7 @@ def _locate_in_package(ref: ModelRef) -> Path:
         install = _INSTALL.get(package, f"pip install {package.replace('_', '-')}")
         raise InputError(f"model {ref.model}: the package {package!r} is not installed; run: {install}")
     for folder in spec.submodule_search_locations:
-        if (Path(folder) / inside).exists():
+        if exists_here(str(Path(folder) / inside)):
             return Path(folder).absolute() / inside
     raise InputError(f"model {ref.model}: the installed package {package!r} holds no {inside!r}; check the path")
 

@@ -31,7 +31,7 @@ class Models:
     @property
     def num_layers(self) -> int:
         """Transformer layers of the base."""
-        return int(self.base.config["num_hidden_layers"])
+        return self.base.num_layers
 
 
 def resolve_models(base: ModelRef | str, specialists: Mapping[str, ModelRef] | Mapping[str, str]) -> Models:

@@ -9,7 +9,7 @@ from mergebench_ray.config.calibration import (
     CalibrationSource,
 )
 from mergebench_ray.config.recipe import Recipe
-from mergebench_ray.config.reference import ModelRef
+from mergebench_ray.config.reference import ModelRef, exists_here
 from mergebench_ray.config.suite import Domain, Suite
 from mergebench_ray.config.sweep import Choices, EngineOptions, Fixed, Range, SearchOptions, Sweep
 from mergebench_ray.config.weights import Piece, WeightManifest, WeightTensor
@@ -32,4 +32,5 @@ __all__ = [
     "Sweep",
     "WeightManifest",
     "WeightTensor",
+    "exists_here",
 ]

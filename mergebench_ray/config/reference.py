@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from mergebench_ray.errors import InputError
 
 _PATH_STARTS = (".", "/", "~", "package:")
+_MAX_PLUS_SIGNS = 16
 
 
 @dataclass(frozen=True, order=True)
@@ -23,7 +25,8 @@ class ModelRef:
     ``BASE+ADAPTER``                            a PEFT LoRA adapter (any form above) applied to a base
     ========================================  ==================================================================
 
-    A name without a leading ``./`` is taken as a folder where such a folder exists, otherwise as a hub id.
+    A name without a leading ``./`` is taken as a folder where such a folder exists, otherwise as a hub id. A path that
+    exists may hold ``+`` and ``@``, alone and on either side of the ``+`` that joins a model and its adapter.
 
     Attributes:
         source: path, ``package:`` path or hub id.
@@ -42,17 +45,18 @@ class ModelRef:
         Raises:
             InputError: if a part is empty, or an adapter itself has an adapter.
         """
-        parts = text.strip().split("+")
-        if len(parts) > 2 or not all(parts):
+        whole = text.strip()
+        if exists_here(whole):
+            return cls(whole)
+        model, adapter = _split(whole)
+        if not model or adapter == "":
             raise InputError(f"model reference {text!r}: write MODEL or MODEL+ADAPTER, each part not empty")
-        model = cls._parse_one(parts[0], text)
-        if len(parts) == 1:
-            return model
-        return cls(model.source, model.revision, cls._parse_one(parts[1], text))
+        parsed = cls._parse_one(model, text)
+        return parsed if adapter is None else cls(parsed.source, parsed.revision, cls._parse_one(adapter, text))
 
     @classmethod
     def _parse_one(cls, part: str, whole: str) -> ModelRef:
-        if part.startswith(_PATH_STARTS) or "@" not in part:
+        if part.startswith(_PATH_STARTS) or "@" not in part or exists_here(part):
             return cls(part)
         source, _, revision = part.rpartition("@")
         if not source or not revision:
@@ -67,3 +71,26 @@ class ModelRef:
     def __str__(self) -> str:
         text = self.source if self.revision is None else f"{self.source}@{self.revision}"
         return text if self.adapter is None else f"{text}+{self.adapter}"
+
+
+def exists_here(path: str) -> bool:
+    """Whether a text is the path of something on this machine; False for what cannot be a path."""
+    try:
+        return bool(path) and Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Model and adapter: cut where most of the two exist; None for the adapter where there is no ``+``."""
+    cuts = [position for position, letter in enumerate(text) if letter == "+"]
+    if not cuts:
+        return text, None
+    if len(cuts) > _MAX_PLUS_SIGNS:
+        raise InputError(f"model reference {text[:80]!r}...: more than {_MAX_PLUS_SIGNS} '+'; write MODEL+ADAPTER")
+    pairs = [(text[:cut], text[cut + 1 :]) for cut in cuts]
+    found = {pair: sum(map(exists_here, pair)) for pair in pairs}
+    best = max(pairs, key=lambda pair: (found[pair], len(pair[0])))
+    if len(pairs) > 1 and not found[best]:
+        raise InputError(f"model reference {text!r}: write MODEL or MODEL+ADAPTER; no such path with '+' in it exists")
+    return best

@@ -1,0 +1,94 @@
+"""What transformers knows of a model from its configuration: defaults, number of layers, what is tied to what."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergebench_ray.errors import InputError
+
+_TEXT_PARTS = ("text_config", "llm_config", "language_config")
+_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_MAX_LAYERS = 10_000
+
+
+def full_config(config: Mapping[str, Any], file: Path) -> Any | None:
+    """The configuration as transformers' own class reads it, defaults filled in; None where it has no such class.
+
+    Code that lies beside a model is never run.
+
+    Raises:
+        InputError: if the class refuses it, or it has more layers than any model.
+    """
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return None
+    # Classes make lists with an entry a layer.
+    _refuse_many_layers(config, file)
+    try:
+        return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(config)))
+    except Exception as error:  # other people's code on other people's data
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{file}: not a configuration of model_type {kind!r} ({reason}); mend or fetch the file again"
+        ) from error
+
+
+def num_layers(config: Mapping[str, Any], file: Path) -> int:
+    """Number of transformer layers, of the text part where there are several, whatever a family calls it.
+
+    Raises:
+        InputError: if the configuration does not say, or says something impossible.
+    """
+    for part in (config, *_text_parts(config)):
+        for key in _LAYER_COUNTS:
+            if part.get(key) is not None:
+                return _as_count(part[key], key, file)
+    full = full_config(config, file)
+    found = None if full is None else _of_text(full, "num_hidden_layers")
+    if found is None:
+        raise InputError(f"{file}: {' or '.join(_LAYER_COUNTS[:2])} is missing; give a language model's folder")
+    return _as_count(found, "num_hidden_layers", file)
+
+
+def has_tied_head(config: Mapping[str, Any], file: Path) -> bool:
+    """Whether a configuration ties the output head to the embeddings; where it does not say, its class does."""
+    said = config.get("tie_word_embeddings")
+    if said is None:
+        full = full_config(config, file)
+        if full is not None:
+            return bool(getattr(full, "tie_word_embeddings", _of_text(full, "tie_word_embeddings")))
+        said = any(part.get("tie_word_embeddings") for part in _text_parts(config))
+    return bool(said)
+
+
+def _text_parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [config[name] for name in _TEXT_PARTS if isinstance(config.get(name), dict)]
+
+
+def _of_text(full: Any, key: str) -> Any:
+    """A setting of the part that reads and writes text."""
+    try:
+        return getattr(full.get_text_config(decoder=True), key, None)
+    except (ValueError, AttributeError, TypeError):
+        return None
+
+
+def _as_count(value: Any, key: str, file: Path) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_LAYERS:
+        raise InputError(f"{file}: {key} = {str(value)[:40]!r} must be a whole number from 1 to {_MAX_LAYERS}")
+    return value
+
+
+def _refuse_many_layers(config: Mapping[str, Any], file: Path) -> None:
+    parts = [config]
+    while parts:
+        for key, value in parts.pop().items():
+            if isinstance(value, dict):
+                parts.append(value)
+            elif "layer" in key and isinstance(value, int | float) and value > _MAX_LAYERS:
+                raise InputError(f"{file}: {key} = {str(value)[:40]} must be at most {_MAX_LAYERS}; mend the file")
