@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -362,18 +361,17 @@ def _parse_pairs(texts: list[str] | None, option: str, form: str) -> dict[str, s
     for text in texts or []:
         key, separator, value = text.partition("=")
         if not (key and separator and value):
-            raise InputError(f"{option} {text!r}: write {form}")
+            raise InputError(f"{option} {text!r:.120}: write {form}")
         if key in pairs:
-            raise InputError(f"{option} {key!r} is given twice: give it once")
+            raise InputError(f"{option} {key!r:.120} is given twice: give it once")
         pairs[key] = value
     return pairs
 
 
 def _parse_settings(texts: list[str] | None) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for key, value in _parse_pairs(texts, "--set", "KEY=VALUE").items():
-        try:
-            settings[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"--set {key}={value}: the value is not YAML; quote it") from None
-    return settings
+    from mergebench_ray.config.sweep import check_settings
+    from mergebench_ray.config.yaml_files import parse_setting
+
+    pairs = _parse_pairs(texts, "--set", "KEY=VALUE")
+    check_settings(pairs)
+    return {key: parse_setting(value, f"--set {key}={value}") for key, value in pairs.items()}

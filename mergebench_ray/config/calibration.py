@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mergebench_ray.config.fields import Line, Strict
+from mergebench_ray.config.names import Name
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CalibrationSource(_Strict):
+class CalibrationSource(Strict):
     """Where the samples of one specialist come from; a bare string is `data` alone."""
 
-    data: str = Field(
-        min_length=1,
+    data: Line = Field(
         description="A file (.jsonl, .json, .parquet, .csv), a hub data set ID[@REVISION], or SUITE:TASK for the "
         "training split of a suite's task.",
     )
-    split: str = Field(default="train", description="Split of a hub data set.")
-    prompt: str = Field(default="prompt", description="Field with the prompt.")
-    response: str = Field(default="response", description="Field with the response.")
+    split: Line = Field(default="train", description="Split of a hub data set.")
+    prompt: Line = Field(default="prompt", description="Field with the prompt.")
+    response: Line = Field(default="response", description="Field with the response.")
     template: Literal["plain", "alpaca", "chat"] = Field(
         default="plain", description="What is put around a prompt: nothing, Alpaca's text, or the chat template."
     )
@@ -38,15 +36,17 @@ class CalibrationSource(_Strict):
         return {"data": data} if isinstance(data, str) else data
 
 
-class CalibrationOptions(_Strict):
+class CalibrationOptions(Strict):
     """How methods that need data see it."""
 
-    data: dict[str, CalibrationSource] = Field(
+    data: dict[Name, CalibrationSource] = Field(
         default_factory=dict, description="Specialist -> its samples, instead of what the suite names."
     )
-    max_length: int = Field(default=512, ge=2, description="Longest sample in tokens; longer ones are cut.")
+    max_length: int = Field(
+        default=512, ge=2, le=1_000_000, description="Longest sample in tokens; longer ones are cut."
+    )
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Type to compute in.")
-    folder: str | None = Field(
+    folder: Line | None = Field(
         default=None, description="Where statistics are kept, seen by all nodes; None for the package's cache."
     )
 
@@ -58,12 +58,12 @@ class CalibrationInput(CalibrationSource):
     digest: str = Field(description="SHA-256 of their texts.")
 
 
-class CalibrationRecord(_Strict):
+class CalibrationRecord(Strict):
     """What calibration a merge depends on."""
 
     max_length: int
     dtype: str
-    inputs: dict[str, CalibrationInput] = Field(description="By specialist.")
+    inputs: dict[Name, CalibrationInput] = Field(description="By specialist.")
 
     @property
     def content(self) -> dict[str, Any]:

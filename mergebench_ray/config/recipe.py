@@ -7,28 +7,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mergebench_ray.config.calibration import CalibrationRecord
+from mergebench_ray.config.fields import Line, Plain, Strict
+from mergebench_ray.config.names import Name
 from mergebench_ray.config.yaml_files import parse_model, read_yaml, to_yaml
 
 
-class Recipe(BaseModel):
+class Recipe(Strict):
     """Fully determines the merged weights, whatever the number of shards, nodes or threads.
 
     `parameters` holds every hyper-parameter of the method, defaults filled in and scalars expanded per specialist
     (`mergebench_ray.methods.complete_parameters` does both), so that equal merges have equal digests.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: str = Field(description="Name of the merging method.")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="Hyper-parameters, all of them.")
-    base: str = Field(description="Reference of the base model.")
-    specialists: dict[str, str] = Field(description="References of the specialists by name.")
-    base_digest: str = Field(description="SHA-256 of the base's content.")
-    specialist_digests: dict[str, str] = Field(description="SHA-256 of each specialist's content.")
-    dtype: str = Field(default="bfloat16", description="Type of the merged weights.")
+    method: Line = Field(description="Name of the merging method.")
+    parameters: dict[Line, Plain] = Field(default_factory=dict, description="Hyper-parameters, all of them.")
+    base: Line = Field(description="Reference of the base model.")
+    specialists: dict[Name, Line] = Field(description="References of the specialists by name.")
+    base_digest: Line = Field(description="SHA-256 of the base's content.")
+    specialist_digests: dict[Name, Line] = Field(description="SHA-256 of each specialist's content.")
+    dtype: Line = Field(default="bfloat16", description="Type of the merged weights.")
     calibration: CalibrationRecord | None = Field(default=None, description="Data that the method was calibrated on.")
 
     @property

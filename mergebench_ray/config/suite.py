@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from mergebench_ray.config.calibration import CalibrationSource
+from mergebench_ray.config.fields import Line, Strict
 from mergebench_ray.config.judge import Judge
+from mergebench_ray.config.names import Name
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Decoding(_Strict):
+class Decoding(Strict):
     """How answers are generated, where a suite asks for something else than the task file."""
 
     temperature: float | None = Field(default=None, ge=0, description="0 is greedy.")
@@ -28,7 +27,7 @@ class Decoding(_Strict):
     samples: int | None = Field(default=None, ge=1, description="Answers to each item.")
 
 
-class TaskSettings(_Strict):
+class TaskSettings(Strict):
     """How a suite asks and counts an lm-eval task; in YAML a bare string is the metric. None keeps the task file's."""
 
     metric: str = Field(description="Metric (0 to 1), or METRIC,FILTER where the task file has several answer filters.")
@@ -62,10 +61,10 @@ class TaskSettings(_Strict):
         return self
 
 
-Tasks = dict[str, TaskSettings]
+Tasks = dict[Line, TaskSettings]
 
 
-class Domain(_Strict):
+class Domain(Strict):
     """How a domain is scored: the mean of its tasks' metrics."""
 
     tasks: Tasks = Field(min_length=1, description="lm-eval task name -> metric, or settings.")
@@ -78,35 +77,35 @@ class Domain(_Strict):
         return self.validation_tasks if split == "validation" and self.validation_tasks else self.tasks
 
 
-class Suite(BaseModel):
+class Suite(Strict):
     """Models and domains that belong together; the name of a domain is the name of its specialist."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(frozen=False)
 
-    name: str
+    name: Name
     description: str = ""
-    base: str | None = Field(default=None, description="Reference of the base model.")
-    specialists: dict[str, str] = Field(default_factory=dict, description="Specialist name -> reference.")
-    calibration: dict[str, CalibrationSource] = Field(
+    base: Line | None = Field(default=None, description="Reference of the base model.")
+    specialists: dict[Name, Line] = Field(default_factory=dict, description="Specialist name -> reference.")
+    calibration: dict[Name, CalibrationSource] = Field(
         default_factory=dict, description="Specialist -> samples for methods that see data."
     )
-    tasks_folder: str | None = Field(
+    tasks_folder: Line | None = Field(
         default=None,
         description="Folder of lm-eval task files, beside the suite file; None for lm-eval's own tasks.",
     )
-    lm_eval_folders: list[str] = Field(
+    lm_eval_folders: list[Line] = Field(
         default_factory=list,
         description="Folders of lm-eval's own tasks that are used too; reading all of them takes seconds.",
     )
-    domains: dict[str, Domain] = Field(min_length=1)
-    forgetting: dict[str, Domain] = Field(
+    domains: dict[Name, Domain] = Field(min_length=1)
+    forgetting: dict[Name, Domain] = Field(
         default_factory=dict, description="What a merge should not lose against the base; scored only when asked for."
     )
     held_out_share: float = Field(default=0.2, gt=0, lt=1, description="Share of items that held_out_by validates on.")
-    judges: dict[str, Judge] = Field(
+    judges: dict[Name, Judge] = Field(
         default_factory=dict, description="Judges that its tasks name; in YAML settings, or a file of them."
     )
-    gated_data: list[str] = Field(default_factory=list, description="Data sets whose licence must be accepted first.")
+    gated_data: list[Line] = Field(default_factory=list, description="Data sets whose licence must be accepted first.")
     max_model_len: int = Field(default=2048, ge=16, description="Longest prompt plus answer, in tokens.")
     _folder: Path = PrivateAttr(default=Path())
 
@@ -166,9 +165,11 @@ class Suite(BaseModel):
             InputError: if there is no such suite, or the file is wrong.
         """
         path = built_in_suites().get(name_or_path) or Path(name_or_path)
-        if not path.is_file():
+        if not os.path.isfile(path):  # also false for a name that no file can have
             known = ", ".join(built_in_suites())
-            raise InputError(f"suite {name_or_path!r}: neither a built-in suite ({known}) nor a file; check the name")
+            raise InputError(
+                f"suite {name_or_path!r:.300}: neither a built-in suite ({known}) nor a file; check the name"
+            )
         content = read_yaml(path)
         if isinstance(judges := content.get("judges"), dict):
             content["judges"] = {

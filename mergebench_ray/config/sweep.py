@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_serializer, field_validator, model_validator
 
 from mergebench_ray.config.calibration import CalibrationOptions
+from mergebench_ray.config.fields import Line, Plain, Strict, expanded
+from mergebench_ray.config.names import Name
 from mergebench_ray.config.reference import ModelRef
+from mergebench_ray.config.storage_url import hide_password
 from mergebench_ray.config.suite import Suite
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
 
 Value = bool | int | float | str
 
+MAX_TRIALS = 1_000_000
+MAX_SEED = 2**32 - 1 - MAX_TRIALS  # what samplers take, of which each sitting of a run takes a later one
+_MAX_EXACT = 2**53  # up to here every integer is a float
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-class Range(_Strict):
+class Range(Strict):
     """Numbers between two bounds, searched."""
 
-    low: float
-    high: float
+    low: float = Field(allow_inf_nan=True)
+    high: float = Field(allow_inf_nan=True)
     log: bool = Field(default=False, description="Search the logarithm; needs low > 0.")
     integer: bool = Field(default=False, description="Whole numbers only.")
     per: Literal["all", "specialist"] = Field(default="all", description="One number for all, or one per specialist.")
-    layer_groups: int = Field(default=1, ge=1, description="With per: specialist, one number per group of layers.")
+    layer_groups: int = Field(
+        default=1, ge=1, le=1000, description="With per: specialist, one number per group of layers."
+    )
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Range:
@@ -37,21 +43,33 @@ class Range(_Strict):
             raise ValueError(f"needs finite low < high, got low {self.low}, high {self.high}")
         if self.log and self.low <= 0:
             raise ValueError(f"log: true needs low > 0, got {self.low}")
+        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"integer: true needs whole bounds, got low {self.low}, high {self.high}")
+        if max(abs(self.low), abs(self.high)) > _MAX_EXACT:
+            raise ValueError(f"needs bounds between -2**53 and 2**53, got low {self.low}, high {self.high}")
         if self.layer_groups > 1 and self.per != "specialist":
             raise ValueError("layer_groups needs per: specialist")
         return self
 
 
-class Choices(_Strict):
+class Choices(Strict):
     """One of several values, searched."""
 
-    choices: list[Value] = Field(min_length=1)
+    choices: list[Annotated[Value, Plain]] = Field(min_length=1, max_length=1000)
+
+    @field_validator("choices")
+    @classmethod
+    def _check_distinct(cls, choices: list[Value]) -> list[Value]:
+        for index, choice in enumerate(choices):
+            if choice in choices[:index]:
+                raise ValueError(f"{choice!r} is given twice (true counts as 1, false as 0)")
+        return choices
 
 
-class Fixed(_Strict):
+class Fixed(Strict):
     """A value that is not searched."""
 
-    value: Any
+    value: Plain
 
 
 def _kind(value: Any) -> str:
@@ -79,32 +97,48 @@ Parameter = Annotated[
 ]
 
 
-class SearchOptions(_Strict):
+class SearchOptions(Strict):
     """How the space is searched."""
 
-    trials: int = Field(default=20, ge=1, description="Candidates to score.")
-    sampler: str = Field(default="TPESampler", description="Any Optuna sampler, by class name.")
-    sampler_options: dict[str, Any] = Field(default_factory=dict, description="Its keyword arguments.")
-    seed: int = Field(default=0, ge=0)
-    points_to_evaluate: list[dict[str, Any]] = Field(
+    trials: int = Field(default=20, ge=1, le=MAX_TRIALS, description="Candidates to score.")
+    sampler: Line = Field(default="TPESampler", description="Any Optuna sampler, by class name.")
+    sampler_options: dict[Line, Plain] = Field(default_factory=dict, description="Its keyword arguments.")
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    points_to_evaluate: list[dict[Line, Plain]] = Field(
         default_factory=list, description="Candidates to score first: {method: NAME, PARAMETER: value, ...}."
     )
-    storage: str | None = Field(default=None, description="Optuna storage URL; None for study.db in the run's folder.")
+    storage: Line | None = Field(
+        default=None, repr=False, description="Optuna storage URL; None for study.db in the run's folder."
+    )
+
+    @model_validator(mode="after")
+    def _check_points(self) -> SearchOptions:
+        if len(self.points_to_evaluate) > self.trials:
+            raise ValueError(
+                f"{len(self.points_to_evaluate)} points_to_evaluate are more than {self.trials} trials; raise trials"
+            )
+        return self
+
+    @field_serializer("storage", when_used="json")
+    def _hide_password(self, storage: str | None) -> str | None:
+        """A run's folder, its log and its report are read by others."""
+        return None if storage is None else hide_password(storage)
 
 
-class EvaluationOptions(_Strict):
+class EvaluationOptions(Strict):
     """What candidates are scored on. The search sees validation items only."""
 
-    domains: list[str] | None = Field(default=None, min_length=1, description="Domains to score; None for all.")
-    validation_items: int | None = Field(default=None, ge=1, description="First items a task; None for all.")
-    test_items: int | None = Field(default=None, ge=1, description="First items a task at the end; None for all.")
+    domains: list[Name] | None = Field(default=None, min_length=1, description="Domains to score; None for all.")
+    validation_items: int | None = Field(default=None, ge=1, le=10**9, description="First items a task; None for all.")
+    test_items: int | None = Field(
+        default=None, ge=1, le=10**9, description="First items a task at the end; None for all."
+    )
     allow_code_execution: bool = Field(default=False, description="Run generated programs, in the sandbox.")
-    data: dict[str, str] = Field(
+    data: dict[Line, Line] = Field(
         default_factory=dict,
         description="Data set id of the hub (or ID:CONFIG) -> local file or folder that is read instead.",
     )
-
-    judges: dict[str, dict[str, Any] | None] = Field(
+    judges: dict[Name, dict[str, Plain] | None] = Field(
         default_factory=dict,
         description="Judge -> settings that replace the suite's, or its model alone; null scores without it.",
     )
@@ -116,17 +150,25 @@ class EvaluationOptions(_Strict):
             return judges
         return {name: {"model": one} if isinstance(one, str) else one for name, one in judges.items()}
 
+    @field_validator("domains")
+    @classmethod
+    def _check_domains(cls, domains: list[str] | None) -> list[str] | None:
+        for index, domain in enumerate(domains or []):
+            if domain in (domains or [])[:index]:
+                raise ValueError(f"{domain!r} is given twice")
+        return domains
+
     @field_validator("data")
     @classmethod
     def _make_absolute(cls, data: dict[str, str]) -> dict[str, str]:
         """Actors may run in another folder than the command."""
-        return {name: str(Path(path).expanduser().absolute()) for name, path in data.items()}
+        return {name: str(expanded(path).absolute()) for name, path in data.items()}
 
 
-class EngineOptions(_Strict):
+class EngineOptions(Strict):
     """The vLLM engines that score candidates."""
 
-    count: int = Field(default=1, ge=1, description="Engines.")
+    count: int = Field(default=1, ge=1, le=10_000, description="Engines.")
     division: Literal["auto", "candidates", "items"] = Field(
         default="auto",
         description="Engines score a candidate each, or share the items of one; auto lets the planner choose.",
@@ -138,32 +180,37 @@ class EngineOptions(_Strict):
         default="auto",
         description="What engines compute in; auto is bfloat16, but float32 on a CPU that is slow in it.",
     )
-    tensor_parallel_size: int = Field(default=1, ge=1)
-    max_num_seqs: int = Field(default=128, ge=1, description="Sequences that run at once.")
-    kv_cache_gib: float = Field(default=1.0, gt=0, description="Memory of the key-value cache on a CPU, in GiB.")
+    tensor_parallel_size: int = Field(default=1, ge=1, le=1024)
+    max_num_seqs: int = Field(default=128, ge=1, le=65_536, description="Sequences that run at once.")
+    kv_cache_gib: float = Field(
+        default=1.0, gt=0, le=1e6, description="Memory of the key-value cache on a CPU, in GiB."
+    )
     gpu_memory_utilization: float = Field(default=0.5, gt=0, le=1, description="Share of a GPU's memory for vLLM.")
     num_gpus: float | None = Field(
         default=None,
         gt=0,
+        le=1024,
         description="GPUs that Ray sets aside for an engine; below 1 it shares one with a judge. None for "
         "tensor_parallel_size.",
     )
 
 
-class BankOptions(_Strict):
+class BankOptions(Strict):
     """The actors that hold base and task vectors."""
 
-    shards: int = Field(default=1, ge=1)
+    shards: int = Field(default=1, ge=1, le=10_000)
 
 
-class Sweep(_Strict):
+class Sweep(Strict):
     """A coefficient search, whole."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run and its folder.")
-    suite: str = Field(description="Built-in suite, or path of a suite file.")
-    base: str | None = Field(default=None, description="Reference of the base; None for the suite's.")
-    specialists: dict[str, str] | None = Field(default=None, min_length=1, description="None for the suite's.")
-    methods: dict[str, dict[str, Parameter]] = Field(
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="Name of the run and its folder."
+    )
+    suite: Line = Field(description="Built-in suite, or path of a suite file.")
+    base: Line | None = Field(default=None, description="Reference of the base; None for the suite's.")
+    specialists: dict[Name, Line] | None = Field(default=None, min_length=1, description="None for the suite's.")
+    methods: dict[Line, dict[Line, Parameter]] = Field(
         min_length=1, description="Method -> its hyper-parameters: a value, {low, high} or {choices}."
     )
     search: SearchOptions = SearchOptions()
@@ -194,8 +241,9 @@ class Sweep(_Strict):
             InputError: naming file, key, value and rule.
         """
         data = read_yaml(path)
+        check_settings(overrides or {})
         for key, value in (overrides or {}).items():
-            _assign(data, key.split("."), value, key)
+            data = _assigned(data, key, value, f"--set {key!r:.80}")
         return parse_model(cls, data, str(path))
 
     def load_suite(self) -> Suite:
@@ -215,9 +263,35 @@ class Sweep(_Strict):
         return ModelRef.parse(base), {name: ModelRef.parse(specialists[name]) for name in sorted(specialists)}
 
 
-def _assign(data: dict[str, Any], path: list[str], value: Any, key: str) -> None:
-    for part in path[:-1]:
-        data = data.setdefault(part, {})
-        if not isinstance(data, dict):
-            raise InputError(f"--set {key}: {part!r} is not a mapping; check the key")
-    data[path[-1]] = value
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of which one replaces another, whichever comes last.
+
+    Raises:
+        InputError: naming both.
+    """
+    for key in settings:
+        if not all(key.split(".")):
+            raise InputError(f"--set {key!r:.80}: a part of the key is empty; check the key")
+        for other in settings:
+            if key.startswith(f"{other}."):
+                raise InputError(f"--set {other!r:.80} and --set {key!r:.80} set the same key: give one of them")
+
+
+def _assigned(data: dict[str, Any], key: str, value: Any, option: str) -> dict[str, Any]:
+    """A copy with the value under a dotted key; what the original shares with others (YAML's aliases) stays."""
+    part, rest = _first_part(data, key)
+    if not rest:
+        return {**data, part: value}
+    below = data.get(part)
+    if not isinstance(below, dict | None):
+        raise InputError(f"{option}: {part!r:.80} is not a mapping; check the key")
+    return {**data, part: _assigned(below or {}, rest, value, option)}
+
+
+def _first_part(data: dict[str, Any], key: str) -> tuple[str, str]:
+    """What stands before the first dot of a key, and what is left; a name with dots that is there counts as one."""
+    parts = key.split(".")
+    for count in range(len(parts), 1, -1):
+        if ".".join(parts[:count]) in data:
+            return ".".join(parts[:count]), ".".join(parts[count:])
+    return parts[0], ".".join(parts[1:])

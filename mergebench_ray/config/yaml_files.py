@@ -2,57 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from mergebench_ray.config.yaml_reader import MAX_BYTES, YAMLReadError, dump_yaml, load_yaml
 from mergebench_ray.errors import InputError
+from mergebench_ray.files import open_regular
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice instead of silently keeping the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+_SHOWN = 80  # characters of a value in a message
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
+    """Read a YAML mapping; keys are text as it is written.
 
     Raises:
         InputError: if the file is missing, is not YAML (with the line), or holds something else than a mapping.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        with open_regular(path) as stream:
+            content = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error}); check the file") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or "not valid YAML"
-        raise InputError(f"{where}: {problem}; mend the YAML there") from error
+        raise InputError(f"{_shown_path(path)}: no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{_shown_path(path)}: cannot be read ({reason}); check the file") from error
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{path}: larger than {MAX_BYTES >> 20} MiB, so it is not what is expected; check the path")
+    try:
+        data = load_yaml(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read as text ({error}); save it as UTF-8") from error
+    except YAMLReadError as error:
+        where = f"{path}, line {error.line}" if error.line else str(path)
+        raise InputError(f"{where}: {error}; mend the YAML there") from error
     if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a mapping of keys to values at the top, found {type(data).__name__}")
+        found = "nothing" if data is None else type(data).__name__
+        raise InputError(f"{path}: expected a mapping of keys to values at the top, found {found}")
     return data
+
+
+def parse_setting(text: str, option: str) -> Any:
+    """The value of a setting on the command line, as YAML.
+
+    Raises:
+        InputError: naming `option`, which holds the text.
+    """
+    try:
+        return load_yaml(text)
+    except YAMLReadError as error:
+        raise InputError(f"{_shortened(option)}: the value is not YAML ({error}); quote it") from None
 
 
 def to_yaml(data: dict[str, Any]) -> str:
     """YAML text in the order of the mapping."""
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+    return dump_yaml(data)
 
 
 def parse_model(model: type[ModelT], data: Any, where: str) -> ModelT:
@@ -64,30 +73,77 @@ def parse_model(model: type[ModelT], data: Any, where: str) -> ModelT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise InputError(f"{where}: {_explain(error, model)}") from error
+        raise InputError(f"{where}: {_explain(error, model, data)}") from error
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], data: Any) -> str:
     errors = error.errors(include_url=False)
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    location = _path_in(data, first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; {_known_keys(model, [str(p) for p in first['loc']])}"
+        return f"unknown key {_key(location)}; {_known_keys(model, location)}"
     if first["type"] == "missing":
-        return f"key {key!r} is missing; add it"
+        return f"key {_key([*location, str(first['loc'][-1])])} is missing; add it"
     message = first["msg"].removeprefix("Value error, ")
-    value = repr(first["input"])
-    return f"{key} = {value if len(value) < 80 else value[:77] + '...'}: {message}"
+    if first["type"] == "model_type":
+        message = "expected a mapping of keys to values"
+    return f"{_key(location)[1:-1] if location else '(top level)'} = {_shown(first['input'])}: {message}"
 
 
-def _known_keys(model: type[BaseModel], location: list[str]) -> str:
+def _path_in(data: Any, location: Sequence[int | str]) -> list[str]:
+    """The keys of a location that stand in the data; pydantic adds the kinds that it tried on the way."""
+    path = []
+    for part in location:
+        inside_list = isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+        if inside_list or (isinstance(data, Mapping) and part in data):
+            data = data[part]
+            path.append(str(part))
+    return path
+
+
+def _key(path: Sequence[str]) -> str:
+    """A dotted key in quotes, line breaks and the like written out."""
+    return _shortened(repr(".".join(path)))
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _shortened(repr(value))
+    except (ValueError, RecursionError):  # an integer of thousands of digits; a list that holds itself
+        return f"a {type(value).__name__}"
+
+
+def _shown_path(path: Path) -> str:
+    text = str(path)
+    return _shortened(text if text.isprintable() else repr(text), 300)
+
+
+def _shortened(text: str, length: int = _SHOWN) -> str:
+    return text if len(text) < length else f"{text[: length - 4]}...{text[-1]}"
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[str]) -> str:
     """Names the keys known where the unknown one stood, the closest first where one is close."""
     owner: Any = model
     for part in location[:-1]:
-        field = owner.model_fields.get(part) if isinstance(owner, type) and issubclass(owner, BaseModel) else None
-        owner = field.annotation if field else None
-    if not (isinstance(owner, type) and issubclass(owner, BaseModel)):
+        owner = _below(owner, part)
+    fields = [name for one in _models(owner) for name in one.model_fields]
+    if not fields:
         return "remove it"
-    known = list(owner.model_fields)
-    close = get_close_matches(location[-1], known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known keys here: {', '.join(known)}"
+    close = get_close_matches(location[-1], fields, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known keys here: {', '.join(fields)}"
+
+
+def _below(annotation: Any, part: str) -> Any:
+    """Type of what stands under a key: a model's field, or the values of a mapping."""
+    for model in _models(annotation):
+        if part in model.model_fields:
+            return model.model_fields[part].annotation
+    return annotation
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a type is made of, such as both of `dict[str, A | B]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for one in get_args(annotation) for model in _models(one)]

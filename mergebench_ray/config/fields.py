@@ -1,0 +1,66 @@
+"""What the fields of all files share: unknown keys are refused, numbers are finite, texts are one line."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+MAX_TEXT = 4096  # as long as a path can be
+_LARGEST = 2**63 - 1  # what Optuna's storages, JSON readers and kernels can hold
+
+
+class Strict(BaseModel):
+    """A part of a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _check_line(text: str) -> str:
+    if not text.isprintable() or not text.strip():
+        raise ValueError("expected one line of printable characters, not empty")
+    return text
+
+
+Line = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_check_line)]
+"""A reference, an id, a path, an address."""
+
+
+def check_plain(value: Any) -> Any:
+    """Return a value of no particular type if it can be stored and read back: plain, finite, of at most 64 bits.
+
+    Raises:
+        ValueError: saying what it holds.
+    """
+    if isinstance(value, dict):
+        for key, one in value.items():
+            check_plain(key)
+            check_plain(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            check_plain(one)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"holds {value}, where a finite number is expected")
+    elif isinstance(value, int) and not isinstance(value, bool) and abs(value) > _LARGEST:
+        raise ValueError("holds an integer of more than 64 bits")
+    elif not (value is None or isinstance(value, bool | int | float | str)):
+        raise ValueError(f"holds a {type(value).__name__}")
+    return value
+
+
+Plain = Annotated[Any, AfterValidator(check_plain)]
+"""A value whose type something else decides."""
+
+
+def expanded(path: str) -> Path:
+    """A path with ``~`` written out.
+
+    Raises:
+        ValueError: if there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from error
