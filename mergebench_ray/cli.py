@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -122,6 +123,7 @@ def evaluate(
     from mergebench_ray.evaluation import average_score
     from mergebench_ray.evaluation.judges import parse_error_lines
 
+    warnings.filterwarnings("ignore", "the scores were not written")  # said at the end
     result = run(
         model,
         suite=suite,
@@ -154,6 +156,9 @@ def evaluate(
         typer.echo(f"note: {note}")
     if cut := result.scores.truncated:
         typer.echo(f"note: {cut} prompts did not fit the suite's max_model_len and lost their oldest tokens")
+    if result.not_written:
+        typer.echo(f"error: {result.not_written}", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()

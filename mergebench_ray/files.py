@@ -1,4 +1,8 @@
-"""Files: opened only where they are files, written whole or not at all."""
+"""Files: opened only where they are files, written whole or not at all, and only where nothing is lost.
+
+Where a command's output goes is asked of this module twice: `check_new_folder`, `check_new_file` or `check_writable`
+before anything starts, `whole_folder` or `whole_file` when it is there.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,17 @@ import os
 import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from mergebench_ray import interrupts
 from mergebench_ray.errors import InputError
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_FULL_DISK_TEXTS = ("No space left on device", "disk is full")  # of libraries that raise errors of their own
+_LAST = "config.json"  # without it nothing takes a folder for a model
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -37,6 +44,66 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
+def check_new_folder(path: Path, option: str = "--out", *, num_bytes: int = 0) -> None:
+    """Find out, leaving nothing behind, whether `whole_folder` will be able to make a folder here.
+
+    Args:
+        path: the folder; it may exist if it is empty, also behind a link.
+        option: what the user can change, for the message.
+        num_bytes: how much will be written, as far as that is known.
+
+    Raises:
+        InputError: it exists and is not an empty folder, or cannot be written, or there is too little room.
+    """
+    with _refusals(path, option):
+        target = _new_folder(path, option)
+        with _made(_workplace(target)) as folder:
+            _try(folder, target.name)
+            usage = shutil.disk_usage(folder)
+    if usage.total > 0 and usage.free < num_bytes:
+        raise InputError(
+            f"output {path} takes {num_bytes / 1e9:.2f} GB, and {usage.free / 1e9:.2f} GB are free there: free some, "
+            f"or choose another {option}"
+        )
+
+
+def check_new_file(path: Path, option: str = "--out") -> None:
+    """Find out, leaving nothing behind, whether `whole_file` will be able to make a file here that is not there yet.
+
+    Raises:
+        InputError: there is something of this name, a link to nothing included, or it cannot be written.
+    """
+    with _refusals(path, option):
+        if os.path.lexists(path):
+            raise InputError(f"output {path} exists already: choose another {option} or remove it")
+        _try_file(path, option)
+
+
+def check_replaceable_file(path: Path, option: str) -> None:
+    """Find out, leaving nothing behind, whether `whole_file` will be able to make or replace a file here.
+
+    Raises:
+        InputError: what is there is a folder, pipe, device or link to nothing, or it cannot be written.
+    """
+    with _refusals(path, option):
+        if os.path.lexists(path) and not path.is_file():
+            raise InputError(f"{path}: not a regular file (a folder, pipe, device, or link to nothing); name another")
+        _try_file(path.resolve(), option)
+
+
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Find out, leaving nothing behind, whether files can be made in a folder, which itself may have to be made.
+
+    Raises:
+        InputError: it is something else than a folder, or cannot be written.
+    """
+    with _refusals(folder, option):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise InputError(f"output {folder} exists and is not a folder: choose another {option} or remove it")
+        with _made(folder.resolve()) as made:
+            _try(made, "")
+
+
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries to disk, so that a rename inside it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -46,58 +113,178 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def explain_full_disk(folder: Path) -> Iterator[None]:
-    """Turn "no space left" into an `InputError` that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"no space left on the disk while writing {folder}: free some and try again") from error
-        raise
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error, whatever library it is of, says that the disk is full."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL_DISK
+    return any(text in str(error) for text in _FULL_DISK_TEXTS)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path` in one step, on any error it is removed."""
-    interrupts.clean_up_first()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    try:
-        with explain_full_disk(path.parent):
-            temporary.touch(exist_ok=False)
-            yield temporary
-            with temporary.open("rb+") as stream:
-                os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+def whole_file(path: Path, *, new: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path` in one step, on any error it is removed.
+
+    Args:
+        path: the file; what is there is replaced.
+        new: never replace anything.
+
+    Raises:
+        InputError: it cannot be written, the disk is full, or there is something already with `new`.
+    """
+    with _made(path.parent, path, keep=True) as folder:
+        temporary = folder / f".{path.name}.{secrets.token_hex(4)}"
+        try:
+            with _explained(path):
+                temporary.touch(exist_ok=False)
+            with _explained_if_full(path):
+                yield temporary
+            with _explained(path):
+                with temporary.open("rb+") as stream:
+                    os.fsync(stream.fileno())
+                _rename(temporary, path, new)
+                sync_folder(folder)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it becomes `path`, on any error it is removed.
+    """Yield a temporary folder; on success it becomes `path`, on any error it is removed.
 
     Raises:
-        InputError: if `path` exists already and is not an empty folder.
+        InputError: if `path` exists already and is not an empty folder, cannot be written, or the disk is full.
     """
+    with _explained(path):
+        target = _new_folder(path, "folder")
+        place = _workplace(target)
+    with _made(place, path, keep=True):
+        temporary = place / f".{target.name}.{secrets.token_hex(4)}"
+        try:
+            with _explained(path):
+                temporary.mkdir()
+            with _explained_if_full(path):
+                yield temporary
+            with _explained(path):
+                for file in sorted(temporary.rglob("*")):
+                    if file.is_file():
+                        with file.open("rb+") as stream:
+                            os.fsync(stream.fileno())
+                _become(temporary, target)
+                sync_folder(place)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _new_folder(path: Path, option: str) -> Path:
+    """Where links lead; what is there must be nothing or an empty folder."""
+    for one in (path, *path.parents):
+        if one.is_symlink() and not one.exists():
+            raise InputError(f"output {path}: {one} is a link to nothing; choose another {option} or remove it")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"output {path} exists already: choose another folder or remove it")
-    interrupts.clean_up_first()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        raise InputError(f"output {path} exists already: choose another {option} or remove it")
+    return path.resolve()
+
+
+def _workplace(target: Path) -> Path:
+    """Where a folder is prepared: beside it, or in it where it cannot be replaced, as where a volume is mounted."""
+    fixed = target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK))
+    return target if fixed else target.parent
+
+
+def _become(temporary: Path, target: Path) -> None:
+    if temporary.parent != target:
+        if target.is_dir():
+            target.rmdir()
+        os.replace(temporary, target)
+        return
+    moved: list[Path] = []
     try:
-        with explain_full_disk(path.parent):
-            yield temporary
-            for file in sorted(temporary.rglob("*")):
-                if file.is_file():
-                    with file.open("rb+") as stream:
-                        os.fsync(stream.fileno())
-        temporary.chmod(0o755)
-        if path.exists():
-            path.rmdir()
+        for entry in sorted(temporary.iterdir(), key=lambda entry: (entry.name == _LAST, entry.name)):
+            os.replace(entry, target / entry.name)
+            moved.append(target / entry.name)
+    except BaseException:
+        for entry in moved:
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+        raise
+
+
+def _rename(temporary: Path, path: Path, new: bool) -> None:
+    if not new:
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        return
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise InputError(f"output {path} exists by now: choose another name or remove it") from None
+    except OSError:
+        # A file system without links.
+        if os.path.lexists(path):
+            raise InputError(f"output {path} exists by now: choose another name or remove it") from None
+        os.replace(temporary, path)
+
+
+def _try_file(path: Path, option: str) -> None:
+    if not path.name:
+        raise InputError(f"output {path} is no file name: choose another {option}")
+    with _made(path.parent) as folder:
+        _try(folder, path.name)
+
+
+def _try(folder: Path, name: str) -> None:
+    """Make and remove a file with a name as long as that of the temporary ones."""
+    probe = folder / f".{name}.{secrets.token_hex(4)}"
+    try:
+        probe.touch(exist_ok=False)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+@contextmanager
+def _made(folder: Path, path: Path | None = None, *, keep: bool = False) -> Iterator[Path]:
+    """Make a folder with its parents; those that had to be made are removed again, with `keep` only after an error."""
+    interrupts.clean_up_first()
+    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    done = False
+    try:
+        with _explained(path) if path is not None else nullcontext():
+            if not next(one for one in (folder, *folder.parents) if os.path.lexists(one)).is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "below something that is no folder")
+            folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        done = keep
+    finally:
+        for one in [] if done else missing:
+            # Not where somebody else has put something there meanwhile.
+            with suppress(OSError):
+                one.rmdir()
+
+
+@contextmanager
+def _refusals(path: Path, option: str) -> Iterator[None]:
+    """Turn what the system says of a path into one line; a null byte is a ValueError, a loop of links RuntimeError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"output {path} cannot be written ({reason}): choose another {option}") from error
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    with _refusals(path, "place"), _explained_if_full(path):
+        yield
+
+
+@contextmanager
+def _explained_if_full(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if is_full_disk(error):
+            raise InputError(f"no space left on the disk while writing {path}: free some and try again") from error
+        raise

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from small_disks import small_disk
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import open_regular
+from mergebench_ray.files import (
+    check_new_file,
+    check_new_folder,
+    check_replaceable_file,
+    check_writable,
+    open_regular,
+    whole_file,
+    whole_folder,
+)
 
 
 def test_regular_files_and_links_to_them_are_opened(tmp_path: Path) -> None:
@@ -29,3 +40,138 @@ def test_pipes_devices_and_folders_are_refused_without_waiting(tmp_path: Path) -
 def test_missing_files_stay_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "none")
+
+
+@pytest.fixture
+def bad_places(tmp_path: Path) -> dict[str, Path]:
+    """Where no output can go, whatever it is."""
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    os.mkfifo(tmp_path / "pipe")
+    return {
+        "a file": tmp_path / "file",
+        "below a file": tmp_path / "file" / "x",
+        "deep below a file": tmp_path / "file" / "x" / "y",
+        "a link to nothing": tmp_path / "dangling",
+        "below a link to nothing": tmp_path / "dangling" / "x",
+        "a link to itself": tmp_path / "circle",
+        "a pipe": tmp_path / "pipe",
+        "a device": Path("/dev/null"),
+        "where nothing can be made": Path("/proc/x"),
+        "too long a name": tmp_path / ("x" * 250),
+        "too long a name on the way": tmp_path / ("x" * 256) / "y",
+        "too long a path": tmp_path / "/".join(["x" * 200] * 30),
+        "a null byte": tmp_path / "a\0b",
+    }
+
+
+def make_folder(path: Path) -> None:
+    with whole_folder(path):
+        pass
+
+
+@pytest.mark.parametrize("check", [check_new_file, check_new_folder, make_folder])
+def test_output_that_cannot_be_written_is_refused_in_one_line(
+    bad_places: dict[str, Path], tmp_path: Path, check: Callable[[Path], None]
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    for name, path in bad_places.items():
+        with pytest.raises(InputError, match="output") as caught:
+            check(path)
+        assert "\n" not in str(caught.value), name
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_place_that_is_tried_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    check_new_folder(tmp_path / "link")
+    check_new_folder(tmp_path / "a" / "b" / "c")
+    check_new_file(tmp_path / "a" / "b" / "c")
+    check_writable(tmp_path / "a" / "b")
+    check_replaceable_file(tmp_path / "a" / "b", "--csv")
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["empty", "link"]
+
+
+def test_a_link_to_an_empty_folder_leads_there(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with whole_folder(tmp_path / "link") as folder:
+        (folder / "file").write_text("content")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "empty" / "file").read_text() == "content"
+
+
+def test_what_is_made_has_the_rights_that_the_user_gives_new_files(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with whole_folder(tmp_path / "folder"):
+            pass
+        with whole_file(tmp_path / "file"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_new_file_never_replaces_what_came_meanwhile(tmp_path: Path) -> None:
+    def write() -> None:
+        with whole_file(tmp_path / "file", new=True):
+            (tmp_path / "file").write_text("theirs")
+
+    with pytest.raises(InputError, match="exists by now"):
+        write()
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "theirs"
+
+
+def test_an_error_leaves_no_folder_that_was_made_on_the_way(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), whole_folder(tmp_path / "a" / "b" / "out"):
+        raise KeyError
+    with pytest.raises(KeyError), whole_file(tmp_path / "a" / "b" / "out"):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one MiB."""
+    with small_disk(tmp_path / "disk", 1 << 20) as folder:
+        yield folder
+
+
+def test_after_a_full_disk_the_same_place_works_again(disk: Path) -> None:
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(900_000))
+    for make in (whole_folder, whole_file):
+        out = disk / "a" / make.__name__
+        with pytest.raises(InputError, match="no space left"), make(out) as temporary:
+            (temporary / "x" if temporary.is_dir() else temporary).write_bytes(bytes(500_000))
+        assert [file.name for file in disk.iterdir()] == ["ballast"]
+    with pytest.raises(InputError, match=r"takes 0\.00 GB"):
+        check_new_folder(disk / "out", num_bytes=500_000)
+    ballast.unlink()
+    check_new_folder(disk / "out", num_bytes=500_000)
+    with whole_folder(disk / "out") as temporary:
+        (temporary / "x").write_bytes(bytes(500_000))
+    assert (disk / "out" / "x").stat().st_size == 500_000
+
+
+def test_a_mounted_empty_folder_is_filled_in_its_place(disk: Path) -> None:
+    check_new_folder(disk)
+    with pytest.raises(KeyError), whole_folder(disk):
+        raise KeyError
+    assert list(disk.iterdir()) == []
+    with whole_folder(disk) as temporary:
+        (temporary / "x").write_text("content")
+    assert [file.name for file in disk.iterdir()] == ["x"]
+
+
+def test_a_disk_that_is_mounted_to_be_read_is_refused(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    for check in (check_new_file, check_new_folder, check_writable):
+        with pytest.raises(InputError, match="Read-only file system"):
+            check(disk / "out")

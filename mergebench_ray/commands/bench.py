@@ -25,8 +25,7 @@ from mergebench_ray.commands.peak_memory import interpreter_memory, peak_memory
 from mergebench_ray.commands.progress import Report, progress_line
 from mergebench_ray.config import EngineOptions, Suite
 from mergebench_ray.engines import GenerationRequest, VLLMEngine
-from mergebench_ray.errors import InputError
-from mergebench_ray.files import whole_file
+from mergebench_ray.files import check_new_file, whole_file
 from mergebench_ray.methods import get_method, method_names
 from mergebench_ray.runtime import ray_session
 
@@ -58,8 +57,8 @@ def bench(
         InputError: the models cannot be found, or the file exists.
     """
     target = None if json_file is None else Path(json_file)
-    if target is not None and target.exists():
-        raise InputError(f"--json {target} exists already: choose another file or remove it")
+    if target is not None:
+        check_new_file(target, "--json")
     models = _models(model)
     with progress_line(show_progress) as report:
         figures: dict[str, Any] = {"machine": _machine(), "model": _sizes(models)}
@@ -67,11 +66,11 @@ def bench(
         figures["methods"] = measure_methods()
         figures |= _measure_swaps(models, report)
         figures["merge_memory"] = _measure_memory(models, report)
-    if target is not None:
-        with whole_file(target) as temporary:
-            temporary.write_text(json.dumps(figures, indent=2) + "\n")
     if show_progress:
         _print(figures)
+    if target is not None:
+        with whole_file(target, new=True) as temporary:
+            temporary.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ from mergebench_ray.evaluation import (
 )
 from mergebench_ray.evaluation.judges import digests, find_judges, running_judges
 from mergebench_ray.evaluation.questions import QuestionRow, question_rows
-from mergebench_ray.files import whole_file
+from mergebench_ray.files import check_new_file, whole_file
 from mergebench_ray.runtime import check_ray, ray_session
 
 
@@ -41,6 +42,7 @@ class EvaluationResult:
         suite: name of the suite.
         scores: per domain, with a row per item.
         notes: what was scored otherwise than the suite says, a line each.
+        not_written: why the scores are not in the file that was asked for; None if they are, or none was.
     """
 
     model: str
@@ -48,6 +50,7 @@ class EvaluationResult:
     suite: str
     scores: Scores
     notes: list[str] = field(default_factory=list)
+    not_written: str | None = None
 
 
 def evaluate(
@@ -82,15 +85,17 @@ def evaluate(
         show_progress: print what is happening.
 
     Raises:
-        InputError: wrong input; nothing is started or written.
+        InputError: wrong input; nothing is started or written. That a file of scores cannot be written once there are
+            scores is a warning, and `not_written` says why.
     """
     if split not in ("validation", "test"):
         raise InputError(f"split {split!r}: must be validation or test")
     if engines < 1:
         raise InputError(f"engines {engines}: must be at least 1")
     target = None if out is None else Path(out)
-    if target is not None and target.exists():
-        raise InputError(f"output {target} exists already: choose another --out or remove it")
+    if target is not None:
+        check_new_file(target)
+        check_new_file(items_file(target))
     which: Split = "validation" if split == "validation" else "test"
     chosen = Suite.load(suite)
     if tasks is not None:
@@ -130,16 +135,28 @@ def evaluate(
         for evaluator in evaluators:
             ray.kill(evaluator)
     result = EvaluationResult(model, digest, chosen.name, scores, notes)
-    if target is not None:
+    if target is None:
+        return result
+    try:
         _write(result, target, question_rows(loaded))
+    except Exception as error:
+        # The scores took long, and whoever called can still print or write them.
+        problem = str(error) if isinstance(error, InputError) else f"{target}: cannot be written ({error!r})"
+        warnings.warn(f"the scores were not written: {problem}", stacklevel=2)
+        return replace(result, not_written=problem)
     return result
+
+
+def items_file(target: Path) -> Path:
+    """Where the items go that belong to a file of scores: ``x.json`` has ``x.items.parquet`` beside it."""
+    return target.with_name(f"{target.name.removesuffix('.json')}.items.parquet")
 
 
 def _write(result: EvaluationResult, target: Path, questions: Iterable[QuestionRow]) -> None:
     scores = result.scores
     # Items come in the order of the tasks, as their questions do.
     rows = [{**question, **item} for question, item in zip(questions, scores.items, strict=True)]
-    with whole_file(target.with_suffix(".items.parquet")) as temporary:
+    with whole_file(items_file(target), new=True) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
     average, error = average_score(scores.domains)
     content = {
@@ -160,5 +177,5 @@ def _write(result: EvaluationResult, target: Path, questions: Iterable[QuestionR
         "judge_tokens": scores.judge_tokens,
         "notes": result.notes,
     }
-    with whole_file(target) as temporary:
+    with whole_file(target, new=True) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")

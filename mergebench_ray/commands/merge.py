@@ -20,8 +20,11 @@ from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe, Suite
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError
+from mergebench_ray.files import check_new_folder
 from mergebench_ray.methods import complete_parameters
 from mergebench_ray.runtime import check_ray, ray_session
+
+_ITEM_BYTES = 2  # bf16
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,7 @@ def merge(
         InputError: wrong input; nothing is written.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"output {out} exists already: choose another --out or remove it")
+    check_new_folder(out)
     written = Recipe.from_yaml(Path(recipe)) if isinstance(recipe, Path | str) else recipe
     if written is not None:
         if method or base or specialists or parameters:
@@ -89,6 +91,7 @@ def merge(
     check_ray(address)
     models = resolve_models(base, specialists)
     complete = complete_parameters(method, parameters or {}, list(models.specialists), models.num_layers)
+    check_new_folder(out, num_bytes=sum(info.numel * _ITEM_BYTES for info in models.base.tensors.values()))
     if written is not None:
         _check_digests(written, models)
     loaded_suite = Suite.load(suite) if suite else None

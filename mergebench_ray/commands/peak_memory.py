@@ -24,9 +24,14 @@ def peak_memory(command: Sequence[str]) -> int:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     root = psutil.Process(process.pid)
     peak = 0
-    while process.poll() is None:
-        peak = max(peak, sum(_proportional_share(member) for member in [root, *_descendants(root)]))
-        time.sleep(_INTERVAL)
+    try:
+        while process.poll() is None:
+            peak = max(peak, sum(_proportional_share(member) for member in [root, *_descendants(root)]))
+            time.sleep(_INTERVAL)
+    finally:
+        # Only where the loop was interrupted is it still there.
+        process.terminate()
+        process.wait()
     if process.returncode != 0:
         output = process.stdout.read() if process.stdout else ""
         raise RuntimeError(f"{' '.join(command)} failed with status {process.returncode}: {output[-2000:]}")

@@ -36,7 +36,7 @@ from mergebench_ray.results import (
 from mergebench_ray.runtime import check_ray, ray_session
 from mergebench_ray.search.records import AVERAGE, AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
-from mergebench_ray.search.run_folder import RunFolder, check_same_items, open_run
+from mergebench_ray.search.run_folder import RunFolder, check_run_folder, check_same_items, open_run
 from mergebench_ray.search.samplers import make_sampler
 from mergebench_ray.search.session import Session, open_session
 from mergebench_ray.search.space import Space
@@ -91,6 +91,8 @@ def tune(
         InputError: wrong input, found before anything is started.
     """
     checked = sweep if isinstance(sweep, Sweep) else Sweep.from_yaml(Path(sweep), dict(overrides or {}))
+    folder = Path(out) if out is not None else Path("runs") / checked.name
+    check_run_folder(folder, checked, resume=resume)
     suite = checked.load_suite()
     models = resolve_sweep_models(checked, suite)
     space = Space(checked, list(models.specialists), models.num_layers)
@@ -108,7 +110,6 @@ def tune(
     if plan.problem and address is None:
         raise InputError(f"sweep {checked.name}: {plan.problem}")
     calibration = _calibration(checked, suite, models, space)
-    folder = Path(out) if out is not None else Path("runs") / checked.name
     with open_run(folder, checked, resume=resume) as run, _log_to(run.log_file):
         run.write_plan(plan)
         store = TrialStore(run.path)
@@ -124,8 +125,10 @@ def tune(
             except BaseException as error:
                 _keep_what_is_there(error, run, store, view)
                 raise
-            write_report(run.path)
-            view.finished(_summary(result))
+            try:
+                write_report(run.path)
+            finally:
+                view.finished(_summary(result))
     return result
 
 

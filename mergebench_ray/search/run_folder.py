@@ -12,9 +12,11 @@ from typing import Any
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import whole_file
+from mergebench_ray.files import check_new_folder, check_writable, whole_file
 from mergebench_ray.placement import Plan
 from mergebench_ray.results import Trial
+
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -48,30 +50,44 @@ class RunFolder:
             temporary.write_text(plan.model_dump_json(indent=2) + "\n")
 
 
+def check_run_folder(path: Path, sweep: Sweep, *, resume: bool) -> None:
+    """Find out without leaving anything behind whether `open_run` can work.
+
+    Raises:
+        InputError: as `open_run`.
+    """
+    run = RunFolder(path.resolve())
+    if resume:
+        _check_same_sweep(run, _as_written(sweep))
+    elif run.sweep_file.exists():
+        raise InputError(f"{path} holds a run already: go on with --resume, or choose another --out")
+    else:
+        check_new_folder(path)
+    check_writable(path)
+    if (run.path / _LOCK).is_file():
+        with _locked(run.path):
+            pass
+
+
 @contextmanager
 def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
     """Create a run's folder, or open it again with `resume`; locked until the block ends.
 
+    A new one is for its owner only: it holds questions and answers.
+
     Raises:
-        InputError: the folder holds a run and `resume` is off, was begun with another sweep, is not a run, or another
-            process works in it.
+        InputError: the folder holds a run and `resume` is off, was begun with another sweep, is not a run, cannot be
+            written, or another process works in it.
     """
+    check_run_folder(path, sweep, resume=resume)
     run = RunFolder(path.resolve())
-    written = _as_written(sweep)
-    if resume:
-        _check_same_sweep(run, written)
-    elif run.sweep_file.exists():
-        raise InputError(f"{path} holds a run already: go on with --resume, or choose another --out")
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} exists and is not an empty folder: choose another --out")
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be created ({error.strerror}): choose another --out") from error
+    run.path.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        run.path.chmod(0o700)
     with _locked(run.path):
         if not run.sweep_file.exists():
             with whole_file(run.sweep_file) as temporary:
-                temporary.write_text(to_yaml(written))
+                temporary.write_text(to_yaml(_as_written(sweep)))
         yield run
 
 
@@ -137,7 +153,7 @@ def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold an advisory lock; the kernel frees it when the process ends, however it ends."""
-    with (folder / ".lock").open("w") as stream:
+    with (folder / _LOCK).open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

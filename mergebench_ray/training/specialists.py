@@ -12,6 +12,7 @@ from transformers.utils import logging
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import Suite
 from mergebench_ray.errors import InputError
+from mergebench_ray.files import check_writable
 from mergebench_ray.suites.smollm2_mini.generate import GENERATORS
 from mergebench_ray.training.adapter import TrainingPlan, train_adapter
 from mergebench_ray.training.batches import encode
@@ -43,6 +44,7 @@ def train_specialists(*, out: Path, domains: Sequence[str] | None = None) -> dic
         InputError: an unknown domain, a folder in the way, or a base that cannot be found; before anything is trained.
     """
     folders = _folders(out, list(PLANS) if domains is None else domains)
+    check_writable(out)
     base = Suite.load(SUITE).base
     assert base is not None
     with Progress() as progress:
