@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import traceback
@@ -143,14 +144,15 @@ def evaluate(
         table.add_column(column, justify="left" if column == "domain" else "right")
     for domain, score in result.scores.domains.items():
         table.add_row(domain, f"{score.score:.3f}", f"{score.standard_error:.3f}", str(score.items))
-    average, error = average_score(result.scores.domains)
-    table.add_row("average", f"{average:.3f}", f"{error:.3f}", "")
+    average, error = average_score(result.scores.domains, result.scores.influences)
+    if not math.isnan(average):
+        table.add_row("average", f"{average:.3f}", f"{error:.3f}", "")
     Console().print(table)
     table = Table(title="Tasks")
     for column in ("task", "counted", "score", "standard error", "items"):
         table.add_column(column, justify="left" if column in ("task", "counted") else "right")
-    for task in result.scores.tasks.values():
-        table.add_row(task.task, task.label, f"{task.score:.3f}", f"{task.standard_error:.3f}", str(task.items))
+    for name, task in result.scores.tasks.items():
+        table.add_row(name, task.label, f"{task.score:.3f}", f"{task.standard_error:.3f}", str(task.items))
     Console().print(table)
     for note in [*result.notes, *parse_error_lines(result.scores)]:
         typer.echo(f"note: {note}")

@@ -350,7 +350,7 @@ def check_rows(scores: Scores) -> None:
     for task in SAFETY:
         assert [row["judgement"] for row in scores.items if row["task"] == task] == kinds
     values = [row["score"] for row in scores.items if row["task"] == "wildguardtest"]
-    assert values == [1.0, 0.0, 1.0, 1.0] * 2
+    assert values == [0.0, 1.0, 0.0, 0.0] * 2
 
 
 def test_without_the_judge_the_same_items_are_told_by_keywords_and_labelled_so(

@@ -24,7 +24,7 @@ from mergebench_ray.evaluation import (
     items_digest,
     load_tasks,
 )
-from mergebench_ray.evaluation.grading import grade, task_score
+from mergebench_ray.evaluation.grading import grade, task_estimate
 from mergebench_ray.evaluation.scores import combine_tasks
 
 SUITES = ("mergebench", "mergebench-published-proxies")
@@ -218,11 +218,11 @@ def test_reading_and_translation_are_graded_as_published(data: dict[str, str]) -
     squad = tasks["squadv2"]
     golds = [(item.doc["answers"]["text"] or [""])[0] for item in squad.items]
     assert grade(squad, [[[gold]] for gold in golds]) == [1.0] * COUNT
-    assert task_score(squad, grade(squad, [[["unanswerable"]] for _ in golds]))[0] == 0.0
+    assert task_estimate(squad, grade(squad, [[["unanswerable"]] for _ in golds]))[0].value == 0.0
     wmt = tasks["wmt14_fr_en"]
     values = grade(wmt, [[[item.doc["translation"]["en"]]] for item in wmt.items])
-    score, error = task_score(wmt, values)
-    assert (score, error) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-9))
+    estimate, _ = task_estimate(wmt, values)
+    assert (estimate.value, estimate.standard_error) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-9))
     assert grade(tasks["coqa"], [[[str(number)]] for number in range(COUNT)]) == [1.0] * COUNT
 
 

@@ -8,48 +8,205 @@ import pyarrow as pa
 import pytest
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.scores import (
+from mergebench_ray.evaluation.estimates import estimate_aggregate, estimate_mean, influences_of_mean
+from mergebench_ray.evaluation.scores import ItemRow, TaskScore, combine_tasks, task_names
+from mergebench_ray.scores import (
     DomainScore,
-    ItemRow,
-    TaskScore,
     average_score,
-    combine_tasks,
-    jackknife_error,
-    mean_and_error,
+    check_references,
     normalised_average,
+    recovered,
     retained_average,
 )
 
 
+def alone(count: int, name: str = "item") -> list[str]:
+    """Clusters of one item each."""
+    return [f"{name} {number}" for number in range(count)]
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+# Errors by cluster
+
+
 def test_the_standard_error_of_a_mean_is_the_sample_deviation_over_the_root_of_the_items() -> None:
     values = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0]
-    mean, error = mean_and_error(values)
-    assert mean == pytest.approx(4 / 7)
-    assert error == pytest.approx(np.std(values, ddof=1) / math.sqrt(7))
+    found = estimate_mean(values, alone(7))
+    assert found.value == pytest.approx(4 / 7)
+    assert found.standard_error == pytest.approx(np.std(values, ddof=1) / math.sqrt(7))
 
 
-def test_the_error_of_a_single_item_is_not_known() -> None:
-    mean, error = mean_and_error([1.0])
-    assert mean == 1.0
-    assert math.isnan(error)
-    assert math.isnan(jackknife_error(lambda values: values[0], [1.0]))
+@pytest.mark.parametrize("clusters", [["a"], ["a", "a", "a"]])
+def test_the_error_of_a_single_cluster_is_not_known(clusters: list[str]) -> None:
+    values = [1.0] * len(clusters)
+    for found in (estimate_mean(values, clusters), estimate_aggregate(mean, values, clusters)):
+        assert found.value == 1.0
+        assert math.isnan(found.standard_error)
+
+
+def test_copies_of_an_item_do_not_make_a_mean_more_certain() -> None:
+    values = list(np.random.default_rng(0).uniform(size=60))
+    once = estimate_mean(values, alone(60))
+    for estimate in (estimate_mean, lambda some, groups: estimate_aggregate(mean, some, groups)):
+        copied = estimate(values * 4, alone(60) * 4)
+        assert copied.value == pytest.approx(once.value)
+        assert copied.standard_error == pytest.approx(once.standard_error)
+
+
+def test_errors_by_cluster_are_those_that_repeated_draws_of_clusters_have() -> None:
+    """Three languages, right or wrong mostly together: the stated error is what the mean varies by."""
+    generator = np.random.default_rng(0)
+    means, stated, by_item = [], [], []
+    for _ in range(400):
+        hard = generator.uniform(size=100)
+        values = (generator.uniform(size=(3, 100)) * 0.3 + hard * 0.7 > 0.5).astype(float)
+        tasks = [estimate_mean(list(row), alone(100, "question")) for row in values]
+        influences = influences_of_mean(tasks)
+        scores = [TaskScore(f"t{i}", "acc", one.value, one.standard_error, 100) for i, one in enumerate(tasks)]
+        domain = combine_tasks(scores, influences)
+        means.append(domain.score)
+        stated.append(domain.standard_error)
+        by_item.append(combine_tasks(scores).standard_error)
+    assert np.mean(stated) == pytest.approx(np.std(means), rel=0.1)
+    assert np.mean(by_item) < 0.8 * np.std(means)
+
+
+def test_tasks_that_share_no_cluster_are_independent() -> None:
+    tasks = [estimate_mean([1.0, 0.0, 1.0], alone(3, "a")), estimate_mean([0.2, 0.9], alone(2, "b"))]
+    scores = [TaskScore("t", "acc", one.value, one.standard_error, 3) for one in tasks]
+    error = math.hypot(*(one.standard_error for one in tasks)) / 2
+    assert combine_tasks(scores, influences_of_mean(tasks)).standard_error == pytest.approx(error)
+    assert combine_tasks(scores).standard_error == pytest.approx(error)
 
 
 def test_the_jackknife_of_a_mean_equals_its_analytic_error() -> None:
     values = [0.1, 0.7, 0.4, 0.9]
-    assert jackknife_error(lambda some: sum(some) / len(some), values) == pytest.approx(mean_and_error(values)[1])
+    for clusters in (alone(4), ["a", "b", "b", "c"]):
+        analytic, jackknife = estimate_mean(values, clusters), estimate_aggregate(mean, values, clusters)
+        assert jackknife.standard_error == pytest.approx(analytic.standard_error, rel=0.25)
+    assert estimate_aggregate(mean, values, alone(4)).standard_error == pytest.approx(
+        estimate_mean(values, alone(4)).standard_error
+    )
 
 
 def test_the_jackknife_of_many_items_leaves_out_groups_and_comes_to_the_same() -> None:
     values = list(np.random.default_rng(0).uniform(size=2000))
     calls: list[int] = []
 
-    def mean(some: Sequence[float]) -> float:
+    def counting(some: Sequence[float]) -> float:
         calls.append(len(some))
-        return sum(some) / len(some)
+        return mean(some)
 
-    assert jackknife_error(mean, values, max_groups=100) == pytest.approx(mean_and_error(values)[1], rel=0.2)
-    assert calls == [1980] * 100
+    found = estimate_aggregate(counting, values, alone(2000), max_groups=100)
+    assert found.standard_error == pytest.approx(estimate_mean(values, alone(2000)).standard_error, rel=0.2)
+    assert calls == [2000, *[1980] * 100]
+
+
+def test_many_clusters_of_a_corpus_metric_are_dependent_across_tasks() -> None:
+    values = list(np.random.default_rng(0).uniform(size=1000))
+    clusters = alone(500) * 2
+    one = estimate_aggregate(mean, values, clusters)
+    exact = estimate_mean(values, clusters)
+    assert one.standard_error == pytest.approx(exact.standard_error, rel=0.2)
+    for both in ([one, one], [one, exact]):
+        influences = influences_of_mean(both)
+        assert influences is not None
+        scores = [TaskScore("t", "bleu", estimate.value, estimate.standard_error, 1000) for estimate in both]
+        assert combine_tasks(scores, influences).standard_error == pytest.approx(exact.standard_error, rel=0.2)
+
+
+def test_an_aggregate_that_needs_more_items_has_no_error_but_a_value() -> None:
+    def strict(values: Sequence[float]) -> float:
+        if len(values) < 3:
+            raise ValueError("needs three")
+        return mean(values)
+
+    found = estimate_aggregate(strict, [1.0, 2.0, 3.0], alone(3))
+    assert found.value == 2.0
+    assert math.isnan(found.standard_error)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_values_that_are_no_numbers_give_means_that_are_none(odd: float) -> None:
+    found = estimate_mean([1.0, odd, 0.5], alone(3))
+    assert not math.isfinite(found.value)
+    assert math.isnan(found.standard_error)
+    assert math.isnan(estimate_mean([math.inf, -math.inf], alone(2)).value)
+
+
+# Directions and averages
+
+
+def test_what_is_recovered_is_better_when_higher_whichever_way_a_metric_counts() -> None:
+    assert recovered(10.0, 8.0, higher_is_better=False) == 0.8
+    assert recovered(30.0, 8.0, higher_is_better=False) == pytest.approx(8 / 30)
+    assert recovered(math.inf, 8.0, higher_is_better=False) == 0.0
+    assert recovered(0.4, 0.5) == 0.8
+    assert recovered(-0.1, 0.5) == pytest.approx(-0.2)
+    for reference in (0.0, -1.0, math.nan, math.inf):
+        assert recovered(0.5, reference) is None
+        assert recovered(0.5, reference, higher_is_better=False) is None
+    assert recovered(math.nan, 0.5) is None
+    assert recovered(0.0, 0.5, higher_is_better=False) is None
+
+
+def test_a_perplexity_of_10_beats_one_of_30() -> None:
+    references = {"text": DomainScore(8.0, 0.1, 64, higher_is_better=False), "math": DomainScore(0.5, 0.02, 64)}
+    good, bad = (
+        normalised_average(
+            {"text": DomainScore(value, 0.1, 64, higher_is_better=False), "math": DomainScore(0.4, 0.02, 64)},
+            references,
+        )[0]
+        for value in (10.0, 30.0)
+    )
+    assert good == pytest.approx((0.8 + 0.8) / 2)
+    assert bad == pytest.approx((8 / 30 + 0.8) / 2)
+
+
+def test_the_error_of_a_ratio_is_that_of_repeated_draws_whichever_way_it_counts() -> None:
+    scores = {"text": DomainScore(10.0, 0.2, 64, higher_is_better=False), "math": DomainScore(0.3, 0.02, 64)}
+    references = {"text": DomainScore(8.0, 0.15, 64, higher_is_better=False), "math": DomainScore(0.6, 0.02, 64)}
+    generator = np.random.default_rng(0)
+    draws = {
+        name: [generator.normal(one.score, one.standard_error, 200_000) for one in (scores[name], references[name])]
+        for name in scores
+    }
+    ratios = [draws["text"][1] / draws["text"][0], draws["math"][0] / draws["math"][1]]
+    assert normalised_average(scores, references)[1] == pytest.approx(np.std(np.mean(ratios, axis=0)), rel=0.03)
+
+
+def test_one_task_in_two_domains_is_no_more_certain_than_in_one() -> None:
+    estimate = estimate_mean([1.0, 0.0, 1.0, 1.0, 0.0], alone(5))
+    assert estimate.influences is not None
+    scores = dict.fromkeys(("a", "b"), DomainScore(estimate.value, estimate.standard_error, 5))
+    influences = dict.fromkeys(scores, estimate.influences)
+    assert average_score(scores, influences)[1] == pytest.approx(estimate.standard_error)
+    assert average_score(scores)[1] == pytest.approx(estimate.standard_error / math.sqrt(2))
+    exact = dict.fromkeys(scores, DomainScore(0.8, 0.0, 5))
+    assert normalised_average(scores, exact, influences)[1] == pytest.approx(estimate.standard_error / 0.8)
+
+
+def test_domains_that_count_in_different_directions_have_no_plain_average() -> None:
+    scores = {"text": DomainScore(10.0, 0.2, 64, higher_is_better=False), "math": DomainScore(0.3, 0.02, 64)}
+    assert math.isnan(average_score(scores)[0])
+
+
+def test_tasks_of_a_domain_that_count_in_different_directions_are_refused() -> None:
+    tasks = [TaskScore("a", "acc", 0.5, 0.1, 4), TaskScore("b", "perplexity", 9.0, 0.1, 4, higher_is_better=False)]
+    with pytest.raises(
+        InputError, match=r"higher is better for a \(acc\), lower for b \(perplexity, lower is better\)"
+    ):
+        combine_tasks(tasks)
+
+
+def test_a_task_of_two_domains_is_kept_for_both() -> None:
+    tasks = [
+        TaskScore(name, "acc", 0.5, 0.1, 4, domain=domain) for name, domain in (("t", "a"), ("t", "b"), ("u", "b"))
+    ]
+    assert task_names(tasks) == {"a/t": tasks[0], "b/t": tasks[1], "u": tasks[2]}
 
 
 def test_what_is_retained_is_measured_against_the_base_with_both_errors() -> None:
@@ -100,12 +257,20 @@ def test_a_specialist_normalised_by_itself_recovers_everything() -> None:
     assert normalised_average(own, own)[0] == 1.0
 
 
-def test_a_domain_whose_specialist_scores_nothing_is_left_out_of_the_average() -> None:
+@pytest.mark.parametrize("nothing", [0.0, -0.2, math.nan, math.inf])
+def test_a_specialist_that_nothing_can_be_measured_against_is_refused_with_all_scores(nothing: float) -> None:
+    references = {"math": DomainScore(0.6, 0.0, 64), "coding": DomainScore(nothing, 0.0, 64)}
     scores = {"math": DomainScore(0.3, 0.04, 64), "coding": DomainScore(0.5, 0.05, 64)}
-    references = {"math": DomainScore(0.6, 0.0, 64), "coding": DomainScore(0.0, 0.0, 64)}
-    assert normalised_average(scores, references) == (0.5, pytest.approx(0.04 / 0.6))
-    with pytest.raises(InputError, match="every specialist scores 0"):
-        normalised_average({"coding": scores["coding"]}, references)
+    for refuse in (lambda: check_references(references), lambda: normalised_average(scores, references)):
+        with pytest.raises(InputError, match=r"domain 'coding': its specialist scores .*math 0\.6, coding") as error:
+            refuse()
+        assert "\n" not in str(error.value)
+
+
+def test_a_model_that_cannot_be_normalised_is_refused_with_all_its_scores() -> None:
+    references = {"text": DomainScore(8.0, 0.1, 64, higher_is_better=False)}
+    with pytest.raises(InputError, match=r"domain 'text': the model scores 0, .*model scores: text 0"):
+        normalised_average({"text": DomainScore(0.0, 0.1, 64, higher_is_better=False)}, references)
 
 
 def test_a_domain_without_its_specialist_is_refused_by_name() -> None:
@@ -115,7 +280,7 @@ def test_a_domain_without_its_specialist_is_refused_by_name() -> None:
 
 def test_item_rows_become_a_parquet_table() -> None:
     rows = [
-        ItemRow(domain="math", task="t", item="1", prompt_digest="a", answer="4", score=1.0, judgement=""),
-        ItemRow(domain="math", task="t", item="2", prompt_digest="b", answer="", score=None, judgement=""),
+        ItemRow(domain="math", task="t", item="1", cluster="c", prompt_digest="a", answer="4", score=1.0, judgement=""),
+        ItemRow(domain="math", task="t", item="2", cluster="d", prompt_digest="b", answer="", score=None, judgement=""),
     ]
     assert pa.Table.from_pylist(rows).column("score").to_pylist() == [1.0, None]

@@ -8,7 +8,7 @@ from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import ScoredTask, Split, items_digest, load_tasks
-from mergebench_ray.evaluation.grading import grade, task_score
+from mergebench_ray.evaluation.grading import grade, task_estimate
 
 DOMAINS = ["coding", "instruction", "math", "multilingual", "safety"]
 SPLITS: tuple[Split, ...] = ("validation", "test")
@@ -25,8 +25,10 @@ def loaded(split: Split) -> dict[str, ScoredTask]:
 def test_gold_answers_score_everything_and_empty_ones_nothing(domain: str) -> None:
     task = loaded("validation")[domain]
     gold = grade(task, [[[item.doc["gold"]]] for item in task.items])
-    assert task_score(task, gold) == (1.0, 0.0)
-    assert task_score(task, grade(task, [[[""]] for _ in task.items])) == (0.0, 0.0)
+    nothing = grade(task, [[[""]] for _ in task.items])
+    for values, expected in ((gold, 1.0), (nothing, 0.0)):
+        estimate, count = task_estimate(task, values)
+        assert (estimate.value, estimate.standard_error, count) == (expected, 0.0, len(task.items))
 
 
 def test_every_split_has_its_items_and_no_prompt_is_in_two() -> None:

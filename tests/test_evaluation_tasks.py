@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from task_files import capital_items, write_choice_task, write_generation_task, write_lines, write_suite, write_task
+from task_files import capital_items, write_choice_task, write_generation_task, write_lines, write_suite
 
 from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.grading import grade, task_score
+from mergebench_ray.evaluation.grading import grade, task_estimate
 from mergebench_ray.evaluation.tasks import ScoredTask, items_digest, load_tasks
 
 ALL = EvaluationOptions(allow_code_execution=True)
@@ -98,7 +98,7 @@ def test_multiple_choice_is_graded_from_the_likelihood_of_each_choice(folder: Pa
     ]
     values = grade(task, [[[(value, False)] for value in row] for row in likelihoods])
     assert values == [1.0, 0.0, 1.0, 1.0]
-    assert task_score(task, values)[0] == 0.75
+    assert task_estimate(task, values)[0].value == 0.75
 
 
 def test_a_batch_scorer_beside_the_task_grades_all_items_in_one_call(folder: Path) -> None:
@@ -195,15 +195,6 @@ def test_answers_that_leave_no_room_for_a_prompt_are_refused(folder: Path) -> No
     write_generation_task(folder, generation_kwargs={"until": ["."], "max_gen_toks": 256})
     with pytest.raises(InputError, match="capital_text: answers of 256 tokens leave no room"):
         one_task(folder, "capital_text", "exact_match")
-
-
-def test_a_metric_where_lower_is_better_is_refused(folder: Path) -> None:
-    metric = {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}
-    write_task(
-        folder, "capital_likelihood", output_type="loglikelihood", doc_to_target=" {{city}}", metric_list=[metric]
-    )
-    with pytest.raises(InputError, match="lower is better for metric 'perplexity'"):
-        one_task(folder, "capital_likelihood", "perplexity")
 
 
 def test_task_files_are_checked_before_any_data_is_read(folder: Path) -> None:

@@ -216,15 +216,25 @@ def test_forgetting_of_an_unknown_model_or_in_a_damaged_file_is_one_clear_line(t
 
 def test_paired_difference_is_over_the_items_that_both_answered() -> None:
     first, second = np.array([1.0, 0.0, 1.0, np.nan, 1.0]), np.array([0.0, 0.0, 1.0, 1.0, np.nan])
-    found = paired(first, second)
+    alone = np.arange(5)
+    found = paired(first, second, alone)
     assert found is not None
     assert (found.items, found.better, found.worse) == (3, 1, 0)
     assert found.difference == pytest.approx(1 / 3)
     assert found.standard_error == pytest.approx(np.std([1, 0, 0], ddof=1) / math.sqrt(3))
-    assert paired(first[:1], np.array([np.nan])) is None
-    single = paired(first[:1], second[:1])
+    assert paired(first[:1], np.array([np.nan]), alone[:1]) is None
+    single = paired(first[:1], second[:1], alone[:1])
     assert single is not None
     assert single.standard_error is None
+
+
+def test_paired_difference_of_translations_has_the_error_of_their_questions() -> None:
+    generator = np.random.default_rng(0)
+    questions = generator.normal(size=50)
+    first = np.concatenate([questions, questions, questions])
+    found = paired(first, np.zeros(150), np.tile(np.arange(50), 3))
+    assert found is not None
+    assert found.standard_error == pytest.approx(np.std(questions, ddof=1) / math.sqrt(50))
 
 
 def test_the_page_holds_the_answers_and_all_paired_differences(tmp_path: Path) -> None:
@@ -315,13 +325,16 @@ def test_what_was_counted_comes_from_the_tasks_of_the_domain() -> None:
     scores = Scores(
         split="test",
         domains={},
-        items=[{"domain": domains[task], "task": task} for task in tasks],  # type: ignore[typeddict-item]
+        items=[],
         version="",
         seconds=0,
         engine_seconds=0,
         tokens=0,
         truncated=0,
-        tasks={name: TaskScore(name, metric, 0.5, 0.1, 4, minus) for name, (metric, minus) in tasks.items()},
+        tasks={
+            name: TaskScore(name, metric, 0.5, 0.1, 4, minus, domain=domains[name])
+            for name, (metric, minus) in tasks.items()
+        },
     )
     assert counted(scores, "safety") == {"harmbench": "1 - micro_asr", "xstest": "keyword_refusal_accuracy"}
     assert counted(scores, "math") == {"gsm8k": "acc"}

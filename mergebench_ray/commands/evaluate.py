@@ -28,6 +28,7 @@ from mergebench_ray.evaluation import (
 )
 from mergebench_ray.evaluation.judges import digests, find_judges, running_judges
 from mergebench_ray.evaluation.questions import QuestionRow, question_rows
+from mergebench_ray.evaluation.tasks import notes_of
 from mergebench_ray.files import check_new_file, whole_file
 from mergebench_ray.runtime import check_ray, ray_session
 
@@ -109,6 +110,7 @@ def evaluate(
     )
     found, notes = find_judges(chosen, options, [which])
     loaded = load_tasks(chosen, which, options, judges=digests(found))
+    notes += notes_of(loaded)
     check_ray(address)
     checkpoint = resolve(model)
     # Reads every byte, where it is not remembered: what is not finite is refused before an engine starts.
@@ -158,7 +160,7 @@ def _write(result: EvaluationResult, target: Path, questions: Iterable[QuestionR
     rows = [{**question, **item} for question, item in zip(questions, scores.items, strict=True)]
     with whole_file(items_file(target), new=True) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
-    average, error = average_score(scores.domains)
+    average, error = average_score(scores.domains, scores.influences)
     content = {
         "model": result.model,
         "digest": result.digest,

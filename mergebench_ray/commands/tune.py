@@ -21,6 +21,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Split, items_digest, load_tasks
 from mergebench_ray.evaluation.judges import digests, running_judges
 from mergebench_ray.evaluation.questions import question_rows
+from mergebench_ray.evaluation.tasks import notes_of
 from mergebench_ray.files import whole_file
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.placement import make_plan
@@ -33,6 +34,7 @@ from mergebench_ray.results import (
     write_questions,
     write_report,
 )
+from mergebench_ray.results.leaderboard import with_error
 from mergebench_ray.runtime import check_ray, ray_session
 from mergebench_ray.search.records import AVERAGE, AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
@@ -117,6 +119,8 @@ def tune(
         for split, some in tasks.items():
             write_questions(run.path, split, list(question_rows(some)))
         with LiveView(checked.name, checked.search.trials, show=show_progress) as view:
+            for note in notes_of(task for some in tasks.values() for task in some):
+                view.phase(note)
             if calibration is not None:
                 calibration.report_to(lambda _fraction, text: view.phase(text))
             try:
@@ -207,7 +211,10 @@ def _finish(
 ) -> TuneResult:
     """Score references and the best candidate of each method on test, and write the best as a model."""
     best = best_candidate(store.trials())
-    assert best is not None
+    if best is None:
+        raise InputError(
+            f"none of the candidates' scores can be normalised, so none is best; see {run.log_file} and the report"
+        )
     assert best.method is not None
     recipe = session.bank.recipe(best.method, best.parameters)
     records.references("test")
@@ -259,7 +266,7 @@ def _summary(result: TuneResult) -> list[str]:
 
 
 def _value(trial: Trial) -> str:
-    return f"{trial.normalised_average:.3f} ± {trial.normalised_standard_error:.3f}"
+    return with_error(trial.normalised_average, trial.normalised_standard_error)
 
 
 @contextmanager

@@ -30,8 +30,13 @@ class Decoding(Strict):
 class TaskSettings(Strict):
     """How a suite asks and counts an lm-eval task; in YAML a bare string is the metric. None keeps the task file's."""
 
-    metric: str = Field(description="Metric (0 to 1), or METRIC,FILTER where the task file has several answer filters.")
-    one_minus: bool = Field(default=False, description="Count 1 - metric, for metrics where lower is better.")
+    metric: str = Field(
+        min_length=1, description="Metric, or METRIC,FILTER where the task file has several answer filters."
+    )
+    one_minus: bool = Field(
+        default=False, description="Count 1 - metric, for metrics from 0 to 1 where lower is better."
+    )
+    higher_is_better: bool | None = Field(default=None, description="Which way the metric counts.")
     without_judge: str | None = Field(
         default=None, description="Metric that is counted as it stands where the task's judge is not at hand."
     )
@@ -44,6 +49,11 @@ class TaskSettings(Strict):
         description="Validation and test divide the test split by a stable hash of this field, so items that share "
         "its value stay together; the share is the suite's held_out_share.",
     )
+    cluster_by: tuple[str, ...] | None = Field(
+        default=None,
+        description="Fields that items share which are not independent, such as translations of one question or "
+        "questions about one passage, also across a domain's tasks; None for held_out_by.",
+    )
     try_grading: bool = Field(
         default=False,
         description="Grade a made-up answer to every item before anything starts: shows what scoring lacks.",
@@ -54,11 +64,25 @@ class TaskSettings(Strict):
     def _accept_bare_metric(cls, data: Any) -> Any:
         return {"metric": data} if isinstance(data, str) else data
 
+    @field_validator("cluster_by", mode="before")
+    @classmethod
+    def _accept_one_field(cls, fields: Any) -> Any:
+        return (fields,) if isinstance(fields, str) else fields
+
     @model_validator(mode="after")
-    def _check_validation(self) -> TaskSettings:
+    def _check_together(self) -> TaskSettings:
         if self.held_out_by and self.validation_split:
             raise ValueError("held_out_by and validation_split exclude each other; keep one")
+        if self.one_minus and self.higher_is_better:
+            raise ValueError("one_minus is for metrics where lower is better; leave it out, or higher_is_better")
         return self
+
+    @property
+    def cluster_fields(self) -> tuple[str, ...]:
+        """Fields that tell which items are not independent; none where each is on its own."""
+        if self.cluster_by is not None:
+            return self.cluster_by
+        return () if self.held_out_by is None else (self.held_out_by,)
 
 
 Tasks = dict[Line, TaskSettings]

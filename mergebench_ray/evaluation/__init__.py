@@ -9,16 +9,9 @@ from mergebench_ray.evaluation.evaluator import (
     score_together,
     start_evaluator,
 )
-from mergebench_ray.evaluation.scores import (
-    DomainScore,
-    ItemRow,
-    Scores,
-    TaskScore,
-    average_score,
-    normalised_average,
-    retained_average,
-)
+from mergebench_ray.evaluation.scores import ItemRow, Scores, TaskScore
 from mergebench_ray.evaluation.tasks import ScoredTask, Split, items_digest, load_tasks
+from mergebench_ray.scores import DomainScore, average_score, normalised_average, retained_average
 
 __all__ = [
     "DomainScore",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from jinja2 import meta, nodes
 from lm_eval.utils import env as template_environment
 
 from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.task_files import nearest
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix", "description")
 
@@ -57,6 +58,30 @@ def check_fields(task: str, source: str, row: int, document: Mapping[str, Any], 
     for name in sorted(fields):
         if document.get(name) is None:
             raise _missing_field(task, f"{source}, item {row}", name)
+
+
+def check_named_fields(
+    task: str, source: str, row: int, document: Mapping[str, Any], key: str, fields: Sequence[str]
+) -> None:
+    """Refuse an item without one of the fields that a setting of the suite names.
+
+    Args:
+        task: name of the task.
+        source: file or data set that the item comes from.
+        row: of the item, counted from 1.
+        document: the item.
+        key: the setting.
+        fields: that it names.
+
+    Raises:
+        InputError: naming file, row, setting and field.
+    """
+    for name in fields:
+        if document.get(name) is None:
+            raise InputError(
+                f"task {task}: {source}, item {row}: no field {name!r}, which the suite's {key} names; "
+                f"{nearest(name, [field for field, value in document.items() if value is not None])}"
+            )
 
 
 def printed_fields(config: Mapping[str, Any], known: frozenset[str]) -> frozenset[str]:

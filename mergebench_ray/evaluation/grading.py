@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+import enum
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.estimates import Estimate, estimate_aggregate, estimate_mean
 from mergebench_ray.evaluation.judge_parsers import Verdict
-from mergebench_ray.evaluation.scores import jackknife_error, mean_and_error
-from mergebench_ray.evaluation.tasks import ScoredTask
+from mergebench_ray.evaluation.tasks import Item, ScoredTask
 
 Answer = str | tuple[float, bool]
 """A generated text, or a log-likelihood and whether the choice is what greedy decoding gives."""
+
+
+class Absent(enum.Enum):
+    """The value of an item that the metric leaves out: as in lm-eval, the others are aggregated without it."""
+
+    ABSENT = "absent"
+
+
+ABSENT = Absent.ABSENT
 
 
 def grade(
@@ -30,19 +42,56 @@ def grade(
         verdicts: by item, of the task's judge; for tasks that have one.
 
     Returns:
-        one value per item; numbers for most metrics, otherwise what the task's aggregation takes.
+        one value per item; numbers for most metrics, otherwise what the task's aggregation takes; `ABSENT` where the
+        task's metrics leave it out.
+
+    Raises:
+        InputError: if the task's own functions fail, naming the task and, where it is known, the item.
     """
     documents, filtered = _filtered(task, answers)
     if task.judged is not None:
         assert verdicts is not None
-        results = task.judged.scorer(documents, list(verdicts))
+        results = _results(task, "verdict_scorer", task.judged.scorer, documents, list(verdicts))
     elif task.batch_scorer is not None:
-        results = task.batch_scorer(documents, filtered)
+        results = _results(task, "batch_scorer", task.batch_scorer, documents, filtered)
     else:
         results = [
-            task.task.process_results(document, given) for document, given in zip(documents, filtered, strict=True)
+            _result(task, item, document, given)
+            for item, document, given in zip(task.items, documents, filtered, strict=True)
         ]
-    return [result[task.metric] for result in results]
+    for item, result in zip(task.items, results, strict=True):
+        if not isinstance(result, Mapping):
+            raise InputError(
+                f"task {task.name}: scoring item {item.id} gave {type(result).__name__}, not metric -> value; "
+                "mend its process_results"
+            )
+    return [result.get(task.metric, ABSENT) for result in results]
+
+
+def _result(task: ScoredTask, item: Item, document: dict[str, Any], given: list[Any]) -> Any:
+    try:
+        return task.task.process_results(document, given)
+    except Exception as error:
+        raise _failed(f"task {task.name}: scoring item {item.id}", error, "mend its process_results") from error
+
+
+def _results(task: ScoredTask, key: str, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    try:
+        results = list(function(*arguments))
+    except InputError:
+        raise
+    except Exception as error:
+        raise _failed(f"task {task.name}: its {key}", error, "mend it") from error
+    if len(results) != len(task.items):
+        raise InputError(
+            f"task {task.name}: its {key} gave {len(results)} results for {len(task.items)} items; mend it"
+        )
+    return results
+
+
+def _failed(what: str, error: Exception, remedy: str) -> InputError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return InputError(f"{what} failed ({reason}); {remedy}")
 
 
 def graded_apart(task: ScoredTask) -> bool:
@@ -75,17 +124,71 @@ def _filtered(
     return documents, [[instance.filtered_resps[task.filter_name] for instance in group] for group in instances]
 
 
-def task_score(task: ScoredTask, values: Sequence[Any]) -> tuple[float, float]:
-    """A task's score and its standard error, by its own aggregation: analytic for a mean, otherwise the jackknife."""
+def task_estimate(task: ScoredTask, values: Sequence[Any]) -> tuple[Estimate, int]:
+    """What a task's metric comes to by its own aggregation, and over how many items.
+
+    The error is analytic for a mean, otherwise by the jackknife; items of one cluster are not independent.
+
+    Args:
+        task: the task and its items.
+        values: of its items, as `grade` gives them.
+
+    Raises:
+        InputError: if no item has the metric, its aggregation fails or gives no number, or `one_minus` is asked of a
+            metric that leaves 0 to 1.
+    """
+    kept = [(value, item.cluster) for value, item in zip(values, task.items, strict=True) if value is not ABSENT]
+    if not kept:
+        raise InputError(f"task {task.name}: none of its items has the metric {task.metric}; count another metric")
+    some, clusters = [value for value, _ in kept], [cluster for _, cluster in kept]
     aggregate = task.task.aggregation()[task.metric]
-    if aggregate is mean:
-        return mean_and_error([float(value) for value in values])
-    return float(aggregate(list(values))), jackknife_error(lambda some: float(aggregate(list(some))), values)
+    try:
+        if aggregate is mean:
+            estimate = estimate_mean([float(value) for value in some], clusters)
+        else:
+            estimate = estimate_aggregate(lambda part: _aggregated(task, aggregate, part), some, clusters)
+    except Exception as error:
+        example = next(
+            (item for item, value in zip(task.items, values, strict=True) if _item_value(value) is None), None
+        )
+        where = "" if example is None or aggregate is not mean else f" at item {example.id}"
+        what = f"task {task.name}: the aggregation of its metric {task.metric}{where}"
+        raise _failed(what, error, "count another metric, or mend the task file") from error
+    if task.one_minus:
+        _check_share(task, [estimate.value, *map(_item_value, some)])
+    return estimate, len(kept)
 
 
-def item_score(value: Any) -> float | None:
-    """An item's own score where the metric has one."""
-    return float(value) if isinstance(value, bool | int | float | np.number | np.bool_) else None
+def _aggregated(task: ScoredTask, aggregate: Callable[[list[Any]], Any], values: Sequence[Any]) -> float:
+    try:
+        return float(aggregate(list(values)))
+    except OverflowError:
+        if task.higher_is_better:
+            raise
+        return math.inf  # the perplexity of a model that is broken
+
+
+def _check_share(task: ScoredTask, values: Sequence[float | None]) -> None:
+    """`one_minus` turns a share round; of anything else it may turn the order of models round."""
+    outside = next((value for value in values if value is not None and not -1e-9 <= value <= 1 + 1e-9), None)
+    if outside is not None and not math.isnan(outside):
+        raise InputError(
+            f"task {task.name}: one_minus is for metrics from 0 to 1, and {task.metric} is {outside:g}; "
+            "say higher_is_better: false instead"
+        )
+
+
+def item_score(task: ScoredTask, value: Any) -> float | None:
+    """What counts of an item, where the metric has a value of its own for it."""
+    number = _item_value(value)
+    return number if number is None or not task.one_minus else 1 - number
+
+
+def _item_value(value: Any) -> float | None:
+    try:
+        return float(value) if isinstance(value, bool | int | float | np.number | np.bool_) else None
+    except OverflowError:
+        return None
 
 
 def _apply_filter(task: ScoredTask, instances: list[Instance]) -> None:

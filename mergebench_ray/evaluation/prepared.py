@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.instance import Instance
 
 from mergebench_ray.engines import Generation, GenerationRequest, Likelihood, LoglikelihoodRequest, Request, VLLMEngine
-from mergebench_ray.evaluation.grading import Answer, grade, graded_apart, item_score, responses, task_score
+from mergebench_ray.evaluation.estimates import Estimate, influences_of_mean
+from mergebench_ray.evaluation.grading import Answer, grade, graded_apart, item_score, responses, task_estimate
 from mergebench_ray.evaluation.judge_parsers import Verdict
 from mergebench_ray.evaluation.judges import NO_JUDGES, Judged, Judges, judge_responses
-from mergebench_ray.evaluation.scores import ItemRow, Scores, TaskScore, combine_tasks
+from mergebench_ray.evaluation.scores import ItemRow, Scores, TaskScore, combine_tasks, task_names
 from mergebench_ray.evaluation.tasks import Item, ScoredTask, Split, longest_answer
 from mergebench_ray.evaluation.tokens import encode_pairs, encode_texts
 
@@ -213,28 +214,42 @@ class PreparedSplit:
         """Scores from all shares of one candidate's items."""
         assert len({share.version for share in shares}) == 1, "engines hold different weights"
         by_domain: dict[str, list[TaskScore]] = {}
+        estimates: dict[str, list[Estimate]] = {}
         rows: list[ItemRow] = []
         for number in sorted({number for share in shares for number in share.items}):
             task = self._tasks[number]
             found = {place: item for share in shares for place, item in share.items.get(number, {}).items()}
             items = [found[place] for place in range(len(task.items))]
-            value, error = task_score(task, [item.value for item in items])
+            estimate, scored = task_estimate(task, [item.value for item in items])
             unparsed = sum(item.parsed is False for item in items) if task.judged else None
-            score = TaskScore(task.name, task.metric, value, error, len(items), task.one_minus, unparsed)
+            score = TaskScore(
+                task=task.name,
+                metric=task.metric,
+                value=estimate.value,
+                standard_error=estimate.standard_error,
+                items=scored,
+                one_minus=task.one_minus,
+                judge_errors=unparsed,
+                higher_is_better=task.higher_is_better,
+                domain=task.domain,
+            )
             by_domain.setdefault(task.domain, []).append(score)
+            estimates.setdefault(task.domain, []).append(estimate.turned() if task.one_minus else estimate)
             rows += [item.row for item in items]
+        influences = {domain: influences_of_mean(some) for domain, some in estimates.items()}
         return Scores(
             split=self._split,
-            domains={domain: combine_tasks(tasks) for domain, tasks in by_domain.items()},
+            domains={domain: combine_tasks(tasks, influences[domain]) for domain, tasks in by_domain.items()},
             items=rows,
             version=shares[0].version,
             seconds=max(share.seconds for share in shares),
             engine_seconds=sum(share.engine_seconds for share in shares),
             tokens=sum(share.tokens for share in shares),
             truncated=sum(share.truncated for share in shares),
-            tasks={task.task: task for tasks in by_domain.values() for task in tasks},
+            tasks=task_names([task for tasks in by_domain.values() for task in tasks]),
             judge_seconds=sum(share.judge_seconds for share in shares),
             judge_tokens=sum(share.judge_tokens for share in shares),
+            influences={domain: one for domain, one in influences.items() if one is not None},
         )
 
     def _portion(self, engine: VLLMEngine, chosen: frozenset[int], share: Share) -> _Portion:
@@ -309,9 +324,10 @@ def _graded(portion: _Portion, number: int, collector: _Collector, judged: Judge
             domain=task.domain,
             task=task.name,
             item=item.id,
+            cluster=item.cluster,
             prompt_digest=item.prompt_digest,
             answer=_answer_text(answers[index]),
-            score=item_score(values[index]),
+            score=item_score(task, values[index]),
             judgement=judgements[index].answer if judgements else "",
         )
         parsed = None if verdicts is None else verdicts[index] is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,3 +104,8 @@ def in_split(document: Mapping[str, Any], settings: TaskSettings, split: str, sh
     key = key_text(document[settings.held_out_by])
     place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     return (place < share) == (split == "validation")
+
+
+def cluster_key(document: Mapping[str, Any], fields: Sequence[str]) -> str:
+    """What items with the same values in these fields share, whatever task they are of."""
+    return hashlib.sha256(key_text([document[name] for name in fields]).encode()).hexdigest()[:16]

@@ -1,26 +1,29 @@
-"""Scores: of an item, a task, a domain, and normalised over domains, each with its standard error."""
+"""What one model scored: rows of items, scores of tasks and domains."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from mergebench_ray.errors import InputError
+from mergebench_ray.scores import DomainScore, Influences, combined_error
 
 
 class ItemRow(TypedDict):
     """What is kept of an item, so that a score can be explained. A list of rows goes into `pyarrow.Table.from_pylist`.
 
     `answer` is the text that the model gave; where it gave several (repeats, or a log-likelihood per choice), they are
-    a JSON list. `score` is None for metrics that exist only over all items (a corpus-wide BLEU, say). `judgement` is
-    what a judge said of the answer, empty without one.
+    a JSON list. `score` is what counts of it; None for metrics that exist only over all items (a corpus-wide BLEU, say)
+    and for items that the metric leaves out. `judgement` is what a judge said of the answer, empty without one. Items
+    with one `cluster` are not independent of each other.
     """
 
     domain: str
     task: str
     item: str
+    cluster: str
     prompt_digest: str
     answer: str
     score: float | None
@@ -34,11 +37,13 @@ class TaskScore:
     Attributes:
         task: its name.
         metric: the metric that was measured.
-        value: what it came to, 0 to 1.
-        standard_error: by item; NaN for a single item.
-        items: number of items scored.
-        one_minus: whether 1 - value is what counts, for metrics where lower is better.
+        value: what it came to.
+        standard_error: by cluster of items; NaN for a single one.
+        items: number of items that have the metric.
+        one_minus: whether 1 - value is what counts, for shares where lower is better.
         judge_errors: answers of the task's judge that did not parse; None without a judge.
+        higher_is_better: whether what counts is better when higher.
+        domain: the domain that it was scored for.
     """
 
     task: str
@@ -48,31 +53,25 @@ class TaskScore:
     items: int
     one_minus: bool = False
     judge_errors: int | None = None
+    higher_is_better: bool = True
+    domain: str = ""
 
     @property
     def score(self) -> float:
-        """What counts, 0 to 1, higher is better."""
+        """What counts."""
         return 1 - self.value if self.one_minus else self.value
 
     @property
     def label(self) -> str:
         """What counts, in words."""
-        return f"1 - {self.metric}" if self.one_minus else self.metric
+        return counted_label(self.metric, self.one_minus, self.higher_is_better)
 
 
-@dataclass(frozen=True)
-class DomainScore:
-    """A domain's score, 0 to 1, higher is better.
-
-    Attributes:
-        score: mean over the domain's tasks.
-        standard_error: by item, the tasks' errors combined; NaN where a task has a single item.
-        items: number of items scored.
-    """
-
-    score: float
-    standard_error: float
-    items: int
+def counted_label(metric: str, one_minus: bool, higher_is_better: bool) -> str:
+    """What counts of a metric, in words."""
+    if one_minus:
+        return f"1 - {metric}"
+    return metric if higher_is_better else f"{metric}, lower is better"
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,8 @@ class Scores:
         engine_seconds: in which engines computed, those of all engines that shared the items added up.
         tokens: tokens read and written by the engines.
         truncated: prompts that were cut from the left to fit the context.
-        tasks: score per task, with the metric that was counted.
+        tasks: score per task, with the metric that was counted; the names are those of `task_names`.
+        influences: of each domain's clusters of items on its score; without those of domains whose error is not known.
         judge_seconds: in which judges computed.
         judge_tokens: tokens read and written by judges.
     """
@@ -104,119 +104,52 @@ class Scores:
     tasks: dict[str, TaskScore] = field(default_factory=dict)
     judge_seconds: float = 0.0
     judge_tokens: int = 0
+    influences: dict[str, Influences] = field(default_factory=dict, repr=False)
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error, sample deviation / sqrt(items); the error of a single item is NaN (not known)."""
-    count = len(values)
-    mean = math.fsum(values) / count
-    if count == 1:
-        return mean, math.nan
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return mean, math.sqrt(variance / count)
+def task_names(tasks: Sequence[TaskScore]) -> dict[str, TaskScore]:
+    """The tasks by name; one that several domains have is there for each of them, as DOMAIN/TASK."""
+    names = [task.task for task in tasks]
+    return {f"{one.domain}/{one.task}" if names.count(one.task) > 1 else one.task: one for one in tasks}
 
 
-def jackknife_error(aggregate: Callable[[Sequence[Any]], float], values: Sequence[Any], max_groups: int = 200) -> float:
-    """Standard error of any aggregate, from leaving out one group of items at a time; NaN for a single item.
+def combine_tasks(tasks: Sequence[TaskScore], influences: Influences | None = None) -> DomainScore:
+    """A domain from its tasks: the mean of what counts.
 
-    The delete-a-group jackknife (Efron, 1982; Kott, 2001): with at most `max_groups` items a group is an item. A corpus
-    of thousands, whose BLEU takes a second each time, is aggregated no more than that often.
+    Args:
+        tasks: its tasks.
+        influences: of clusters of items on that mean; without, the tasks' errors are combined as if independent.
+
+    Raises:
+        InputError: if lower is better in some of the tasks and higher in others.
     """
-    if len(values) == 1:
-        return math.nan
-    count = min(len(values), max_groups)
-    without = []
-    for group in range(count):
-        kept = [value for index, value in enumerate(values) if index % count != group]
-        without.append(float(aggregate(kept)))
-    center = math.fsum(without) / count
-    return math.sqrt((count - 1) / count * math.fsum((value - center) ** 2 for value in without))
-
-
-def combine_tasks(tasks: Sequence[TaskScore]) -> DomainScore:
-    """A domain from its tasks: mean of what counts, errors combined as if independent."""
+    check_directions(tasks[0].domain, {task.task: (task.label, task.higher_is_better) for task in tasks})
     count = len(tasks)
+    if influences is None:
+        error = math.hypot(*(task.standard_error for task in tasks)) / count
+    else:
+        error = combined_error([influences])
     return DomainScore(
         score=math.fsum(task.score for task in tasks) / count,
-        standard_error=math.sqrt(math.fsum(task.standard_error**2 for task in tasks)) / count,
+        standard_error=error,
         items=sum(task.items for task in tasks),
+        higher_is_better=tasks[0].higher_is_better,
     )
 
 
-def average_score(scores: Mapping[str, DomainScore]) -> tuple[float, float]:
-    """MergeBench's average: the mean of the domains' scores, and its standard error."""
-    count = len(scores)
-    average = math.fsum(result.score for result in scores.values()) / count
-    return average, math.sqrt(math.fsum(result.standard_error**2 for result in scores.values())) / count
-
-
-def normalised_average(scores: Mapping[str, DomainScore], references: Mapping[str, DomainScore]) -> tuple[float, float]:
-    """Score / specialist's score, averaged over the domains of `scores` (1.0: everything recovered).
+def check_directions(domain: str, tasks: Mapping[str, tuple[str, bool]]) -> None:
+    """Refuse a domain whose tasks count in different directions, since their mean would say nothing.
 
     Args:
-        scores: scores of a model by domain.
-        references: score of each domain's specialist in its own domain.
-
-    Returns:
-        the average and its standard error, as `_average_ratio` says.
+        domain: its name.
+        tasks: task -> what counts in it, and whether that is better when higher.
 
     Raises:
-        InputError: if a domain has no reference, or every specialist scores 0.
+        InputError: naming a task of each direction.
     """
-    missing = sorted(set(scores) - set(references))
-    if missing:
+    ways = {higher: f"{task} ({label})" for task, (label, higher) in tasks.items()}
+    if len(ways) > 1:
         raise InputError(
-            f"domain {missing[0]!r} has no specialist to normalise by; add one of that name, or leave the domain out"
+            f"domain {domain!r}: higher is better for {ways[True]}, lower for {ways[False]}, so their mean says "
+            "nothing; put them into domains of their own, or set one_minus: true for a metric from 0 to 1"
         )
-    found = _average_ratio(scores, references)
-    if found is None:
-        raise InputError(
-            "every specialist scores 0 in its own domain, so nothing can be normalised; "
-            "score more items or check the specialists"
-        )
-    return found
-
-
-def retained_average(scores: Mapping[str, DomainScore], base: Mapping[str, DomainScore]) -> tuple[float, float]:
-    """Score / base's score, averaged over what should not be forgotten (1.0: nothing lost, above 1: something gained).
-
-    Args:
-        scores: scores of a model on the suite's `forgetting` section.
-        base: the base's scores there.
-
-    Returns:
-        the average and its standard error, as `_average_ratio` says.
-
-    Raises:
-        InputError: if the base was not scored on the same, or scores 0 everywhere.
-    """
-    missing = sorted(set(scores) - set(base))
-    if missing:
-        raise InputError(f"{missing[0]!r} was not scored for the base; score the base on the same tasks")
-    found = _average_ratio(scores, base)
-    if found is None:
-        raise InputError("the base scores 0 everywhere, so nothing can be forgotten; score more items")
-    return found
-
-
-def _average_ratio(
-    scores: Mapping[str, DomainScore], references: Mapping[str, DomainScore]
-) -> tuple[float, float] | None:
-    """Mean of score / reference and its standard error; None where every reference is 0.
-
-    Both scores of a ratio carry an error, combined to first order as if independent; since both models answer the same
-    items they mostly move together, so the true error is rather smaller. A reference of 0 is left out of the average.
-    """
-    ratios: list[tuple[float, float]] = []
-    for domain, result in scores.items():
-        reference = references[domain]
-        if reference.score == 0:
-            continue
-        ratio = result.score / reference.score
-        error = math.hypot(result.standard_error, ratio * reference.standard_error) / reference.score
-        ratios.append((ratio, error))
-    if not ratios:
-        return None
-    count = len(ratios)
-    average = math.fsum(ratio for ratio, _ in ratios) / count
-    return average, math.sqrt(math.fsum(error**2 for _, error in ratios)) / count

@@ -21,9 +21,17 @@ from lm_eval.tasks import TaskManager
 from mergebench_ray.config.suite import Suite, TaskSettings
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.data_errors import check_fields, data_source, explain_data_errors, printed_fields
+from mergebench_ray.evaluation.data_errors import (
+    check_fields,
+    check_named_fields,
+    data_source,
+    explain_data_errors,
+    printed_fields,
+)
+from mergebench_ray.evaluation.directions import find_direction
 from mergebench_ray.evaluation.local_data import dataset_id, local_datasets, local_source
-from mergebench_ray.evaluation.protocol import data_split, in_split, overrides
+from mergebench_ray.evaluation.protocol import cluster_key, data_split, in_split, overrides
+from mergebench_ray.evaluation.scores import check_directions, counted_label
 from mergebench_ray.evaluation.task_files import (
     BatchScorer,
     VerdictScorer,
@@ -47,12 +55,15 @@ class Item:
         doc: the document, as the task's metrics expect it.
         instances: lm-eval's requests: one, or one per choice.
         prompt_digest: SHA-256 of everything that is asked.
+        cluster: shared by items that are not independent, in whatever task: those that ask the same, or have the same
+            values in the fields that the suite's settings name.
     """
 
     id: str
     doc: dict[str, Any]
     instances: tuple[Instance, ...]
     prompt_digest: str
+    cluster: str
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,8 @@ class ScoredTask:
         filter_name: the answer filter whose result it is taken from.
         judged: the judge whose verdicts the metric needs; None for most tasks.
         batch_scorer: grades all items at once in place of the task's `process_results`; None for most tasks.
+        higher_is_better: whether what counts is better when higher.
+        notes: what is counted otherwise than the task file says, a line each.
     """
 
     domain: str
@@ -93,6 +106,13 @@ class ScoredTask:
     task: Task
     items: tuple[Item, ...]
     batch_scorer: BatchScorer | None
+    higher_is_better: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counted(self) -> str:
+        """What counts, in words."""
+        return counted_label(self.metric, self.one_minus, self.higher_is_better)
 
 
 def load_tasks(
@@ -132,7 +152,16 @@ def load_tasks(
     ]
     for task in tasks:
         _check_room(suite, task)
+    for domain in dict.fromkeys(task.domain for task in tasks):
+        check_directions(
+            domain, {one.name: (one.counted, one.higher_is_better) for one in tasks if one.domain == domain}
+        )
     return tasks
+
+
+def notes_of(tasks: Iterable[ScoredTask]) -> list[str]:
+    """What is counted otherwise than task files say, a line each."""
+    return list(dict.fromkeys(note for task in tasks for note in task.notes))
 
 
 def chosen_domains(suite: Suite, options: EvaluationOptions, domains: Sequence[str] | None = None) -> list[str]:
@@ -161,7 +190,7 @@ def items_digest(tasks: Iterable[ScoredTask]) -> str:
         for item in task.items:
             graded = json.dumps(item.doc, sort_keys=True, default=str)
             judge = (task.judged.digest,) if task.judged else ()
-            row = (task.domain, task.name, task.metric, task.filter_name, item.id, item.prompt_digest, graded, *judge)
+            row = (task.domain, task.name, task.counted, task.filter_name, item.id, item.prompt_digest, graded, *judge)
             digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
 
@@ -218,12 +247,17 @@ def _build(
         raise InputError(f"task {name}: {source} has no item in its {split} split; check the data")
     metric, one_minus, judge = _counted(name, config, settings, judges)
     metric, _, filter_name = metric.partition(",")
+    # What counts without the judge is another metric, to which the suite's settings do not apply.
+    wanted = settings.higher_is_better if metric == settings.metric.partition(",")[0] else None
+    direction = find_direction(task, name, metric, one_minus, wanted)
     task_file = manager.task_index[name].yaml_path
     return ScoredTask(
         domain=domain,
         name=name,
-        metric=_check_metric(task, name, metric, one_minus),
+        metric=metric,
         one_minus=one_minus,
+        higher_is_better=direction.higher_is_better,
+        notes=direction.notes,
         filter_name=_check_filter(task, name, filter_name),
         judged=None if judge is None else _judged(task, name, judge, judges[judge], items, task_file),
         task=task,
@@ -282,10 +316,12 @@ def _items(
     _leave_out_own_item(task, split)
     documents = task.validation_docs() if split == "validation" else task.test_docs()
     needed = printed_fields(vars(task.config), frozenset(getattr(task, "features", ())))
-    if settings.held_out_by:
-        needed |= {settings.held_out_by}
+    shared = settings.cluster_fields
+    named = {"held_out_by": (settings.held_out_by,) if settings.held_out_by else (), "cluster_by": shared}
     for number, document in enumerate(documents):
         check_fields(name, source, number + 1, document, needed)
+        for key, fields in named.items():
+            check_named_fields(name, source, number + 1, document, key, fields)
         if not in_split(document, settings, split, held_out_share):
             continue
         context = task.fewshot_context(
@@ -297,7 +333,8 @@ def _items(
         instances = tuple(sorted(made if isinstance(made, list) else [made], key=lambda one: one.idx))
         digest = hashlib.sha256(json.dumps([one.args for one in instances], default=str).encode()).hexdigest()
         own = document.get("id")
-        yield Item(digest[:16] if own is None else str(own), document, instances, digest)
+        cluster = cluster_key(document, shared) if shared else digest[:16]
+        yield Item(digest[:16] if own is None else str(own), document, instances, digest, cluster)
 
 
 def _leave_out_own_item(task: Task, split: Split) -> None:
@@ -328,16 +365,6 @@ def _try_grading(task: Task, name: str, items: Iterable[Item]) -> None:
                 f"task {name}: scoring needs {what}, which is not on this machine; "
                 "run `python -m nltk.downloader punkt_tab` where there is a net and name its folder in NLTK_DATA"
             ) from error
-
-
-def _check_metric(task: Task, name: str, metric: str, one_minus: bool) -> str:
-    if metric not in task.aggregation():
-        raise InputError(f"task {name} has no metric {metric!r}; {nearest(metric, task.aggregation())}")
-    if task.higher_is_better().get(metric) is False and not one_minus:
-        raise InputError(
-            f"task {name}: lower is better for metric {metric!r}; use one where higher is better, or one_minus: true"
-        )
-    return metric
 
 
 def _check_filter(task: Task, name: str, filter_name: str) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.results.trials import DomainResult, Trial
+from mergebench_ray.results.trials import DomainResult, Trial, as_scores
+from mergebench_ray.scores import recovered, retained_average
 
 FORGETTING_FOLDER = "forgetting"
 BASE = "base"
@@ -22,7 +23,8 @@ class Forgetting:
     Attributes:
         split: which items were scored.
         results: by task of the suite's forgetting section.
-        retained: mean of score / the base's score, 1.0 for nothing lost; None where the base was not scored.
+        retained: mean of what is kept of the base's scores, 1.0 for nothing lost; None where the base was not
+            scored, or scored nothing in one of them.
         retained_error: its standard error.
     """
 
@@ -76,6 +78,7 @@ def _results(content: Mapping[str, Any], own: set[str]) -> dict[str, DomainResul
             score["standard_error"],
             score["items"],
             {name: tasks[name]["counted"]} if name in tasks else {},
+            score.get("higher_is_better", True),
         )
         for name, score in content["domains"].items()
         if name not in own
@@ -87,10 +90,8 @@ def _retained(
 ) -> tuple[float | None, float | None]:
     if not results or base is None:
         return None, None
-    # The evaluation room is slow to import, and most runs have nothing here.
-    from mergebench_ray.evaluation import retained_average
-    from mergebench_ray.search.records import as_scores
-
+    if any(recovered(result.score, result.score) is None for result in base.values()):
+        return None, None
     try:
         return retained_average(as_scores(results), as_scores(base))
     except InputError as error:

@@ -49,7 +49,7 @@
     return !text || words.some((word) => word && word.toLowerCase().includes(text));
   };
 
-  const answerCell = (answer, title) => {
+  const answerCell = (answer, title, lower) => {
     const cell = element("td", undefined, "text");
     cell.dataset.title = title;
     if (answer === null) {
@@ -57,7 +57,7 @@
       return cell;
     }
     const score = answer[1];
-    const kind = score === null ? "" : score >= 1 ? " right" : score <= 0 ? " wrong" : " partly";
+    const kind = score === null || lower ? "" : score >= 1 ? " right" : score <= 0 ? " wrong" : " partly";
     cell.append(element("span", score === null ? "no score by item" : `score ${Number(score.toFixed(3))}`, `score${kind}`));
     cell.append(element("pre", data.texts[answer[0]] || "(empty answer)"));
     if (answer.length > 2) cell.append(element("p", `judge: ${data.texts[answer[2]]}`, "soft"));
@@ -112,8 +112,8 @@
       name.append(element("b", item[0]), element("code", `prompt ${item[1]}`));
       if (item.length > 2) name.append(element("pre", item[2]));
       if (item[3]) name.append(element("p", `expected: ${item[3]}`, "soft"));
-      row.append(name, answerCell(first, "A"));
-      if (b >= 0) row.append(answerCell(second, "B"));
+      row.append(name, answerCell(first, "A", one.lower));
+      if (b >= 0) row.append(answerCell(second, "B", one.lower));
     }
     find("item-table").tHead.rows[0].cells[2].hidden = b < 0;
     find("previous").disabled = page === 0;

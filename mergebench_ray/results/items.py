@@ -28,14 +28,19 @@ DIGEST_LENGTH = 16
 ItemKey = tuple[str, str, str, str]
 TaskKey = tuple[str, str]
 Scores = npt.NDArray[np.float64]
+Clusters = npt.NDArray[np.int64]
 
 
 class Answered(NamedTuple):
-    """An answer, its score (None where a metric exists only over all items), and what a judge said of it, if any."""
+    """An answer, its score (None where a metric exists only over all items), and what a judge said of it, if any.
+
+    Items with one `cluster` are not independent of each other.
+    """
 
     answer: str
     score: float | None
     judgement: str
+    cluster: str
 
 
 class Question(NamedTuple):
@@ -69,7 +74,7 @@ class Paired:
     Attributes:
         items: number of them that have scores.
         difference: mean of first score − second score.
-        standard_error: of `difference`; None for a single item.
+        standard_error: of `difference`, by cluster of items; None for a single one.
         better: items on which the first scored higher.
         worse: items on which the second did.
     """
@@ -118,20 +123,27 @@ def questions_of(runs: Sequence[Run]) -> dict[ItemKey, Question]:
     return found
 
 
-def paired(first: Scores, second: Scores) -> Paired | None:
+def paired(first: Scores, second: Scores, clusters: Clusters) -> Paired | None:
     """The difference of two models over the items that both answered; None if there are none.
 
     Args:
         first: scores of a model, float64, NaN where it was not asked or an item has no score of its own.
         second: scores of the other on the same items in the same order.
+        clusters: number of each item's cluster, counted from 0: items of one are not independent.
     """
     differences = first - second
-    differences = differences[~np.isnan(differences)]
+    both = np.isfinite(differences)
+    differences, clusters = differences[both], clusters[both]
     count = len(differences)
     if count == 0:
         return None
-    error = float(differences.std(ddof=1)) / math.sqrt(count) if count > 1 else None
-    return Paired(count, float(differences.mean()), error, int((differences > 0).sum()), int((differences < 0).sum()))
+    mean = float(differences.mean())
+    off = np.bincount(clusters, differences - mean)
+    independent = np.count_nonzero(np.bincount(clusters))
+    error = None
+    if independent > 1:
+        error = math.sqrt(independent / (independent - 1) * float(off @ off)) / count
+    return Paired(count, mean, error, int((differences > 0).sum()), int((differences < 0).sum()))
 
 
 def item_payload(
@@ -175,7 +187,7 @@ def _shown(run: Run) -> Iterable[Trial]:
 def _items(run: Run, trial: Trial) -> dict[ItemKey, Answered]:
     return {
         (row["domain"], row["task"], row["item"], row["prompt_digest"]): Answered(
-            row["answer"] or "", row["score"], row.get("judgement") or ""
+            row["answer"] or "", row["score"], row.get("judgement") or "", row.get("cluster") or ""
         )
         for row in read_items(run.folder, trial).to_pylist()
     }
@@ -185,10 +197,10 @@ def _pairs(
     models: Sequence[ScoredModel], tasks: Iterable[Sequence[ItemKey]]
 ) -> dict[str, list[list[float | None] | None]]:
     """For models i < j under "i,j": per task [items, difference, standard error, better, worse], or None."""
-    scores = [[_scores(model, keys) for model in models] for keys in tasks]
+    prepared = [([_scores(model, keys) for model in models], _clusters(models, keys)) for keys in tasks]
     found: dict[str, list[list[float | None] | None]] = {}
     for i, j in combinations(range(len(models)), 2):
-        row = [_listed(paired(task[i], task[j])) for task in scores]
+        row = [_listed(paired(scores[i], scores[j], clusters)) for scores, clusters in prepared]
         if any(row):
             found[f"{i},{j}"] = row
     return found
@@ -197,6 +209,17 @@ def _pairs(
 def _scores(model: ScoredModel, keys: Sequence[ItemKey]) -> Scores:
     answers = [model.items.get(key) for key in keys]
     return np.array([math.nan if answer is None or answer.score is None else answer.score for answer in answers])
+
+
+def _clusters(models: Sequence[ScoredModel], keys: Sequence[ItemKey]) -> Clusters:
+    """A number for each item's cluster; an item whose run kept none is on its own."""
+    kept = [next((model.items[key].cluster for model in models if key in model.items), "") for key in keys]
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(cluster or key, len(numbers)) for key, cluster in zip(keys, kept, strict=True)])
+
+
+def _higher_is_better(models: Sequence[ScoredModel], domain: str) -> bool:
+    return all(model.trial.domains[domain].higher_is_better for model in models if domain in model.trial.domains)
 
 
 def _listed(result: Paired | None) -> list[float | None] | None:
@@ -241,6 +264,7 @@ def _content(
                 "name": task[1],
                 "domain": task[0],
                 "metric": _metric(models, task),
+                "lower": not _higher_is_better(models, task[0]),
                 "total": totals[task],
                 "items": [_listed_item(key, questions.get(key)) for key in keys],
             }

@@ -8,6 +8,7 @@ from typing import Any
 
 from mergebench_ray.results.leaderboard import best_candidate, describe, on_split, with_error
 from mergebench_ray.results.trials import Split, Trial, is_known
+from mergebench_ray.scores import recovered
 
 METHOD_COLOURS = (
     *("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b58900", "#56b4e9"),
@@ -61,10 +62,12 @@ class RunSummary:
         return trial.domains[domain].score if trial and domain in trial.domains else None
 
     def recovered(self, trial: Trial, domain: str) -> float | None:
-        """Score in a domain over its specialist's; None where either is missing or the specialist scores 0."""
+        """What of a specialist's score in its domain is recovered; None where that cannot be said."""
         reference = self.specialist_score(domain, trial.split)
         result = trial.domains.get(domain)
-        return result.score / reference if result and reference else None
+        if result is None or reference is None:
+            return None
+        return recovered(result.score, reference, result.higher_is_better)
 
     def searched_values(self) -> dict[str, list[Any]]:
         """What differs between candidates: label -> value per candidate, None where a method does not have it."""
@@ -90,8 +93,10 @@ class RunSummary:
         if self.best is None:
             return "No candidate has been scored yet."
         final = on_split(self.trials, self.best, self.final_split) or self.best
-        reached = with_error(final.normalised_average, final.normalised_standard_error)
         text = f"The best of {len(self.candidates)} candidates is {self.best.label}: "
+        if not is_known(final.normalised_average):
+            return f"{text}on the {final.split} split its scores could not be normalised by those of the specialists."
+        reached = with_error(final.normalised_average, final.normalised_standard_error)
         text += f"on the {final.split} split it reaches {reached} of what the specialists reach"
         others = [
             trial

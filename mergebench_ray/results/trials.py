@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_file
 from mergebench_ray.results.columns import column_order, typed_array
+from mergebench_ray.scores import DomainScore
 
 Role = Literal["base", "specialist", "average", "reference", "candidate"]
 Split = Literal["validation", "test"]
@@ -34,16 +35,18 @@ class DomainResult:
     """What a model scored in a domain.
 
     Attributes:
-        score: mean over the domain's tasks, 0 to 1, higher is better.
-        standard_error: of `score`; NaN for a single item.
+        score: mean over the domain's tasks.
+        standard_error: of `score`, by cluster of items; NaN for a single one.
         items: number of items behind it.
         counted: task -> what was counted in it, such as ``1 - keyword_refusal``; empty in runs that did not keep it.
+        higher_is_better: which way `score` counts.
     """
 
     score: float
     standard_error: float
     items: int
     counted: Mapping[str, str] = field(default_factory=dict)
+    higher_is_better: bool = True
 
     @property
     def metric(self) -> str:
@@ -68,7 +71,7 @@ class Trial:
         parameters: every hyper-parameter of the method, plain JSON types.
         coefficients: per specialist a number, or a list with one number per layer group.
         domains: results by domain, the scored ones only.
-        normalised_average: mean over domains of score / score of the domain's specialist; None while unknown.
+        normalised_average: mean over domains of what is recovered of the specialist's score; None while unknown.
         normalised_standard_error: of `normalised_average`; None while unknown.
         merge_seconds: forming the merged weights.
         load_seconds: replacing the engine's weights.
@@ -188,6 +191,14 @@ def flatten(prefix: str, value: Any) -> dict[str, Any]:
     else:
         return {prefix: value}
     return {name: leaf for key, part in parts for name, leaf in flatten(f"{prefix}.{key}", part).items()}
+
+
+def as_scores(results: Mapping[str, DomainResult]) -> dict[str, DomainScore]:
+    """Stored results as scores that can be computed with."""
+    return {
+        name: DomainScore(result.score, result.standard_error, result.items, result.higher_is_better)
+        for name, result in results.items()
+    }
 
 
 def is_known(value: float | None) -> bool:

@@ -12,9 +12,12 @@ from typing import Any
 import ray
 
 from mergebench_ray.config import Recipe
-from mergebench_ray.evaluation import DomainScore, Scores, normalised_average
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation import Scores
 from mergebench_ray.evaluation.judges import parse_error_lines
 from mergebench_ray.results import DomainResult, Role, Split, Trial, TrialStore, engine_names
+from mergebench_ray.results.trials import as_scores
+from mergebench_ray.scores import DomainScore, check_references, normalised_average
 from mergebench_ray.search.scorer import Measurement
 from mergebench_ray.search.session import Session
 
@@ -45,12 +48,19 @@ class Records:
         self._versions = {**_versions(), "engine_dtype": session.engine_dtype}
 
     def specialist_scores(self, split: Split) -> dict[str, DomainScore]:
-        """Each domain's specialist in its own domain: what candidates are normalised by."""
+        """Each domain's specialist in its own domain: what candidates are normalised by.
+
+        Raises:
+            InputError: if one scores nothing on validation, where the search could not go on.
+        """
         if split not in self._specialists:
-            self._specialists[split] = {
+            found = {
                 domain: self._checkpoint("specialist", domain, split, [domain])[domain]
                 for domain in self._session.domains
             }
+            if split == "validation":
+                check_references(found)
+            self._specialists[split] = found
         return self._specialists[split]
 
     def references(self, split: Split) -> None:
@@ -90,7 +100,7 @@ class Records:
         **fields: Any,
     ) -> Trial:
         """A row for a merged model."""
-        value, error = normalised_average(measurement.scores.domains, self.specialist_scores(split))
+        value, error = self._normalised(name, role, measurement.scores, split)
         return self._trial(
             role,
             name,
@@ -125,9 +135,9 @@ class Records:
             measurement: Measurement = ray.get(
                 self._session.scorer.score_checkpoint.remote(checkpoint, self._session.base, split, domains)
             )
-            scores = measurement.scores.domains
-            references = scores if role == "specialist" else self.specialist_scores(split)
-            value, error = normalised_average(scores, references)
+            value, error = None, None
+            if role != "specialist":
+                value, error = self._normalised(name, role, measurement.scores, split)
             found = self._trial(
                 role,
                 name,
@@ -136,11 +146,26 @@ class Records:
                 started,
                 digest=checkpoint.digest(),
                 items_digest=self.items_digest(split, domains),
-                normalised_average=None if role == "specialist" else value,
-                normalised_standard_error=None if role == "specialist" else error,
+                normalised_average=value,
+                normalised_standard_error=error,
             )
             self._store.append(found, measurement.scores.items)
         return as_scores(found.domains)
+
+    def _normalised(
+        self, name: str, role: Role, scores: Scores, split: Split
+    ) -> tuple[float, float] | tuple[None, None]:
+        """Normalised average and error; None for a candidate, or on test, where a score cannot be normalised.
+
+        What is found before the search begins ends it instead.
+        """
+        try:
+            return normalised_average(scores.domains, self.specialist_scores(split), scores.influences)
+        except InputError as error:
+            if split == "validation" and role != "candidate":
+                raise InputError(f"{name} on {split}: {error}") from error
+            _log.warning("%s on %s: %s", name, split, error)
+            return None, None
 
     def _row(self, role: Role, name: str, number: int, split: Split) -> Trial | None:
         return next((t for t in self._store.trials() if t.key == (role, name, number, split)), None)
@@ -156,7 +181,9 @@ class Records:
             name=name,
             split=split,
             domains={
-                domain: DomainResult(score.score, score.standard_error, score.items, counted(scores, domain))
+                domain: DomainResult(
+                    score.score, score.standard_error, score.items, counted(scores, domain), score.higher_is_better
+                )
                 for domain, score in scores.domains.items()
             },
             merge_seconds=measurement.merge_seconds,
@@ -184,13 +211,7 @@ def repeated(trial: Trial, **changes: Any) -> Trial:
 
 def counted(scores: Scores, domain: str) -> dict[str, str]:
     """Task -> what was counted in it, of one domain."""
-    tasks = {item["task"] for item in scores.items if item["domain"] == domain}
-    return {name: task.label for name, task in scores.tasks.items() if name in tasks}
-
-
-def as_scores(results: Mapping[str, DomainResult]) -> dict[str, DomainScore]:
-    """Stored results as scores that can be computed with."""
-    return {name: DomainScore(result.score, result.standard_error, result.items) for name, result in results.items()}
+    return {task.task: task.label for task in scores.tasks.values() if task.domain == domain}
 
 
 def _coefficients(recipe: Recipe) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -112,13 +113,13 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     done = candidates(store)
     storage = open_storage(run.path, sweep.search)
-    reconcile(storage, sweep.name, {t.optuna_number: t.normalised_average for t in done})  # type: ignore[misc]
+    reconcile(storage, sweep.name, {t.optuna_number: _value(t) for t in done})  # type: ignore[misc]
     remaining = sweep.search.trials - len(done)
     if remaining <= 0:
         return
     items = records.items_digest("validation")
     known = {
-        trial.digest: trial.normalised_average
+        trial.digest: _value(trial)
         for trial in store.trials()
         if trial.items_digest == items and trial.split == "validation" and trial.method is not None
     }
@@ -159,3 +160,8 @@ def search(
 def candidates(store: TrialStore) -> list[Trial]:
     """The candidates scored on validation so far, in their order."""
     return [trial for trial in store.trials() if trial.role == "candidate" and trial.split == "validation"]
+
+
+def _value(trial: Trial) -> float:
+    """The objective; NaN for a trial whose scores cannot be normalised."""
+    return math.nan if trial.normalised_average is None else trial.normalised_average

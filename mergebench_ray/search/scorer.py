@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -15,7 +16,9 @@ import ray
 from mergebench_ray.bank import Bank
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Recipe
-from mergebench_ray.evaluation import DomainScore, Scores, normalised_average, score_together
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation import Scores, score_together
+from mergebench_ray.scores import DomainScore, normalised_average
 from mergebench_ray.search.space import Space
 
 
@@ -92,6 +95,8 @@ class CandidateScorer:
     def evaluate(self, suggestion: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
         """Recipe and normalised average on validation; a candidate that was scored before is not scored again.
 
+        NaN for a candidate whose scores cannot be normalised, such as one so broken that a metric is no number.
+
         The measurement is kept until `take` fetches it, so that what passes through Tune stays small.
         """
         assert self._space is not None
@@ -100,7 +105,10 @@ class CandidateScorer:
             with self._engines() as engines:
                 measurement = self._score(engines, recipe, "validation", None)
             self._finished[recipe.digest] = measurement
-            self._values[recipe.digest] = normalised_average(measurement.scores.domains, self._references)[0]
+            try:
+                self._values[recipe.digest] = normalised_average(measurement.scores.domains, self._references)[0]
+            except InputError:
+                self._values[recipe.digest] = math.nan
         return recipe.model_dump(), self._values[recipe.digest]
 
     def take(self, digest: str) -> Measurement | None:

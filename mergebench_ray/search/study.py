@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def reconcile(storage: optuna.storages.BaseStorage, name: str, recorded: Mapping
     Args:
         storage: the study's storage.
         name: the study's name.
-        recorded: Optuna trial number -> value, of all trials on disk.
+        recorded: Optuna trial number -> value, of all trials on disk; NaN for one without, which counts as failed.
     """
     if name not in optuna.get_all_study_names(storage):
         return
@@ -47,10 +48,13 @@ def reconcile(storage: optuna.storages.BaseStorage, name: str, recorded: Mapping
     trials = study.get_trials(deepcopy=False)
     tried_again = {trial.user_attrs.get(_AGAIN) for trial in trials}
     for trial in trials:
+        if trial.number in recorded:
+            if trial.state == TrialState.RUNNING:
+                value = recorded[trial.number]
+                known = math.isfinite(value)
+                study.tell(trial.number, value if known else None, None if known else TrialState.FAIL)
+            continue
         if trial.state == TrialState.RUNNING:
-            if trial.number in recorded:
-                study.tell(trial.number, recorded[trial.number])
-                continue
             study.tell(trial.number, state=TrialState.FAIL)
         elif trial.state != TrialState.FAIL or trial.number in tried_again:
             continue

@@ -1,0 +1,133 @@
+"""Estimates: what a metric came to over a task's items, and how far each cluster of items moved it.
+
+Items that share a cluster (translations of one question, questions about one passage) are not independent: what they
+are off the mean by is added up before it is squared, as cluster-robust errors do (Liang and Zeger, 1986; for language
+models Miller, 2024, arXiv 2411.00640). Where every item is a cluster of its own this is the usual error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mergebench_ray.scores import Influences, combined_error
+
+_BUCKET = "bucket "
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric over items.
+
+    Attributes:
+        value: what it came to.
+        influences: how far each cluster moved it; None for a single cluster, whose error is not known.
+    """
+
+    value: float
+    influences: Influences | None
+
+    @property
+    def standard_error(self) -> float:
+        """By cluster; NaN for a single one."""
+        return math.nan if self.influences is None else combined_error([self.influences])
+
+    def turned(self) -> Estimate:
+        """Of 1 - the metric."""
+        turned = None if self.influences is None else {name: -one for name, one in self.influences.items()}
+        return Estimate(1 - self.value, turned)
+
+
+def estimate_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    """Mean over items; with clusters of one item each, its error is the sample deviation / sqrt(items).
+
+    Args:
+        values: of the items.
+        clusters: which cluster each item belongs to.
+    """
+    count = len(values)
+    mean = _sum(values) / count
+    off: dict[str, list[float]] = defaultdict(list)
+    for value, cluster in zip(values, clusters, strict=True):
+        off[cluster].append(value - mean)
+    if len(off) == 1:
+        return Estimate(mean, None)
+    scale = math.sqrt(len(off) / (len(off) - 1)) / count
+    return Estimate(mean, {cluster: scale * _sum(some) for cluster, some in off.items()})
+
+
+def estimate_aggregate(
+    aggregate: Callable[[Sequence[Any]], float], values: Sequence[Any], clusters: Sequence[str], max_groups: int = 200
+) -> Estimate:
+    """Any aggregate over items, and its error from leaving out one group of clusters at a time.
+
+    The delete-a-group jackknife (Efron, 1982; Kott, 2001): with at most `max_groups` clusters a group is a cluster. A
+    corpus of thousands, whose BLEU takes a second each time, is aggregated no more than that often.
+
+    Args:
+        aggregate: of the values of some items.
+        values: of all items.
+        clusters: which cluster each item belongs to.
+        max_groups: how often to aggregate, at most.
+
+    Returns:
+        the estimate; its error is NaN where the aggregate of some group's rest cannot be formed.
+    """
+    value = float(aggregate(values))
+    groups = _groups(clusters, max_groups)
+    names = list(dict.fromkeys(groups))
+    if len(names) == 1:
+        return Estimate(value, None)
+    try:
+        without = [
+            float(aggregate([one for one, group in zip(values, groups, strict=True) if group != name]))
+            for name in names
+        ]
+    except Exception:  # an aggregate may need more items, or two classes, and says so in its own way
+        return Estimate(value, None)
+    center = _sum(without) / len(without)
+    scale = math.sqrt((len(names) - 1) / len(names))
+    return Estimate(value, {name: scale * (center - rest) for name, rest in zip(names, without, strict=True)})
+
+
+def influences_of_mean(estimates: Sequence[Estimate]) -> Influences | None:
+    """Influences on the mean of several estimates; None where one has a single cluster.
+
+    Where an estimate knows its clusters only in buckets, so are those of the others.
+    """
+    known = [one.influences for one in estimates if one.influences is not None]
+    if len(known) < len(estimates):
+        return None
+    in_buckets = any(name.startswith(_BUCKET) for one in known for name in one)
+    total: dict[str, float] = defaultdict(float)
+    for one in known:
+        for cluster, influence in one.items():
+            total[_bucket(cluster) if in_buckets else cluster] += influence / len(estimates)
+    return dict(total)
+
+
+def _groups(clusters: Sequence[str], max_groups: int) -> list[str]:
+    """A group for each item: its cluster; where there are too many, a bucket of clusters, or of single items."""
+    several = dict.fromkeys(clusters)
+    if len(several) <= max_groups:
+        return list(clusters)
+    if len(several) < len(clusters):
+        return [_bucket(cluster, max_groups) for cluster in clusters]
+    corpus = hashlib.sha256("".join(clusters).encode()).hexdigest()[:16]
+    return [f"{corpus} {place % max_groups}" for place in range(len(clusters))]
+
+
+def _bucket(cluster: str, max_groups: int = 200) -> str:
+    """The same bucket for a cluster in every task."""
+    if cluster.startswith(_BUCKET):
+        return cluster
+    return f"{_BUCKET}{int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:8], 'big') % max_groups}"
+
+
+def _sum(values: Sequence[float]) -> float:
+    """Exactly rounded; where a value is infinite or not known, the sum is too."""
+    return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)

@@ -1,0 +1,185 @@
+"""Scores of domains: what of a reference is reached, averages over domains, and their standard errors.
+
+A score is better when higher, unless its metric is better when lower and was not turned round (perplexity, say). What
+of a reference is reached is always better when higher: score / reference, or reference / score where lower is better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from mergebench_ray.errors import InputError
+
+Influences = Mapping[str, float]
+"""Cluster -> how far its items moved a score: the square root of the sum of squares is the score's standard error.
+
+A cluster is what items share that are not independent. Two scores that share clusters are dependent by their products.
+"""
+
+
+@dataclass(frozen=True)
+class DomainScore:
+    """A domain's score.
+
+    Attributes:
+        score: mean over the domain's tasks of what counts in them.
+        standard_error: by cluster of items; NaN where a task has a single one.
+        items: number of items scored.
+        higher_is_better: which way it counts.
+    """
+
+    score: float
+    standard_error: float
+    items: int
+    higher_is_better: bool = True
+
+
+def recovered(score: float, reference: float, higher_is_better: bool = True) -> float | None:
+    """What of a reference's score is reached, 1.0 for all of it, always better when higher.
+
+    None where that is no number that keeps the order of scores: a reference that is not positive and finite, a score
+    that is not known, or, where lower is better, one that is not positive. A model so broken that a metric of this kind
+    is infinite recovers nothing.
+    """
+    if not 0 < reference < math.inf:
+        return None
+    if higher_is_better:
+        return score / reference if math.isfinite(score) else None
+    return reference / score if score > 0 else None
+
+
+def check_references(references: Mapping[str, DomainScore], whose: str = "specialist") -> None:
+    """Refuse references that nothing can be measured against.
+
+    Args:
+        references: scores by domain.
+        whose: they are, for the message.
+
+    Raises:
+        InputError: naming the domain and all scores.
+    """
+    for domain, reference in references.items():
+        if not 0 < reference.score < math.inf:
+            raise _not_normalised(f"its {whose} scores {reference.score:g}", domain, references, whose)
+
+
+def normalised_average(
+    scores: Mapping[str, DomainScore],
+    references: Mapping[str, DomainScore],
+    influences: Mapping[str, Influences] | None = None,
+) -> tuple[float, float]:
+    """What of each domain's specialist is recovered, averaged over the domains of `scores` (1.0: everything).
+
+    Args:
+        scores: scores of a model by domain.
+        references: score of each domain's specialist in its own domain.
+        influences: of the scores' clusters by domain; without, domains count as independent.
+
+    Returns:
+        the average and its standard error, as `_average_recovered` says.
+
+    Raises:
+        InputError: if a domain has no reference, or a score cannot be normalised; it names all scores.
+    """
+    missing = sorted(set(scores) - set(references))
+    if missing:
+        raise InputError(
+            f"domain {missing[0]!r} has no specialist to normalise by; add one of that name, or leave the domain out"
+        )
+    return _average_recovered(scores, references, influences, "specialist")
+
+
+def retained_average(
+    scores: Mapping[str, DomainScore],
+    base: Mapping[str, DomainScore],
+    influences: Mapping[str, Influences] | None = None,
+) -> tuple[float, float]:
+    """What of the base's scores is kept, averaged over what should not be forgotten (1.0: nothing lost, above: gained).
+
+    Args:
+        scores: scores of a model on the suite's `forgetting` section.
+        base: the base's scores there.
+        influences: of the scores' clusters by domain; without, domains count as independent.
+
+    Returns:
+        the average and its standard error, as `_average_recovered` says.
+
+    Raises:
+        InputError: if the base was not scored on the same, or a score cannot be normalised.
+    """
+    missing = sorted(set(scores) - set(base))
+    if missing:
+        raise InputError(f"{missing[0]!r} was not scored for the base; score the base on the same tasks")
+    return _average_recovered(scores, base, influences, "base")
+
+
+def average_score(
+    scores: Mapping[str, DomainScore], influences: Mapping[str, Influences] | None = None
+) -> tuple[float, float]:
+    """MergeBench's average: the mean of the domains' scores, and its standard error.
+
+    NaN where lower is better in some domains and higher in others: their mean would say nothing.
+    """
+    if len({score.higher_is_better for score in scores.values()}) > 1:
+        return math.nan, math.nan
+    count = len(scores)
+    average = math.fsum(result.score for result in scores.values()) / count
+    return average, _error_of_sum(scores, dict.fromkeys(scores, 1 / count), influences)
+
+
+def combined_error(influences: Iterable[Influences]) -> float:
+    """Standard error of a sum of scores, from their influences; clusters that several share are added up first."""
+    total: dict[str, float] = {}
+    for one in influences:
+        for cluster, influence in one.items():
+            total[cluster] = total.get(cluster, 0.0) + influence
+    return math.sqrt(math.fsum(influence**2 for influence in total.values()))
+
+
+def _average_recovered(
+    scores: Mapping[str, DomainScore],
+    references: Mapping[str, DomainScore],
+    influences: Mapping[str, Influences] | None,
+    whose: str,
+) -> tuple[float, float]:
+    """Mean of what is recovered and its standard error.
+
+    Both scores of a ratio carry an error, combined to first order as if independent; since both models answer the same
+    items they mostly move together, so the true error is rather smaller.
+    """
+    check_references({domain: references[domain] for domain in scores}, whose)
+    count = len(scores)
+    ratios, by_score, by_reference = [], {}, []
+    for domain, result in scores.items():
+        reference = references[domain]
+        ratio = recovered(result.score, reference.score, result.higher_is_better)
+        if ratio is None:
+            raise _not_normalised(f"the model scores {result.score:g}", domain, scores, "model")
+        ratios.append(ratio)
+        # d ratio / d score, and the relative error of the reference.
+        by_score[domain] = (1 / reference.score if result.higher_is_better else -ratio / result.score) / count
+        by_reference.append(ratio * reference.standard_error / reference.score / count)
+    error = math.hypot(_error_of_sum(scores, by_score, influences), *by_reference)
+    return math.fsum(ratios) / count, error
+
+
+def _error_of_sum(
+    scores: Mapping[str, DomainScore], factors: Mapping[str, float], influences: Mapping[str, Influences] | None
+) -> float:
+    """Standard error of Σ factor · score over domains: by cluster where that is known, else as if independent."""
+    if influences is None or any(math.isnan(score.standard_error) for score in scores.values()):
+        return math.hypot(*(factors[domain] * score.standard_error for domain, score in scores.items()))
+    scaled = (
+        {cluster: factors[domain] * influence for cluster, influence in influences[domain].items()} for domain in scores
+    )
+    return combined_error(scaled)
+
+
+def _not_normalised(what: str, domain: str, scores: Mapping[str, DomainScore], whose: str) -> InputError:
+    found = ", ".join(f"{name} {score.score:.4g}" for name, score in scores.items())
+    return InputError(
+        f"domain {domain!r}: {what}, so nothing can be normalised there ({whose} scores: {found}); score more items, "
+        f"count another metric, or leave the domain out"
+    )
