@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -256,8 +257,36 @@ def test_the_published_proxies_are_what_they_are_called(tmp_path: Path) -> None:
     assert [i.id for i in validation["ifeval"].items] == [i.id for i in test["ifeval"].items]
     assert {i.doc["subject"] for i in validation["mmlu_stem"].items} == {"college_physics"}
     assert {i.doc["data_type"] for i in validation["wildjailbreak_harmful"].items} == {"adversarial_harmful"}
-    assert validation["conala"].items[0].instances[0].args[0].count("Solution:") == 3
+    asked = validation["conala"].items[0].instances[0].args[0]
+    assert asked.count("Solution:\n") == 3
+    # The public harness' prompt breaks lines in a way that leaves 19 blanks before all but the first of its line ends.
+    blanks = " " * 19
+    assert asked.startswith(
+        "Answer the following instructions in one line of Python code:\n\nInstruction:\nconvert a list"
+    )
+    assert asked.endswith(f"'%m/%d/%Y'){blanks}\nInstruction:\nprint {COUNT}{blanks}\nSolution:\n")
+    values = grade(validation["conala"], [[[f" {item.doc['snippet']} "]] for item in validation["conala"].items])
+    assert task_estimate(validation["conala"], values)[0].value == 1.0
     assert len(test["harmbench"].items) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        # 3 of 4 words, 1 of 3 pairs, none of 2 and 1 longer ones; as long as expected.
+        ([("a b c d", "a b x d")], (4 / 5 * 2 / 4 * 1 / 3 * 1 / 2) ** 0.25),
+        # 2 of 2 words, 1 of 1 pair, no longer ones, and half as long as expected.
+        ([("a b c d", "a b")], math.exp(1 - 2)),
+        ([("a b c d", "")], 0.0),
+        ([("f(x)", "f(x)"), ("g(y) + 1", "g(y) + 1")], 1.0),
+    ],
+)
+def test_bleu_of_code_is_smoothed_as_in_the_public_harness(
+    pairs: list[tuple[str, str]], expected: float, tmp_path: Path
+) -> None:
+    write_data(tmp_path)
+    conala = published_tasks("validation", tmp_path)["conala"]
+    assert conala.task.aggregation()["bleu"](pairs) == pytest.approx(expected)
 
 
 def test_a_suites_decoding_reaches_the_engine_and_its_tasks_the_scores(

@@ -10,8 +10,8 @@ from typing import Any
 from mergebench_ray.evaluation.pass_at_k import pass_at_k
 from mergebench_ray.evaluation.sandbox import Limits, Program, check_of, run_programs
 
-# Some checks hold thousands of cases, and compare with NumPy.
-_LIMITS = Limits(wall_seconds=20.0, cpu_seconds=20, memory_bytes=2**30)
+# Those of the public harness. Some checks hold thousands of cases, and compare with NumPy.
+_HUMANEVAL_SECONDS, _MBPP_SECONDS = 20, 10
 _MODULES = ("numpy",)
 
 
@@ -28,10 +28,12 @@ def score(documents: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[Any
         answers: by item, a list that holds the list of samples.
     """
     samples = [_flatten(given) for given in answers]
+    seconds = _HUMANEVAL_SECONDS if all("entry_point" in document for document in documents) else _MBPP_SECONDS
+    limits = Limits(wall_seconds=seconds, cpu_seconds=seconds, memory_bytes=2**30)
     programs = [
         program(document, answer) for document, given in zip(documents, samples, strict=True) for answer in given
     ]
-    passed = iter(result.passed for result in run_programs(programs, limits=_LIMITS, modules=_MODULES))
+    passed = iter(result.passed for result in run_programs(programs, limits=limits, modules=_MODULES))
     return [{"pass_at_1": pass_at_k(len(given), sum(next(passed) for _ in given), 1)} for given in samples]
 
 

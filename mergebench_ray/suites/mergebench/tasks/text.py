@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sacrebleu
 from datasets import Dataset
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from transformers.data.metrics.squad_metrics import compute_exact, compute_f1
 
 Pair = tuple[str, str]
@@ -57,7 +60,7 @@ def bleu_of_translation(document: Mapping[str, Any], results: Sequence[str]) -> 
 
 
 def bleu_of_code(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, Pair]:
-    """A line of code beside its reference, for `corpus_bleu`."""
+    """A line of code beside its reference, for `smoothed_corpus_bleu`."""
     return {"bleu": (document["snippet"], results[0].strip())}
 
 
@@ -67,3 +70,25 @@ def corpus_bleu(pairs: Sequence[Pair]) -> float:
         float(sacrebleu.corpus_bleu([answer for _, answer in pairs], [[reference for reference, _ in pairs]]).score)
         / 100
     )
+
+
+def smoothed_corpus_bleu(pairs: Sequence[Pair]) -> float:
+    """BLEU of all answers together, 0 to 1, each n-gram precision of (matches + 1) / (n-grams + 1), n to 4.
+
+    The smoothing of Lin and Och (2004), unigrams included, which the public harness' BLEU has and sacreBLEU has not.
+    """
+    tokenize = Tokenizer13a()  # type: ignore[no-untyped-call]
+    split = [(tokenize(reference).split(), tokenize(answer).split()) for reference, answer in pairs]
+    expected, given = (sum(len(pair[side]) for pair in split) for side in (0, 1))
+    if not given:
+        return 0.0
+    logarithms = []
+    for size in range(1, 5):
+        matches = sum((_ngrams(answer, size) & _ngrams(reference, size)).total() for reference, answer in split)
+        total = sum(max(0, len(answer) - size + 1) for _, answer in split)
+        logarithms.append(math.log((matches + 1) / (total + 1)))
+    return math.exp(sum(logarithms) / 4 + min(0.0, 1 - expected / given))
+
+
+def _ngrams(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[start : start + size]) for start in range(len(words) - size + 1))
