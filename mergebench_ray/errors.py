@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+_MAX_CHARACTERS = 1500
+
 
 class InputError(ValueError):
     """Input that a user can mend.
 
     The message is a single line that says what is wrong, where (file, key), and what to do about it. The command
-    line prints it without a traceback and exits with status 2.
+    line prints it without a traceback and exits with status 2. What a message quotes may be anything: characters that a
+    terminal would obey are escaped, and the middle of a very long one is left out.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        line = " ".join(str(message).split())
+        if not line.isprintable():
+            line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        if len(line) > _MAX_CHARACTERS:
+            line = f"{line[: _MAX_CHARACTERS // 2]} … {line[-_MAX_CHARACTERS // 2 :]}"
+        super().__init__(line)

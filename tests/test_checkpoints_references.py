@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +11,12 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from tiny_gguf import tiny_gguf
 from tiny_models import tiny_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from mergebench_ray.checkpoints import resolve
+from mergebench_ray.checkpoints import resolve, sources
 from mergebench_ray.checkpoints.sources import locate
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
@@ -162,7 +165,89 @@ def test_processes_that_need_a_gguf_file_at_once_share_one_conversion(tmp_path: 
 
 def test_a_gguf_file_that_cannot_be_converted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\0" * 100)
-    with pytest.raises(InputError, match="transformers cannot load this GGUF file"):
-        resolve(str(tmp_path / "broken.gguf"))
-    assert [path for path in (tmp_path / "cache" / "gguf").iterdir() if path.suffix != ".lock"] == []
+    whole = tiny_gguf(tmp_path / "whole.gguf").read_bytes()
+    huge = (10**9).to_bytes(4, "little")
+    settings = {key: whole.index(f"llama.{key}".encode()) for key in ("block_count", "embedding_length")}
+    broken = {
+        "truncated": whole[:-1],
+        "GGUF version 0": b"GGUF" + bytes(100),
+        "there are 11 tensors": put(whole, settings["block_count"] + len("llama.block_count") + 4, huge),
+        "describe .* parameters": put(whole, settings["embedding_length"] + len("llama.embedding_length") + 4, huge),
+        "transformers cannot load": whole.replace(b"llama", b"nosuc"),
+    }
+    for message, content in broken.items():
+        (tmp_path / "broken.gguf").write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            resolve(str(tmp_path / "broken.gguf"))
+        assert [path for path in (tmp_path / "cache" / "gguf").iterdir() if path.suffix != ".lock"] == []
+
+
+def put(content: bytes, place: int, data: bytes) -> bytes:
+    return content[:place] + data + content[place + len(data) :]
+
+
+def test_nothing_beside_a_gguf_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither code, nor another configuration, nor a file of its name in the current folder."""
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    file = tiny_gguf(folder / "tiny.gguf")
+    expected = resolve(str(file)).digest()
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "another"))
+    (folder / "config.json").write_text('{"model_type": "x", "auto_map": {"AutoConfig": "x.X"}}')
+    (folder / "x.py").write_text("raise SystemExit('run')")
+    os.mkfifo(folder / "tokenizer_config.json")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    assert resolve(str(file)).digest() == expected
+
+
+def test_a_conversion_of_which_a_part_was_lost_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
+    file = tiny_gguf(tmp_path / "tiny.gguf")
+    digest, folder = resolve(str(file)).digest(), resolve(str(file)).folder
+    whole = {entry.name: entry.stat().st_size for entry in folder.iterdir()}
+    weights = next(folder.glob("*.safetensors"))
+    for damage in (
+        lambda: (folder / "tokenizer.json").unlink(),
+        lambda: weights.write_bytes(weights.read_bytes()[:1000]),
+        lambda: (folder / "conversion.json").write_text("{"),
+        lambda: shutil.rmtree(folder) or folder.mkdir(),
+    ):
+        damage()
+        assert resolve(str(file)).digest() == digest
+        assert {entry.name: entry.stat().st_size for entry in folder.iterdir()} == whole
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["~nobody/x", "x" * 5000, "/x" * 5000, "./" + "x" * 300, "x\0y", "./x\0", "package:__main__/x", "\x1b[2J"],
+)
+def test_a_name_that_no_file_can_have_is_one_line(reference: str) -> None:
+    with pytest.raises(InputError) as refused:
+        resolve(reference)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 2000
+
+
+def test_what_is_fetched_is_what_comes_along_without_other_copies_of_the_weights() -> None:
+    files = [
+        "model-00001-of-00002.safetensors",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "config.json",
+        "tekken.json",
+        "tiktoken.model",
+        "sentencepiece.bpe.model",
+        "vocab.txt",
+        "LICENSE",
+    ]
+    others = [
+        "consolidated.safetensors",
+        "model.fp16.safetensors",
+        "onnx/model.safetensors",
+        "pytorch_model.bin",
+        "x.py",
+    ]
+    kept = filter_repo_objects([*files, *others], allow_patterns=sources._FETCHED, ignore_patterns=sources._NOT_FETCHED)
+    assert list(kept) == files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
@@ -49,7 +50,7 @@ ACCOMPANYING = (
 
 FURTHER_TEMPLATES = "additional_chat_templates"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
-_OWNER_SEPARATOR = "--"
+_MODULE = re.compile(r"[A-Za-z_]\w*")
 
 
 def is_accompanying(name: str) -> bool:
@@ -90,11 +91,12 @@ def code_is_there(folder: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _code_files(config: Mapping[str, Any]) -> set[str]:
-    """Files of modules that `auto_map` takes from the model's own folder; the code of other models stays there."""
+    """Files of modules that `auto_map` takes from the model's own folder, not from OWNER/NAME--."""
     named = config.get("auto_map")
     entries = list(named.values()) if isinstance(named, dict) else []
     texts = [text for entry in entries for text in (entry if isinstance(entry, list) else [entry])]
-    return {f"{text.partition('.')[0]}.py" for text in texts if isinstance(text, str) and _OWNER_SEPARATOR not in text}
+    modules = {text.partition(".")[0] for text in texts if isinstance(text, str)}
+    return {f"{module}.py" for module in modules if _MODULE.fullmatch(module)}
 
 
 def _copy(file: Path, target: Path) -> None:

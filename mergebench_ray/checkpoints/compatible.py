@@ -36,7 +36,6 @@ def check_compatible(base: Checkpoint, specialists: Mapping[str, Checkpoint]) ->
     for name in sorted(specialists):
         specialist = specialists[name]
         who = f"specialist {name!r} ({specialist})"
-        notes += [f"{who}: {note}" for note in specialist.notes]
         _check_architecture(who, base, specialist)
         _check_heads(who, base, specialist)
         _check_names(who, base, specialist)

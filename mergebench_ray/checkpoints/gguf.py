@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
+import tempfile
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -11,45 +14,65 @@ from mergebench_ray.checkpoints.architecture import has_tied_head
 from mergebench_ray.checkpoints.cache import cache_folder, one_at_a_time
 from mergebench_ray.checkpoints.checkpoint import Progress
 from mergebench_ray.checkpoints.digest import file_digest
+from mergebench_ray.checkpoints.gguf_header import read_gguf_header
+from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.checkpoints.roles import is_output_head
 from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import whole_folder
+from mergebench_ray.files import open_regular, whole_folder
 
 _MAGIC = b"GGUF"
 _MAX_FILE_BYTES = 5 << 30
+_FORMAT = 2
+_CONTENTS = "conversion.json"
 
 
 def dequantise(file: Path, progress: Progress | None = None) -> Path:
     """The folder with a GGUF file's weights in bf16, configuration, tokenizer, chat template and generation settings.
 
     Made at the first call and keyed by the file's digest; needs memory for the whole model that once. Safe for several
-    processes at a time: one converts, the others wait for it.
+    processes at a time: one converts, the others wait for it. A folder of which a part was lost is made again.
 
     Raises:
         InputError: if the file is not GGUF, or transformers cannot load it.
     """
-    with file.open("rb") as stream:
-        if stream.read(len(_MAGIC)) != _MAGIC:
-            raise InputError(f"{file}: not a GGUF file; check the path or fetch it again")
+    try:
+        with open_regular(file) as stream:
+            if stream.read(len(_MAGIC)) != _MAGIC:
+                raise InputError(f"{file}: not a GGUF file; check the path or fetch it again")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check the file") from error
     root = cache_folder("gguf")
     digest = file_digest(file)
-    folder = root / digest
-    if folder.is_dir():
+    folder = root / f"{digest}-{_FORMAT}"
+    if _is_whole(folder):
         return folder
     with one_at_a_time(root / f"{digest}.lock"):
-        if not folder.is_dir():
+        if not _is_whole(folder):
+            header = read_gguf_header(file)
             if progress is not None:
                 progress(0.0, f"dequantising {file.name} into {folder} (once)")
+            shutil.rmtree(folder, ignore_errors=True)
             with whole_folder(folder) as temporary:
-                _convert(file, temporary)
+                _convert(file, header.elements, temporary)
+                sizes = {entry.name: entry.stat().st_size for entry in temporary.iterdir()}
+                (temporary / _CONTENTS).write_text(json.dumps(sizes) + "\n", encoding="utf-8")
             if progress is not None:
                 progress(1.0, f"dequantised {file.name}")
     return folder
 
 
-def _convert(file: Path, out: Path) -> None:
-    model, tokenizer = _load(file)
+def _is_whole(folder: Path) -> bool:
+    """Whether a conversion holds all that was written."""
+    try:
+        sizes = read_json_object(folder / _CONTENTS)
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (InputError, OSError):
+        return False
+
+
+def _convert(file: Path, elements: int, out: Path) -> None:
+    model, tokenizer = _load(file, elements)
     tied = has_tied_head(model.config.to_dict(), file)
     weights = {name: w for name, w in model.state_dict().items() if not (tied and is_output_head(name))}
     model.config.architectures = [type(model).__name__]
@@ -60,8 +83,12 @@ def _convert(file: Path, out: Path) -> None:
     write_tensors(out, layout, weights.items(), _MAX_FILE_BYTES)
 
 
-def _load(file: Path) -> tuple[Any, Any]:
-    """Model in bf16 and tokenizer, by transformers."""
+def _load(file: Path, elements: int) -> tuple[Any, Any]:
+    """Model in bf16 and tokenizer, by transformers.
+
+    Raises:
+        InputError: whatever transformers fails with, as it raises errors of every kind at a damaged file.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
@@ -69,17 +96,40 @@ def _load(file: Path) -> tuple[Any, Any]:
     with_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        # Its bar for GGUF tensors has no switch, and would be one line a tensor where output is piped.
-        with redirect_stderr(io.StringIO()):
+        # Its bar for GGUF tensors has no switch, and would be one line a tensor where output is piped. A folder that
+        # holds nothing else, since transformers also reads what lies beside the file.
+        with redirect_stderr(io.StringIO()), tempfile.TemporaryDirectory() as alone:
+            link = Path(alone) / "model.gguf"
+            link.symlink_to(file.absolute())
+            source: dict[str, Any] = {
+                "pretrained_model_name_or_path": alone,
+                "gguf_file": str(link),
+                "local_files_only": True,
+                "trust_remote_code": False,
+            }
+            _refuse_other_size(source, elements)
             model = AutoModelForCausalLM.from_pretrained(
-                file.parent,
-                gguf_file=file.name,
-                dtype=torch.bfloat16,
-                quantization_config=GgufConfig(dequantize=True),
+                **source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
             )
-            return model, AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ValueError, KeyError, NotImplementedError, OSError) as error:
-        raise InputError(f"{file}: transformers cannot load this GGUF file ({error}); give safetensors") from error
+            return model, AutoTokenizer.from_pretrained(**source)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or "no reason given"
+        raise InputError(
+            f"{file}: transformers cannot load this GGUF file ({type(error).__name__}: {reason}); give safetensors"
+        ) from error
     finally:
         if with_bars:
             logging.enable_progress_bar()
+
+
+def _refuse_other_size(source: dict[str, Any], elements: int) -> None:
+    """Refuse settings that describe a much larger model than the file holds, before memory for it is taken."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(**source)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    described = sum(parameter.numel() for parameter in model.parameters())
+    if described > 2 * elements:
+        raise ValueError(f"its settings describe {described} parameters, its tensors hold {elements}")

@@ -8,12 +8,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mergebench_ray.checkpoints.accompanying_files import is_accompanying
 from mergebench_ray.checkpoints.checkpoint import TensorInfo
 from mergebench_ray.checkpoints.json_files import read_json_object
-from mergebench_ray.checkpoints.safetensors_file import read_elements, read_header
+from mergebench_ray.checkpoints.safetensors_file import have_equal_values, read_header
 from mergebench_ray.errors import InputError
 
 SINGLE_NAME = "model.safetensors"
@@ -24,7 +22,6 @@ _ADAPTER_CONFIG = "adapter_config.json"
 _SAFETENSORS = ".safetensors"
 # Names under which other programs keep a model's weights, so a reader may take them for this model's.
 _OTHER_WEIGHTS = ("pytorch_model*.bin", "consolidated*.pt*", "tf_model*.h5", "flax_model*.msgpack", "*.gguf")
-_COMPARED = 1 << 22
 
 
 def stored_tensors(folder: Path) -> tuple[dict[str, TensorInfo], list[str]]:
@@ -149,11 +146,7 @@ def _sharded(folder: Path, weight_map: Mapping[str, str]) -> dict[str, TensorInf
 
 def _refuse_unless_equal(folder: Path, one: TensorInfo, other: TensorInfo) -> None:
     """Two copies of a tensor are harmless if it doesn't matter which is read."""
-    equal = (one.shape, one.dtype) == (other.shape, other.dtype)
-    for start in range(0, one.numel if equal else 0, _COMPARED):
-        count = min(_COMPARED, one.numel - start)
-        pair = [read_elements(info, start, count).view(torch.uint8) for info in (one, other)]
-        equal = equal and torch.equal(*pair)
+    equal = one.dtype == other.dtype and have_equal_values(one, other)
     if not equal:
         raise InputError(
             f"{folder}: tensor {one.name!r} is in {one.file.name} and in {other.file.name}, and they differ; keep one"

@@ -84,4 +84,4 @@ def _is_native(config: dict[str, Any]) -> bool:
     """Whether transformers has this model type without the code that `auto_map` names."""
     from transformers import CONFIG_MAPPING
 
-    return config.get("model_type") in CONFIG_MAPPING
+    return str(config.get("model_type")) in CONFIG_MAPPING
