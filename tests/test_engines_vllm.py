@@ -304,7 +304,9 @@ def test_continuations_score_as_in_transformers_whatever_they_share(engine: VLLM
         for request, (likelihood, greedy) in zip(asked, engine.loglikelihood(asked)):
             tokens = list(request.continuation_token_ids)
             likelihoods = logits_of_answer(model, context, tokens).log_softmax(-1)
-            assert likelihood == pytest.approx(float(likelihoods[range(len(tokens)), tokens].sum()), abs=LIKELIHOOD_ERROR)
+            assert likelihood == pytest.approx(
+                float(likelihoods[range(len(tokens)), tokens].sum()), abs=LIKELIHOOD_ERROR
+            )
             assert greedy == (likelihoods.argmax(-1).tolist() == tokens)
 
 

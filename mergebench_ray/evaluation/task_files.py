@@ -124,6 +124,8 @@ def quiet_lm_eval() -> Iterator[None]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known names that are closest to one that is not, for an error."""
     names = sorted(known)
+    if not names:
+        return "there are none"
     close = get_close_matches(name, names, n=3)
     if close:
         return f"did you mean {' or '.join(repr(one) for one in close)}?"

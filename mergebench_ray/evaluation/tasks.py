@@ -28,8 +28,8 @@ from mergebench_ray.evaluation.data_errors import (
     explain_data_errors,
     printed_fields,
 )
-from mergebench_ray.evaluation.directions import find_direction
 from mergebench_ray.evaluation.local_data import dataset_id, local_datasets, local_source
+from mergebench_ray.evaluation.metrics import check_metrics_and_filters, find_direction, try_metric
 from mergebench_ray.evaluation.protocol import cluster_key, data_split, in_split, overrides
 from mergebench_ray.evaluation.scores import check_directions, counted_label
 from mergebench_ray.evaluation.task_files import (
@@ -146,7 +146,7 @@ def load_tasks(
     for _, name, settings in wanted:
         config = find_task_file(manager, suite, name)
         _check_task_file(name, config, settings, split, options)
-        _counted(name, config, settings, judges)
+        check_metrics_and_filters(name, config, _counted(name, config, settings, judges)[0])
     tasks = [
         _build(manager, suite, domain, name, settings, split, options, judges) for domain, name, settings in wanted
     ]
@@ -249,6 +249,7 @@ def _build(
     metric, _, filter_name = metric.partition(",")
     # What counts without the judge is another metric, to which the suite's settings do not apply.
     wanted = settings.higher_is_better if metric == settings.metric.partition(",")[0] else None
+    try_metric(task, name, metric, items[0].doc, len(items[0].instances))
     direction = find_direction(task, name, metric, one_minus, wanted)
     task_file = manager.task_index[name].yaml_path
     return ScoredTask(

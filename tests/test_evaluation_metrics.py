@@ -1,4 +1,4 @@
-"""Which way metrics count, and values that no mean can take: as lm-eval does, or refused in one line."""
+"""Metrics: found, counted the right way, with values that no mean can take: as lm-eval does, or refused in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lm_eval.api.metrics import mean, perplexity
-from task_files import write_choice_task, write_task
+from task_files import write_choice_task, write_generation_task, write_task
 
 from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
@@ -109,6 +109,69 @@ def test_what_could_not_be_normalised_is_refused_when_the_suite_is_read(
         loaded(folder, domains)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# What there is
+
+
+LISTED = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
+
+
+@pytest.mark.parametrize(
+    ("metric_list", "counted", "expected"),
+    [
+        ([LISTED], "accc", "no metric 'accc'; did you mean 'acc'?"),
+        ([LISTED | {"metric": "accc"}], "accc", "scoring of multiple_choice has no metric 'accc'; did you mean 'acc'?"),
+        ([{"metric": "accc"}], "accc", "metric 'accc' is none of lm-eval's and has no aggregation"),
+        ([LISTED | {"aggregation": "meann"}], "acc", "lm-eval has no aggregation 'meann'; did you mean 'mean'"),
+        ([{"aggregation": "mean"}], "acc", "metric_list: an entry has no metric: {'aggregation': 'mean'}"),
+        ([LISTED | {"metric": None}], "acc", "metric_list: an entry has no metric"),
+        ([], "acc", "metric_list: give a list, each with its metric"),
+        ("acc", "acc", "metric_list: give a list, each with its metric"),
+        ([LISTED], "acc,strict", "no filter 'strict'; known: none"),
+        (None, "f1", "no metric 'f1'; known: acc, acc_norm"),
+    ],
+)
+def test_a_metric_that_is_not_there_is_refused_by_its_name(
+    folder: Path, metric_list: Any, counted: str, expected: str
+) -> None:
+    write_choice_task(folder, metric_list=metric_list)
+    with pytest.raises(InputError) as error:
+        loaded(folder, {"facts": {"capital_choice": counted}})
+    assert "task capital_choice" in str(error.value)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("filter_list", "counted", "expected"),
+    [
+        (None, "exact_match,x", "no filter 'x'; known: none"),
+        (
+            [{"name": "x", "filter": [{"function": "take_frist"}]}],
+            "exact_match",
+            "no function 'take_frist'; did you mean",
+        ),
+        ([{"filter": [{"function": "take_first"}]}], "exact_match", "filter_list: an entry has no name"),
+        ([{"name": "x"}], "exact_match", "filter 'x': give a list under 'filter'"),
+        ([{"name": "x", "filter": [{"a": 1}]}], "exact_match", "filter 'x': give a list under 'filter'"),
+        ([{"name": "x", "filter": [{"function": "take_first"}]}], "exact_match,y", "no filter 'y'; known: x"),
+    ],
+)
+def test_a_filter_that_is_not_there_is_refused_by_its_name(
+    folder: Path, filter_list: Any, counted: str, expected: str
+) -> None:
+    write_generation_task(folder, filter_list=filter_list)
+    with pytest.raises(InputError) as error:
+        loaded(folder, {"facts": {"capital_text": counted}})
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_generation_metric_that_cannot_score_is_refused_before_anything_is_asked(folder: Path) -> None:
+    write_generation_task(folder, metric_list=[LISTED | {"metric": "acc_mutual"}])
+    with pytest.raises(InputError, match="task capital_text: its metrics cannot score an answer"):
+        loaded(folder, {"facts": {"capital_text": "acc_mutual"}})
 
 
 # Values
