@@ -111,6 +111,9 @@ def evaluate(
     ] = None,
     items: Annotated[int | None, typer.Option(min=1, help="Only the first items of each task.")] = None,
     allow_code_execution: Annotated[bool, typer.Option(help="Run generated programs in the sandbox.")] = False,
+    allow_weak_sandbox: Annotated[
+        bool, typer.Option(help="Run them even where the system cannot keep them from your files.")
+    ] = False,
     data: LocalData = None,
     judge: Annotated[
         list[str] | None, typer.Option(metavar="NAME=REF", help="Use this model as a judge, in place of the suite's.")
@@ -132,6 +135,7 @@ def evaluate(
         tasks=tasks.split(",") if tasks else None,
         items=items,
         allow_code_execution=allow_code_execution,
+        allow_weak_sandbox=allow_weak_sandbox,
         data=_parse_pairs(data, "--data", "ID=PATH"),
         judges=_parse_pairs(judge, "--judge", "NAME=REF"),
         engines=engines,

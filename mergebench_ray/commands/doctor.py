@@ -126,14 +126,19 @@ def _cache_folder() -> Finding:
 
 
 def _sandbox() -> Finding:
-    from mergebench_ray.evaluation.sandbox import Program, run_programs
+    from mergebench_ray.evaluation.sandbox import Program, run_programs, weak_points
 
+    what = "sandbox for generated programs"
+    if points := weak_points():
+        remedy = (
+            "use Linux 5.13 or newer with Landlock enabled; without it, programs run only where a sweep says "
+            "evaluation.allow_weak_sandbox: true"
+        )
+        return Finding(what, False, f"this system cannot guard {' and '.join(points)}", remedy)
     check = "assert untrusted.double(1) == 2"
     good, bad = run_programs([Program(f"def double(x): return {body}", check) for body in ("2 * x", "3 * x")])
     works = good.verdict == "passed" and bad.verdict == "failed"
-    return Finding(
-        "sandbox for generated programs", works, "works" if works else good.message, "run on Linux as an ordinary user"
-    )
+    return Finding(what, works, "works" if works else good.message, "see docs/sandbox.md for what it needs")
 
 
 def _ray() -> Finding:

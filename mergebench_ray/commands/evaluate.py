@@ -26,6 +26,7 @@ from mergebench_ray.evaluation import (
     score_together,
     start_evaluator,
 )
+from mergebench_ray.evaluation.code_execution import code_execution_notes
 from mergebench_ray.evaluation.judges import digests, find_judges, running_judges
 from mergebench_ray.evaluation.questions import QuestionRow, question_rows
 from mergebench_ray.evaluation.tasks import notes_of
@@ -62,6 +63,7 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     items: int | None = None,
     allow_code_execution: bool = False,
+    allow_weak_sandbox: bool = False,
     data: Mapping[str, str] | None = None,
     judges: Mapping[str, str] | None = None,
     engines: int = 1,
@@ -78,6 +80,7 @@ def evaluate(
         tasks: only these tasks, or all tasks of these domains, or of "forgetting"; None for all domains.
         items: only the first items of each task; None for all.
         allow_code_execution: run generated programs in the sandbox.
+        allow_weak_sandbox: run them even where the system cannot keep them from this user's files.
         data: data set id of the hub (or `id:config`) -> local file or folder that is read instead.
         judges: judge -> reference of the model to use instead of the suite's.
         engines: vLLM engines that share the items.
@@ -105,10 +108,12 @@ def evaluate(
         validation_items=items,
         test_items=items,
         allow_code_execution=allow_code_execution,
+        allow_weak_sandbox=allow_weak_sandbox,
         data=dict(data or {}),
         judges={name: {"model": one} for name, one in (judges or {}).items()},
     )
     found, notes = find_judges(chosen, options, [which])
+    notes += code_execution_notes(chosen, options, [which])
     loaded = load_tasks(chosen, which, options, judges=digests(found))
     notes += notes_of(loaded)
     check_ray(address)

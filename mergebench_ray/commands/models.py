@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from mergebench_ray.checkpoints import Checkpoint, check_compatible, resolve
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation import Split
+from mergebench_ray.evaluation.code_execution import code_execution_notes
 from mergebench_ray.evaluation.judge_engine import FoundJudge
 from mergebench_ray.evaluation.judges import find_judges
 
@@ -19,7 +21,7 @@ class Models:
     Attributes:
         base: the base.
         specialists: by sorted name.
-        notes: rules that were applied where checkpoints differ, and judges that will be missing.
+        notes: rules applied where checkpoints differ, judges that will be missing, a sandbox that is weak.
         judges: the judges that scoring needs, by name.
     """
 
@@ -66,5 +68,7 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
                 f"add it to 'specialists', or list the other domains in evaluation.domains"
             )
     models = resolve_models(base, specialists)
-    judges, missing = find_judges(suite, sweep.evaluation, ["validation", "test"])
-    return replace(models, judges=judges, notes=[*models.notes, *missing])
+    splits: list[Split] = ["validation", "test"]
+    judges, missing = find_judges(suite, sweep.evaluation, splits)
+    programs = code_execution_notes(suite, sweep.evaluation, splits)
+    return replace(models, judges=judges, notes=[*models.notes, *missing, *programs])

@@ -134,6 +134,9 @@ class EvaluationOptions(Strict):
         default=None, ge=1, le=10**9, description="First items a task at the end; None for all."
     )
     allow_code_execution: bool = Field(default=False, description="Run generated programs, in the sandbox.")
+    allow_weak_sandbox: bool = Field(
+        default=False, description="Run them even where the system cannot keep them from your files (docs/sandbox.md)."
+    )
     data: dict[Line, Line] = Field(
         default_factory=dict,
         description="Data set id of the hub (or ID:CONFIG) -> local file or folder that is read instead.",

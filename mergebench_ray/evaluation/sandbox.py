@@ -4,12 +4,13 @@ A program runs in a process of its own; its check runs in another one and calls 
 `untrusted.NAME(...)`, with plain data going to and fro. So a program cannot pass by printing, by exiting early, by its
 exit status, by changing the checker or by reading what is expected: it has to return the right values.
 
-A program also cannot run longer than its limits, use more memory, write big files, see this process's environment or
-descriptors, or leave anything behind. Where the kernel has Landlock and system-call filters (Linux on x86-64 or
-AArch64) it cannot start a process or a thread, send a signal, open a socket, look into another process, raise its
-limits, change a file outside its folder, or read one outside that and the system's libraries. Where user namespaces are
-permitted, it has besides no network at all, a process table of its own, in which everything it started is killed, and
-a folder of limited size. What a system does not offer is logged once, by name.
+A program also cannot run longer than its limits, use more memory or disk, start a process, send a signal, open a
+socket, look into another process, raise its limits, change a file outside its folder, read one outside that and the
+system's libraries, see this process's environment or descriptors, or leave anything behind. The kernel sees to it, by
+Landlock and a list of system calls (Linux on x86-64 or AArch64); where it cannot, nothing runs unless
+`allow_weak_sandbox` was called. Root's programs run as a user that owns nothing. Where namespaces are permitted, a
+program has besides no network at all and a process table of its own, in which everything it started is killed. What a
+system does not offer is logged once, by name.
 
 What remains possible: a program sees whether a path exists, and may fill its time and memory to the limits. Without a
 check, a program passes if it says itself that it reached its end, which a program written for that purpose can fake.
@@ -18,6 +19,7 @@ check, a program passes if it says itself that it reached its end, which a progr
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
@@ -42,6 +44,11 @@ _HEADER_BYTES = 512  # as in `sandbox_child`
 _START_SECONDS = 60.0
 _PATIENCE_SECONDS = 10.0  # for a launcher's answer, beyond the program's own time
 _warned = threading.Event()
+_weak_allowed = threading.Event()
+
+
+class WeakSandboxError(RuntimeError):
+    """The system cannot keep programs from this user's files and processes, and nobody has said to run them anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +64,9 @@ class Limits:
     file_bytes: int = 2**20
     """Size of any one file."""
     folder_bytes: int = 2**24
-    """Size of all its files together, where the system lets us mount a file system."""
+    """Size of all its files together. Where it lies on disk, a program is ended within milliseconds of having more."""
     processes: int = 32
-    """Processes of this user; the kernel ignores it for root, where the system-call filter does the work."""
+    """Threads of the program and its check together, and one more for each of the two."""
     open_files: int = 32
     """Open files, pipes included."""
 
@@ -150,7 +157,8 @@ class SandboxPool:
             limits: in place of the pool's.
 
         Returns:
-            the verdict to come. It raises `RuntimeError` only if no sandbox can be started on this system.
+            the verdict to come. It raises `RuntimeError` only if no sandbox can be started on this system, and
+            `WeakSandboxError` if only a weak one can.
         """
         whole = Program(program) if isinstance(program, str) else program
         return self._threads.submit(self._run, whole, limits or self._limits)
@@ -189,11 +197,29 @@ def run_program(program: Program | str, *, limits: Limits = Limits()) -> Sandbox
     return run_programs([program], limits=limits)[0]
 
 
+def allow_weak_sandbox(allowed: bool) -> None:
+    """Say whether this process runs programs even where the system has `weak_points`; at first it does not."""
+    (_weak_allowed.set if allowed else _weak_allowed.clear)()
+
+
+@functools.cache
+def weak_points() -> tuple[str, ...]:
+    """What programs on this system could not be kept from; empty where the sandbox is whole.
+
+    Raises:
+        RuntimeError: if no sandbox can be started on this system.
+    """
+    launcher = _Launcher({}, probe=True)
+    launcher.close()
+    return launcher.weak_points
+
+
 class _Launcher:
     """A small clean process that forks for each program; see `sandbox_child`. Used by one thread."""
 
-    def __init__(self, modules: dict[str, str]) -> None:
+    def __init__(self, modules: dict[str, str], *, probe: bool = False) -> None:
         self._modules = modules
+        self._probe = probe
         self._start()
 
     def run(self, program: Program, limits: Limits) -> SandboxResult:
@@ -221,7 +247,7 @@ class _Launcher:
         self._folder = tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-X", "utf8", _CHILD, self._folder.name, json.dumps(self._modules)],
-            env={},
+            env={"MALLOC_ARENA_MAX": "1"},  # or each thread would reserve much of the memory that it may use
             cwd="/",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -233,9 +259,18 @@ class _Launcher:
         if hello is None:
             self.close()
             raise RuntimeError(f"the sandbox for generated programs does not start ({sys.executable} {_CHILD})")
-        if hello["missing"] and not _warned.is_set():
+        self.weak_points: tuple[str, ...] = tuple(hello["weak"])
+        if self._probe:
+            return
+        if self.weak_points and not _weak_allowed.is_set():
+            self.close()
+            raise WeakSandboxError(
+                f"the sandbox for generated programs cannot guard {' and '.join(self.weak_points)} on this system, "
+                "so that no program is run; see allow_weak_sandbox"
+            )
+        if hello["lacking"] and not _warned.is_set():
             _warned.set()
-            _logger.warning("the sandbox has no kernel isolation of %s on this system", "; ".join(hello["missing"]))
+            _logger.warning("the sandbox has no kernel isolation of %s on this system", "; ".join(hello["lacking"]))
 
     def _ask(self, job: bytes, patience: float) -> dict[str, Any] | None:
         """The launcher's answer; None if it died or hangs."""

@@ -18,25 +18,33 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
+    from mergebench_ray.evaluation import sandbox_filter as system_calls
     from mergebench_ray.evaluation import sandbox_kernel as kernel
+    from mergebench_ray.evaluation import sandbox_landlock as landlock
+    from mergebench_ray.evaluation import sandbox_room as rooms
     from mergebench_ray.evaluation import sandbox_values as values
 else:
     # The package itself is out of reach here, and must be: its modules would come along into every program's process.
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    import sandbox_filter as system_calls
     import sandbox_kernel as kernel
+    import sandbox_landlock as landlock
+    import sandbox_room as rooms
     import sandbox_values as values
 
     sys.path.pop()
 
 HEADER_BYTES = 512
+ESSENTIAL = ("files (Landlock)", "processes and sockets (seccomp)")
+"""What a program must be kept from; everything else is a second wall."""
 _DESCRIPTORS = 64  # more than a launcher ever has open
 _REPORT_BYTES = 4096
 _REPLY_BYTES = 2**24
@@ -44,6 +52,9 @@ _PART_BYTES = 2**16
 _MESSAGE_CHARACTERS = 200
 _CHECK_MEMORY_BYTES = 2**30  # a check may hold large expected values; it is no stranger's code
 _GRACE_SECONDS = 0.5
+_WATCH_SECONDS = 0.005  # between two looks at a room
+_COUNT_SECONDS = 1.0  # between two counts of other processes
+_NEW_PROCESSES = 256  # of others, that may begin before the next count
 _OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
 
 
@@ -115,25 +126,106 @@ class Untrusted:
         return content
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What this system lets the launcher do to its programs.
+
+    Attributes:
+        folder: where they get their rooms.
+        readable: folders of packages that they may import.
+        user: whom programs and checks run as; None for this process's own user.
+        read_any_file: whether they keep the right to read files of all users, within what Landlock allows.
+        namespaces: whether the launcher has a process table, network and mounts of its own.
+        threads: whether the kernel counts their threads, so that they may start some.
+        lacking: what the system does not isolate.
+    """
+
+    folder: str
+    readable: tuple[str, ...]
+    user: int | None
+    read_any_file: bool
+    namespaces: bool
+    threads: bool
+    lacking: tuple[str, ...] = ()
+
+    @property
+    def shares_user(self) -> bool:
+        """Whether the limit on processes counts others too, which are none of the sandbox's."""
+        return self.threads and not self.namespaces and self.user in (None, kernel.NOBODY)
+
+
 def main() -> None:
     """Serve jobs until standard input ends. Arguments: a folder to work in, packages to import first and where."""
     folder, modules = sys.argv[1], json.loads(sys.argv[2])
+    os.environ.pop("MALLOC_ARENA_MAX", None)  # it has had its effect
     kernel.adopt_orphans()
-    missing = [] if kernel.enter_namespaces() else ["network, process table and disk space (namespaces)"]
-    kernel.keep_memory_private()
+    setup = find_setup(folder, modules)
     import_modules(modules)
-    answer({"missing": [*missing, *probe_isolation()]})
+    answer({"lacking": setup.lacking, "weak": [name for name in setup.lacking if name in ESSENTIAL]})
+    others = Others(setup)
     while header := read_exactly(HEADER_BYTES):
-        job = {**json.loads(header), "readable": [os.path.join(path, name) for name, path in modules.items()]}
-        room = os.path.join(folder, "room")
-        os.mkdir(room, 0o700)
-        mounted = kernel.mount_memory(room, job["folder_bytes"])
-        result = run_job(job, room)
-        if mounted:
-            kernel.unmount(room)
-        shutil.rmtree(room, ignore_errors=True)
+        job = json.loads(header)
+        job["processes"] += others.count()
+        room = rooms.Room(os.path.join(folder, "room"), job["folder_bytes"], owner=setup.user, mounts=setup.namespaces)
+        result = run_job(job, setup, room)
+        room.close()
         answer(result)
-    shutil.rmtree(folder, ignore_errors=True)  # whoever started this may have been killed
+    rooms.remove_tree(folder)  # whoever started this may have been killed
+
+
+def find_setup(folder: str, modules: dict[str, str]) -> Setup:
+    """Move into namespaces if the system permits them, and try in forks what else it grants."""
+    user = kernel.unprivileged_user()
+    namespaces = kernel.enter_namespaces(user)
+    kernel.keep_memory_private()
+    if not kernel.may_become(user):
+        user = None
+    if user is not None:
+        os.chmod(folder, 0o711)
+    readable = tuple(os.path.join(path, name) for name, path in modules.items())
+    setup = Setup(
+        folder=folder,
+        readable=readable,
+        user=user,
+        read_any_file=user is not None and not kernel.can_read(user, (folder, *landlock.libraries(), *readable)),
+        namespaces=namespaces,
+        threads=kernel.counts_threads(user),
+    )
+    lacking = [] if namespaces else ["network and process table (namespaces)"]
+    found = kernel.in_fork(lambda: isolate(setup, None))
+    lacking += ESSENTIAL if found is None else found
+    if not setup.threads:
+        lacking.append("threads, so that programs may start none (a user other than root)")
+    return replace(setup, lacking=tuple(lacking))
+
+
+def isolate(setup: Setup, room: str | None) -> list[str]:
+    """Take from this process every right that the system lets us; return what it did not let us take.
+
+    Args:
+        setup: of the launcher.
+        room: the one folder in which files may be made and changed; None for nowhere.
+    """
+    rules = landlock.Confinement(room, setup.readable)
+    kernel.give_up_privileges(setup.user, read_any_file=setup.read_any_file)
+    refused = (rules.enforce(), system_calls.refuse_system_calls(threads=setup.threads))
+    return [name for name, done in zip(ESSENTIAL, refused) if not done]
+
+
+class Others:
+    """Processes of the programs' user that are none of ours, where they share its limit."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._counted_at = -_COUNT_SECONDS
+        self._count = 0
+
+    def count(self) -> int:
+        """How many there may be while the next program runs."""
+        if self._setup.shares_user and time.monotonic() - self._counted_at > _COUNT_SECONDS:
+            self._count = kernel.count_processes(self._setup.user) + _NEW_PROCESSES
+            self._counted_at = time.monotonic()
+        return self._count
 
 
 def import_modules(modules: dict[str, str]) -> None:
@@ -149,70 +241,64 @@ def import_modules(modules: dict[str, str]) -> None:
         del os.environ[name]
 
 
-def probe_isolation() -> list[str]:
-    """What the kernel does not isolate, found out in a fork that ends at once."""
-    reading, writing = os.pipe()
-    if os.fork() == 0:
-        os.write(writing, json.dumps(kernel.isolate(None)).encode())
-        os._exit(0)
-    os.close(writing)
-    found = os.read(reading, _REPORT_BYTES)
-    os.close(reading)
-    kernel.end_descendants()
-    return list(json.loads(found))
-
-
-def run_job(job: dict[str, Any], room: str) -> dict[str, str]:
+def run_job(job: dict[str, Any], setup: Setup, room: rooms.Room) -> dict[str, str]:
     """Run one program and its check; whatever happens, all of their processes are dead afterwards."""
     reading, writing = os.pipe()
     checker = os.fork()
     if checker == 0:
         try:
-            check_program(job, room, writing)
+            check_program(job, setup, room.folder, writing)
         finally:
             os._exit(1)
     os.close(writing)
-    report = read_report(reading, time.monotonic() + job["wall_seconds"])
+    report = read_report(reading, time.monotonic() + job["wall_seconds"], room)
     os.close(reading)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(checker, signal.SIGKILL)  # all there is, where the kernel module finds no grandchildren
     status = kernel.end_descendants()[checker]
-    if report:
+    if isinstance(report, bytes) and report:
         return dict(json.loads(report))
-    if report is None or status in _OUT_OF_TIME:
+    if report == "too full":
+        return failed("wrote more than its folder may hold")
+    if report == "late" or status in _OUT_OF_TIME:
         return {"verdict": "timed_out", "message": "ran longer than its limit"}
     # Not the program's doing, and perhaps part of the job is still unread: the next one takes a new launcher.
     raise SystemExit(f"the checker ended with status {status}")
 
 
-def read_report(descriptor: int, deadline: float) -> bytes | None:
-    """What the checker reported until it ended; None if it did not end in time."""
+def read_report(descriptor: int, deadline: float, room: rooms.Room) -> bytes | Literal["late", "too full"]:
+    """What the checker reported until it ended, or why it had to be ended."""
     report = b""
     while True:
-        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return None
-        part = os.read(descriptor, _REPORT_BYTES)
-        if not part:
-            return report
-        report += part
+        remaining = max(0.0, deadline - time.monotonic())
+        ready, _, _ = select.select([descriptor], [], [], min(remaining, _WATCH_SECONDS) if room.watched else remaining)
+        if ready:
+            part = os.read(descriptor, _REPORT_BYTES)
+            if not part:
+                return report
+            report += part
+        elif room.watched and room.is_too_full():
+            return "too full"
+        elif time.monotonic() >= deadline:
+            return "late"
 
 
-def check_program(job: dict[str, Any], room: str, report: int) -> NoReturn:
+def check_program(job: dict[str, Any], setup: Setup, room: str, report: int) -> NoReturn:
     """The checker: start the program's process, then read the check, run it, and report."""
     os.setsid()
+    kernel.die_with_parent()
     program = read_exactly(job["program_bytes"]).decode()
     requests, replies = os.pipe(), os.pipe()
     process = os.fork()
     if process == 0:
         try:
-            serve_program(job, room, program, requests[0], replies[1])
+            serve_program(job, setup, room, program, requests[0], replies[1])
         finally:
             os._exit(1)
     check = read_exactly(job["check_bytes"]).decode()
     keep_only(report, replies[0], requests[1])
     limit({**job, "memory_bytes": max(job["memory_bytes"], _CHECK_MEMORY_BYTES)})
-    kernel.isolate(None, job["readable"])
+    isolate(setup, None)
     verdict = run_check(check, Untrusted(Channel(replies[0], requests[1])), process)
     os.write(report, json.dumps(verdict).encode())
     os._exit(0)
@@ -233,12 +319,13 @@ def run_check(check: str, program: Untrusted, process: int) -> dict[str, str]:
     return {"verdict": "passed", "message": ""}
 
 
-def serve_program(job: dict[str, Any], room: str, program: str, requests: int, replies: int) -> NoReturn:
+def serve_program(job: dict[str, Any], setup: Setup, room: str, program: str, requests: int, replies: int) -> NoReturn:
     """The program's process: give up all rights, run the program, then answer calls of its functions."""
     keep_only(requests, replies)
     os.chdir(room)
     limit(job)
-    kernel.isolate(room, job["readable"])
+    if not set(isolate(setup, room)) <= set(setup.lacking):
+        os._exit(1)
     channel = Channel(requests, replies)
     namespace: dict[str, Any] = {"__name__": "program"}
     try:

@@ -21,6 +21,7 @@ from lm_eval.tasks import TaskManager
 from mergebench_ray.config.suite import Suite, TaskSettings
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.code_execution import check_code_execution
 from mergebench_ray.evaluation.data_errors import (
     check_fields,
     check_named_fields,
@@ -132,8 +133,8 @@ def load_tasks(
         judges: judges at hand, name -> digest. A task whose judge is missing counts its `without_judge` metric.
 
     Raises:
-        InputError: unknown task, metric or domain; a task without that split; code execution that is not allowed;
-            data that is missing or lacks a field. All task files are checked before any data is read.
+        InputError: unknown task, metric or domain; a task without that split; programs that are not allowed to run or
+            cannot be isolated; data that is missing or lacks a field. All task files are checked before any data.
     """
     if split not in get_args(Split):
         raise InputError(f"split {split!r}: choose one of {', '.join(get_args(Split))}")
@@ -199,11 +200,8 @@ def _check_task_file(
     name: str, config: Mapping[str, Any], settings: TaskSettings, split: Split, options: EvaluationOptions
 ) -> None:
     """Everything that the task file alone can tell."""
-    if config.get("unsafe_code") and not options.allow_code_execution:
-        raise InputError(
-            f"task {name} runs generated programs; set evaluation.allow_code_execution: true to allow it, "
-            "or leave its domain out"
-        )
+    if config.get("unsafe_code"):
+        check_code_execution(name, options)
     kind = config.get("output_type", "generate_until")
     if kind == "loglikelihood_rolling":
         raise InputError(
