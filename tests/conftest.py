@@ -59,7 +59,7 @@ def base_folder() -> Path:
 def engine(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMEngine]:
     """A running vLLM. It may hold any weights: a test begins with `restore_base()` or a load.
 
-    It computes in float32, in which answers differ by rounding alone, whatever the processor and whatever else is asked.
+    It computes in float32, where answers differ by rounding alone, whatever the processor and whatever else is asked.
     """
     options = EngineOptions(max_num_seqs=64, kv_cache_gib=0.5, dtype="float32")
     log_file = tmp_path_factory.mktemp("engine") / "vllm.log"

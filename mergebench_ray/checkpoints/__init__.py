@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from mergebench_ray.checkpoints.card import model_card
-from mergebench_ray.checkpoints.checkpoint import (
-    Checkpoint,
-    Progress,
-    TensorInfo,
-    require_finite,
-)
-from mergebench_ray.checkpoints.compatible import check_compatible
-from mergebench_ray.checkpoints.resolve import resolve
-from mergebench_ray.checkpoints.roles import counts_for_threshold, is_merged
-from mergebench_ray.checkpoints.writer import write_model
+from typing import TYPE_CHECKING
+
+from mergebench_ray.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from mergebench_ray.checkpoints.card import model_card
+    from mergebench_ray.checkpoints.checkpoint import (
+        Checkpoint,
+        Progress,
+        TensorInfo,
+        require_finite,
+    )
+    from mergebench_ray.checkpoints.compatible import check_compatible
+    from mergebench_ray.checkpoints.resolving import resolve
+    from mergebench_ray.checkpoints.roles import counts_for_threshold, is_merged
+    from mergebench_ray.checkpoints.writer import write_model
 
 __all__ = [
     "Checkpoint",
@@ -26,3 +31,19 @@ __all__ = [
     "resolve",
     "write_model",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Checkpoint": "checkpoint",
+        "Progress": "checkpoint",
+        "TensorInfo": "checkpoint",
+        "check_compatible": "compatible",
+        "counts_for_threshold": "roles",
+        "is_merged": "roles",
+        "model_card": "card",
+        "require_finite": "checkpoint",
+        "resolve": "resolving",
+        "write_model": "writer",
+    },
+)

@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
-from mergebench_ray.kernels import Block, BlockFunction, Scalars
+from mergebench_ray import kernels
+
+if TYPE_CHECKING:  # hyper-parameters are checked before torch is imported, which takes a second or two
+    import torch
+    from torch import Tensor
+
+    from mergebench_ray.kernels import Block, BlockFunction, Scalars
 
 Coefficient = Annotated[float, Field(ge=-2, le=3, allow_inf_nan=False)]
 ScalingCoefficient = Coefficient | dict[str, Coefficient | Annotated[list[Coefficient], Field(min_length=1)]]
@@ -27,7 +31,7 @@ class MethodParameters(BaseModel):
     layer group); `completed` writes it out for every specialist.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     per_specialist: ClassVar[frozenset[str]] = frozenset()
 
@@ -249,7 +253,7 @@ class Method(ABC):
     def kernel(self, parameters: Any) -> BlockFunction:
         """The function to run for these hyper-parameters."""
         options = tuple(sorted(self.options(parameters).items()))
-        return BlockFunction(self.merge_block, options, self.uses_position, self.companion_dtype(parameters))
+        return kernels.BlockFunction(self.merge_block, options, self.uses_position, self.companion_dtype(parameters))
 
 
 def per_specialist(values: Any, place: TensorPlace, specialists: Sequence[str]) -> list[float]:

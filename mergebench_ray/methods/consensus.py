@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
-from torch import Tensor
 
-from mergebench_ray.kernels import Block, Scalars, keep_where
+from mergebench_ray import kernels
 from mergebench_ray.methods.base import (
     Method,
     MethodParameters,
@@ -18,6 +17,11 @@ from mergebench_ray.methods.base import (
     sum_of,
 )
 from mergebench_ray.methods.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mergebench_ray.kernels import Block, Scalars
 
 MaskFactor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -56,7 +60,7 @@ class Consensus(Method):
             [(v.abs() > mu[k] * (total - v).abs()).float() for k, v in enumerate(vectors)],
         )
         merged = sum_of([coefficient[k] * vector for k, vector in enumerate(vectors)])
-        kept = keep_where(masks >= scalars["needed"], merged, block.zero)
+        kept = kernels.keep_where(masks >= scalars["needed"], merged, block.zero)
         return block.base + sum_of([block.zero, kept])
 
     def scalars(

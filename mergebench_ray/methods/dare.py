@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from torch import Tensor
 
-from mergebench_ray.kernels import Block, Scalars, keep_where
-from mergebench_ray.kernels.random import random_numbers, scramble, specialist_key, tensor_keys, threshold_of
+from mergebench_ray import kernels
 from mergebench_ray.methods.base import (
     Method,
     MethodParameters,
@@ -19,6 +17,11 @@ from mergebench_ray.methods.base import (
     sum_of,
 )
 from mergebench_ray.methods.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mergebench_ray.kernels import Block, Scalars
 
 
 class DareParameters(MethodParameters):
@@ -49,11 +52,11 @@ class Dare(Method):
     def merge_block(block: Block, scalars: Mapping[str, Tensor], **options: Any) -> Tensor:
         """Draw, drop, scale and add in float32."""
         coefficient, drop_below = scalars["coefficient"], scalars["drop_below"]
-        scrambled = scramble(block.position, scalars["tensor_keys"])
+        scrambled = kernels.scramble(block.position, scalars["tensor_keys"])
         kept = []
         for k, vector in enumerate(block.task_vectors):
-            numbers = random_numbers(scrambled, scalars["specialist_keys"][k])
-            kept.append(keep_where(numbers >= drop_below, coefficient[k] * vector, block.zero))
+            numbers = kernels.random_numbers(scrambled, scalars["specialist_keys"][k])
+            kept.append(kernels.keep_where(numbers >= drop_below, coefficient[k] * vector, block.zero))
         return block.base + sum_of([block.zero, *kept])
 
     def scalars(
@@ -64,7 +67,7 @@ class Dare(Method):
         tensor = (parameters.seed, place.name, place.part)
         return {
             "coefficient": [coefficient / (1 - parameters.p) for coefficient in coefficients],
-            "drop_below": [threshold_of(parameters.p)],
-            "tensor_keys": tensor_keys(*tensor),
-            "specialist_keys": [specialist_key(*tensor, name) for name in specialists],
+            "drop_below": [kernels.threshold_of(parameters.p)],
+            "tensor_keys": kernels.tensor_keys(*tensor),
+            "specialist_keys": [kernels.specialist_key(*tensor, name) for name in specialists],
         }

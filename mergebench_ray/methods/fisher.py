@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from mergebench_ray.kernels import Block, Scalars
 from mergebench_ray.methods.base import (
     Calibrated,
     CalibrationRequest,
@@ -21,6 +18,12 @@ from mergebench_ray.methods.base import (
     sum_of,
 )
 from mergebench_ray.methods.registry import register
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mergebench_ray.kernels import Block, Scalars
 
 _FLOOR = 1e-10
 """Added to every Fisher diagonal, so that a parameter that no specialist depends on is averaged."""
@@ -75,4 +78,6 @@ class Fisher(Method):
 
     def companion_dtype(self, parameters: Any) -> torch.dtype:
         """As they are accumulated."""
+        import torch
+
         return torch.float32

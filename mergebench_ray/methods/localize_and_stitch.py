@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from mergebench_ray.kernels import Block, Scalars, kth_smallest_magnitude
+from mergebench_ray import kernels
 from mergebench_ray.methods.base import (
     Calibrated,
     CalibrationRequest,
@@ -21,6 +19,12 @@ from mergebench_ray.methods.base import (
     sum_of,
 )
 from mergebench_ray.methods.registry import register
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mergebench_ray.kernels import Block, Scalars
 
 
 class LocalizeAndStitchParameters(MethodParameters):
@@ -91,7 +95,9 @@ class LocalizeAndStitch(Method):
         """The smallest magnitude that each specialist's mask keeps or starts with; trained masks."""
         kept = max(1, math.floor(statistics.num_entries * parameters.sparsity))
         rank = statistics.num_entries - kept + 1
-        thresholds = [kth_smallest_magnitude(histogram, rank) for histogram in statistics.magnitude_histograms()]
+        thresholds = [
+            kernels.kth_smallest_magnitude(histogram, rank) for histogram in statistics.magnitude_histograms()
+        ]
         if not parameters.trained:
             return _Masks(thresholds, ())
         names = ("sparsity", "sigmoid_bias", "learning_rate", "epochs", "l1_strength")
@@ -105,6 +111,8 @@ class LocalizeAndStitch(Method):
 
     def companion_dtype(self, parameters: LocalizeAndStitchParameters) -> torch.dtype | None:
         """Trained masks are kept as booleans."""
+        import torch
+
         return torch.bool if parameters.trained else None
 
     def scalars(
@@ -124,4 +132,4 @@ class _Masks(NamedTuple):
 def _last_other(masks: list[Tensor], k: int) -> Tensor:
     """Mask of the last specialist other than k; nothing where k is the only one."""
     others = [mask for j, mask in enumerate(masks) if j != k]
-    return others[-1] if others else torch.zeros_like(masks[k])
+    return others[-1] if others else masks[k].new_zeros(masks[k].shape)

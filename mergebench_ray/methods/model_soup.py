@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from mergebench_ray.kernels import Block, Scalars
 from mergebench_ray.methods.base import Method, TensorPlace, sum_of
 from mergebench_ray.methods.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mergebench_ray.kernels import Block, Scalars
 
 
 @register

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
 from safetensors import safe_open
-from torch import Tensor
 
-from mergebench_ray.kernels import Block, Scalars
-from mergebench_ray.kernels.regression import RegressionSystem, regression_system, solve_regression
 from mergebench_ray.methods.base import (
     Calibrated,
     CalibrationRequest,
@@ -25,6 +21,13 @@ from mergebench_ray.methods.base import (
     sum_of,
 )
 from mergebench_ray.methods.registry import register
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mergebench_ray.kernels import Block, Scalars
+    from mergebench_ray.kernels.regression import RegressionSystem
 
 
 class RegMeanParameters(MethodParameters):
@@ -99,6 +102,10 @@ class RegMeanSolver(Solver):
         self, group: Sequence[str], weights: Callable[[str], list[Tensor]], device: torch.device
     ) -> tuple[RegressionSystem, list[int]]:
         """Sums over the specialists, with the layers of the group stacked; and the outputs of each layer."""
+        import torch
+
+        from mergebench_ray.kernels.regression import regression_system
+
         entry = self.entries[self.groups.index(tuple(group))]
         grams = []
         for file in self.files:
@@ -110,5 +117,7 @@ class RegMeanSolver(Solver):
 
     def solve(self, group: Sequence[str], system: tuple[RegressionSystem, list[int]]) -> list[Tensor]:
         """The merged weights."""
+        from mergebench_ray.kernels.regression import solve_regression
+
         sums, outputs = system
         return list(solve_regression(sums, self.reduction, ", ".join(group)).split(outputs))

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from safetensors import safe_open
-from torch import Tensor
 
 from mergebench_ray.methods.base import Calibrated, CalibrationRequest, Solver, Statistics
 from mergebench_ray.methods.registry import register
 from mergebench_ray.methods.regmean import RegMean, RegMeanParameters
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RegMeanPlusPlusParameters(RegMeanParameters):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from torch import Tensor
 
-from mergebench_ray.kernels import Block, Scalars
 from mergebench_ray.methods.base import (
     Method,
     MethodParameters,
@@ -18,6 +16,11 @@ from mergebench_ray.methods.base import (
     sum_of,
 )
 from mergebench_ray.methods.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mergebench_ray.kernels import Block, Scalars
 
 
 class TaskArithmeticParameters(MethodParameters):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from mergebench_ray.kernels import Block, BlockFunction, Scalars, keep_where, kth_smallest_magnitude
+from mergebench_ray import kernels
 from mergebench_ray.methods.base import (
     Method,
     MethodParameters,
@@ -21,6 +19,11 @@ from mergebench_ray.methods.base import (
     sum_of,
 )
 from mergebench_ray.methods.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mergebench_ray.kernels import Block, Scalars
 
 
 class TiesParameters(MethodParameters):
@@ -75,8 +78,8 @@ class Ties(Method):
         up, down = merge(risen, scalars["coefficient"]), merge(fallen, scalars["coefficient"])
         # Both are merged before the sign is known: a chain of operations half as long, which is what limits a CPU.
         chosen = [
-            keep_where(total > scalars["up_above"], up, block.zero),
-            keep_where(total < scalars["down_below"], down, block.zero),
+            kernels.keep_where(total > scalars["up_above"], up, block.zero),
+            kernels.keep_where(total < scalars["down_below"], down, block.zero),
         ]
         return sum_of([block.base, block.zero, *chosen])
 
@@ -87,10 +90,12 @@ class Ties(Method):
     def prepare(self, parameters: TiesParameters, statistics: Statistics) -> Prepared:
         """Thresholds from the exact histograms, and the sign for entries that cancel out."""
         rank = statistics.num_entries - math.floor(statistics.num_entries * parameters.density)
-        smallest_kept = [kth_smallest_magnitude(histogram, rank) for histogram in statistics.magnitude_histograms()]
+        smallest_kept = [
+            kernels.kth_smallest_magnitude(histogram, rank) for histogram in statistics.magnitude_histograms()
+        ]
         # Whether zeros are kept makes no difference to a sum; without them, an entry has risen, fallen or is dropped.
         thresholds = [max(magnitude, SMALLEST) for magnitude in smallest_kept]
-        balance = statistics.total(BlockFunction(elected_sign), {"threshold": thresholds})
+        balance = statistics.total(kernels.BlockFunction(elected_sign), {"threshold": thresholds})
         return Prepared(thresholds, (balance > 0) - (balance < 0))
 
     def scalars(
@@ -108,15 +113,15 @@ class Ties(Method):
 def trim(block: Block, threshold: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Task vectors without the magnitudes below their thresholds: the positive entries, and the negative ones."""
     vectors = list(enumerate(block.task_vectors))
-    risen = [keep_where(vector >= threshold[k], vector, block.zero) for k, vector in vectors]
-    fallen = [keep_where(vector <= -threshold[k], vector, block.zero) for k, vector in vectors]
+    risen = [kernels.keep_where(vector >= threshold[k], vector, block.zero) for k, vector in vectors]
+    fallen = [kernels.keep_where(vector <= -threshold[k], vector, block.zero) for k, vector in vectors]
     return risen, fallen
 
 
 def elected_sign(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
     """Sign of the sum of the trimmed task vectors: -1, 0 or 1."""
     risen, fallen = trim(block, scalars["threshold"])
-    return torch.sign(sum_of(risen) + sum_of(fallen))
+    return (sum_of(risen) + sum_of(fallen)).sign()
 
 
 def _merge_sum(agreeing: list[Tensor], coefficient: Tensor) -> Tensor:
@@ -133,6 +138,6 @@ def _merge_max(agreeing: list[Tensor], coefficient: Tensor) -> Tensor:
     largest = agreeing[0].abs()
     merged = coefficient[0] * agreeing[0]
     for k, vector in enumerate(agreeing[1:], start=1):
-        merged = torch.where(vector.abs() > largest, coefficient[k] * vector, merged)
-        largest = torch.maximum(largest, vector.abs())
+        merged = (coefficient[k] * vector).where(vector.abs() > largest, merged)
+        largest = largest.maximum(vector.abs())
     return merged
