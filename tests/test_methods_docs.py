@@ -14,6 +14,7 @@ from bank_in_process import LocalBank
 from tiny_models import tiny_llama, tiny_specialist
 
 import mergebench_ray.methods as package
+from mergebench_ray import kernels
 from mergebench_ray.checkpoints import Checkpoint, is_merged, resolve
 from mergebench_ray.kernels import Pass, Segment
 from mergebench_ray.methods import TensorPlace, get_method, parse_parameters, registry
@@ -67,9 +68,7 @@ def test_the_method_has_the_same_bits_eagerly_and_by_its_plain_function(snippets
     out = torch.zeros_like(base)
     run = Pass(method.kernel(parameters), 3, scalars, torch.bfloat16, torch.device("cpu"), compiled=False)
     run.run(base, vectors, [Segment(0, 5000, 0, scalars)], out, threads=1)
-    block = package.base.Block(
-        base.float(), [vector.float() for vector in vectors], torch.arange(5000), [], torch.zeros(1)
-    )
+    block = kernels.Block(base.float(), [vector.float() for vector in vectors], torch.arange(5000), [], torch.zeros(1))
     plain = method.merge_block(block, {name: torch.tensor(values) for name, values in scalars.items()})
     assert torch.equal(out, plain.bfloat16())
 

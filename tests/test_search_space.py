@@ -4,11 +4,12 @@ from typing import Any
 
 import optuna
 import pytest
+from ray.tune.search.optuna import OptunaSearch
 
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError
-from mergebench_ray.search.samplers import make_sampler
+from mergebench_ray.search.samplers import make_sampler, try_sampler
 from mergebench_ray.search.space import Space
 
 SPECIALISTS = ["math", "coding"]
@@ -96,6 +97,32 @@ def test_a_point_with_one_number_for_all_is_spread_over_specialists() -> None:
             {},
             "layer",
         ),
+        ({"dare": {"seed": {"low": 0, "high": 9}}}, {}, "valid integer"),
+        ({"consensus": {"k": {"low": 1, "high": 9, "integer": True}}}, {}, "k = 9"),
+        ({"consensus": {"mu": {"low": 0, "high": 1e12}}}, {}, "mu"),
+        ({"ties": {"density": {"low": 0.1, "high": 0.5}}}, {"points_to_evaluate": [{"density": True}]}, "outside"),
+        ({"ties": {"density": {"low": 0.1, "high": 0.5}}}, {"points_to_evaluate": [{"density": [0.2]}]}, "a number"),
+        ({"ties": {"density": {"low": 0.1, "high": 0.5}}}, {"points_to_evaluate": [{"method": ["a"]}]}, "not one of"),
+        (
+            {"ties": {"density": {"low": 0.1, "high": 0.5}, "scaling_coef": 0.3}},
+            {"points_to_evaluate": [{"density": 0.2, "scaling_coef": 0.4}]},
+            "fixes it at 0.3",
+        ),
+        (
+            {"task_arithmetic": {"scaling_coef": {"low": 0, "high": 1, "per": "specialist"}}},
+            {"points_to_evaluate": [{"scaling_coef": {"math": 0.1, "coding": 0.2, "law": 0.3}}]},
+            "wrong or missing: law",
+        ),
+        (
+            {"task_arithmetic": {"scaling_coef": {"low": 0, "high": 1, "per": "specialist", "layer_groups": 2}}},
+            {"points_to_evaluate": [{"scaling_coef": [0.1, 0.2, 0.3]}]},
+            "a list of 2",
+        ),
+        (
+            {"consensus": {"k": {"low": 1, "high": 2, "integer": True}}},
+            {"points_to_evaluate": [{"k": 1.5}]},
+            "whole numbers",
+        ),
     ],
 )
 def test_a_space_that_no_method_accepts_is_refused(
@@ -104,6 +131,74 @@ def test_a_space_that_no_method_accepts_is_refused(
     with pytest.raises(InputError, match=expected) as caught:
         make_space(methods, **search)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.4, [0.4, 0.4]),
+        ([0.1, 0.2], [0.1, 0.2]),
+        ({"math.v2": 0.3, "coding": [0.1, 0.2]}, [0.3, 0.3]),
+        ({"math.v2": [0.5, 0.6], "coding": 0.1}, [0.5, 0.6]),
+    ],
+)
+def test_a_point_reaches_a_specialist_with_dots_in_its_name_and_layer_groups(value: Any, expected: list[float]) -> None:
+    points = [{"scaling_coef": value}]
+    methods = {"task_arithmetic": {"scaling_coef": {"low": 0, "high": 1, "per": "specialist", "layer_groups": 2}}}
+    space = Space(make_sweep(methods, points_to_evaluate=points), ["math.v2", "coding"], LAYERS)
+    (point,) = space.points(points)
+    # Through Tune, which takes keys apart at "/".
+    search = OptunaSearch(space.suggest, metric="m", mode="max", points_to_evaluate=[point])
+    method, parameters = space.candidate(search.suggest("first"))
+    assert (method, parameters["scaling_coef"]["math.v2"]) == ("task_arithmetic", expected)
+
+
+def test_a_specialist_whose_name_tune_would_take_apart_is_refused() -> None:
+    with pytest.raises(InputError, match="specialist 'me/math'"):
+        Space(make_sweep({"model_soup": None, "ties": None}), ["me/math"], LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "expected"),
+    [
+        ("TPESampler", {"n_startup_trials": "x"}, "n_startup_trials|not supported between"),
+        ("TPESampler", {"n_ei_candidates": 0}, "must be positive"),
+        ("TPESampler", {"n_ei_candidates": 10**9}, "n_ei_candidates = 1000000000"),
+        ("TPESampler", {"seed": -1}, "Seed"),
+        ("TPESampler", {"gamma": 3}, "not callable"),
+        ("RandomSampler", {"seed": "x"}, "sampler_options"),
+        ("CmaEsSampler", {"popsize": -1}, "popsize"),
+        ("GridSampler", {}, "search_space"),
+        ("GridSampler", {"search_space": {"x": [1]}}, "ties.density"),
+        ("GridSampler", {"search_space": {str(i): list(range(100)) for i in range(20)}}, "to write down"),
+        ("BruteForceSampler", {}, "step"),
+        ("PartialFixedSampler", {}, "base_sampler"),
+        ("BaseSampler", {}, "abstract"),
+    ],
+)
+def test_an_option_that_a_sampler_would_only_stumble_over_later_is_refused(
+    sampler: str, options: dict[str, Any], expected: str
+) -> None:
+    sweep = make_sweep({"ties": {"density": {"low": 0.1, "high": 0.5}}}, sampler=sampler, sampler_options=options)
+    with pytest.raises(InputError, match=expected) as caught:
+        try_sampler(sweep, Space(sweep, SPECIALISTS, LAYERS))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grid_can_be_walked_to_its_end() -> None:
+    sweep = make_sweep(
+        {"ties": {"density": {"low": 0.1, "high": 0.5}}},
+        sampler="GridSampler",
+        sampler_options={"search_space": {"ties.density": [0.1, 0.2, 0.3]}},
+    )
+    space = Space(sweep, SPECIALISTS, LAYERS)
+    try_sampler(sweep, space)
+    study = optuna.create_study(sampler=make_sampler("GridSampler", 0, sweep.search.sampler_options))
+    for number in range(3):
+        trial = study.ask()
+        space.suggest(trial)
+        study.tell(trial, number)
+    assert sorted(trial.params["ties.density"] for trial in study.trials) == [0.1, 0.2, 0.3]
 
 
 def test_any_optuna_sampler_by_name_and_seeded() -> None:

@@ -6,9 +6,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mergebench_ray.config import SearchOptions
+from mergebench_ray.config import SearchOptions, Sweep
+from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError
+from mergebench_ray.search.run_folder import open_run
+from mergebench_ray.search.storage import check_storage
 from mergebench_ray.search.study import is_new, open_storage, reconcile
+
+METHODS = {"ties": {"density": {"low": 0.1, "high": 0.5}}}
 
 
 def start_study(folder: Path) -> tuple[optuna.storages.BaseStorage, optuna.Study]:
@@ -61,6 +66,86 @@ def test_a_queued_point_that_had_not_suggested_yet_is_not_lost(tmp_path: Path) -
     assert study.ask().suggest_float("a", 0, 1) == 0.25
 
 
-def test_a_storage_that_cannot_be_opened_is_one_clear_line(tmp_path: Path) -> None:
+def shared_run(folder: Path, name: str, storage: str) -> tuple[Sweep, str]:
+    """A run's sweep and study in a storage that several share."""
+    sweep = parse_model(
+        Sweep,
+        {"name": "x", "suite": "smollm2-mini", "methods": METHODS, "search": {"storage": storage}},
+        "sweep.yaml",
+    )
+    with open_run(folder / name, sweep, resume=False) as run:
+        return sweep, run.study_name(sweep)
+
+
+def test_two_runs_of_one_name_in_one_storage_do_not_touch_each_others_trials(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    (sweep, first), (_, second) = (shared_run(tmp_path, name, url) for name in ("a", "b"))
+    assert first != second
+    storage = open_storage(tmp_path, sweep.search)
+    study = optuna.create_study(storage=storage, study_name=first, direction="maximize")
+    running = study.ask()
+    number = running.suggest_float("a", 0, 1)
+    # The second run starts, and is resumed, while the first one's trial is being scored.
+    assert is_new(storage, second)
+    other = optuna.create_study(storage=open_storage(tmp_path, sweep.search), study_name=second, direction="maximize")
+    other.ask()
+    for _ in range(2):
+        reconcile(storage, second, {})
+    assert [trial.state for trial in study.get_trials()] == [TrialState.RUNNING]
+    study.tell(running, 0.5)
+    assert study.best_params == {"a": number}
+    with open_run(tmp_path / "a", sweep, resume=True) as run:
+        assert run.study_name(sweep) == first
+
+
+def test_a_run_of_before_there_were_ids_finds_its_study(tmp_path: Path) -> None:
+    sweep, _ = shared_run(tmp_path, "a", f"sqlite:///{tmp_path / 'shared.db'}")
+    (tmp_path / "a" / "run_id").unlink()
+    with open_run(tmp_path / "a", sweep, resume=True) as run:
+        assert run.study_name(sweep) == "x"
+
+
+def test_a_runs_folder_does_not_hold_the_storages_password(tmp_path: Path) -> None:
+    sweep, _ = shared_run(tmp_path, "a", "postgresql://user:hunter2@localhost/db")
+    for file in (tmp_path / "a").iterdir():
+        assert "hunter2" not in file.read_text()
+    # The password is given again, and may have changed.
+    changed = sweep.model_copy(
+        update={"search": sweep.search.model_copy(update={"storage": "postgresql://user:other@localhost/db"})}
+    )
+    with open_run(tmp_path / "a", changed, resume=True):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///{}/no/such/folder/study.db", "cannot be written|not a folder"),
+        ("sqlite://", "in memory"),
+        ("sqlite:////dev/zero", "not a regular file"),
+        ("sqlite:///{}/text", "file is not a database"),
+        ("no-url", "Could not parse"),
+        ("redis://host/db", "NoSuchModuleError|redis"),
+        ("postgresql://user:hunter2@127.0.0.1:1/db", "refused"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_one_clear_line_without_its_password(
+    tmp_path: Path, url: str, expected: str
+) -> None:
+    (tmp_path / "text").write_text("not a database, but long enough to be looked at " * 20)
+    with pytest.raises(InputError, match=expected) as caught:
+        check_storage(url.format(tmp_path))
+    assert str(caught.value).startswith("search.storage")
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["text"]
+
+
+def test_trying_a_storage_makes_no_file(tmp_path: Path) -> None:
+    check_storage(f"sqlite:///{tmp_path}/study.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opening_a_storage_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"search\.storage"):
         open_storage(tmp_path, SearchOptions(storage=f"sqlite:///{tmp_path}/no/such/folder/study.db"))

@@ -35,6 +35,17 @@ def locate(ref: ModelRef) -> Path:
     raise InputError(f"model {ref.model}: no such file or folder, and not a hub id (owner/name); check the path")
 
 
+def check_there(ref: ModelRef) -> None:
+    """Check that what a reference (with its adapter) names on this machine is there; the hub is not asked.
+
+    Raises:
+        InputError: as `locate`.
+    """
+    for one in (ref.model, ref.adapter):
+        if one is not None and not is_on_hub(one):
+            locate(one)
+
+
 def is_on_hub(ref: ModelRef) -> bool:
     """Whether a reference (without its adapter) names a model on the hub, not a file or folder of this machine."""
     if ref.revision is None and _existing(ref.source) is not None:

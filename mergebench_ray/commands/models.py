@@ -12,6 +12,7 @@ from mergebench_ray.evaluation import Split
 from mergebench_ray.evaluation.code_execution import code_execution_notes
 from mergebench_ray.evaluation.judge_engine import FoundJudge
 from mergebench_ray.evaluation.judges import find_judges
+from mergebench_ray.search.checks import check_domains
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,7 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
         InputError: as `resolve_models` and `find_judges`; or a domain that the suite or the specialists do not have.
     """
     base, specialists = sweep.model_references(suite)
-    for domain in sweep.evaluation.domains or suite.domains:
-        if domain not in suite.domains:
-            known = ", ".join(suite.domains)
-            raise InputError(
-                f"sweep {sweep.name}, evaluation.domains: {domain!r} is not in suite {suite.name} ({known})"
-            )
-        if domain not in specialists:
-            raise InputError(
-                f"sweep {sweep.name}: domain {domain!r} has no specialist of that name to be measured against; "
-                f"add it to 'specialists', or list the other domains in evaluation.domains"
-            )
+    check_domains(sweep, suite, specialists)
     models = resolve_models(base, specialists)
     splits: list[Split] = ["validation", "test"]
     judges, missing = find_judges(suite, sweep.evaluation, splits)

@@ -12,6 +12,7 @@ from mergebench_ray.commands.models import resolve_sweep_models
 from mergebench_ray.config import Sweep
 from mergebench_ray.placement import Machine, Plan, make_plan
 from mergebench_ray.placement.plan import gibibytes
+from mergebench_ray.search.checks import read_sweep
 from mergebench_ray.search.space import Space
 
 _GIB = 1 << 30
@@ -39,7 +40,7 @@ def plan(
     Raises:
         InputError: the sweep is wrong, or its models do not fit together.
     """
-    checked = sweep if isinstance(sweep, Sweep) else Sweep.from_yaml(Path(sweep), dict(overrides or {}))
+    checked = read_sweep(sweep, overrides)
     suite = checked.load_suite()
     models = resolve_sweep_models(checked, suite)
     Space(checked, list(models.specialists), models.num_layers)

@@ -17,6 +17,7 @@ from mergebench_ray.commands.calibration import load_calibration
 from mergebench_ray.commands.merge import write_merged
 from mergebench_ray.commands.models import Models, resolve_sweep_models
 from mergebench_ray.config import Recipe, Suite, Sweep
+from mergebench_ray.config.storage_url import without_secrets
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Split, items_digest, load_tasks
 from mergebench_ray.evaluation.judges import digests, running_judges
@@ -36,12 +37,13 @@ from mergebench_ray.results import (
 )
 from mergebench_ray.results.leaderboard import with_error
 from mergebench_ray.runtime import check_ray, ray_session
+from mergebench_ray.search.checks import read_sweep
 from mergebench_ray.search.records import AVERAGE, AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
 from mergebench_ray.search.run_folder import RunFolder, check_run_folder, check_same_items, open_run
-from mergebench_ray.search.samplers import make_sampler
 from mergebench_ray.search.session import Session, open_session
 from mergebench_ray.search.space import Space
+from mergebench_ray.search.study import open_storage
 
 
 @dataclass(frozen=True)
@@ -92,19 +94,13 @@ def tune(
     Raises:
         InputError: wrong input, found before anything is started.
     """
-    checked = sweep if isinstance(sweep, Sweep) else Sweep.from_yaml(Path(sweep), dict(overrides or {}))
+    checked = read_sweep(sweep, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
     check_run_folder(folder, checked, resume=resume)
     suite = checked.load_suite()
     models = resolve_sweep_models(checked, suite)
     space = Space(checked, list(models.specialists), models.num_layers)
-    if checked.engine.transport != "shared_memory":
-        raise InputError(
-            f"sweep {checked.name}, engine.transport = {checked.engine.transport!r}: the bank of a sweep cannot send "
-            "this way yet (docs/engines.md); use shared_memory, which feeds engines on GPUs too"
-        )
     check_ray(address, dashboard_port=dashboard_port)
-    make_sampler(checked.search.sampler, checked.search.seed, checked.search.sampler_options)
     tasks = {
         split: load_tasks(suite, split, checked.evaluation, judges=digests(models.judges)) for split in get_args(Split)
     }
@@ -112,7 +108,10 @@ def tune(
     if plan.problem and address is None:
         raise InputError(f"sweep {checked.name}: {plan.problem}")
     calibration = _calibration(checked, suite, models, space)
-    with open_run(folder, checked, resume=resume) as run, _log_to(run.log_file):
+    if checked.search.storage is not None:
+        open_storage(folder, checked.search)  # makes its tables, before there is a folder
+    with open_run(folder, checked, resume=resume) as run, _log_to(run.log_file, checked.search.storage):
+        open_storage(run.path, checked.search)
         run.write_plan(plan)
         store = TrialStore(run.path)
         check_same_items(run.path, store.trials(), {split: items_digest(some) for split, some in tasks.items()})
@@ -269,11 +268,23 @@ def _value(trial: Trial) -> str:
     return with_error(trial.normalised_average, trial.normalised_standard_error)
 
 
+class _WithoutSecrets(logging.Formatter):
+    """Hides the password of a storage in messages and tracebacks."""
+
+    def __init__(self, storage: str | None) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._storage = storage
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or the lines of a traceback."""
+        return without_secrets(super().format(record), self._storage)
+
+
 @contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send what libraries log to a file while the block lasts."""
+def _log_to(path: Path, storage: str | None) -> Iterator[None]:
+    """Send what libraries log to a file while the block lasts, but for the storage's password."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_WithoutSecrets(storage))
     logging.getLogger().addHandler(handler)
     logging.captureWarnings(True)
     try:

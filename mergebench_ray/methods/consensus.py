@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mergebench_ray.kernels import Block, Scalars
 
-MaskFactor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MaskFactor = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class ConsensusParameters(MethodParameters):

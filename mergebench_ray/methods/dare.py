@@ -31,7 +31,7 @@ class DareParameters(MethodParameters):
 
     scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ, -2 to 3.")
     p: float = Field(default=0.9, ge=0, lt=1, description="Probability that an entry is dropped.")
-    seed: int = Field(default=0, ge=0, description="Seed of the random masks.")
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Seed of the random masks.")
 
 
 @register

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FLOOR = 1e-10
 """Added to every Fisher diagonal, so that a parameter that no specialist depends on is averaged."""
 
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class FisherParameters(MethodParameters):
@@ -36,8 +36,8 @@ class FisherParameters(MethodParameters):
 
     per_specialist = frozenset({"weight"})
 
-    weight: Weight | dict[str, Weight] = Field(default=1.0, description="cₖ, above 0.")
-    calibration_samples: int = Field(default=1000, ge=1, description="Samples of each specialist.")
+    weight: Weight | dict[str, Weight] = Field(default=1.0, description="cₖ, 1e-6 to 1e6.")
+    calibration_samples: int = Field(default=1000, ge=1, le=10_000_000, description="Samples of each specialist.")
 
 
 @register

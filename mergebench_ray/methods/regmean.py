@@ -34,7 +34,7 @@ class RegMeanParameters(MethodParameters):
     """Hyper-parameters of RegMean."""
 
     reduction: float = Field(default=0.5, ge=0, le=1, description="Factor of the Gram matrices' off-diagonal entries.")
-    calibration_samples: int = Field(default=1000, ge=1, description="Samples of each specialist.")
+    calibration_samples: int = Field(default=1000, ge=1, le=10_000_000, description="Samples of each specialist.")
 
 
 @register

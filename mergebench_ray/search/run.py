@@ -113,7 +113,8 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     done = candidates(store)
     storage = open_storage(run.path, sweep.search)
-    reconcile(storage, sweep.name, {t.optuna_number: _value(t) for t in done})  # type: ignore[misc]
+    study = run.study_name(sweep)
+    reconcile(storage, study, {t.optuna_number: _value(t) for t in done})  # type: ignore[misc]
     remaining = sweep.search.trials - len(done)
     if remaining <= 0:
         return
@@ -124,7 +125,7 @@ def search(
         if trial.items_digest == items and trial.split == "validation" and trial.method is not None
     }
     ray.get(session.scorer.begin_search.remote(space, records.specialist_scores("validation"), known))
-    points = space.points(sweep.search.points_to_evaluate) if is_new(storage, sweep.name) else None
+    points = space.points(sweep.search.points_to_evaluate) if is_new(storage, study) else None
     searcher = OptunaSearch(
         space.suggest,
         metric=METRIC,
@@ -132,7 +133,7 @@ def search(
         # A sampler that is started again with its first seed would propose its first candidates again.
         sampler=make_sampler(sweep.search.sampler, sweep.search.seed + len(done), sweep.search.sampler_options),
         storage=storage,
-        study_name=sweep.name,
+        study_name=study,
         points_to_evaluate=points,
     )
     trainable = tune.with_parameters(CandidateTrial, scorer=session.scorer)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import check_new_folder, check_writable, whole_file
-from mergebench_ray.placement import Plan
-from mergebench_ray.results import Trial
+from mergebench_ray.files import check_new_folder, check_writable, open_regular, whole_file
+
+if TYPE_CHECKING:  # a wrong --out is refused before these are imported
+    from mergebench_ray.placement import Plan
+    from mergebench_ray.results import Trial
 
 _LOCK = ".lock"
+_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class RunFolder:
@@ -43,6 +48,26 @@ class RunFolder:
     def best_folder(self) -> Path:
         """The best candidate: recipe.yaml and model/."""
         return self.path / "best"
+
+    @property
+    def id_file(self) -> Path:
+        """What makes the run's study its own in a storage that runs of the same name share."""
+        return self.path / "run_id"
+
+    def study_name(self, sweep: Sweep) -> str:
+        """Name of the run's study; runs of before there was an id have the sweep's name alone.
+
+        Raises:
+            InputError: the id is damaged.
+        """
+        try:
+            with open_regular(self.id_file) as stream:
+                run_id = stream.read(100).decode("ascii", "replace").strip()
+        except FileNotFoundError:
+            return sweep.name
+        if not _ID.fullmatch(run_id):
+            raise InputError(f"{self.id_file}: damaged; start a new run with another --out")
+        return f"{sweep.name}-{run_id}"
 
     def write_plan(self, plan: Plan) -> None:
         """Keep the plan beside the results."""
@@ -86,6 +111,8 @@ def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
         run.path.chmod(0o700)
     with _locked(run.path):
         if not run.sweep_file.exists():
+            with whole_file(run.id_file) as temporary:
+                temporary.write_text(f"{secrets.token_hex(16)}\n")
             with whole_file(run.sweep_file) as temporary:
                 temporary.write_text(to_yaml(_as_written(sweep)))
         yield run

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mergebench_ray.config import Choices, Fixed, Range, Sweep
+from mergebench_ray.config.names import require_names
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods import complete_parameters
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 METHOD = "method"
 OPTUNA_NUMBER = "optuna_number"
+_INSIDE = 0.381966  # where between the bounds a value is tried that no method takes for a whole number by chance
+_MOST_LAYERS = 1000
 
 
 class Space:
@@ -26,23 +29,24 @@ class Space:
     Args:
         sweep: the checked sweep file.
         specialists: names of the specialists.
-        layers: number of the model's layers, to check layer groups.
+        layers: number of the model's layers, to check layer groups; None while the model is not known.
 
     Raises:
         InputError: unknown method or hyper-parameter, a bound that the method does not accept, or nothing to search.
     """
 
-    def __init__(self, sweep: Sweep, specialists: Sequence[str], layers: int) -> None:
+    def __init__(self, sweep: Sweep, specialists: Sequence[str], layers: int | None) -> None:
+        require_names(specialists, "specialist")
         self._methods = sweep.methods
         self._specialists = sorted(specialists)
-        self._layers = layers
+        self._layers = _MOST_LAYERS if layers is None else layers
         self._check(sweep)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Define-by-run: ask `trial` for every number of one candidate; returns what the method needs besides."""
         names = list(self._methods)
         method = trial.suggest_categorical(METHOD, names) if len(names) > 1 else names[0]
-        for key, parameter in self._searched(method):
+        for key, parameter, _ in self._searched(method):
             if isinstance(parameter, Choices):
                 trial.suggest_categorical(key, parameter.choices)
             elif parameter.integer:
@@ -82,35 +86,63 @@ class Space:
 
     def _point(self, point: Mapping[str, Any], where: str) -> dict[str, Any]:
         method = point.get(METHOD, next(iter(self._methods)))
-        if method not in self._methods:
+        if not isinstance(method, str) or method not in self._methods:
             raise InputError(
-                f"{where}.method = {method!r}: not one of this sweep's methods ({', '.join(self._methods)})"
+                f"{where}.method = {method!r:.80}: not one of this sweep's methods ({', '.join(self._methods)})"
             )
         suggestion: dict[str, Any] = {METHOD: method} if len(self._methods) > 1 else {}
-        unknown = set(point) - {METHOD} - set(self._methods[method])
-        if unknown:
+        parameters = self._methods[method]
+        if unknown := sorted(set(point) - {METHOD} - set(parameters)):
             raise InputError(
-                f"{where}: unknown key {sorted(unknown)[0]!r}; searched of {method} are "
-                f"{', '.join(self._methods[method]) or 'none'}"
+                f"{where}: unknown key {unknown[0]!r:.80}; searched of {method} are {', '.join(parameters) or 'none'}"
             )
-        for key, parameter in self._searched(method):
-            name, *path = key.removeprefix(f"{method}.").split(".", 2)
+        for name, value in point.items():
+            if name != METHOD:
+                self._check_shape(value, parameters[name], f"{where}.{name}")
+        for key, parameter, (first, *path) in self._searched(method):
+            name = str(first)
             if name not in point:
                 raise InputError(f"{where}: {name!r} of {method} is missing; give every searched value")
             suggestion[key] = _inside(_descend(point[name], path), parameter, f"{where}.{name}")
         return suggestion
 
-    def _searched(self, method: str) -> Iterator[tuple[str, Range | Choices]]:
+    def _check_shape(self, value: Any, parameter: Range | Choices | Fixed, where: str) -> None:
+        """Refuse what `_descend` would not look at."""
+        if isinstance(parameter, Fixed):
+            if value != parameter.value:
+                raise InputError(
+                    f"{where} = {value!r:.80}: the sweep fixes it at {parameter.value!r:.80}; leave it out"
+                )
+            return
+        each = isinstance(parameter, Range) and parameter.per == "specialist"
+        if isinstance(value, Mapping):
+            if not each:
+                raise InputError(f"{where} = {value!r:.80}: one number for all is searched; give a number")
+            if wrong := sorted(set(value) ^ set(self._specialists)):
+                raise InputError(
+                    f"{where} needs exactly the specialists {', '.join(self._specialists)}; wrong or missing: "
+                    f"{', '.join(wrong):.200}"
+                )
+        groups = parameter.layer_groups if isinstance(parameter, Range) else 1
+        for one in value.values() if isinstance(value, Mapping) else [value]:
+            if isinstance(one, list) and not (each and groups > 1 and len(one) == groups):
+                raise InputError(
+                    f"{where} = {one!r:.80}: {f'a list of {groups}' if groups > 1 else 'a number'} is needed"
+                )
+
+    def _searched(self, method: str) -> Iterator[tuple[str, Range | Choices, tuple[str | int, ...]]]:
+        """Searched numbers of a method: key, what it may be, and where it stands in a point."""
         for name, parameter in self._methods[method].items():
             key = f"{method}.{name}"
             if isinstance(parameter, Range) and parameter.per == "specialist":
                 for specialist in self._specialists:
                     if parameter.layer_groups == 1:
-                        yield f"{key}.{specialist}", parameter
+                        yield f"{key}.{specialist}", parameter, (name, specialist)
                     else:
-                        yield from ((f"{key}.{specialist}.{g}", parameter) for g in range(parameter.layer_groups))
+                        for group in range(parameter.layer_groups):
+                            yield f"{key}.{specialist}.{group}", parameter, (name, specialist, group)
             elif not isinstance(parameter, Fixed):
-                yield key, parameter
+                yield key, parameter, (name,)
 
     @staticmethod
     def _collect(suggestion: Mapping[str, Any], key: str, groups: int) -> Any:
@@ -135,34 +167,37 @@ class Space:
         options = {name: _extremes(parameter) for name, parameter in self._methods[method].items()}
         for index in range(max((len(values) for values in options.values()), default=1)):
             suggestion = {METHOD: method}
-            for key, _ in self._searched(method):
-                values = options[key.removeprefix(f"{method}.").split(".")[0]]
+            for key, _, (name, *_) in self._searched(method):
+                values = options[str(name)]
                 suggestion[key] = values[min(index, len(values) - 1)]
             yield self.candidate(suggestion)[1]
 
 
 def _extremes(parameter: Range | Choices | Fixed) -> list[Any]:
+    """Values between which all others are accepted if these are; a range without `integer` gives broken numbers."""
     if isinstance(parameter, Range):
-        bounds = [parameter.low, parameter.high]
-        return [int(bound) for bound in bounds] if parameter.integer else bounds
+        low, high = parameter.low, parameter.high
+        return [int(low), int(high)] if parameter.integer else [low, high, low + (high - low) * _INSIDE]
     return list(parameter.choices) if isinstance(parameter, Choices) else [parameter.value]
 
 
-def _descend(value: Any, path: Sequence[str]) -> Any:
+def _descend(value: Any, path: Sequence[str | int]) -> Any:
     """The number for a specialist and layer group; a single number stands for all of them."""
     for part in path:
-        if isinstance(value, Mapping):
-            value = value.get(part)
-        elif isinstance(value, list):
-            value = value[int(part)] if int(part) < len(value) else None
+        by_specialist = isinstance(part, str) and isinstance(value, Mapping)
+        by_group = isinstance(part, int) and isinstance(value, list)
+        value = value[part] if by_specialist or by_group else value
     return value
 
 
 def _inside(value: Any, parameter: Range | Choices, where: str) -> Any:
     if isinstance(parameter, Choices):
-        if value not in parameter.choices:
-            raise InputError(f"{where} = {value!r}: not one of {parameter.choices}")
-        return value
-    if not isinstance(value, int | float) or not parameter.low <= value <= parameter.high:
-        raise InputError(f"{where} = {value!r}: outside the searched range {parameter.low} to {parameter.high}")
-    return value
+        for choice in parameter.choices:
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                return choice
+        raise InputError(f"{where} = {value!r:.80}: not one of {parameter.choices!r:.200}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not parameter.low <= value <= parameter.high:
+        raise InputError(f"{where} = {value!r:.80}: outside the searched range {parameter.low} to {parameter.high}")
+    if parameter.integer and value != int(value):
+        raise InputError(f"{where} = {value!r}: whole numbers are searched")
+    return int(value) if parameter.integer else value

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from mergebench_ray.config import SearchOptions
-from mergebench_ray.errors import InputError
+from mergebench_ray.search.storage import storage_error
 
 _AGAIN = "tries again"  # of a queued trial: number of the one whose numbers it has
 
@@ -26,16 +26,15 @@ def open_storage(run_folder: Path, options: SearchOptions) -> optuna.storages.RD
     try:
         return optuna.storages.RDBStorage(url)
     except Exception as error:
-        raise InputError(
-            f"search.storage = {url!r}: cannot be opened ({type(error).__name__}: {error}); check the URL"
-        ) from error
+        raise storage_error(url, error) from error
 
 
 def reconcile(storage: optuna.storages.BaseStorage, name: str, recorded: Mapping[int, float]) -> None:
     """Bring a study in line with the trials on disk, so that none is lost and none repeated.
 
     A trial that was on disk when everything was killed is told to the study. One that had only begun, or that Tune
-    called failed when it was interrupted, is queued to be tried again with the same numbers, once.
+    called failed when it was interrupted, is queued to be tried again with the same numbers, once. So the study must be
+    one run's own: what another run is trying would be called failed, and queued a second time.
 
     Args:
         storage: the study's storage.

@@ -1,0 +1,79 @@
+"""What can be known to be wrong with a sweep before its models are read: asked by the command line first of all.
+
+Nothing here imports torch, Ray or vLLM, so that a plain mistake is answered in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergebench_ray.checkpoints.sources import check_there
+from mergebench_ray.config import ModelRef, Suite, Sweep
+from mergebench_ray.errors import InputError
+from mergebench_ray.search.space import Space
+from mergebench_ray.search.storage import check_storage
+
+
+def read_sweep(sweep: Path | str | Sweep, overrides: Mapping[str, Any] | None = None) -> Sweep:
+    """A sweep, from its file where it is not one already, with everything checked that needs no model.
+
+    Args:
+        sweep: a sweep, or the path of its file.
+        overrides: dotted keys of the file and the values to use instead.
+
+    Raises:
+        InputError: naming file, key, value and rule.
+    """
+    checked = sweep if isinstance(sweep, Sweep) else Sweep.from_yaml(Path(sweep), dict(overrides or {}))
+    check_sweep(checked)
+    return checked
+
+
+def check_sweep(sweep: Sweep) -> None:
+    """Check a sweep against its suite, its methods, its sampler and its storage.
+
+    Raises:
+        InputError: saying what is wrong.
+    """
+    suite = sweep.load_suite()
+    base, specialists = sweep.model_references(suite)
+    check_domains(sweep, suite, specialists)
+    for name in sweep.calibration.data:
+        if name not in specialists:
+            raise InputError(
+                f"sweep {sweep.name}, calibration.data: {name!r} is not a specialist ({', '.join(specialists)})"
+            )
+    space = Space(sweep, list(specialists), layers=None)
+    if sweep.engine.transport != "shared_memory":
+        raise InputError(
+            f"sweep {sweep.name}, engine.transport = {sweep.engine.transport!r}: the bank of a sweep cannot send "
+            "this way yet (docs/engines.md); use shared_memory, which feeds engines on GPUs too"
+        )
+    for reference in (base, *specialists.values()):
+        check_there(reference)
+    from mergebench_ray.search.samplers import try_sampler
+
+    try_sampler(sweep, space)
+    if sweep.search.storage is not None:
+        check_storage(sweep.search.storage)
+
+
+def check_domains(sweep: Sweep, suite: Suite, specialists: Mapping[str, ModelRef]) -> None:
+    """Check that scored domains are the suite's, and have specialists to be measured against.
+
+    Raises:
+        InputError: naming the domain.
+    """
+    for domain in sweep.evaluation.domains or suite.domains:
+        if domain not in suite.domains:
+            known = ", ".join(suite.domains)
+            raise InputError(
+                f"sweep {sweep.name}, evaluation.domains: {domain!r} is not in suite {suite.name} ({known})"
+            )
+        if domain not in specialists:
+            raise InputError(
+                f"sweep {sweep.name}: domain {domain!r} has no specialist of that name to be measured against; "
+                f"add it to 'specialists', or list the other domains in evaluation.domains"
+            )
