@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,13 +208,40 @@ def test_cut_samples_are_counted_and_reported(models: Models, tmp_path: Path, ca
     assert "math: 3 of 6 calibration samples were longer than 40 tokens and were cut" in caplog.text
 
 
-def test_statistics_of_another_model_are_refused(models: Models, tmp_path: Path) -> None:
+def _of_another_model(folder: Path, others: Path) -> None:
+    (folder / "manifest.json").write_bytes((others / "manifest.json").read_bytes())
+
+
+def _cut(folder: Path, _: Path) -> None:
+    file = folder / "statistics.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _flipped(folder: Path, _: Path) -> None:
+    file = folder / "statistics.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+
+
+def _without_manifest(folder: Path, _: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def _broken_manifest(folder: Path, _: Path) -> None:
+    (folder / "manifest.json").write_text('{"of": []}')
+
+
+@pytest.mark.parametrize("damage", [_of_another_model, _cut, _flipped, _without_manifest, _broken_manifest])
+def test_damaged_statistics_are_made_again(
+    models: Models, tmp_path: Path, damage: Callable[[Path, Path], None]
+) -> None:
     request = CalibrationRequest("gram", 2)
     files = models.calibration(tmp_path).statistics(request)
-    first, second = (file.path.parent for file in files[:2])
-    (first / "manifest.json").write_bytes((second / "manifest.json").read_bytes())
-    with pytest.raises(InputError, match=r"of another model or other data.*remove"):
-        models.calibration(tmp_path).statistics(request)
+    whole = [file.path.read_bytes() for file in files]
+    damage(files[0].path.parent, files[1].path.parent)
+    assert models.calibration(tmp_path).statistics(request) == files
+    assert [file.path.read_bytes() for file in files] == whole
 
 
 def test_a_singular_gram_matrix_is_solved_and_its_layer_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,19 @@ def _check_layout(file: Path, tensors: list[TensorInfo], data_start: int, size: 
         raise InputError(f"{file}: truncated, {size} bytes where its header promises {position}; fetch it again")
     if size > position:
         raise InputError(f"{file}: {size - position} bytes more than its header describes; fetch it again")
+
+
+def read_tensors(file: Path, names: Sequence[str]) -> list[Tensor]:
+    """Read whole tensors of a file, in their shapes.
+
+    Raises:
+        InputError: as `read_header`; or one of them is not there.
+    """
+    header = read_header(file)
+    missing = [name for name in names if name not in header]
+    if missing:
+        raise InputError(f"{file}: holds no tensor {missing[0]!r}; it was damaged or replaced, start again")
+    return [read_elements(header[name], 0, header[name].numel).view(header[name].shape) for name in names]
 
 
 def read_elements(info: TensorInfo, start: int, count: int) -> Tensor:

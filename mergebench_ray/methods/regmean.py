@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from safetensors import safe_open
 
 from mergebench_ray.methods.base import (
     Calibrated,
@@ -104,13 +103,11 @@ class RegMeanSolver(Solver):
         """Sums over the specialists, with the layers of the group stacked; and the outputs of each layer."""
         import torch
 
+        from mergebench_ray.checkpoints.safetensors_file import read_tensors
         from mergebench_ray.kernels.regression import regression_system
 
         entry = self.entries[self.groups.index(tuple(group))]
-        grams = []
-        for file in self.files:
-            with safe_open(file, "pt", device=str(device)) as statistics:
-                grams.append(statistics.get_tensor(entry))
+        grams = [gram.to(device) for file in self.files for gram in read_tensors(file, [entry])]
         layers = [weights(name) for name in group]
         base, *specialists = (torch.cat(stacked) for stacked in zip(*layers, strict=True))
         return regression_system(grams, base, specialists), [len(layer[0]) for layer in layers]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from safetensors import safe_open
 
 from mergebench_ray.methods.base import Calibrated, CalibrationRequest, Solver, Statistics
 from mergebench_ray.methods.registry import register
@@ -63,5 +62,6 @@ class SolvedBefore(Solver):
 
     def solve(self, group: Sequence[str], system: None) -> list[Tensor]:
         """Read them."""
-        with safe_open(self.file, "pt") as solved:
-            return [solved.get_tensor(name) for name in group]
+        from mergebench_ray.checkpoints.safetensors_file import read_tensors
+
+        return read_tensors(self.file, group)
