@@ -29,7 +29,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Evaluator, Scores, load_tasks
 from mergebench_ray.evaluation.grading import grade
 from mergebench_ray.evaluation.judge_engine import FoundJudge, JudgeEngine
-from mergebench_ray.evaluation.judge_parsers import wildguard
+from mergebench_ray.evaluation.judge_parsers import read_answer, wildguard
 from mergebench_ray.evaluation.judges import (
     Judges,
     _check_gpus,
@@ -88,6 +88,21 @@ def test_an_answer_of_another_form_does_not_parse(answer: str) -> None:
     assert wildguard(answer) is None
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("return 1 / 0", r"judge mine: its parser failed \(ZeroDivisionError: division by zero\) for the answer 'x'"),
+        ("return True", "judge mine: its parser gave True, not question -> true, false or None"),
+        ("return {'bad': 'yes'}", "its parser gave {'bad': 'yes'}, not question -> true"),
+    ],
+)
+def test_a_parser_that_fails_or_gives_no_verdict_is_named_with_the_answer(body: str, expected: str) -> None:
+    names: dict[str, Any] = {}
+    exec(f"def parse(answer):\n    {body}\n", names)
+    with pytest.raises(InputError, match=expected):
+        read_answer(names["parse"], "x", "mine")
+
+
 # What is asked
 
 
@@ -143,6 +158,9 @@ def test_a_judge_is_needed_only_by_tasks_that_are_scored(judge_model: Path) -> N
         ({"wildguard": "allenai/wildguard"}, "judge wildguard: model allenai/wildguard: not in the local cache"),
         ({"wildguard": {"modell": "x"}}, "evaluation.judges.wildguard: unknown key 'modell'; did you mean 'model'"),
         ({"wildguard": {"prompt": "Is it bad?"}}, "needs {response}"),
+        ({"wildguard": {"max_answer_tokens": 9000}}, "max_answer_tokens 9000 leaves no room for a prompt"),
+        ({"wildguard": {"stop": [""]}}, "an empty text would end every answer"),
+        ({"wildguard": {"temperature": -1}}, "evaluation.judges.wildguard: temperature = -1"),
         ({"wildguard": {"parser": "wildgard"}}, "no parser 'wildgard'; did you mean 'wildguard'"),
         ({"wildguard": {"parser": "mine.parse"}}, "parser 'mine.parse' not found"),
     ],
@@ -171,6 +189,42 @@ def test_a_parser_may_lie_beside_the_tasks(judge_model: Path, tmp_path: Path) ->
     judge = Judge(**settings(judge_model, parser="mine.parse"))
     found = FoundJudge("mine", judge, resolve(str(judge_model)), tmp_path)
     assert found.find_parser()("bad") == {"bad": True}
+
+
+def test_where_no_task_needs_a_judge_one_that_is_named_is_refused_with_a_reason() -> None:
+    with pytest.raises(InputError, match="suite smollm2-mini has no judge 'guard'; its tasks need none"):
+        find_judges(Suite.load("smollm2-mini"), EvaluationOptions(judges={"guard": {"model": "x"}}), ["test"])
+
+
+@pytest.mark.parametrize(
+    ("judges", "expected"),
+    [
+        ("judges: {mine: mine.yaml}\n", "mine.yaml: unknown key 'promt'; did you mean 'prompt'"),
+        ("judges: {mine: gone.yaml}\n", "gone.yaml: no such file"),
+        ("judges: {mine: 3}\n", "judges.mine"),
+        ("judges: [mine]\n", "judges"),
+        (
+            "judges: {mine: {model: m, parser: wildgard, prompt: '{response}'}}\n",
+            "judge mine: no parser 'wildgard'; did you mean 'wildguard'",
+        ),
+    ],
+)
+def test_what_a_suite_says_of_its_judges_is_checked_where_it_stands(tmp_path: Path, judges: str, expected: str) -> None:
+    (tmp_path / "mine.yaml").write_text("model: m\nparser: wildguard\npromt: '{response}'\n")
+    file = tmp_path / "suite.yaml"
+    file.write_text("name: s\nlm_eval_folders: [triviaqa]\ndomains: {a: {tasks: {triviaqa: exact_match}}}\n" + judges)
+    with pytest.raises(InputError) as error:
+        find_judges(Suite.load(str(file)), EvaluationOptions(), ["test"])
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_judge_whose_model_is_too_short_for_its_answers_is_refused(suite: Suite, judge_model: Path) -> None:
+    long = settings(judge_model, max_answer_tokens=5000)
+    with pytest.raises(
+        InputError, match=r"max_answer_tokens 5000 leaves no room for a prompt in the .* tokens of its model"
+    ):
+        find_judges(suite, EvaluationOptions(judges={"wildguard": long}), ["test"])
 
 
 def test_a_task_without_its_judge_and_without_another_metric_is_refused(suite: Suite) -> None:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from mergebench_ray.config.fields import Line, Strict
 from mergebench_ray.config.yaml_files import parse_model
 
 _PLACES = re.compile(r"\{(request|response)\}")
 
 
-class Judge(BaseModel):
+class Judge(Strict):
     """How a judge is asked and read, and the engine that it runs in."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str = Field(min_length=1, description="Reference of the model.")
+    model: Line = Field(description="Reference of the model.")
     gated: bool = Field(default=False, description="Whether its licence must be accepted on the hub first.")
     prompt: str = Field(description="What it is asked, with {request} and {response} where they belong.")
-    parser: str = Field(
-        min_length=1,
+    parser: Line = Field(
         description="Built-in parser of its answers, or MODULE.FUNCTION of a file in the suite's tasks_folder.",
     )
     max_answer_tokens: int = Field(default=32, ge=1)
@@ -44,6 +42,22 @@ class Judge(BaseModel):
         if "{response}" not in prompt:
             raise ValueError("needs {response} where the response belongs")
         return prompt
+
+    @field_validator("stop")
+    @classmethod
+    def _check_stop(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in texts:
+            raise ValueError("an empty text would end every answer; leave it out")
+        return texts
+
+    @model_validator(mode="after")
+    def _check_room(self) -> Judge:
+        if self.max_answer_tokens >= self.max_model_len:
+            raise ValueError(
+                f"max_answer_tokens {self.max_answer_tokens} leaves no room for a prompt in max_model_len "
+                f"{self.max_model_len}"
+            )
+        return self
 
     def ask(self, request: str, response: str) -> str:
         """The prompt for one response; braces inside either text stay as they are."""

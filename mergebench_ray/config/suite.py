@@ -197,12 +197,16 @@ class Suite(Strict):
         content = read_yaml(path)
         if isinstance(judges := content.get("judges"), dict):
             content["judges"] = {
-                name: read_yaml(path.parent / judge) if isinstance(judge, str) else judge
+                name: _read_judge(path.parent / judge) if isinstance(judge, str) else judge
                 for name, judge in judges.items()
             }
         suite = parse_model(cls, content, str(path))
         suite._folder = path.parent
         return suite
+
+
+def _read_judge(file: Path) -> Judge:
+    return parse_model(Judge, read_yaml(file), str(file))
 
 
 def built_in_suites() -> dict[str, Path]:

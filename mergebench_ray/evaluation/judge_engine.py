@@ -16,7 +16,7 @@ from mergebench_ray.checkpoints.digest import canonical_digest
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.engines import GenerationRequest, VLLMEngine
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.judge_parsers import PARSERS, Parser, Verdict
+from mergebench_ray.evaluation.judge_parsers import PARSERS, Parser, Verdict, read_answer
 from mergebench_ray.evaluation.task_files import find_function, nearest
 from mergebench_ray.evaluation.tokens import encode_texts
 
@@ -70,8 +70,10 @@ class FoundJudge:
     @property
     def max_model_len(self) -> int:
         """Longest prompt plus answer that settings and model allow, in tokens."""
-        longest = int(self.checkpoint.config.get("max_position_embeddings", self.judge.max_model_len))
-        return min(self.judge.max_model_len, longest)
+        config = self.checkpoint.config
+        parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+        said = [part["max_position_embeddings"] for part in parts if "max_position_embeddings" in part]
+        return min([self.judge.max_model_len, *(one for one in said if isinstance(one, int) and one > 0)])
 
     @property
     def num_gpus(self) -> float:
@@ -86,11 +88,23 @@ class FoundJudge:
             InputError: if there is none of that name.
         """
         name = self.judge.parser
-        if name in PARSERS:
-            return PARSERS[name]
-        if "." not in name:
-            raise InputError(f"judge {self.name}: no parser {name!r}; {nearest(name, PARSERS)}")
-        return find_function(name, self.parser_folder, f"judge {self.name}: parser")
+        check_parser_name(self.name, name)
+        return (
+            PARSERS[name] if name in PARSERS else find_function(name, self.parser_folder, f"judge {self.name}: parser")
+        )
+
+
+def check_parser_name(judge: str, parser: str) -> None:
+    """Refuse a parser that is neither built in nor could be a function of a file.
+
+    Raises:
+        InputError: naming judge and parser.
+    """
+    if parser not in PARSERS and "." not in parser:
+        raise InputError(
+            f"judge {judge}: no parser {parser!r}; {nearest(parser, PARSERS)} (or MODULE.FUNCTION of a file beside "
+            "the tasks)"
+        )
 
 
 class JudgeEngine:
@@ -168,7 +182,7 @@ class JudgeEngine:
         tokens = [len(requests[key].prompt_token_ids) + len(one.token_ids) for key, one in zip(requests, answers)]
         seconds = (engine.busy_seconds - before) / max(1, sum(tokens))
         for key, answer, count in zip(requests, answers, tokens, strict=True):
-            self._known[key] = Judgement(answer.text, self._parse(answer.text))
+            self._known[key] = Judgement(answer.text, read_answer(self._parse, answer.text, self._found.name))
             self._costs[key] = (seconds * count, count)
 
     @functools.cached_property

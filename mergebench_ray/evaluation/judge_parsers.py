@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from mergebench_ray.errors import InputError
+
 Verdict = Mapping[str, bool | None]
 Parser = Callable[[str], Verdict | None]
 
@@ -42,3 +44,22 @@ def wildguard(answer: str) -> Verdict | None:
 
 
 PARSERS: dict[str, Parser] = {"wildguard": wildguard}
+
+
+def read_answer(parse: Parser, answer: str, judge: str) -> Verdict | None:
+    """What a judge's answer means.
+
+    Raises:
+        InputError: if the parser fails, or gives something else than a verdict; it names judge and answer.
+    """
+    try:
+        verdict = parse(answer)
+    except Exception as error:  # a parser may be the user's own
+        reason = f"failed ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
+    else:
+        if verdict is None:
+            return None
+        if isinstance(verdict, Mapping) and all(value is None or isinstance(value, bool) for value in verdict.values()):
+            return verdict
+        reason = f"gave {verdict!r:.100}, not question -> true, false or None, or None alone"
+    raise InputError(f"judge {judge}: its parser {reason} for the answer {answer!r:.100}; mend the parser")

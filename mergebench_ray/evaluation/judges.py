@@ -19,7 +19,14 @@ from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.judge_engine import FoundJudge, JudgedPairs, JudgeEngine, Judgement, Pair
+from mergebench_ray.evaluation.judge_engine import (
+    FoundJudge,
+    JudgedPairs,
+    JudgeEngine,
+    Judgement,
+    Pair,
+    check_parser_name,
+)
 from mergebench_ray.evaluation.scores import Scores
 from mergebench_ray.evaluation.task_files import find_task_file, nearest, task_manager
 from mergebench_ray.evaluation.tasks import ScoredTask, Split, chosen_domains, needed_judge
@@ -77,7 +84,13 @@ def find_judges(
     known = {*needed, *suite.judges}
     for name in options.judges:
         if name not in known:
-            raise InputError(f"suite {suite.name} has no judge {name!r}; {nearest(name, known)}")
+            there = nearest(name, known) if known else "its tasks need none"
+            raise InputError(f"suite {suite.name} has no judge {name!r}; {there}")
+    for name, judge in suite.judges.items():
+        check_parser_name(name, judge.parser)
+    for name in needed:
+        if (settings := judge_settings(name, suite, options)) is not None:
+            check_parser_name(name, settings.parser)
     found: dict[str, FoundJudge] = {}
     notes = []
     for name, instead in needed.items():
@@ -142,6 +155,11 @@ def _find(name: str, suite: Suite, options: EvaluationOptions) -> FoundJudge:
         raise InputError(f"judge {name}: {checkpoint} is an adapter on another model; merge it into a folder first")
     found = FoundJudge(name, judge, checkpoint, suite.tasks_path or Path())
     found.find_parser()
+    if judge.max_answer_tokens >= found.max_model_len:
+        raise InputError(
+            f"judge {name}: max_answer_tokens {judge.max_answer_tokens} leaves no room for a prompt in the "
+            f"{found.max_model_len} tokens of its model; lower it"
+        )
     return found
 
 
