@@ -10,11 +10,12 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 NOBODY = 65534
+_PATIENCE_SECONDS = 300
 PACKAGE = Path(__file__).parents[1]
 SANDBOX = PACKAGE / "mergebench_ray" / "evaluation"
 
@@ -55,15 +56,25 @@ class Setup:
             return "this system permits no user namespaces"
         return ""
 
-    def run(self, script: str, arguments: Sequence[str] = (), timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """Run a script that can import the sandbox by itself (`import sandbox`), as well as the package."""
+    def run(
+        self, script: str, text: str = "", *, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a script that can import the sandbox by itself (`import sandbox`), as well as the package.
+
+        Args:
+            script: its source.
+            text: its standard input.
+            environment: variables to set besides this process's own.
+        """
+        own = {"PYTHONPATH": f"{SANDBOX}:{PACKAGE}", "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
-            [sys.executable, __file__, json.dumps(asdict(self)), script, *arguments],
-            env={**os.environ, "PYTHONPATH": f"{SANDBOX}:{PACKAGE}", "PYTHONDONTWRITEBYTECODE": "1"},
+            [sys.executable, __file__, json.dumps(asdict(self)), script],
+            env={**os.environ, **own, **(environment or {})},
             cwd="/",
+            input=text,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=_PATIENCE_SECONDS,
             check=False,
         )
 
@@ -131,4 +142,4 @@ def refuse(calls: dict[str, tuple[int, int]]) -> None:
 
 if __name__ == "__main__":
     enter(Setup(**json.loads(sys.argv[1])))
-    os.execv(sys.executable, [sys.executable, "-c", *sys.argv[2:]])
+    os.execv(sys.executable, [sys.executable, "-c", sys.argv[2]])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from hostile_programs import CHECK, CRIMES, HOSTILE, SECRET
 from sandbox_setups import Setup
 
 
@@ -22,7 +24,7 @@ RUN = """
 import json, sys
 from sandbox import *
 limits = Limits(wall_seconds=5.0)
-json.dump([[one.verdict, one.message] for one in run_programs(json.loads(sys.argv[1]), limits=limits)], sys.stdout)
+json.dump([[one.verdict, one.message] for one in run_programs(json.load(sys.stdin), limits=limits)], sys.stdout)
 """
 
 
@@ -34,7 +36,7 @@ def test_programs_do_what_they_may_in_every_setup(setup: Setup) -> None:
         "import os\nopen(os.path.join(os.getcwd(), 'x'), 'w').write('y')\nassert os.listdir() == ['x']",
         "import os; assert os.getuid() != 0",
     ]
-    done = setup.run(RUN, [json.dumps(programs)])
+    done = setup.run(RUN, json.dumps(programs))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [["passed", ""]] * len(programs)
 
@@ -92,3 +94,25 @@ def test_commands_say_before_anything_starts_that_the_sandbox_is_weak() -> None:
     assert "evaluation.allow_weak_sandbox: true (--allow-weak-sandbox)" in refusal
     assert "generated programs run in a weak sandbox, from which this system cannot guard files" in weak_note
     assert scores == "[{'score': 0.0}]"
+
+
+HARNESS = Path(__file__).with_name("hostile_harness.py").read_text()
+REFUSALS = ("PermissionError", "FileNotFoundError", "OSError: [Errno", "ValueError: not allowed to raise maximum limit")
+
+
+def test_no_hostile_program_passes_harms_reads_or_outlives(setup: Setup) -> None:
+    good = {f"good {number}": [f"def add(a, b): return {SECRET}", CHECK] for number in range(10)}
+    cheats = {name: [text, CHECK] for name, text in HOSTILE.items()}
+    crimes = {name: [text, ""] for name, text in CRIMES.items()}
+    assert not cheats.keys() & crimes.keys()
+    programs = {**cheats, **crimes, **good}
+    done = setup.run(HARNESS, json.dumps(programs), environment={"HOSTILE_SECRET": str(SECRET)})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    results = found["results"]
+    assert [name for name, (verdict, _) in results.items() if verdict == "passed"] == list(good)
+    assert all(message and "\n" not in message for name, (_, message) in results.items() if name not in good)
+    # Each crime was refused, not merely written wrongly.
+    assert [(name, results[name]) for name in crimes if not results[name][1].startswith(REFUSALS)] == []
+    assert found["harm"] == []
+    assert found["most_bytes"] < 200 * 2**20
