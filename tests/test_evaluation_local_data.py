@@ -88,6 +88,15 @@ REFUSED: list[tuple[str, str, str]] = [
     ("some.jsonl", "\n", r"some\.jsonl: holds no item"),
     ("some.parquet", "no parquet", r"some\.parquet: cannot be read"),
     ("some.jsonl", '{"id": 1}\n{"id": "two"}\n', r"some\.jsonl: field 'id' mixes kinds of values"),
+    ("some.jsonl", '{"id": ' + "9" * 5000 + "}", r"some\.jsonl, line 1: not usable JSON"),
+    ("some.jsonl", '{"id": ' + "9" * 30 + "}", r"some\.jsonl: field 'id'"),
+    ("some.jsonl", '{"id": ' + "[" * 100_000 + "}", r"some\.jsonl, line 1: not usable JSON"),
+    ("some.jsonl", '{"id": "\\ud800"}', r"some\.jsonl, line 1: not usable JSON .*surrogates"),
+    ("some.json", '[{"id": "\\ud800"}]', r"some\.json: not usable JSON .*surrogates"),
+    ("some.csv", "a,b\n1\n", r"some\.csv, line 2: not one value for each of 2 columns"),
+    ("some.csv", "a,b\n1,2,3\n", r"some\.csv, line 2: not one value for each of 2 columns"),
+    ("some.csv", "a,a\n1,2\n", r"some\.csv: two columns have the same name"),
+    ("some.csv", "a\n", r"some\.csv: holds no item"),
     ("some.txt", "1\n", r"some\.txt: not a data file; give one that ends in \.jsonl"),
 ]
 
@@ -97,6 +106,27 @@ def test_a_file_that_cannot_be_used_is_named_with_its_line(tmp_path: Path, name:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         _ = LocalSplits("a/b", None, tmp_path / name, None)["test"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".csv"])
+def test_what_is_no_file_or_no_text_is_refused_at_once(tmp_path: Path, suffix: str) -> None:
+    pipe, folder, latin = (tmp_path / f"{name}{suffix}" for name in ("pipe", "folder", "latin"))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    latin.write_bytes("caf\u00e9".encode("latin-1"))
+    for path in (pipe, folder):
+        with pytest.raises(InputError, match="not a regular file"):
+            read_rows(path)
+    with pytest.raises(InputError, match=r"latin.*cannot be read"):
+        read_rows(latin)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_field(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"some{suffix}"
+    write_file(file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert list(read_rows(file)[0]) == list(ROWS[0])
 
 
 def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("runs code", {"unsafe_code": True}, "capital_text.*evaluation.allow_code_execution: true"),
     ("no validation split", {"validation_split": None}, "capital_text has no validation split"),
     ("examples from test", {"fewshot_split": "test", "num_fewshot": 1}, "few-shot examples come from the test split"),
-    ("a split that the data lacks", {"validation_split": "dev"}, "capital_text.*'dev'"),
     (
         "a field in no item",
         {"doc_to_text": "{{nation}} has"},
@@ -139,6 +139,17 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("a bare field in no item", {"doc_to_text": "nation"}, "validation.jsonl.*field 'nation' is missing"),
     ("rolling likelihood", {"output_type": "loglikelihood_rolling"}, "output_type loglikelihood_rolling"),
+    ("a split that the data lack", {"validation_split": "dev"}, "capital_text: .*has no split 'dev'"),
+    ("a key that lm-eval does not know", {"few_shots": 3}, "capital_text: .*unexpected keyword argument 'few_shots'"),
+    ("a broken template", {"doc_to_text": "{{country"}, "capital_text: .*TemplateSyntaxError"),
+    ("a text that is a number", {"doc_to_text": 3}, "capital_text: .*Context is not a string"),
+    ("two splits in one", {"test_split": ["a", "b"]}, "capital_text: test_split: give the name of one split"),
+    (
+        "an unknown filter",
+        {"filter_list": [{"name": "a", "filter": [{"function": "b"}]}]},
+        "capital_text: .*'b'",
+    ),
+    ("few-shot samples that are none", {"num_fewshot": 1, "fewshot_config": {"samples": "a"}}, "capital_text: .*sampl"),
     (
         "a scorer that is not there",
         {"metadata": {"batch_scorer": "hooks.score"}},
@@ -160,6 +171,38 @@ def test_an_item_that_lacks_a_field_is_named_by_file_row_and_field(folder: Path)
     write_lines(folder / "validation.jsonl", items)
     write_generation_task(folder)
     with pytest.raises(InputError, match=r"validation\.jsonl, item 3: field 'city' is missing"):
+        one_task(folder, "capital_text", "exact_match")
+
+
+NULLS: list[tuple[str, str]] = [
+    ("{{context or ''}}The capital of {{country}} is", "The capital of Japan is"),
+    ("{{context | default('', true)}}{{country}}", "Japan"),
+    ("{{context | d('-', true)}}{{country}}", "-Japan"),
+    ("{{ '' if context is none else context }}{{country}}", "Japan"),
+    ("{{ (context or 'of') ~ ' ' ~ country }}", "of Japan"),
+    ("{{ [context, country] | select | join(' ') }}", "Japan"),
+    ("{% if context %}{{context}}{% endif %}{{country}}", "Japan"),
+]
+
+
+@pytest.mark.parametrize(("template", "expected"), NULLS)
+def test_a_template_that_says_what_to_print_without_a_field_is_rendered(
+    folder: Path, template: str, expected: str
+) -> None:
+    items = [{**capital_items(1, 1)[0], "context": None}, {**capital_items(2, 1)[0], "context": "So."}]
+    for split in ("train", "validation", "test"):
+        write_lines(folder / f"{split}.jsonl", items)
+    write_generation_task(folder, doc_to_text=template)
+    assert one_task(folder, "capital_text", "exact_match").items[0].instances[0].args[0] == expected
+
+
+@pytest.mark.parametrize("template", ["{{context}} {{country}}", "{{context ~ country or ''}}{{context}}", "context"])
+def test_a_template_that_would_print_none_is_refused(folder: Path, template: str) -> None:
+    items = [{**capital_items(1, 1)[0], "context": "So."}, {**capital_items(2, 1)[0], "context": None}]
+    for split in ("train", "validation", "test"):
+        write_lines(folder / f"{split}.jsonl", items)
+    write_generation_task(folder, doc_to_text=template)
+    with pytest.raises(InputError, match=r"validation\.jsonl, item 2: field 'context' is missing"):
         one_task(folder, "capital_text", "exact_match")
 
 
@@ -203,6 +246,40 @@ def test_task_files_are_checked_before_any_data_is_read(folder: Path) -> None:
     suite = write_suite(folder.parent, {"facts": {"capital_text": "exact_match"}, "other": {"nothing": "acc"}})
     with pytest.raises(InputError, match=r"no task 'nothing'"):
         load_tasks(suite, "validation", ALL)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: broken\n a: [\n", r"broken\.yaml: lm-eval cannot read it \(ScannerError"),
+        ("- a\n", r"broken\.yaml: lm-eval cannot read it .*got list"),
+        ("task: broken\ninclude: nowhere.yaml\n", r"broken\.yaml: lm-eval cannot read it .*nowhere\.yaml"),
+    ],
+)
+def test_a_task_file_that_lm_eval_passes_over_is_named(folder: Path, text: str, message: str) -> None:
+    write_generation_task(folder)
+    (folder / "broken.yaml").write_text(text)
+    assert one_task(folder, "capital_text", "exact_match").items
+    with pytest.raises(InputError, match=message):
+        one_task(folder, "broken", "exact_match")
+
+
+@pytest.mark.parametrize("code", ["def f(: pass", "import sys; sys.exit(1)", "raise RuntimeError('no')", "f = 3"])
+def test_a_module_that_cannot_be_used_is_one_error(folder: Path, code: str) -> None:
+    (folder / "hooks.py").write_text(code)
+    write_generation_task(folder)
+    file = folder / "capital_text.yaml"
+    file.write_text(file.read_text() + "doc_to_text: !function hooks.f\n")
+    with pytest.raises(InputError, match="capital_text: "):
+        one_task(folder, "capital_text", "exact_match")
+
+
+def test_a_pipe_among_a_task_files_data_is_refused(folder: Path) -> None:
+    write_generation_task(folder)
+    (folder / "validation.jsonl").unlink()
+    os.mkfifo(folder / "validation.jsonl")
+    with pytest.raises(InputError, match=r"capital_text: .*validation\.jsonl: not a regular file"):
+        one_task(folder, "capital_text", "exact_match")
 
 
 def test_a_missing_tasks_folder_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,10 @@ from mergebench_ray.evaluation.task_files import nearest
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix", "description")
 
+_FIELD = re.compile(r"[\w.-]{1,60}")
+_ALTERNATIVES = (nodes.CondExpr, nodes.Or, nodes.And, nodes.Not, nodes.Test, nodes.Compare)
+_CHOOSING_FILTERS = frozenset({"default", "d", "select", "reject", "selectattr", "rejectattr", "tojson"})
+
 
 def data_source(config: Mapping[str, Any], split: str | None) -> str:
     """Where a task's items come from: the file of its `data_files`, the data set's path, or the task's own."""
@@ -29,24 +33,41 @@ def data_source(config: Mapping[str, Any], split: str | None) -> str:
 
 
 @contextmanager
-def explain_data_errors(task: str, source: str, data_id: str | None = None, gated: bool = False) -> Iterator[None]:
-    """Turn what building a task raises about its data into an `InputError` that names task, file and field.
+def explain_data_errors(
+    task: str, source: str, data_id: str | None = None, gated: bool = False, splits: Collection[object] = ()
+) -> Iterator[None]:
+    """Turn what building a task raises into an `InputError` that names task, file and, where it is known, field.
 
     Args:
         task: name of the task.
         source: file or data set that its items come from.
         data_id: id of its data set on the hub, under which a local file can take its place.
         gated: whether that data set's licence must be accepted first.
+        splits: names of splits that the task asks its data for.
     """
     try:
         yield
+    except InputError:
+        raise
     except jinja2.UndefinedError as error:
-        named = re.search(r"'([^']+)' is undefined|no attribute '([^']+)'", str(error))
-        raise _missing_field(task, source, next(filter(None, named.groups())) if named else str(error)) from error
+        named = re.search(r"'([^']+)' is undefined|^'(?!None)[^']+' has no attribute '([^']+)'", str(error))
+        if named is None:
+            raise _not_built(task, source, error) from error
+        raise _missing_field(task, source, named[1] or named[2]) from error
     except KeyError as error:
-        raise _missing_field(task, source, str(error.args[0]) if error.args else "?") from error
+        key = error.args[0] if error.args else None
+        if isinstance(key, str) and key in map(str, splits):
+            raise InputError(f"task {task}: {source} has no split {key!r}; mend the task file or the suite") from error
+        if not isinstance(key, str) or not _FIELD.fullmatch(key):
+            raise _not_built(task, source, error) from error
+        raise _missing_field(task, source, key) from error
     except (DatasetsError, OSError) as error:
         raise InputError(_unreadable(task, source, error, data_id, gated)) from error
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a task file's templates and functions, and lm-eval's own checks, raise anything
+        raise _not_built(task, source, error) from error
 
 
 def check_fields(task: str, source: str, row: int, document: Mapping[str, Any], fields: frozenset[str]) -> None:
@@ -87,9 +108,9 @@ def check_named_fields(
 def printed_fields(config: Mapping[str, Any], known: frozenset[str]) -> frozenset[str]:
     """Fields that a task's templates cannot do without.
 
-    lm-eval takes a template that is the name of a field (one of `known`) as that field. A template with statements or
-    conditions (``{% if %}``, ``{{a if b else c}}``) may do without its fields, and a function's needs cannot be seen
-    from outside: neither counts.
+    lm-eval takes a template that is the name of a field (one of `known`) as that field. A template with statements
+    (``{% if %}``) may do without its fields, and so may an expression that says what to print instead: ``{{a or ''}}``,
+    ``{{a if a else b}}``, ``{{a | default('', true)}}``. What a function needs cannot be seen from outside.
     """
     names: set[str] = set()
     for key in _TEMPLATES:
@@ -100,9 +121,25 @@ def printed_fields(config: Mapping[str, Any], known: frozenset[str]) -> frozense
             names.add(template)
             continue
         parsed = template_environment.parse(template)
-        if parsed.find(nodes.CondExpr) is None:
-            names |= meta.find_undeclared_variables(parsed)
+        names |= meta.find_undeclared_variables(parsed) & set(_names_without_alternative(parsed))
     return frozenset(names - set(template_environment.globals))
+
+
+def _names_without_alternative(node: nodes.Node) -> Iterator[str]:
+    """Names in a template whose value reaches the text whatever it is."""
+    if isinstance(node, nodes.Name):
+        yield node.name
+    if isinstance(node, _ALTERNATIVES) or (isinstance(node, nodes.Filter) and node.name in _CHOOSING_FILTERS):
+        return
+    for child in node.iter_child_nodes():
+        yield from _names_without_alternative(child)
+
+
+def _not_built(task: str, source: str, error: BaseException) -> InputError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return InputError(
+        f"task {task}: lm-eval cannot make items of {source} ({reason}); mend the task file, or what it reads"
+    )
 
 
 def _missing_field(task: str, source: str, field: str) -> InputError:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mergebench_ray.errors import InputError
+from mergebench_ray.files import open_regular
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 _BUILDERS = frozenset({"json", "csv", "parquet", "text", "arrow"})
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 _LARGEST_CELL = 2**31 - 1  # the csv module's own limit of 128 KiB is less than some tests of programs
 
 
@@ -135,7 +140,8 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     if reader is None:
         raise InputError(f"{file}: not a data file; give one that ends in {', '.join(SUFFIXES)}")
     try:
-        rows = reader(file)
+        with open_regular(file) as stream:
+            rows = reader(file, stream)
     except (OSError, UnicodeDecodeError, pa.ArrowException, csv.Error) as error:
         raise InputError(f"{file}: cannot be read ({error}); check the file") from error
     if not rows:
@@ -143,43 +149,85 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_lines(file: Path) -> list[dict[str, Any]]:
+def check_data_files(task: str, config: Mapping[str, Any]) -> None:
+    """Refuse pipes and devices among the files that a task file names itself: a library would wait at them for ever.
+
+    Raises:
+        InputError: naming task and file.
+    """
+    options = config.get("dataset_kwargs")
+    if isinstance(options, Mapping):
+        for path in _paths(options.get("data_files")):
+            try:
+                mode = path.stat().st_mode
+            except (OSError, ValueError):
+                continue  # not there, or a pattern: the library says which
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise InputError(f"task {task}: {path}: not a regular file (a pipe or device); check its data_files")
+
+
+def _paths(data_files: Any) -> Iterator[Path]:
+    if isinstance(data_files, str):
+        yield Path(data_files)
+    elif isinstance(data_files, Mapping | list):
+        for one in data_files.values() if isinstance(data_files, Mapping) else data_files:
+            yield from _paths(one)
+
+
+def _text(stream: BinaryIO) -> TextIOWrapper:
+    """UTF-8, whether or not a spreadsheet program has put its mark in front."""
+    return TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+
+
+def _read_lines(file: Path, stream: BinaryIO) -> list[dict[str, Any]]:
     rows = []
-    with file.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                rows.append(_parse_row(line, f"{file}, line {number}"))
+    for number, line in enumerate(_text(stream), 1):
+        if line.strip():
+            row = _parse(line, f"{file}, line {number}")
+            if not isinstance(row, dict):
+                raise InputError(
+                    f"{file}, line {number}: expected an object of fields, found {type(row).__name__}; mend that line"
+                )
+            rows.append(row)
     return rows
 
 
-def _parse_row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON ({error.msg}, column {error.colno}); mend that line") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: expected an object of fields, found {type(row).__name__}; mend that line")
-    return row
-
-
-def _read_json(file: Path) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}, line {error.lineno}: not valid JSON ({error.msg}); mend that line") from error
+def _read_json(file: Path, stream: BinaryIO) -> list[dict[str, Any]]:
+    rows: Any = _parse(_text(stream).read(), str(file))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{file}: expected a list of objects; name the file .jsonl if it has one object a line")
     return rows
 
 
-def _read_csv(file: Path) -> list[dict[str, Any]]:
+def _parse(text: str, where: str) -> Any:
+    try:
+        found = json.loads(text)
+        if _HALF_CHARACTER.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if error.lineno > 1 else ""
+        raise InputError(f"{where}{line}: not valid JSON ({error.msg}, column {error.colno}); mend it") from error
+    except (RecursionError, ValueError) as error:  # an integer of thousands of digits, half of a character
+        raise InputError(f"{where}: not usable JSON ({error}); mend it") from error
+    return found
+
+
+def _read_csv(file: Path, stream: BinaryIO) -> list[dict[str, Any]]:
     csv.field_size_limit(_LARGEST_CELL)
-    with file.open(encoding="utf-8", newline="") as stream:
-        return [dict(row) for row in csv.DictReader(stream)]
+    reader = csv.DictReader(_text(stream))
+    names = reader.fieldnames or []
+    if len(set(names)) < len(names):
+        raise InputError(f"{file}: two columns have the same name; rename one")
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise InputError(f"{file}, line {reader.line_num}: not one value for each of {len(names)} columns; mend it")
+        rows.append(dict(row))
+    return rows
 
 
-def _read_parquet(file: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+def _read_parquet(file: Path, stream: BinaryIO) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(stream).to_pylist()
     return rows
 
 
@@ -190,6 +238,9 @@ def _to_dataset(files: Sequence[Path]) -> datasets.Dataset:
     for name in dict.fromkeys(name for row in rows for name in row):
         try:
             columns[name] = pa.array([row.get(name) for row in rows])
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OverflowError, RecursionError, TypeError, ValueError) as error:
             raise InputError(f"{files[0]}: field {name!r} mixes kinds of values ({error}); use one kind") from error
-    return datasets.Dataset(pa.table(columns))
+    try:
+        return datasets.Dataset(pa.table(columns))
+    except (pa.ArrowException, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{files[0]}: cannot be made a data set ({error}); use plain fields") from error

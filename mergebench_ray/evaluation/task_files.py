@@ -17,12 +17,14 @@ from typing import Any
 import lm_eval.tasks
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from mergebench_ray.config.suite import Suite
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.judge_parsers import Verdict
 
 BatchScorer = Callable[[list[dict[str, Any]], list[list[Any]]], list[Mapping[str, Any]]]
+_MAPPINGS = frozenset({"dataset_kwargs", "fewshot_config", "generation_kwargs", "metadata"})
 VerdictScorer = Callable[[list[dict[str, Any]], list[Verdict | None]], list[Mapping[str, Any]]]
 
 
@@ -46,21 +48,52 @@ def task_manager(suite: Suite) -> TaskManager:
 
 @functools.cache
 def _task_manager(folders: tuple[Path, ...] | None) -> TaskManager:
-    return TaskManager() if folders is None else TaskManager(include_path=list(folders), include_defaults=False)
+    if folders is None:
+        return TaskManager()
+    try:
+        return TaskManager(include_path=list(folders), include_defaults=False)
+    except Exception as error:  # lm-eval sorts what it has read into groups and tags without a look at its types
+        where = ", ".join(map(str, folders))
+        raise InputError(
+            f"{where}: lm-eval cannot make a list of these task files ({type(error).__name__}: {error}); "
+            "a task's name and tags are texts"
+        ) from error
 
 
 def find_task_file(manager: TaskManager, suite: Suite, name: str) -> Mapping[str, Any]:
     """A task file as it stands, functions unresolved.
 
     Raises:
-        InputError: if there is none of that name.
+        InputError: if there is none of that name, or a key of it has a value of another kind than lm-eval's.
     """
     if name not in manager.all_subtasks:
         if name in manager.all_tasks:
             raise InputError(f"suite {suite.name}: {name!r} is a group of tasks; name the tasks themselves")
+        if suite.tasks_path is not None:
+            _check_readable(suite.tasks_path)
         where = suite.tasks_path or "lm-eval"
         raise InputError(f"suite {suite.name}: no task {name!r} in {where}; {nearest(name, manager.all_subtasks)}")
-    return manager.task_index[name].cfg or {}
+    config = manager.task_index[name].cfg or {}
+    for key, value in config.items():
+        if key in _MAPPINGS and not isinstance(value, Mapping | None):
+            raise InputError(f"task {name}: {key}: give keys, each with its value, not {value!r}")
+        if key.endswith("_split") and not isinstance(value, str | int | None):
+            raise InputError(f"task {name}: {key}: give the name of one split, not {value!r}")
+    return config
+
+
+def _check_readable(folder: Path) -> None:
+    """lm-eval passes over task files that it cannot read.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for file in sorted(folder.rglob("*.yaml")):
+        try:
+            load_yaml(file, resolve_func=False)
+        except (Exception, RecursionError) as error:  # YAML's own errors, and whatever its constructors raise
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{file}: lm-eval cannot read it ({type(error).__name__}: {reason}); mend it") from error
 
 
 def load_task(manager: TaskManager, name: str, changed: dict[str, Any]) -> Task:
@@ -96,6 +129,8 @@ def find_function(reference: str, folder: Path, what: str) -> Callable[..., Any]
         raise InputError(
             f"{what} {reference!r} not found ({error}); write MODULE.FUNCTION of a file in {folder}"
         ) from error
+    except Exception as error:  # what the module itself does when it is imported
+        raise InputError(f"{what} {reference!r} cannot be loaded ({type(error).__name__}: {error}); mend it") from error
     return found
 
 
@@ -110,20 +145,22 @@ def _load_module(file: Path) -> ModuleType:
 
 @contextlib.contextmanager
 def quiet_lm_eval() -> Iterator[None]:
-    """Keep lm-eval's and NLTK's notes and the data sets' progress bars out of a worker's log."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep the notes of lm-eval, NLTK and datasets, and progress bars, out of a worker's log and off the terminal."""
+    loggers = {logging.getLogger("lm_eval"): logging.ERROR, logging.getLogger("datasets"): logging.CRITICAL}
+    levels = {logger: logger.level for logger in loggers}
+    for logger, level in loggers.items():
+        logger.setLevel(level)
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known names that are closest to one that is not, for an error."""
-    names = sorted(known)
+    names = sorted(map(str, known))
     if not names:
         return "there are none"
     close = get_close_matches(name, names, n=3)

@@ -29,7 +29,7 @@ from mergebench_ray.evaluation.data_errors import (
     explain_data_errors,
     printed_fields,
 )
-from mergebench_ray.evaluation.local_data import dataset_id, local_datasets, local_source
+from mergebench_ray.evaluation.local_data import check_data_files, dataset_id, local_datasets, local_source
 from mergebench_ray.evaluation.metrics import check_metrics_and_filters, find_direction, try_metric
 from mergebench_ray.evaluation.protocol import cluster_key, data_split, in_split, overrides
 from mergebench_ray.evaluation.scores import check_directions, counted_label
@@ -202,6 +202,7 @@ def _check_task_file(
     """Everything that the task file alone can tell."""
     if config.get("unsafe_code"):
         check_code_execution(name, options)
+    check_data_files(name, config)
     kind = config.get("output_type", "generate_until")
     if kind == "loglikelihood_rolling":
         raise InputError(
@@ -235,7 +236,8 @@ def _build(
     changed = overrides(config, settings, split, file is not None)
     limit = options.validation_items if split == "validation" else options.test_items
     gated = path in suite.gated_data
-    with explain_data_errors(name, source, dataset_id(config), gated), quiet_lm_eval():
+    splits = [value for key, value in {**config, **changed}.items() if key.endswith("_split")]
+    with explain_data_errors(name, source, dataset_id(config), gated, splits), quiet_lm_eval():
         with local_datasets(options.data, asked):
             task = load_task(manager, name, changed)
         items = tuple(islice(_items(task, name, source, split, settings, suite.held_out_share), limit))
