@@ -118,20 +118,10 @@ def test_a_batch_scorer_beside_the_task_grades_all_items_in_one_call(folder: Pat
     assert grade(task, answers) == [0.0, 1.0, 1.0, 1.0]
 
 
-def test_few_shot_examples_never_hold_the_question_itself(folder: Path) -> None:
-    write_generation_task(folder, training_split=None, num_fewshot=3)
-    for split in ("validation", "test"):
-        task = one_task(folder, "capital_text", "exact_match", split)
-        for item in task.items:
-            prompt = item.instances[0].args[0]
-            assert prompt.count(f"The capital of {item.doc['country']} is") == 1
-            assert prompt.count("The capital of") == 4
-
-
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("runs code", {"unsafe_code": True}, "capital_text.*evaluation.allow_code_execution: true"),
     ("no validation split", {"validation_split": None}, "capital_text has no validation split"),
-    ("examples from test", {"fewshot_split": "test", "num_fewshot": 1}, "few-shot examples come from the test split"),
+    ("examples from test", {"fewshot_split": "test", "num_fewshot": 1}, "few-shot examples come from the split test"),
     (
         "a field in no item",
         {"doc_to_text": "{{nation}} has"},

@@ -29,6 +29,7 @@ from mergebench_ray.evaluation.data_errors import (
     explain_data_errors,
     printed_fields,
 )
+from mergebench_ray.evaluation.examples import check_examples, keep_examples_unscored, scored_splits
 from mergebench_ray.evaluation.local_data import check_data_files, dataset_id, local_datasets, local_source
 from mergebench_ray.evaluation.metrics import check_metrics_and_filters, find_direction, try_metric
 from mergebench_ray.evaluation.protocol import cluster_key, data_split, in_split, overrides
@@ -147,6 +148,8 @@ def load_tasks(
     for _, name, settings in wanted:
         config = find_task_file(manager, suite, name)
         _check_task_file(name, config, settings, split, options)
+        changed = {**config, **overrides(config, settings, split, from_files=False)}
+        check_examples(name, changed, scored_splits(config, settings))
         check_metrics_and_filters(name, config, _counted(name, config, settings, judges)[0])
     tasks = [
         _build(manager, suite, domain, name, settings, split, options, judges) for domain, name, settings in wanted
@@ -210,12 +213,6 @@ def _check_task_file(
         )
     if "class" not in config and not data_split(config, settings, split):
         raise InputError(f"task {name} has no {split} split; add {split}_split to its task file")
-    test_split = data_split(config, settings, "test")
-    if split == "validation" and config.get("fewshot_split") and config["fewshot_split"] == test_split:
-        raise InputError(
-            f"task {name}: its few-shot examples come from the test split, which a search must not see; "
-            "change fewshot_split"
-        )
 
 
 def _build(
@@ -240,7 +237,7 @@ def _build(
     with explain_data_errors(name, source, dataset_id(config), gated, splits), quiet_lm_eval():
         with local_datasets(options.data, asked):
             task = load_task(manager, name, changed)
-        items = tuple(islice(_items(task, name, source, split, settings, suite.held_out_share), limit))
+        items = tuple(islice(_items(task, name, config, source, split, settings, suite.held_out_share), limit))
         if settings.try_grading:
             _try_grading(task, name, items)
     if not items:
@@ -309,13 +306,19 @@ def _check_room(suite: Suite, task: ScoredTask) -> None:
 
 
 def _items(
-    task: Task, name: str, source: str, split: Split, settings: TaskSettings, held_out_share: float
+    task: Task,
+    name: str,
+    config: Mapping[str, Any],
+    source: str,
+    split: Split,
+    settings: TaskSettings,
+    held_out_share: float,
 ) -> Iterator[Item]:
     if not (task.has_validation_docs() if split == "validation" else task.has_test_docs()):
         raise InputError(f"task {name} has no {split} split; add {split}_split to its task file")
     task.set_fewshot_seed(DEFAULT_OTHER_SEED)
-    _leave_out_own_item(task, split)
     documents = task.validation_docs() if split == "validation" else task.test_docs()
+    keep_examples_unscored(task, name, config, settings, split, documents)
     needed = printed_fields(vars(task.config), frozenset(getattr(task, "features", ())))
     shared = settings.cluster_fields
     named = {"held_out_by": (settings.held_out_by,) if settings.held_out_by else (), "cluster_by": shared}
@@ -336,20 +339,6 @@ def _items(
         own = document.get("id")
         cluster = cluster_key(document, shared) if shared else digest[:16]
         yield Item(digest[:16] if own is None else str(own), document, instances, digest, cluster)
-
-
-def _leave_out_own_item(task: Task, split: Split) -> None:
-    """Keep a question out of its own few-shot examples.
-
-    lm-eval does so only where the examples come from the split it calls test, so on validation that split is named
-    test. Without a split of their own, its examples come from training, else from validation.
-    """
-    config = task.config
-    if split == "validation" and hasattr(task, "fewshot_cfg"):
-        drawn_from = task.fewshot_cfg.split or config.training_split or config.validation_split
-        if drawn_from == config.validation_split:
-            task.fewshot_cfg.split = drawn_from
-            task.set_config("test_split", drawn_from)
 
 
 def _try_grading(task: Task, name: str, items: Iterable[Item]) -> None:
