@@ -270,7 +270,7 @@ def test_a_prompt_that_does_not_fit_loses_its_oldest_tokens(engine: VLLMEngine) 
     ids = prompt(engine, "Continue: " + "the cat sat on the mat, " * 300)
     assert len(ids) > 1024
     assert engine.generate([GenerationRequest(ids, 8)]) == engine.generate([GenerationRequest(ids[-1016:], 8)])
-    kept = engine.loglikelihood([LoglikelihoodRequest(ids, [5, 6]), LoglikelihoodRequest(ids[-1022:], [5, 6])])
+    kept = engine.loglikelihood([LoglikelihoodRequest(ids, [5, 6]), LoglikelihoodRequest(ids[-1023:], [5, 6])])
     assert kept[0] == kept[1]
 
 

@@ -7,14 +7,16 @@ the choices A, B, C and D cost one context. Only the m - 1 tokens before need lo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from vllm import SamplingParams
 from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind
 
+from mergebench_ray.engines.generation_defaults import GenerationDefaults
 from mergebench_ray.engines.requests import (
     Generation,
     GenerationRequest,
@@ -32,19 +34,21 @@ class GenerationPrompt:
 
     Attributes:
         request: index of the request.
+        text_of: from an answer's tokens to its text.
     """
 
     token_ids: list[int]
     sampling: SamplingParams
     request: int
+    text_of: Callable[[Sequence[int]], str]
 
     def again(self, output: Any) -> None:
         """What to ask once more: nothing."""
 
     def answers(self, output: Any) -> Iterator[tuple[int, Answer]]:
         """The answer of vLLM, with the index of the request."""
-        first, *others = output.outputs
-        yield self.request, Generation(first.text, tuple(first.token_ids), tuple(other.text for other in others))
+        first, *others = [(self.text_of(one.token_ids), tuple(one.token_ids)) for one in output.outputs]
+        yield self.request, Generation(*first, tuple(text for text, _ in others))
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Batch:
     Args:
         requests: of any kind.
         max_model_len: longest prompt plus answer; a prompt that does not fit loses its oldest tokens.
+        tokenizer: the model's.
+        defaults: how answers are generated where a request does not say it.
         urgent: indices of generations to ask for before all else.
         token_id_scores: whether vLLM can score given tokens of a prompt alone (its V2 model runner can).
 
@@ -117,6 +123,8 @@ class Batch:
         self,
         requests: Sequence[Request],
         max_model_len: int,
+        tokenizer: Any,
+        defaults: GenerationDefaults,
         urgent: Collection[int] = (),
         token_id_scores: bool = False,
     ) -> None:
@@ -128,12 +136,13 @@ class Batch:
             if isinstance(request, GenerationRequest):
                 ids = _fit(request.prompt_token_ids, request.max_tokens, max_model_len)
                 order = (index not in first, -len(ids) - request.max_tokens, ids)
-                ordered.append((order, GenerationPrompt(ids, _decoding(request), index)))
+                sampling = _decoding(request, defaults)
+                ordered.append((order, GenerationPrompt(ids, sampling, index, partial(_text, tokenizer, request))))
             else:
                 if not request.context_token_ids or not request.continuation_token_ids:
                     raise InputError("log-likelihood: context and continuation need at least one token each")
                 *common, last = request.continuation_token_ids
-                context = _fit(request.context_token_ids, len(common) + 1, max_model_len)
+                context = _fit(request.context_token_ids, len(common), max_model_len)
                 groups.setdefault(((*context, *common), len(common), request.greedy), {})[index] = last
         for (shared, num_common, greedy), last_tokens in groups.items():
             order = (True, num_common - len(shared), [*shared])
@@ -157,16 +166,29 @@ def _parts(last_tokens: dict[int, int]) -> Iterator[dict[int, int]]:
         yield dict(entries[start : start + MAX_LOGPROB_TOKEN_IDS])
 
 
-def _decoding(request: GenerationRequest) -> SamplingParams:
+def _decoding(request: GenerationRequest, defaults: GenerationDefaults) -> SamplingParams:
+    own = {name: getattr(request, name) for name in vars(defaults)}
     return SamplingParams(
+        **{name: getattr(defaults, name) if value is None else value for name, value in own.items()},
         max_tokens=request.max_tokens,
         stop=list(request.stop),
+        # Stop strings are looked for in the text, where special tokens must then stand.
+        skip_special_tokens=False,
+        detokenize=bool(request.stop),
         temperature=request.temperature,
-        top_p=request.top_p,
         n=request.n,
         seed=request.seed,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _text(tokenizer: Any, request: GenerationRequest, token_ids: Sequence[int]) -> str:
+    """An answer's text, as lm-eval's runner for transformers makes it: decoded as a whole, then cut."""
+    text: str = tokenizer.decode(list(token_ids), skip_special_tokens=not request.special_tokens)
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.decode(tokenizer.eos_token_id)]
+    for stop in [*request.stop, *end]:
+        text = text.split(stop)[0]
+    return text
 
 
 def _scoring(ids: list[int], num_common: int, last_tokens: dict[int, int], by_token_ids: bool) -> ScoringPrompt:

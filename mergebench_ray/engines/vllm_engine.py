@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 from mergebench_ray.config import EngineOptions, WeightManifest
 from mergebench_ray.engines.environment import engine_dtype, prepare_environment, usable_cores
+from mergebench_ray.engines.generation_defaults import generation_defaults
 from mergebench_ray.engines.held_weights import HeldWeights
 from mergebench_ray.engines.requests import (
     Generation,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 BASE_VERSION = "base"
 _RESET_ATTEMPTS = 5
 _RESET_PAUSE_S = 0.05
+_ALLOW_MORE = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 
 def _ignore(_index: int, _answer: Answer) -> None:
@@ -49,6 +53,9 @@ class VLLMEngine:
         seed: of vLLM's own random numbers.
         log_file: where vLLM's log goes; None drops it.
 
+    Raises:
+        InputError: if the model is not made for that length, or its `generation_config.json` cannot be followed.
+
     Attributes:
         tokenizer: the base's tokenizer.
         dtype: what it computes in.
@@ -64,6 +71,7 @@ class VLLMEngine:
         seed: int = 0,
         log_file: Path | None = None,
     ) -> None:
+        self._defaults = generation_defaults(model_folder)
         prepare_environment(max(1, usable_cores() // options.count), log_file)
         # Only here, since vLLM reads its environment when it is imported.
         from vllm import LLM
@@ -77,7 +85,7 @@ class VLLMEngine:
             model=str(model_folder),
             dtype=self.dtype,
             seed=seed,
-            max_model_len=max_model_len,
+            max_model_len=_with_room_to_score(model_folder, max_model_len),
             max_num_seqs=options.max_num_seqs,
             tensor_parallel_size=options.tensor_parallel_size,
             trust_remote_code=False,
@@ -198,7 +206,8 @@ class VLLMEngine:
         """
         from mergebench_ray.engines.batch import Batch
 
-        return Batch(requests, self._max_model_len, urgent, self._llm.llm_engine.vllm_config.use_v2_model_runner)
+        v2_runner = self._llm.llm_engine.vllm_config.use_v2_model_runner
+        return Batch(requests, self._max_model_len, self.tokenizer, self._defaults, urgent, v2_runner)
 
     def answer(self, batch: Batch, when_answered: Callable[[int, Answer], None] = _ignore) -> list[Answer]:
         """Answer all requests of a batch together, in the order of the requests.
@@ -261,6 +270,28 @@ class VLLMEngine:
             self._transport.close()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+
+
+def _with_room_to_score(model_folder: Path, max_model_len: int) -> int:
+    """The length that vLLM is given: one more, for the token that it generates after a prompt that fills the model.
+
+    That token's log-probability is what is wanted. It is never read, so no position beyond the model's own is used.
+
+    Raises:
+        InputError: if the model is not made for `max_model_len`.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+
+    os.environ.pop(_ALLOW_MORE, None)
+    try:
+        EngineArgs(model=str(model_folder), max_model_len=max_model_len).create_model_config()
+    except ValueError as error:
+        found = re.search(r"User-specified max_model_len .*?\)\.", str(error))
+        if found is None:
+            raise
+        raise InputError(f"{model_folder}: {found[0]} Lower the suite's max_model_len") from error
+    os.environ[_ALLOW_MORE] = "1"
+    return max_model_len + 1
 
 
 def _cpu_arguments(options: EngineOptions) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.instance import Instance
 
 from mergebench_ray.engines import Generation, GenerationRequest, Likelihood, LoglikelihoodRequest, Request, VLLMEngine
+from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.estimates import Estimate, influences_of_mean
+from mergebench_ray.evaluation.generation_options import read_generation_options
 from mergebench_ray.evaluation.grading import Answer, grade, graded_apart, item_score, responses, task_estimate
 from mergebench_ray.evaluation.judge_parsers import Verdict
 from mergebench_ray.evaluation.judges import NO_JUDGES, Judged, Judges, judge_responses
 from mergebench_ray.evaluation.scores import ItemRow, Scores, TaskScore, combine_tasks, task_names
-from mergebench_ray.evaluation.tasks import Item, ScoredTask, Split, longest_answer
+from mergebench_ray.evaluation.tasks import Item, ScoredTask, Split
 from mergebench_ray.evaluation.tokens import encode_pairs, encode_texts
 
 if TYPE_CHECKING:
@@ -81,13 +83,14 @@ class GradedShare:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A request and where its answer belongs."""
+    """A request and where its answer belongs, which a task with `repeats` gets that many times."""
 
     task: int
     item: int
     instance: int
     request: Request
     truncated: bool
+    repeats: int
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ class _Collector:
         """Note the answer to a request."""
         asked = self._asked[index]
         given = [answer.text, *answer.others] if isinstance(answer, Generation) else [answer]
-        self.answers[asked.task][asked.item][asked.instance] += given
+        # Sampled answers are as many as are wanted; others would come out the same each time.
+        self.answers[asked.task][asked.item][asked.instance] += given * (asked.repeats // len(given))
         self._open[asked.task] -= 1
         task = self._tasks[asked.task]
         if self._open[asked.task] == 0 and graded_apart(task):
@@ -290,25 +294,31 @@ class PreparedSplit:
             ]
             prompts = encode_texts(self._tokenizer, [instance.args[0] for _, _, instance in asked])
             for (position, index, instance), prompt in zip(asked, prompts, strict=True):
-                request = _generation_request(task, task.items[position], instance, prompt)
-                too_long = len(prompt) + request.max_tokens > self._max_model_len
-                prepared.append(_Asked(number, position, index, request, too_long))
+                request = _generation_request(task, task.items[position], instance, prompt, self._max_model_len)
+                too_long = len(prompt) > len(request.prompt_token_ids)
+                prepared.append(_Asked(number, position, index, request, too_long, _repeats(instance)))
         return prepared
 
     def _prepare_loglikelihoods(self) -> list[_Asked]:
         prepared = []
         for number, task in enumerate(self._tasks):
             asked = [
-                (position, index, instance.args)
+                (position, index, instance)
                 for position, item in enumerate(task.items)
                 for index, instance in enumerate(item.instances)
                 if instance.request_type == "loglikelihood"
             ]
-            pairs = encode_pairs(self._tokenizer, [(args[0], args[1]) for _, _, args in asked])
-            for (position, index, _), (context, continuation) in zip(asked, pairs, strict=True):
+            pairs = encode_pairs(self._tokenizer, [(one.args[0], one.args[1]) for _, _, one in asked])
+            for (position, index, instance), (context, continuation) in zip(asked, pairs, strict=True):
+                if not context or not continuation:
+                    raise InputError(
+                        f"task {task.name}, item {task.items[position].id}: the tokenizer makes no token of "
+                        f"{instance.args[1]!r} after its context, so it has no likelihood; mend the data or the task"
+                    )
                 request = LoglikelihoodRequest(context, continuation, _needs_greedy(task))
-                too_long = len(context) + len(continuation) > self._max_model_len
-                prepared.append(_Asked(number, position, index, request, too_long))
+                # The last token is not read.
+                too_long = len(context) + len(continuation) - 1 > self._max_model_len
+                prepared.append(_Asked(number, position, index, request, too_long, _repeats(instance)))
         return prepared
 
 
@@ -348,23 +358,36 @@ def _longest_first(asked: Sequence[_Asked]) -> list[tuple[int, int]]:
     return sorted(lengths, key=lambda item: (-lengths[item], item))
 
 
-def _generation_request(task: ScoredTask, item: Item, instance: Instance, prompt: list[int]) -> GenerationRequest:
+def _generation_request(
+    task: ScoredTask, item: Item, instance: Instance, prompt: list[int], max_model_len: int
+) -> GenerationRequest:
     """What a task's `generation_kwargs` ask for; sampling is seeded by the item: equal weights, equal answers."""
-    options = instance.args[1]
-    until = options.get("until") or []
-    greedy = options.get("do_sample") is False
-    longest = longest_answer(options)
-    if options.get("max_total_tokens"):
-        longest = max(1, min(longest, int(options["max_total_tokens"]) - len(prompt)))
+    options = read_generation_options(task.name, instance.args[1])
+    if not prompt:
+        raise InputError(f"task {task.name}, item {item.id}: its prompt has no token; mend the data or the task file")
+    longest = options.max_tokens
+    if options.max_total_tokens is not None:
+        longest = max(1, min(longest, options.max_total_tokens - len(prompt)))
+    sampled = options.temperature > 0
     return GenerationRequest(
-        prompt_token_ids=prompt,
-        max_tokens=longest,
-        stop=[until] if isinstance(until, str) else list(until),
-        temperature=0.0 if greedy else float(options.get("temperature", 0.0)),
-        top_p=float(options.get("top_p", 1.0)),
-        n=instance.repeats or 1,
+        prompt_token_ids=prompt[-(max_model_len - longest) :],
+        max_tokens=1 if options.first_token_only else longest,
+        stop=options.stop,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        min_tokens=0 if options.first_token_only else options.min_tokens,
+        n=_repeats(instance) if sampled else 1,
         seed=int.from_bytes(hashlib.sha256(f"{task.name}/{item.id}".encode()).digest()[:4], "big"),
+        special_tokens=options.special_tokens,
     )
+
+
+def _repeats(instance: Instance) -> int:
+    """How often lm-eval would ask it."""
+    return instance.repeats or 1
 
 
 def _needs_greedy(task: ScoredTask) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
-from lm_eval.defaults import DEFAULT_MAX_GEN_TOKS, DEFAULT_OTHER_SEED
+from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.tasks import TaskManager
 
 from mergebench_ray.config.suite import Suite, TaskSettings
@@ -30,6 +30,7 @@ from mergebench_ray.evaluation.data_errors import (
     printed_fields,
 )
 from mergebench_ray.evaluation.examples import check_examples, keep_examples_unscored, scored_splits
+from mergebench_ray.evaluation.generation_options import read_generation_options
 from mergebench_ray.evaluation.local_data import check_data_files, dataset_id, local_datasets, local_source
 from mergebench_ray.evaluation.metrics import check_metrics_and_filters, find_direction, try_metric
 from mergebench_ray.evaluation.protocol import cluster_key, data_split, in_split, overrides
@@ -46,6 +47,7 @@ from mergebench_ray.evaluation.task_files import (
 )
 
 Split = Literal["validation", "test"]
+_MOST_REPEATS = 10_000
 
 
 @dataclass(frozen=True)
@@ -149,13 +151,12 @@ def load_tasks(
         config = find_task_file(manager, suite, name)
         _check_task_file(name, config, settings, split, options)
         changed = {**config, **overrides(config, settings, split, from_files=False)}
+        _check_decoding(suite, name, changed)
         check_examples(name, changed, scored_splits(config, settings))
         check_metrics_and_filters(name, config, _counted(name, config, settings, judges)[0])
     tasks = [
         _build(manager, suite, domain, name, settings, split, options, judges) for domain, name, settings in wanted
     ]
-    for task in tasks:
-        _check_room(suite, task)
     for domain in dict.fromkeys(task.domain for task in tasks):
         check_directions(
             domain, {one.name: (one.counted, one.higher_is_better) for one in tasks if one.domain == domain}
@@ -181,12 +182,6 @@ def chosen_domains(suite: Suite, options: EvaluationOptions, domains: Sequence[s
     return [domain for domain in suite.scored if domain in chosen]
 
 
-def longest_answer(options: Mapping[str, Any]) -> int:
-    """New tokens that a task's `generation_kwargs` ask for, under any of the names that lm-eval accepts."""
-    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-    return next((int(options[name]) for name in names if options.get(name)), DEFAULT_MAX_GEN_TOKS)
-
-
 def items_digest(tasks: Iterable[ScoredTask]) -> str:
     """SHA-256 of what is asked and what it is graded against: equal digests, comparable scores."""
     digest = hashlib.sha256()
@@ -205,6 +200,9 @@ def _check_task_file(
     """Everything that the task file alone can tell."""
     if config.get("unsafe_code"):
         check_code_execution(name, options)
+    for option in ("doc_to_image", "doc_to_audio"):
+        if config.get(option):
+            raise InputError(f"task {name}: {option}: only text can be asked; leave the task out")
     check_data_files(name, config)
     kind = config.get("output_type", "generate_until")
     if kind == "loglikelihood_rolling":
@@ -240,6 +238,7 @@ def _build(
         items = tuple(islice(_items(task, name, config, source, split, settings, suite.held_out_share), limit))
         if settings.try_grading:
             _try_grading(task, name, items)
+    _check_asked(suite, name, items)
     if not items:
         raise InputError(f"task {name}: {source} has no item in its {split} split; check the data")
     metric, one_minus, judge = _counted(name, config, settings, judges)
@@ -296,11 +295,35 @@ def _judged(task: Task, name: str, judge: str, digest: str, items: Sequence[Item
     return JudgedBy(judge, digest, field, scorer)
 
 
-def _check_room(suite: Suite, task: ScoredTask) -> None:
-    options = task.task.config.generation_kwargs
-    if options is not None and longest_answer(options) >= suite.max_model_len:
+def _check_decoding(suite: Suite, name: str, config: Mapping[str, Any]) -> None:
+    """What a task file, with a suite's settings over it, says of the answers and how often they are asked for."""
+    repeats = config.get("repeats", 1)
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or not 1 <= repeats <= _MOST_REPEATS:
+        raise InputError(f"task {name}: repeats: {repeats}: give an integer from 1 to {_MOST_REPEATS}")
+    if config.get("output_type", "generate_until") == "generate_until" and "class" not in config:
+        _check_room(suite, name, config.get("generation_kwargs") or {})
+
+
+def _check_asked(suite: Suite, name: str, items: Iterable[Item]) -> None:
+    """What is asked in the end: tasks that are classes of their own may ask what no task file says."""
+    known: Any = None
+    for item, instance in ((one, instance) for one in items for instance in one.instances):
+        arguments = instance.args
+        if instance.request_type not in ("generate_until", "loglikelihood") or len(arguments) != 2:
+            raise InputError(f"task {name}: asks for more than texts and their likelihoods; leave the task out")
+        texts = arguments[:1] if instance.request_type == "generate_until" else arguments
+        if not all(isinstance(text, str) for text in texts) or texts[1:] == ("",):
+            raise InputError(f"task {name}, item {item.id}: a prompt or choice is no text, or empty; mend the data")
+        if instance.request_type == "generate_until" and arguments[1] != known:
+            known = arguments[1]
+            _check_room(suite, name, known)
+
+
+def _check_room(suite: Suite, name: str, options: Mapping[str, Any]) -> None:
+    longest = read_generation_options(name, options).max_tokens
+    if longest >= suite.max_model_len:
         raise InputError(
-            f"task {task.name}: answers of {longest_answer(options)} tokens leave no room for a prompt in suite "
+            f"task {name}: answers of {longest} tokens leave no room for a prompt in suite "
             f"{suite.name}'s max_model_len {suite.max_model_len}; lower max_gen_toks or raise max_model_len"
         )
 
