@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
+from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from mergebench_ray.calibration import Calibration, Sample
@@ -14,7 +17,7 @@ from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.commands.models import Models
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Suite
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.local_data import SUFFIXES, local_source, read_rows
+from mergebench_ray.evaluation.local_data import SUFFIXES, LocalSplits, local_source, read_rows
 from mergebench_ray.evaluation.training_texts import training_texts
 from mergebench_ray.methods import get_method, parse_parameters
 
@@ -98,16 +101,20 @@ def read_samples(
 
 
 def _rows(source: CalibrationSource, limit: int, data: Mapping[str, str], where: str) -> list[dict[str, Any]]:
-    path = local_source(data, source.data, None) or Path(source.data).expanduser()
+    local = local_source(data, source.data, None)
+    if local is not None and os.path.isdir(local):
+        split = LocalSplits(source.data, None, local, None)[source.split]
+        return [dict(row) for row in islice(split, limit)]
+    path = local or Path(os.path.expanduser(source.data))
     if path.suffix in SUFFIXES:
-        if not path.is_file():
+        if not os.path.exists(path):
             raise InputError(f"{where}: {path}: no such file; check the path")
         return read_rows(path)[:limit]
     name, _, revision = source.data.partition("@")
     try:
         rows = datasets.load_dataset(name, revision=revision or None, split=f"{source.split}[:{limit}]")
-    except (OSError, ValueError, ConnectionError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # of whichever library a data set's loader uses
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
             f"{where}: neither a file ({', '.join(SUFFIXES)}), nor SUITE:TASK, nor a data set that can be loaded "
             f"({reason}); check the name, or give a local file"
@@ -137,6 +144,9 @@ def _renderer(template: str, base: Checkpoint, where: str) -> Callable[[str], st
 
     def chat(prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        try:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise InputError(f"{where}: the chat template of {base} refuses a prompt ({error})") from error
 
     return chat

@@ -99,9 +99,9 @@ def data_sets(
     for specialist, source in calibration.items():
         if source.is_task:
             continue
-        use, file = (f"calibration of {specialist}",), Path(source.data).expanduser()
+        use, file = (f"calibration of {specialist}",), Path(os.path.expanduser(source.data))
         if file.suffix in SUFFIXES:
-            problem = "" if file.is_file() else f"{file}: no such file"
+            problem = "" if os.path.isfile(file) else f"{file}: no such file"
             found_sets.append(DataSet(source.data, use, (source.split,), "local", str(file), False, problem))
         else:
             config = {"dataset_path": source.data.partition("@")[0]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ class LocalSplits(dict[str, datasets.Dataset]):
     def __init__(self, name: str, config: str | None, source: Path, only_split: str | None) -> None:
         super().__init__()
         self._name, self._config, self._source, self._only_split = name, config, source, only_split
-        if not source.exists():
+        if not os.path.exists(source):
             raise InputError(f"data {name}: {source}: no such file or folder; check evaluation.data or --data")
 
     def __missing__(self, split: str) -> datasets.Dataset:
@@ -101,7 +102,7 @@ class LocalSplits(dict[str, datasets.Dataset]):
         Raises:
             InputError: if there is none.
         """
-        if self._source.is_file():
+        if not self._source.is_dir():
             if self._only_split not in (None, split):
                 raise InputError(
                     f"data {self._name}: {self._source} stands for the split {self._only_split!r}, but {split!r} is "
@@ -235,6 +236,8 @@ def _to_dataset(files: Sequence[Path]) -> datasets.Dataset:
     """Rows as a data set in memory; a field that a row lacks is None there, as on the hub."""
     rows = [row for file in files for row in read_rows(file)]
     columns = {}
+    if not any(rows):
+        raise InputError(f"{files[0]}: its items have no field; check the file")
     for name in dict.fromkeys(name for row in rows for name in row):
         try:
             columns[name] = pa.array([row.get(name) for row in rows])
