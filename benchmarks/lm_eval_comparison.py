@@ -7,6 +7,9 @@ dtype with the same number of threads, one after the other. Seconds are those of
 start, loading of the model or building of requests counts. IFEval needs NLTK's punkt_tab (NLTK_DATA). For every item
 whose score differs it prints what both sides answered: the log-likelihoods of all choices, or the answers from where
 they part.
+
+The kind `answers` compares texts to the character, of tasks that stop at special tokens, have options of decoding or
+ask more than once. There lm-eval asks one item at a time, since with more it goes on until the last of them ends.
 """
 
 from __future__ import annotations
@@ -35,10 +38,10 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Answered:
-    """An item's score, and the answer: a text, or a log-likelihood for each choice."""
+    """An item's score, and the answer: a text, a log-likelihood for each choice, or a text for each repeat."""
 
     score: float
-    answer: str | list[float]
+    answer: str | list[float] | list[str]
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,16 @@ def main() -> None:
         rows, table, traces = [], [], []
         for kind in arguments.kinds.split(","):
             names = list(Suite.load(str(tasks / "suite.yaml")).domains[kind].tasks)
-            reference = run_lm_eval(arguments.model, tasks, names, arguments.items, Path(folder) / f"lm_eval_{kind}")
+            batch = 1 if kind == "answers" else BATCH_SIZE
+            output = Path(folder) / f"lm_eval_{kind}"
+            reference = run_lm_eval(arguments.model, tasks, names, arguments.items, batch, output)
             ours = run_evaluate(arguments.model, tasks, kind, arguments.items, Path(folder) / f"{kind}.json")
             rows.append(f"| {kind} | {reference.seconds:.1f} | {ours.seconds:.1f} | {speed(reference, ours):.1f} |")
             for name in names:
                 pairs = list(zip(reference.items[name], ours.items[name], strict=True))
-                table.append(compare(name, pairs))
-                traces += [trace(name, index, *pair) for index, pair in enumerate(pairs) if differ(*pair)]
+                differing = [i for i, pair in enumerate(pairs) if differ(*pair, to_the_character=kind == "answers")]
+                table.append(compare(name, pairs, differing))
+                traces += [trace(name, index, *pairs[index]) for index in differing]
     print("| task | items | lm-eval | mergebench-ray | items that differ |\n| --- | --- | --- | --- | --- |")
     print("\n".join(table))
     print("\n| kind | lm-eval hf, s | mergebench-ray, s | times as fast |\n| --- | --- | --- | --- |")
@@ -91,12 +97,12 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": cores, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
-def run_lm_eval(model: str, tasks: Path, names: list[str], items: int, output: Path) -> Run:
+def run_lm_eval(model: str, tasks: Path, names: list[str], items: int, batch: int, output: Path) -> Run:
     """lm-eval's command line; its time runs from the line that announces requests to the one that saves results."""
     settings = f"pretrained={resolve(model).folder},dtype={engine_dtype('auto')}"
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", settings, "--device", "cpu"]
     command += ["--tasks", ",".join(names), "--include_path", str(tasks), "--limit", str(items)]
-    command += ["--batch_size", str(BATCH_SIZE), "--output_path", str(output), "--log_samples"]
+    command += ["--batch_size", str(batch), "--output_path", str(output), "--log_samples"]
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     started, ended, lines = 0.0, 0.0, []
@@ -118,10 +124,10 @@ def samples(output: Path, name: str) -> list[Answered]:
     return [Answered(float(row[row["metrics"][0]]), lm_eval_answer(row["resps"])) for row in rows]
 
 
-def lm_eval_answer(responses: list[list[Any]]) -> str | list[float]:
-    """The text of a generation, or the log-likelihoods of the choices: lm-eval logs [log-likelihood, greedy] pairs."""
+def lm_eval_answer(responses: list[list[Any]]) -> str | list[float] | list[str]:
+    """The texts of a generation, or the log-likelihoods of the choices: lm-eval logs [log-likelihood, greedy] pairs."""
     if isinstance(responses[0][0], str):
-        return responses[0][0]
+        return responses[0] if len(responses[0]) > 1 else responses[0][0]
     return [float(repeats[0][0]) for repeats in responses]
 
 
@@ -134,28 +140,31 @@ def run_evaluate(model: str, tasks: Path, kind: str, items: int, output: Path) -
     items_by_task: dict[str, list[Answered]] = {}
     for row in rows:
         answer = row["answer"]
-        one = Answered(float(row["score"]), json.loads(answer) if kind == "choice" else answer)
+        several = kind == "choice" or row["task"] == "answers_repeats"
+        one = Answered(float(row["score"]), json.loads(answer) if several else answer)
         items_by_task.setdefault(row["task"], []).append(one)
     return Run(items_by_task, json.loads(output.read_text())["seconds"])
 
 
-def differ(reference: Answered, ours: Answered) -> bool:
-    """Whether an item scored differently."""
-    return reference.score != ours.score
+def differ(reference: Answered, ours: Answered, to_the_character: bool) -> bool:
+    """Whether an item scored differently, or was answered so."""
+    return reference != ours if to_the_character else reference.score != ours.score
 
 
-def compare(name: str, pairs: list[tuple[Answered, Answered]]) -> str:
+def compare(name: str, pairs: list[tuple[Answered, Answered]], differing: list[int]) -> str:
     """A row of the table; items count from 0."""
-    differing = [str(index) for index, pair in enumerate(pairs) if differ(*pair)]
     means = " | ".join(f"{sum(pair[side].score for pair in pairs) / len(pairs):.3f}" for side in (0, 1))
-    return f"| {name} | {len(pairs)} | {means} | {len(differing)}: {', '.join(differing) or 'none'} |"
+    return f"| {name} | {len(pairs)} | {means} | {len(differing)}: {', '.join(map(str, differing)) or 'none'} |"
 
 
 def trace(name: str, index: int, reference: Answered, ours: Answered) -> str:
     """Why an item scored differently: the choices' log-likelihoods, or the texts from where they part."""
     one, other = reference.answer, ours.answer
     if isinstance(one, list) and isinstance(other, list):
-        listed = [" ".join(f"{value:.3f}" for value in values) for values in (one, other)]
+        listed = [
+            " ".join(f"{value:.3f}" if isinstance(value, float) else repr(value) for value in values)
+            for values in (one, other)
+        ]
         return f"{name} {index}: lm-eval {listed[0]}, here {listed[1]}"
     assert isinstance(one, str)
     assert isinstance(other, str)
