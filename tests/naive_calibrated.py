@@ -20,7 +20,9 @@ Texts = dict[str, list[Tensor]]
 
 def load(folder: Any) -> Any:
     attention = "eager" if "gemma" in str(folder) else "sdpa"
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
+    ).eval()
 
 
 def weights(model: Any) -> Weights:

@@ -47,7 +47,9 @@ def quiet(done: float, text: str) -> None:
 
 
 def naive_fisher(folder: Path, encoded: list[Encoded]) -> dict[str, Tensor]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+    )
     total: dict[str, Tensor] = {}
     for sample in encoded:
         model.zero_grad()

@@ -37,7 +37,9 @@ def model_of(folder: Path) -> Any:
 
 def naive_gram_matrices(folder: Path, encoded: list[Encoded]) -> dict[str, Tensor]:
     """Each sample alone through transformers' own model; all inputs kept, one product at the end."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+    )
     inputs: dict[str, list[Tensor]] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name != "lm_head":

@@ -80,7 +80,9 @@ def quiet(done: float, text: str) -> None:
 
 
 def whole_model(folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+    )
 
 
 def gram_of_inputs(model: nn.Module, linear: nn.Module, encoded: list[Encoded]) -> Tensor:

@@ -51,7 +51,9 @@ def train(folders: tuple[Path, Path], encoded: list[Encoded], **options: Any) ->
 def naive_logits(
     folders: tuple[Path, Path], epochs: int, learning_rate: float, l1_strength: float
 ) -> dict[str, Tensor]:
-    model, specialist = (AutoModelForCausalLM.from_pretrained(f, attn_implementation="eager") for f in folders)
+    model, specialist = (
+        AutoModelForCausalLM.from_pretrained(f, attn_implementation="eager", trust_remote_code=False) for f in folders
+    )
     start = {name: p.detach().clone() for name, p in model.named_parameters() if is_merged(name)}
     vectors = {name: (specialist.get_parameter(name) - start[name]).detach().float() for name in start}
     logits = {name: torch.where(v.abs() >= THRESHOLD, BIAS, -BIAS) for name, v in vectors.items()}

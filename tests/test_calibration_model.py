@@ -49,7 +49,9 @@ def all_weights(checkpoint: Checkpoint, shapes: dict[str, torch.Size]) -> dict[s
 def test_a_loaded_model_answers_as_transformers_own(folder: Path, dtype: torch.dtype) -> None:
     model = load_model(resolve(str(folder)), dtype, CPU)
     attention = model.config._attn_implementation
-    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    expected = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+    )
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     for batch in some_batches(2):
         assert torch.equal(logits(model, batch), logits(expected, batch))

@@ -15,7 +15,7 @@ from mergebench_ray.errors import InputError
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One token per byte."""
-    return AutoTokenizer.from_pretrained(tiny_llama(tmp_path_factory.mktemp("llama")))
+    return AutoTokenizer.from_pretrained(tiny_llama(tmp_path_factory.mktemp("llama")), trust_remote_code=False)
 
 
 def test_samples_longer_than_the_context_are_cut_on_the_right_and_counted(tokenizer: Any) -> None:

@@ -59,7 +59,7 @@ def changed_copy(models: Path, path: Path, **options: Any) -> Path:
 def test_weights_are_those_of_pefts_merge_rounded_once(models: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     adapter = tiny_adapter(tmp_path / "a", models / "llama", seed=7, **options)
     checkpoint = with_adapter(models, adapter)
-    model = AutoModelForCausalLM.from_pretrained(models / "llama", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(models / "llama", dtype=torch.float32, trust_remote_code=False)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
     changed = 0

@@ -123,7 +123,7 @@ def test_a_package_of_real_weights_holds_what_its_gguf_file_encodes(base_folder:
         tensor = encoded[gguf_name]
         expected = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type)).bfloat16()
         assert torch.equal(checkpoint.read(name), expected.flatten())
-    assert AutoTokenizer.from_pretrained(checkpoint.folder).chat_template
+    assert AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False).chat_template
     assert (checkpoint.folder / "generation_config.json").is_file()
 
 
@@ -134,7 +134,11 @@ def test_a_gguf_file_reads_as_transformers_loads_it(tmp_path: Path, monkeypatch:
     checkpoint = resolve(str(file), progress=lambda fraction, text: lines.append(text))
     assert [line.split()[0] for line in lines] == ["dequantising", "dequantised"]
     model = AutoModelForCausalLM.from_pretrained(
-        tmp_path, gguf_file=file.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        tmp_path,
+        gguf_file=file.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+        trust_remote_code=False,
     )
     stored = model.state_dict()
     assert set(stored) - set(checkpoint.tensors) <= {"lm_head.weight"}

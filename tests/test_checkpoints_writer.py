@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_gemma2, tiny_llama
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from mergebench_ray.checkpoints import Checkpoint, check_compatible, model_card, resolve, write_model
 from mergebench_ray.config import Recipe
@@ -59,7 +59,7 @@ def test_a_written_model_loads_with_transformers_as_what_was_written(
     base: Checkpoint, tmp_path: Path, max_file_bytes: int
 ) -> None:
     write_model(tmp_path / "out", halved(base), base, "card", max_file_bytes)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto", trust_remote_code=False)
     assert loaded.dtype == torch.bfloat16
     assert loaded.config.use_cache is True
     weights = loaded.state_dict()
@@ -86,7 +86,10 @@ def test_tokenizer_chat_template_generation_settings_and_card_come_along(llama: 
     out = tmp_path / "out"
     write_model(out, halved(llama), llama, "# the card\n")
     messages = [{"role": "user", "content": "hi"}]
-    assert AutoTokenizer.from_pretrained(out).apply_chat_template(messages, tokenize=False) == "<s>user: hi</s>"
+    assert (
+        AutoTokenizer.from_pretrained(out, trust_remote_code=False).apply_chat_template(messages, tokenize=False)
+        == "<s>user: hi</s>"
+    )
     assert GenerationConfig.from_pretrained(out).eos_token_id == 2
     assert (out / "README.md").read_text() == "# the card\n"
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
@@ -153,8 +156,8 @@ def test_code_that_transformers_has_itself_is_not_asked_for(llama: Checkpoint, t
     base = resolve(str(llama.folder))
     assert [note for note in check_compatible(base, {"a": llama}) if "auto_map" in note]
     write_model(tmp_path / "out", halved(base), base, "card")
-    config = AutoConfig.from_pretrained(tmp_path / "out", trust_remote_code=True)  # as a user might; there is no code
-    assert config.model_type == "llama"
+    assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not list((tmp_path / "out").glob("*.py"))
 
 
 def test_code_of_another_architecture_comes_along_unrun_or_is_not_named(llama: Checkpoint, tmp_path: Path) -> None:

@@ -223,8 +223,8 @@ def test_the_best_model_loads_in_transformers_and_is_what_the_recipe_says(story:
     recipe = Recipe.from_yaml(story.run / "best" / "recipe.yaml")
     assert best is not None
     assert recipe.digest == best.digest
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     assert model.dtype == torch.bfloat16
     assert model.config.use_cache is True
     assert tokenizer.chat_template

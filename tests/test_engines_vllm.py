@@ -53,7 +53,7 @@ def base_answers(engine: VLLMEngine) -> list[Generation]:
 
 
 def reference_model(folder: Path, factors: Factors) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, trust_remote_code=False)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "embed" not in name:
@@ -299,7 +299,7 @@ def test_continuations_score_as_in_transformers_whatever_they_share(engine: VLLM
     context = encode("The capital cities of the countries of Europe are known to most. The capital of France is" * 2)
     endings = [" Paris", " Rome", " not Paris", " not Paris at all", " not", " not Rome", " Paris"]
     asked = [LoglikelihoodRequest(context, encode(ending)) for ending in endings]
-    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32, trust_remote_code=False)
     for _ in range(2):  # the second time the prefix cache holds the continuations too
         for request, (likelihood, greedy) in zip(asked, engine.loglikelihood(asked)):
             tokens = list(request.continuation_token_ids)

@@ -152,13 +152,13 @@ def test_nothing_stays_replaced_afterwards(tmp_path: Path) -> None:
     before = datasets.load_dataset
     write_lines(tmp_path / "a.jsonl", ROWS)
     with local_datasets({"a/b": str(tmp_path / "a.jsonl")}, None):
-        assert datasets.load_dataset("a/b", split="test").to_list() == ROWS
+        assert datasets.load_dataset("a/b", split="test", trust_remote_code=False).to_list() == ROWS
     assert datasets.load_dataset is before
     with (
         pytest.raises(InputError, match="no such file"),
         local_datasets({"a/b": str(tmp_path / "b.jsonl")}, None),
     ):
-        datasets.load_dataset("a/b")
+        datasets.load_dataset("a/b", trust_remote_code=False)
     assert datasets.load_dataset is before
 
 

@@ -206,7 +206,9 @@ def test_times_and_tokens_are_those_of_the_engine(evaluator: Evaluator) -> None:
 
 def test_log_likelihoods_are_those_of_transformers(evaluator: Evaluator, engine: VLLMEngine, base_folder: Path) -> None:
     scores = evaluator.score("validation", ["choice"])
-    compare_likelihoods(scores, engine, AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32))
+    compare_likelihoods(
+        scores, engine, AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32, trust_remote_code=False)
+    )
 
 
 def test_a_specialist_scored_as_it_is_answers_as_its_weights_do_in_transformers(
@@ -218,7 +220,7 @@ def test_a_specialist_scored_as_it_is_answers_as_its_weights_do_in_transformers(
     evaluator.load_checkpoint(specialist, base)
     scores = evaluator.score("validation", ["choice"])
     assert scores.version == specialist.digest()
-    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32, trust_remote_code=False)
     with torch.no_grad():
         for name, info in specialist.tensors.items():
             model.get_parameter(name).copy_(specialist.read(name).view(info.shape))

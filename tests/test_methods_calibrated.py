@@ -52,7 +52,7 @@ class Models:
         return naive.load(self.base.folder), {name: naive.load(c.folder) for name, c in self.specialists.items()}
 
     def texts(self) -> naive.Texts:
-        tokenizer = AutoTokenizer.from_pretrained(self.base.folder)
+        tokenizer = AutoTokenizer.from_pretrained(self.base.folder, trust_remote_code=False)
 
         def ids(sample: Sample) -> Tensor:
             prompt = tokenizer(sample.prompt)["input_ids"]

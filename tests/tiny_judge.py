@@ -36,8 +36,8 @@ def tiny_judge(folder: Path) -> Path:
     answers = list(content["model"]["vocab"].values())[-len(ANSWERS) :]
     vocabulary_file.write_text(json.dumps(content))
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    end = AutoTokenizer.from_pretrained(folder).eos_token_id
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, trust_remote_code=False)
+    end = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).eos_token_id
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(torch.eye(VOCABULARY))
         for layer in model.model.layers:

@@ -38,7 +38,7 @@ def tiny_gemma2(folder: Path, *, seed: int = 0, dtype: str = "bfloat16", **confi
 
 def tiny_specialist(folder: Path, base: Path, *, seed: int, scale: float = 0.05, extra_vocabulary: int = 0) -> Path:
     """Write `base` with noise added to every tensor, and with further vocabulary rows if asked for."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -56,7 +56,9 @@ def tiny_adapter(
     from peft import LoraConfig, get_peft_model
 
     settings = {"r": rank, "lora_alpha": 2 * rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options}
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), LoraConfig(**settings))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False), LoraConfig(**settings)
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

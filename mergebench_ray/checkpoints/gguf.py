@@ -90,7 +90,7 @@ def _load(file: Path, elements: int) -> tuple[Any, Any]:
         InputError: whatever transformers fails with, as it raises errors of every kind at a damaged file.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
 
     with_bars = logging.is_progress_bar_enabled()
@@ -101,17 +101,17 @@ def _load(file: Path, elements: int) -> tuple[Any, Any]:
         with redirect_stderr(io.StringIO()), tempfile.TemporaryDirectory() as alone:
             link = Path(alone) / "model.gguf"
             link.symlink_to(file.absolute())
-            source: dict[str, Any] = {
-                "pretrained_model_name_or_path": alone,
-                "gguf_file": str(link),
-                "local_files_only": True,
-                "trust_remote_code": False,
-            }
-            _refuse_other_size(source, elements)
+            source = {"gguf_file": str(link), "local_files_only": True}
+            config = AutoConfig.from_pretrained(alone, **source, trust_remote_code=False)
+            _refuse_other_size(config, elements)
             model = AutoModelForCausalLM.from_pretrained(
-                **source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+                alone,
+                **source,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+                trust_remote_code=False,
             )
-            return model, AutoTokenizer.from_pretrained(**source)
+            return model, AutoTokenizer.from_pretrained(alone, **source, trust_remote_code=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or "no reason given"
         raise InputError(
@@ -122,12 +122,11 @@ def _load(file: Path, elements: int) -> tuple[Any, Any]:
             logging.enable_progress_bar()
 
 
-def _refuse_other_size(source: dict[str, Any], elements: int) -> None:
+def _refuse_other_size(config: Any, elements: int) -> None:
     """Refuse settings that describe a much larger model than the file holds, before memory for it is taken."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(**source)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     described = sum(parameter.numel() for parameter in model.parameters())

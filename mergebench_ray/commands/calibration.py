@@ -112,7 +112,8 @@ def _rows(source: CalibrationSource, limit: int, data: Mapping[str, str], where:
         return read_rows(path)[:limit]
     name, _, revision = source.data.partition("@")
     try:
-        rows = datasets.load_dataset(name, revision=revision or None, split=f"{source.split}[:{limit}]")
+        part = f"{source.split}[:{limit}]"
+        rows = datasets.load_dataset(name, revision=revision or None, split=part, trust_remote_code=False)
     except Exception as error:  # of whichever library a data set's loader uses
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(

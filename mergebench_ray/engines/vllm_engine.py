@@ -89,6 +89,10 @@ class VLLMEngine:
             max_num_seqs=options.max_num_seqs,
             tensor_parallel_size=options.tensor_parallel_size,
             trust_remote_code=False,
+            # What transformers reads, where a folder also holds a model in Mistral's own format.
+            load_format="safetensors",
+            config_format="hf",
+            tokenizer_mode="hf",
             enable_prefix_caching=True,
             disable_log_stats=True,
             use_tqdm_on_load=False,

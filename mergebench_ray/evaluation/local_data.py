@@ -59,7 +59,7 @@ def local_datasets(data: Mapping[str, str], split: str | None) -> Iterator[None]
     def load(path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
         source = local_source(data, path, name)
         if source is None:
-            return original(path, name, *args, **options)
+            return original(path, name, *args, **{**options, "trust_remote_code": False})
         splits = LocalSplits(f"{path}:{name}" if name else path, name, source, split)
         return splits[options["split"]] if options.get("split") else splits
 

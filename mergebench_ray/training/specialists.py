@@ -69,10 +69,10 @@ def _folders(out: Path, domains: Sequence[str]) -> dict[str, Path]:
 
 def _train(domain: str, base: Path, out: Path, progress: Progress) -> None:
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     items = GENERATORS[domain].items("train")
     train_adapter(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16),
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, trust_remote_code=False),
         [encode(tokenizer, item["prompt"], item["gold"]) for item in items],
         PLANS[domain],
         out,
