@@ -14,9 +14,12 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        line = " ".join(str(message).split())
-        if not line.isprintable():
-            line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        line = printable(" ".join(str(message).split()))
         if len(line) > _MAX_CHARACTERS:
             line = f"{line[: _MAX_CHARACTERS // 2]} … {line[-_MAX_CHARACTERS // 2 :]}"
         super().__init__(line)
+
+
+def printable(text: str) -> str:
+    """Text with everything escaped that a terminal or a page would obey instead of showing it, line breaks too."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

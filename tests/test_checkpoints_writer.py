@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from markdown_it import MarkdownIt
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_gemma2, tiny_llama
 from torch import Tensor
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from mergebench_ray.checkpoints import Checkpoint, check_compatible, model_card, resolve, write_model
 from mergebench_ray.config import Recipe
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, printable
 
 RECIPE = Recipe(
     method="ties",
@@ -284,6 +285,26 @@ def test_the_card_names_recipe_digests_and_scores() -> None:
     assert "|  | math | code | average |" in card
     assert "| base | 0.2500 | 0.5000 ± 0.0123 | – |" in card
     assert "| merged | 0.7500 | – | 0.9000 |" in card
+
+
+HOSTILE = "a|b`c``d```\n---\n<script>x</script> [l](u) **b** _i_ $m$ &lt; \\ \x1b[2J ok_name"
+
+
+def test_names_and_references_cannot_write_markdown_or_yaml_of_their_own() -> None:
+    recipe = RECIPE.model_copy(update={"base": f"./{HOSTILE}", "specialists": {"math": f"./{HOSTILE}", "code": "./x"}})
+    card = model_card(recipe, {HOSTILE: {HOSTILE: 0.5, "math": 0.1}})
+    document = MarkdownIt("commonmark").enable("table").parse(card.split("---\n", 2)[2])
+    assert [token.tag for token in document if token.type == "heading_open"] == ["h1", "h2", "h2", "h2"]
+    inline = [child for token in document for child in token.children or ()]
+    assert {child.type for child in inline} <= {"text", "code_inline", "softbreak", "text_special"}
+    assert not [token for token in document if token.type in ("html_block", "hr")]
+    (block,) = [token for token in document if token.type == "fence"]
+    assert yaml.safe_load(block.content)["base"] == recipe.base
+    shown = printable(HOSTILE)
+    cells = ["".join(child.content for child in token.children or ()) for token in document if token.type == "inline"]
+    assert cells.count(shown) == 2
+    assert cells.count(f"./{shown}") == 2
+    assert yaml.safe_load(card.split("---\n", 2)[1])["library_name"] == "transformers"
 
 
 def test_the_recipe_in_the_card_is_the_recipe(tmp_path: Path) -> None:

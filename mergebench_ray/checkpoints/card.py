@@ -10,10 +10,13 @@ from typing import Any
 import yaml
 
 from mergebench_ray.config import ModelRef, Recipe
+from mergebench_ray.errors import printable
 
 Cell = float | tuple[float, float | None]
 """A score, alone or with its standard error."""
 
+# An underscore inside a word is not emphasis.
+_MARKUP = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
@@ -27,10 +30,10 @@ def model_card(recipe: Recipe, scores: Mapping[str, Mapping[str, Cell]] | None =
     """
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(recipe), sort_keys=False, allow_unicode=True)}---",
-        f"# {recipe.method} merge of {len(recipe.specialists)} specialists",
+        f"# {_text(recipe.method)} merge of {len(recipe.specialists)} specialists",
         f"Merged with mergebench-ray in {recipe.dtype}. Embeddings, output head and tokenizer are the base's.",
         _inputs(recipe),
-        f"## Recipe\n\nDigest: `{recipe.digest}`\n\n```yaml\n{recipe.to_yaml()}```",
+        f"## Recipe\n\nDigest: `{recipe.digest}`\n\n{_block(recipe.to_yaml())}",
         "Saved as a file, `mergebench-ray merge --recipe FILE --out DIR` makes the same weights again.",
     ]
     if scores:
@@ -48,16 +51,17 @@ def _front_matter(recipe: Recipe) -> dict[str, Any]:
 
 
 def _inputs(recipe: Recipe) -> str:
-    rows = [["base", f"`{recipe.base}`", f"`{recipe.base_digest}`"]]
+    rows = [["base", _code(recipe.base), _code(recipe.base_digest)]]
     for name in sorted(recipe.specialists):
-        rows.append([name, f"`{recipe.specialists[name]}`", f"`{recipe.specialist_digests[name]}`"])
+        rows.append([_text(name), _code(recipe.specialists[name]), _code(recipe.specialist_digests[name])])
     return "## Inputs\n\n" + _table(["input", "reference", "SHA-256 of the weights"], rows)
 
 
 def _scores(scores: Mapping[str, Mapping[str, Cell]]) -> str:
     columns = list(dict.fromkeys(column for row in scores.values() for column in row))
-    rows = [[name, *(_shown(row.get(column)) for column in columns)] for name, row in scores.items()]
-    return "## Scores\n\n" + _table(["", *columns], rows) + "\n\nValues are followed by their standard error."
+    rows = [[_text(name), *(_shown(row.get(column)) for column in columns)] for name, row in scores.items()]
+    header = ["", *map(_text, columns)]
+    return "## Scores\n\n" + _table(header, rows) + "\n\nValues are followed by their standard error."
 
 
 def _shown(cell: Cell | None) -> str:
@@ -69,4 +73,26 @@ def _shown(cell: Cell | None) -> str:
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _text(name: str) -> str:
+    """A name that somebody chose, as text in a line or cell: nothing in it is Markdown or HTML."""
+    return _MARKUP.sub(r"\\\g<0>", printable(name))
+
+
+def _code(text: str) -> str:
+    """A code span in a cell; its fence is longer than any run of backticks in it."""
+    text = printable(text).replace("|", "\\|")
+    fence = "`" * (1 + _longest_run(text))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
+def _block(text: str) -> str:
+    """A code block of YAML, which nothing in it ends."""
+    fence = "`" * max(3, 1 + _longest_run(text))
+    return f"{fence}yaml\n{text}{fence}"
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mergebench_ray.checkpoints.accompanying_files import ACCOMPANYING
 from mergebench_ray.config import ModelRef
+from mergebench_ray.config.reference import exists_here
 from mergebench_ray.errors import InputError
 
 _PACKAGE = "package:"
@@ -29,9 +30,8 @@ def locate(ref: ModelRef) -> Path:
         return _fetch(ref)
     if ref.source.startswith(_PACKAGE):
         return _locate_in_package(ref)
-    path = _existing(ref.source)
-    if ref.revision is None and path is not None:
-        return path
+    if ref.revision is None and exists_here(ref.source):
+        return Path(ref.source).expanduser().absolute()
     raise InputError(f"model {ref.model}: no such file or folder, and not a hub id (owner/name); check the path")
 
 
@@ -48,18 +48,9 @@ def check_there(ref: ModelRef) -> None:
 
 def is_on_hub(ref: ModelRef) -> bool:
     """Whether a reference (without its adapter) names a model on the hub, not a file or folder of this machine."""
-    if ref.revision is None and _existing(ref.source) is not None:
+    if ref.revision is None and exists_here(ref.source):
         return False
     return not ref.source.startswith((".", "/", "~")) and _HUB_ID.fullmatch(ref.source) is not None
-
-
-def _existing(source: str) -> Path | None:
-    """The path of a file or folder of this machine; None where there is none, or could be none of such a name."""
-    try:
-        path = Path(source).expanduser()
-        return path.absolute() if path.exists() else None
-    except (OSError, RuntimeError, ValueError):
-        return None
 
 
 def _locate_in_package(ref: ModelRef) -> Path:
@@ -75,9 +66,8 @@ def _locate_in_package(ref: ModelRef) -> Path:
         install = _INSTALL.get(package, f"pip install {package.replace('_', '-')}")
         raise InputError(f"model {ref.model}: the package {package!r} is not installed; run: {install}")
     for folder in spec.submodule_search_locations:
-        path = _existing(f"{folder}/{inside}")
-        if path is not None:
-            return path
+        if exists_here(f"{folder}/{inside}"):
+            return Path(folder).absolute() / inside
     raise InputError(f"model {ref.model}: the installed package {package!r} holds no {inside!r}; check the path")
 
 
