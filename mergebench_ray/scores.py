@@ -169,12 +169,13 @@ def _error_of_sum(
     scores: Mapping[str, DomainScore], factors: Mapping[str, float], influences: Mapping[str, Influences] | None
 ) -> float:
     """Standard error of Σ factor · score over domains: by cluster where that is known, else as if independent."""
-    if influences is None or any(math.isnan(score.standard_error) for score in scores.values()):
-        return math.hypot(*(factors[domain] * score.standard_error for domain, score in scores.items()))
-    scaled = (
-        {cluster: factors[domain] * influence for cluster, influence in influences[domain].items()} for domain in scores
+    known = influences or {}
+    return combined_error(
+        {cluster: factors[domain] * influence for cluster, influence in known[domain].items()}
+        if domain in known
+        else {f"all of {domain}": factors[domain] * score.standard_error}
+        for domain, score in scores.items()
     )
-    return combined_error(scaled)
 
 
 def _not_normalised(what: str, domain: str, scores: Mapping[str, DomainScore], whose: str) -> InputError:

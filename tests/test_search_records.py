@@ -1,0 +1,75 @@
+"""What candidates are measured against, read back from a run's folder as a resumed run does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mergebench_ray.config import Recipe
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation import DomainScore, Scores
+from mergebench_ray.results import DomainResult, Split, Trial, TrialStore
+from mergebench_ray.search.records import Records
+from mergebench_ray.search.scorer import Measurement
+
+
+def records(folder: Path, specialists: Mapping[str, float], higher_is_better: bool = True) -> Records:
+    """Of a run whose specialists scored this in their own domains, on both splits."""
+    store = TrialStore(folder)
+    for split in ("validation", "test"):
+        for name, score in specialists.items():
+            result = DomainResult(score, 0.01, 64, higher_is_better=higher_is_better)
+            store.append(Trial("specialist", name, split, "d", "i", domains={name: result}))
+    session: Any = SimpleNamespace(
+        domains=list(specialists),
+        specialists=dict.fromkeys(specialists),
+        engine_dtype="float32",
+        items_digest=lambda split, domains: "items",
+    )
+    return Records(session, store, lambda _text: None)
+
+
+def row(kept: Records, split: Split, role: Any, score: float, higher_is_better: bool = True) -> Trial:
+    scores = Scores(split, {"math": DomainScore(score, 0.01, 64, higher_is_better)}, [], "v", 0.0, 0.0, 0, 0)
+    recipe = Recipe(
+        method="model_soup", base="b", base_digest="c", specialists={"math": "s"}, specialist_digests={"math": "d"}
+    )
+    return kept.trial(role, "x", split, recipe, Measurement(scores, 0.0, 0.0, 0.0, (0,)), datetime.now(UTC))
+
+
+@pytest.mark.parametrize("scores", [{"math": 0.0, "coding": 0.0}, {"math": 0.6, "coding": 0.0}])
+def test_specialists_that_score_nothing_end_a_run_before_its_search_in_a_line_with_all_scores(
+    tmp_path: Path, scores: dict[str, float]
+) -> None:
+    with pytest.raises(InputError) as error:
+        records(tmp_path, scores).specialist_scores("validation")
+    assert f"specialist scores: math {scores['math']:g}, coding 0" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_on_test_they_leave_the_normalised_average_open_and_nothing_is_lost(tmp_path: Path) -> None:
+    kept = records(tmp_path, {"math": 0.0})
+    found = row(kept, "test", "candidate", 0.4)
+    assert found.normalised_average is None
+    assert found.domains["math"].score == 0.4
+
+
+def test_a_candidate_that_cannot_be_normalised_is_kept_and_a_reference_ends_the_run(tmp_path: Path) -> None:
+    kept = records(tmp_path, {"math": 8.0}, higher_is_better=False)
+    assert row(kept, "validation", "candidate", 10.0, False).normalised_average == pytest.approx(0.8)
+    assert row(kept, "validation", "candidate", math.inf, False).normalised_average == 0.0
+    assert row(kept, "validation", "candidate", math.nan, False).normalised_average is None
+    with pytest.raises(InputError, match="x on validation: domain 'math': the model scores nan"):
+        row(kept, "validation", "average", math.nan, False)
+
+
+def test_the_direction_of_a_domain_is_read_back(tmp_path: Path) -> None:
+    kept = records(tmp_path, {"math": 8.0}, higher_is_better=False)
+    assert not kept.specialist_scores("validation")["math"].higher_is_better
+    assert TrialStore(tmp_path).trials()[0].domains["math"].higher_is_better is False
