@@ -49,13 +49,16 @@ def tune(
     dashboard_port: Annotated[int | None, typer.Option(help="Show Ray's dashboard on this loopback port.")] = None,
 ) -> None:
     """Search for the best merge that a sweep file describes."""
+    from mergebench_ray.commands.first_checks import checked_run
+
+    checked, folder = checked_run(sweep, _parse_settings(settings), out, resume=resume)
+
     from mergebench_ray.commands.tune import tune as run
 
     run(
-        sweep,
-        out,
+        checked,
+        folder,
         resume=resume,
-        overrides=_parse_settings(settings),
         address=address,
         dashboard_port=dashboard_port,
         show_progress=True,
@@ -72,6 +75,9 @@ def merge(
     ] = None,
     settings: Setting = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe file, instead of all of these.")] = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Merge a recipe that was changed after it was written.")
+    ] = False,
     shards: Annotated[int, typer.Option(min=1, help="Bank shards.")] = 1,
     calibration: Annotated[
         list[str] | None,
@@ -81,21 +87,24 @@ def merge(
     address: Address = None,
 ) -> None:
     """Merge once and write the model."""
+    from mergebench_ray.commands.first_checks import checked_merge
+
+    request: dict[str, Any] = {
+        "out": out,
+        "method": method,
+        "base": base,
+        "specialists": _parse_pairs(specialist, "--specialist", "NAME=REF"),
+        "parameters": _parse_settings(settings),
+        "recipe": recipe,
+        "calibration": _parse_pairs(calibration, "--calibration", "NAME=SOURCE"),
+        "suite": suite,
+        "accept_changes": accept_changes,
+    }
+    checked_merge(**request)
+
     from mergebench_ray.commands.merge import merge as run
 
-    result = run(
-        out=out,
-        method=method,
-        base=base,
-        specialists=_parse_pairs(specialist, "--specialist", "NAME=REF"),
-        parameters=_parse_settings(settings),
-        recipe=recipe,
-        shards=shards,
-        calibration=_parse_pairs(calibration, "--calibration", "NAME=SOURCE"),
-        suite=suite,
-        address=address,
-        show_progress=True,
-    )
+    result = run(**request, shards=shards, address=address, show_progress=True)
     typer.echo(
         f"merged in {result.merge_seconds:.2f} s, written to {result.folder}, recipe digest {result.recipe.digest}"
     )
@@ -123,6 +132,13 @@ def evaluate(
     address: Address = None,
 ) -> None:
     """Score a model on the tasks of a suite."""
+    from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings
+
+    chosen, pairs = _names(tasks, "--tasks"), _parse_pairs(data, "--data", "ID=PATH")
+    judges = _parse_pairs(judge, "--judge", "NAME=REF")
+    options = evaluation_settings(items, allow_code_execution, allow_weak_sandbox, pairs, judges)
+    checked_evaluation(model, suite, split, chosen, engines, out, options)
+
     from mergebench_ray.commands.evaluate import evaluate as run
     from mergebench_ray.evaluation import average_score
     from mergebench_ray.evaluation.judges import parse_error_lines
@@ -132,12 +148,12 @@ def evaluate(
         model,
         suite=suite,
         split=split,
-        tasks=tasks.split(",") if tasks else None,
+        tasks=chosen,
         items=items,
         allow_code_execution=allow_code_execution,
         allow_weak_sandbox=allow_weak_sandbox,
-        data=_parse_pairs(data, "--data", "ID=PATH"),
-        judges=_parse_pairs(judge, "--judge", "NAME=REF"),
+        data=pairs,
+        judges=judges,
         engines=engines,
         out=out,
         address=address,
@@ -178,12 +194,15 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Print what a sweep would run and how much memory it takes, without loading weights."""
+    from mergebench_ray.search.checks import read_sweep
+
+    checked = read_sweep(sweep, _parse_settings(settings))
+
     from mergebench_ray.commands.plan import plan as run
     from mergebench_ray.commands.plan import plan_table
 
     result = run(
-        sweep,
-        overrides=_parse_settings(settings),
+        checked,
         nodes=nodes,
         gpus_per_node=gpus_per_node,
         gpu_memory_gib=gpu_memory,
@@ -271,10 +290,15 @@ def data_check(
     as_json: Json = False,
 ) -> None:
     """List data sets and judges: where each would come from, its licence, whether it is there; exit 1 if one is not."""
+    from mergebench_ray.commands.first_checks import read_sweep_or_suite
+
+    pairs = _parse_pairs(data, "--data", "ID=PATH")
+    read_sweep_or_suite(sweep_or_suite)
+
     from mergebench_ray.commands.data_check import data_check as run
     from mergebench_ray.commands.data_check import data_table, is_complete, problem_lines
 
-    found = run(sweep_or_suite, _parse_pairs(data, "--data", "ID=PATH"))
+    found = run(sweep_or_suite, pairs)
     if as_json:
         typer.echo(json.dumps([{**vars(one), "there": one.there} for one in found], indent=2))
     else:
@@ -325,7 +349,7 @@ def train_specialists(
     """Train the LoRA specialists of the built-in suite; goes on where it was interrupted."""
     from mergebench_ray.training.specialists import train_specialists as run
 
-    run(domains=domains.split(",") if domains else None, out=out)
+    run(domains=_names(domains, "--domains"), out=out)
 
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -377,6 +401,18 @@ def _parse_pairs(texts: list[str] | None, option: str, form: str) -> dict[str, s
             raise InputError(f"{option} {key!r:.120} is given twice: give it once")
         pairs[key] = value
     return pairs
+
+
+def _names(text: str | None, option: str) -> list[str] | None:
+    """Names that are separated by commas; None where the option was not given."""
+    if text is None:
+        return None
+    names = text.split(",")
+    if not all(names):
+        raise InputError(f"{option} {text!r:.120}: an empty name; write A,B")
+    if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
+        raise InputError(f"{option} {text!r:.120}: {twice!r:.80} is given twice")
+    return names
 
 
 def _parse_settings(texts: list[str] | None) -> dict[str, Any]:

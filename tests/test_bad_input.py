@@ -13,6 +13,8 @@ from command_line import CommandLine
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
 
+from mergebench_ray.checkpoints import resolve
+from mergebench_ray.config import Recipe
 from mergebench_ray.config.yaml_files import to_yaml
 
 
@@ -161,6 +163,32 @@ def test_a_weight_that_is_not_finite(
     assert name in line
     assert str(broken) in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_says_what_is_wrong_with_it(run: CommandLine, models: Path, tmp_path: Path) -> None:
+    base, math = resolve(str(models / "base")), resolve(str(models / "math"))
+    text = Recipe(
+        method="task_arithmetic",
+        parameters={"scaling_coef": {"math": 0.3}},
+        base=str(base),
+        specialists={"math": str(math)},
+        base_digest=base.digest(),
+        specialist_digests={"math": math.digest()},
+    ).to_yaml()
+    file, out = tmp_path / "recipe.yaml", tmp_path / "out"
+
+    def refused(old: str, new: str, *options: str) -> str:
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+        line = run.refused("merge", "--recipe", file, "--out", out, *options)
+        assert not out.exists()
+        return line
+
+    assert "parameters.scaling_coef.math changed" in refused("math: 0.3", "math: 0.4")
+    other_type = refused("dtype: bfloat16", "dtype: float32", "--accept-changes")
+    assert "dtype 'float32'" in other_type
+    assert "calibration" not in other_type
+    assert "the base" in refused("base_digest: ", "base_digest: a", "--accept-changes")
 
 
 def test_an_output_folder_that_exists(run: CommandLine, models: Path, tmp_path: Path) -> None:

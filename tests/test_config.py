@@ -304,6 +304,58 @@ def test_a_recipe_file_gives_the_same_recipe_back(tmp_path: Path) -> None:
     assert Recipe.from_yaml(path) == recipe()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("math: 0.4", "math: 0.5", "parameters.scaling_coef.math"),
+        ("method: task_arithmetic", "method: model_soup", "method"),
+        ("base_digest: a", "base_digest: b", "base"),
+        ("  math: b", "  math: c", "specialists.math"),
+        ("dtype: bfloat16", "dtype: float32", "dtype"),
+        ("    math: 0.4", "    math: 0.4\n  density: 0.1", "parameters.density"),
+    ],
+)
+def test_a_recipe_that_was_changed_says_where(tmp_path: Path, old: str, new: str, key: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    text = recipe().to_yaml()
+    assert text.count(old) >= 1
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match=rf"{key} changed.*--accept-changes") as caught:
+        Recipe.from_yaml(path)
+    assert str(path) in str(caught.value)
+    notes: list[str] = []
+    accepted = Recipe.from_yaml(path, accept_changes=True, note=notes.append)
+    assert accepted.digest != recipe().digest
+    assert key in notes[0]
+
+
+def test_moving_the_models_of_a_recipe_is_no_change(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe().to_yaml().replace("./base", "./elsewhere").replace("./math", "owner/math"))
+    assert Recipe.from_yaml(path).base == "./elsewhere"
+
+
+def test_a_recipe_without_a_digest_is_read_with_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(to_yaml(recipe().model_dump(mode="json", exclude_none=True)))
+    notes: list[str] = []
+    assert Recipe.from_yaml(path, note=notes.append) == recipe()
+    assert "holds no digest" in notes[0]
+
+
+@pytest.mark.parametrize("digest", ["x", "5", "[1]", "{a: b}"])
+def test_a_recipe_with_another_digest_is_refused(tmp_path: Path, digest: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{to_yaml(recipe().model_dump(mode='json', exclude_none=True))}digest: {digest}\n")
+    with pytest.raises(InputError, match="was changed since it was written"):
+        Recipe.from_yaml(path)
+
+
+def test_the_digest_of_a_recipe_stays_what_it_was() -> None:
+    """It is stored in runs, in caches and on cards."""
+    assert recipe().digest == "68205b256de526ff1fcda39e182924ef2eeec5931eb9f94ee04c0cb4f20b9194"
+
+
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match="smollm2-mini"):
         Suite.load("no-such-suite")

@@ -184,8 +184,8 @@ class Bank:
         if (recipe.base_digest, recipe.specialist_digests) != (self.base_digest, self.specialist_digests):
             raise InputError("recipe: made for another base or other specialists (digests differ); load those")
         mine = self.recipe(recipe.method, recipe.parameters)
-        if mine.digest != recipe.digest:
-            raise InputError("recipe: made with other calibration data (digests differ); give that")
+        if (difference := recipe.difference(mine)) is not None:
+            raise InputError(f"recipe: not what would be merged ({difference}); give what it was made with")
         method = get_method(recipe.method)
         parameters = parse_parameters(recipe.method, recipe.parameters)
         prepared = method.prepare(parameters, self.statistics)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from mergebench_ray.config import Suite, Sweep
-from mergebench_ray.config.suite import built_in_suites
+from mergebench_ray.commands.first_checks import read_sweep_or_suite
+from mergebench_ray.config import Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
-from mergebench_ray.config.yaml_files import read_yaml
 from mergebench_ray.evaluation.data_sets import DataSet, data_sets, judge_models
 from mergebench_ray.evaluation.tasks import chosen_domains
 from mergebench_ray.methods import get_method
@@ -26,16 +25,10 @@ def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None
     Raises:
         InputError: if the file is wrong, or a task has no task file.
     """
-    name = str(sweep_or_suite)
-    if name not in built_in_suites() and "methods" in read_yaml(Path(name)):
-        sweep = Sweep.from_yaml(Path(name))
-        suite, options = sweep.load_suite(), sweep.evaluation
-        domains = chosen_domains(suite, options)
-        calibration = {**suite.calibration, **sweep.calibration.data} if _sees_data(sweep) else {}
-    else:
-        suite, options = Suite.load(name), EvaluationOptions()
-        domains = list(suite.scored)
-        calibration = {}
+    sweep, suite = read_sweep_or_suite(str(sweep_or_suite))
+    options = EvaluationOptions() if sweep is None else sweep.evaluation
+    domains = list(suite.scored) if sweep is None else chosen_domains(suite, options)
+    calibration = {**suite.calibration, **sweep.calibration.data} if sweep is not None and _sees_data(sweep) else {}
     local = EvaluationOptions(data={**options.data, **(data or {})}).data
     return [*data_sets(suite, domains, local, calibration), *judge_models(suite, options, domains)]
 

@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 import ray
 
 from mergebench_ray.checkpoints import resolve
+from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings, items_file
 from mergebench_ray.commands.progress import progress_line
-from mergebench_ray.config import EngineOptions, ModelRef, Suite
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config import EngineOptions, ModelRef
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import (
     Scores,
-    Split,
     average_score,
     check_engines_fit,
     load_tasks,
@@ -30,7 +29,7 @@ from mergebench_ray.evaluation.code_execution import code_execution_notes
 from mergebench_ray.evaluation.judges import digests, find_judges, running_judges
 from mergebench_ray.evaluation.questions import QuestionRow, question_rows
 from mergebench_ray.evaluation.tasks import notes_of
-from mergebench_ray.files import check_new_file, whole_file
+from mergebench_ray.files import whole_file
 from mergebench_ray.runtime import check_ray, ray_session
 
 
@@ -92,25 +91,15 @@ def evaluate(
         InputError: wrong input; nothing is started or written. That a file of scores cannot be written once there are
             scores is a warning, and `not_written` says why.
     """
-    if split not in ("validation", "test"):
-        raise InputError(f"split {split!r}: must be validation or test")
-    if engines < 1:
-        raise InputError(f"engines {engines}: must be at least 1")
     target = None if out is None else Path(out)
-    if target is not None:
-        check_new_file(target)
-        check_new_file(items_file(target))
-    which: Split = "validation" if split == "validation" else "test"
-    chosen = Suite.load(suite)
-    if tasks is not None:
-        chosen = chosen.only_tasks(list(tasks), which)
-    options = EvaluationOptions(
-        validation_items=items,
-        test_items=items,
-        allow_code_execution=allow_code_execution,
-        allow_weak_sandbox=allow_weak_sandbox,
-        data=dict(data or {}),
-        judges={name: {"model": one} for name, one in (judges or {}).items()},
+    chosen, which, options = checked_evaluation(
+        model,
+        suite,
+        split,
+        tasks,
+        engines,
+        out,
+        evaluation_settings(items, allow_code_execution, allow_weak_sandbox, data, judges),
     )
     found, notes = find_judges(chosen, options, [which])
     notes += code_execution_notes(chosen, options, [which])
@@ -152,11 +141,6 @@ def evaluate(
         warnings.warn(f"the scores were not written: {problem}", stacklevel=2)
         return replace(result, not_written=problem)
     return result
-
-
-def items_file(target: Path) -> Path:
-    """Where the items go that belong to a file of scores: ``x.json`` has ``x.items.parquet`` beside it."""
-    return target.with_name(f"{target.name.removesuffix('.json')}.items.parquet")
 
 
 def _write(result: EvaluationResult, target: Path, questions: Iterable[QuestionRow]) -> None:

@@ -15,10 +15,10 @@ from torch import Tensor
 from mergebench_ray.bank import Bank, compiled_ahead
 from mergebench_ray.checkpoints import Checkpoint, is_merged, model_card, write_model
 from mergebench_ray.commands.calibration import load_calibration
+from mergebench_ray.commands.first_checks import checked_merge
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.progress import progress_line
-from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe, Suite
-from mergebench_ray.config.yaml_files import parse_model
+from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder
 from mergebench_ray.methods import complete_parameters
@@ -50,6 +50,7 @@ def merge(
     specialists: Mapping[str, str] | None = None,
     parameters: Mapping[str, Any] | None = None,
     recipe: Recipe | Path | str | None = None,
+    accept_changes: bool = False,
     shards: int = 1,
     calibration: Mapping[str, str | CalibrationSource] | CalibrationOptions | None = None,
     suite: str | None = None,
@@ -67,6 +68,7 @@ def merge(
         specialists: name -> reference.
         parameters: hyper-parameters that differ from the defaults.
         recipe: a recipe, or the path of its file.
+        accept_changes: merge a recipe also where its file was changed after it was written.
         shards: bank shards.
         calibration: specialist -> its samples, for methods that see data; or more options.
         suite: built-in suite or suite file that says where samples are.
@@ -77,32 +79,33 @@ def merge(
         InputError: wrong input; nothing is written.
     """
     out = Path(out)
-    check_new_folder(out)
-    written = Recipe.from_yaml(Path(recipe)) if isinstance(recipe, Path | str) else recipe
-    if written is not None:
-        if method or base or specialists or parameters:
-            raise InputError(
-                "a recipe says everything: give either --recipe, or --method, --base, --specialist and --set"
-            )
-        method, base, specialists, parameters = written.method, written.base, written.specialists, written.parameters
-    if method is None or base is None or not specialists:
-        raise InputError("give --method, --base and at least one --specialist NAME=REF, or --recipe FILE")
-    options = calibration_options(calibration, written)
+    request = checked_merge(
+        out, method, base, specialists, parameters, recipe, calibration, suite, accept_changes=accept_changes
+    )
     check_ray(address)
-    models = resolve_models(base, specialists)
-    complete = complete_parameters(method, parameters or {}, list(models.specialists), models.num_layers)
+    models = resolve_models(request.base, request.specialists)
+    merge = (
+        request.method,
+        complete_parameters(request.method, request.parameters, list(models.specialists), models.num_layers),
+    )
     check_new_folder(out, num_bytes=sum(info.numel * _ITEM_BYTES for info in models.base.tensors.values()))
-    if written is not None:
-        _check_digests(written, models)
-    loaded_suite = Suite.load(suite) if suite else None
+    if request.recipe is not None:
+        _check_digests(request.recipe, models)
+        if merge[1] != request.recipe.parameters and not accept_changes:
+            raise InputError(
+                "recipe: 'parameters' are not written out with every default and for every specialist, so the merge "
+                "would have another digest; write them out, or go on with --accept-changes"
+            )
     # One shard on this machine needs no cluster.
     alone = shards == 1 and address is None and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     with ExitStack() as stack:
         report = stack.enter_context(progress_line(show_progress))
-        calibrator = load_calibration(models, [(method, complete)], options, loaded_suite)
+        for note in request.notes:
+            report(0.0, note)
+        calibrator = load_calibration(models, [merge], request.calibration, request.suite)
         if calibrator is not None:
             calibrator.report_to(report)
-        with compiled_ahead([(method, complete)], list(models.specialists)):
+        with compiled_ahead([merge], list(models.specialists)):
             if not alone or calibrator is not None:
                 # Ray starts a worker ahead for each core; only calibration has use for them.
                 stack.enter_context(ray_session(address, num_cpus=0 if calibrator is None else None))
@@ -115,9 +118,9 @@ def merge(
             progress=report,
         )
         try:
-            final = bank.recipe(method, parameters or {})
-            if written is not None and final.digest != written.digest:
-                raise InputError("recipe: made with other calibration data (another digest); give that")
+            final = bank.recipe(*merge)
+            if request.recipe is not None and not accept_changes:
+                _check_same(request.recipe, final)
             merged = bank.merge(final)
             report(1.0, "writing the model")
             write_merged(out, bank, models.base, model_card(final, None))
@@ -138,23 +141,6 @@ def _all_tensors(bank: Bank, base: Checkpoint) -> Iterator[tuple[str, Tensor]]:
             yield name, base.read(name).reshape(tensor.shape)
 
 
-def calibration_options(
-    given: Mapping[str, str | CalibrationSource] | CalibrationOptions | None, recipe: Recipe | None
-) -> CalibrationOptions:
-    """What a caller says, else what the recipe was made with, else the defaults."""
-    if isinstance(given, CalibrationOptions):
-        return given
-    if given or recipe is None or recipe.calibration is None:
-        return parse_model(CalibrationOptions, {"data": dict(given or {})}, "calibration")
-    record = recipe.calibration
-    sources = {
-        name: CalibrationSource(**one.model_dump(exclude={"samples", "digest"})) for name, one in record.inputs.items()
-    }
-    return parse_model(
-        CalibrationOptions, {"data": sources, "max_length": record.max_length, "dtype": record.dtype}, "recipe"
-    )
-
-
 def _check_digests(recipe: Recipe, models: Models) -> None:
     if models.base.digest() != recipe.base_digest:
         raise InputError(
@@ -166,3 +152,9 @@ def _check_digests(recipe: Recipe, models: Models) -> None:
                 f"recipe: specialist {name} ({recipe.specialists[name]}) is not the one it was made with "
                 "(another digest); give that one"
             )
+
+
+def _check_same(recipe: Recipe, final: Recipe) -> None:
+    """Refuse to write something else than a recipe says."""
+    if (difference := recipe.difference(final)) is not None:
+        raise InputError(f"recipe: made with other calibration data ({difference}); give that")

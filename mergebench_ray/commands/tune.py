@@ -14,6 +14,7 @@ import pyarrow as pa
 from mergebench_ray.calibration import Calibration
 from mergebench_ray.checkpoints import Checkpoint, model_card
 from mergebench_ray.commands.calibration import load_calibration
+from mergebench_ray.commands.first_checks import checked_run
 from mergebench_ray.commands.merge import write_merged
 from mergebench_ray.commands.models import Models, resolve_sweep_models
 from mergebench_ray.config import Recipe, Suite, Sweep
@@ -37,10 +38,9 @@ from mergebench_ray.results import (
 )
 from mergebench_ray.results.leaderboard import with_error
 from mergebench_ray.runtime import check_ray, ray_session
-from mergebench_ray.search.checks import read_sweep
 from mergebench_ray.search.records import AVERAGE, AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
-from mergebench_ray.search.run_folder import RunFolder, check_run_folder, check_same_items, open_run
+from mergebench_ray.search.run_folder import RunFolder, check_same_items, open_run
 from mergebench_ray.search.session import Session, open_session
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.study import open_storage
@@ -94,9 +94,7 @@ def tune(
     Raises:
         InputError: wrong input, found before anything is started.
     """
-    checked = read_sweep(sweep, overrides)
-    folder = Path(out) if out is not None else Path("runs") / checked.name
-    check_run_folder(folder, checked, resume=resume)
+    checked, folder = checked_run(sweep, overrides, out, resume=resume)
     suite = checked.load_suite()
     models = resolve_sweep_models(checked, suite)
     space = Space(checked, list(models.specialists), models.num_layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mergebench_ray.config.calibration import CalibrationRecord
 from mergebench_ray.config.fields import Line, Plain, Strict
 from mergebench_ray.config.names import Name
 from mergebench_ray.config.yaml_files import parse_model, read_yaml, to_yaml
+from mergebench_ray.errors import InputError
 
 
 class Recipe(Strict):
@@ -32,10 +34,9 @@ class Recipe(Strict):
     calibration: CalibrationRecord | None = Field(default=None, description="Data that the method was calibrated on.")
 
     @property
-    def digest(self) -> str:
-        """SHA-256 over canonical JSON of what determines the weights; references (mere locations) do not count."""
+    def content(self) -> dict[str, Any]:
+        """What determines the weights; references (mere locations) do not."""
         content: dict[str, Any] = {
-            "recipe": 1,
             "method": self.method,
             "parameters": self.parameters,
             "dtype": self.dtype,
@@ -44,18 +45,86 @@ class Recipe(Strict):
         }
         if self.calibration is not None:
             content["calibration"] = self.calibration.content
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return content
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over canonical JSON of the content."""
+        return hashlib.sha256(_canonical({"recipe": 1, **self.content})).hexdigest()
+
+    @property
+    def key_digests(self) -> dict[str, str]:
+        """A short digest of each value of the content, so that a file can say which of them was changed."""
+        leaves = _leaves(self.content).items()
+        return {key: hashlib.sha256(_canonical([key, value])).hexdigest()[:12] for key, value in leaves}
+
+    def difference(self, other: Recipe) -> str | None:
+        """The first key whose value differs in another recipe, with both values; None where the weights are equal."""
+        mine, its = _leaves(self.content), _leaves(other.content)
+        for key in sorted(mine.keys() | its.keys()):
+            if mine.get(key) != its.get(key):
+                values = [repr(one[key]) if key in one else "missing" for one in (mine, its)]
+                return f"{key}: {values[0]:.80} in one, {values[1]:.80} in the other"
+        return None
 
     def to_yaml(self) -> str:
-        """The recipe as YAML, as `mergebench-ray merge --recipe` reads it."""
-        return to_yaml(self.model_dump(mode="json", exclude_none=True))
+        """The recipe as YAML, as `mergebench-ray merge --recipe` reads it; holds its digest."""
+        own = self.model_dump(mode="json", exclude_none=True)
+        return to_yaml({**own, _DIGEST: self.digest, _KEY_DIGESTS: self.key_digests})
 
     @classmethod
-    def from_yaml(cls, path: Path) -> Recipe:
+    def from_yaml(
+        cls, path: Path, *, accept_changes: bool = False, note: Callable[[str], None] | None = None
+    ) -> Recipe:
         """Read a recipe file.
 
+        Args:
+            path: the file.
+            accept_changes: take a recipe that was changed after it was written.
+            note: told in a line what was accepted, and where a file holds no digest to check it by.
+
         Raises:
-            InputError: naming file, key and rule.
+            InputError: naming file, key and rule; naming the key that was changed.
         """
-        return parse_model(cls, read_yaml(path), str(path))
+        data = read_yaml(path)
+        digest, key_digests = data.pop(_DIGEST, None), data.pop(_KEY_DIGESTS, None)
+        recipe = parse_model(cls, data, str(path))
+        if set(recipe.specialists) != set(recipe.specialist_digests):
+            odd = sorted(set(recipe.specialists) ^ set(recipe.specialist_digests))
+            raise InputError(f"{path}: {odd[0]!r} is only in one of 'specialists' and 'specialist_digests'; mend that")
+        problem = recipe._changed(digest, key_digests)
+        if problem is not None and digest is not None and not accept_changes:
+            raise InputError(f"{path}: {problem}; undo that, or go on with --accept-changes")
+        if problem is not None and note is not None:
+            note(f"{path}: {problem}")
+        return recipe
+
+    def _changed(self, digest: Any, key_digests: Any) -> str | None:
+        """What is not as a file's digests say."""
+        if digest is None:
+            return "holds no digest, so whether it was changed cannot be known"
+        if digest == self.digest:
+            return None
+        mine, its = self.key_digests, key_digests if isinstance(key_digests, dict) else {}
+        changed = sorted(key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key))
+        if not changed or not its:
+            return "was changed since it was written (another digest)"
+        return f"{', '.join(changed):.300} changed since the recipe was written (another digest)"
+
+
+_DIGEST, _KEY_DIGESTS = "digest", "key_digests"
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; lists count as values."""
+    leaves: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves

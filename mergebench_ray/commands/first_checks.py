@@ -1,0 +1,196 @@
+"""What can be known to be wrong with a command before models, tasks or a cluster are touched.
+
+The command line asks this before it imports the command itself, which takes seconds; the command asks it again for
+whoever calls it from Python.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mergebench_ray.checkpoints.sources import check_there
+from mergebench_ray.config import CalibrationOptions, CalibrationSource, ModelRef, Recipe, Suite, Sweep
+from mergebench_ray.config.names import require_names
+from mergebench_ray.config.suite import built_in_suites
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.yaml_files import parse_model, read_yaml
+from mergebench_ray.errors import InputError
+from mergebench_ray.files import check_new_file, check_new_folder
+from mergebench_ray.methods import complete_parameters
+from mergebench_ray.search.checks import check_sweep
+from mergebench_ray.search.run_folder import check_run_folder
+
+DTYPE = "bfloat16"  # of every merged model
+_MANY_LAYERS = 1000  # before it is known how many the model has
+
+
+def checked_run(
+    sweep: Path | str | Sweep, overrides: Mapping[str, Any] | None, out: Path | str | None, *, resume: bool
+) -> tuple[Sweep, Path]:
+    """The sweep of `tune`, and the run's folder.
+
+    Raises:
+        InputError: as `read_sweep` and `check_run_folder`.
+    """
+    checked = sweep if isinstance(sweep, Sweep) else Sweep.from_yaml(Path(sweep), dict(overrides or {}))
+    folder = Path(out) if out is not None else Path("runs") / checked.name
+    check_run_folder(folder, checked, resume=resume)
+    check_sweep(checked)
+    return checked, folder
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """What `merge` was asked for.
+
+    Attributes:
+        method: name of the merging method.
+        base: reference of the base.
+        specialists: name -> reference.
+        parameters: hyper-parameters as they were given.
+        recipe: where all of this comes from; None where it was given one by one.
+        calibration: where samples come from.
+        suite: says it too.
+        notes: what was accepted, in lines.
+    """
+
+    method: str
+    base: str
+    specialists: Mapping[str, str]
+    parameters: Mapping[str, Any]
+    recipe: Recipe | None
+    calibration: CalibrationOptions
+    suite: Suite | None
+    notes: list[str]
+
+
+def checked_merge(
+    out: Path | str,
+    method: str | None,
+    base: str | None,
+    specialists: Mapping[str, str] | None,
+    parameters: Mapping[str, Any] | None,
+    recipe: Recipe | Path | str | None,
+    calibration: Mapping[str, str | CalibrationSource] | CalibrationOptions | None,
+    suite: str | None,
+    *,
+    accept_changes: bool,
+) -> MergeRequest:
+    """Everything about `merge` but the models themselves; arguments as there.
+
+    Raises:
+        InputError: naming option or key, value and rule.
+    """
+    check_new_folder(Path(out))
+    notes: list[str] = []
+    written = recipe if isinstance(recipe, Recipe) else None
+    if isinstance(recipe, Path | str):
+        written = Recipe.from_yaml(Path(recipe), accept_changes=accept_changes, note=notes.append)
+    if written is not None:
+        if method is not None or base is not None or specialists or parameters:
+            raise InputError(
+                "a recipe says everything: give either --recipe, or --method, --base, --specialist and --set"
+            )
+        if written.dtype != DTYPE:
+            raise InputError(f"recipe: dtype {written.dtype!r}: merged models are {DTYPE}; mend the recipe")
+        method, base, specialists, parameters = written.method, written.base, written.specialists, written.parameters
+    elif accept_changes:
+        raise InputError("--accept-changes is for a --recipe that was changed; leave it out")
+    if method is None or base is None or not specialists:
+        raise InputError("give --method, --base and at least one --specialist NAME=REF, or --recipe FILE")
+    require_names(specialists, "--specialist")
+    complete_parameters(method, parameters or {}, list(specialists), _MANY_LAYERS)
+    options = calibration_options(calibration, written)
+    for name in options.data:
+        if name not in specialists:
+            raise InputError(f"--calibration {name!r}: there is no such specialist, only {', '.join(specialists)}")
+    loaded = Suite.load(suite) if suite is not None else None
+    for reference in (base, *specialists.values()):
+        check_there(ModelRef.parse(reference))
+    return MergeRequest(method, base, specialists, parameters or {}, written, options, loaded, notes)
+
+
+def calibration_options(
+    given: Mapping[str, str | CalibrationSource] | CalibrationOptions | None, recipe: Recipe | None
+) -> CalibrationOptions:
+    """What a caller says, else what the recipe was made with, else the defaults."""
+    if isinstance(given, CalibrationOptions):
+        return given
+    if given or recipe is None or recipe.calibration is None:
+        return parse_model(CalibrationOptions, {"data": dict(given or {})}, "calibration")
+    record = recipe.calibration
+    sources = {
+        name: CalibrationSource(**one.model_dump(exclude={"samples", "digest"})) for name, one in record.inputs.items()
+    }
+    return parse_model(
+        CalibrationOptions, {"data": sources, "max_length": record.max_length, "dtype": record.dtype}, "recipe"
+    )
+
+
+def checked_evaluation(
+    model: str,
+    suite: str,
+    split: str,
+    tasks: Sequence[str] | None,
+    engines: int,
+    out: Path | str | None,
+    options: Mapping[str, Any],
+) -> tuple[Suite, Literal["validation", "test"], EvaluationOptions]:
+    """The suite with the chosen tasks, the split and the options of `evaluate`; arguments as there.
+
+    Raises:
+        InputError: naming option, value and rule.
+    """
+    if split not in ("validation", "test"):
+        raise InputError(f"split {split!r:.80}: must be validation or test")
+    if engines < 1:
+        raise InputError(f"engines {engines}: must be at least 1")
+    if out is not None:
+        check_new_file(Path(out))
+        check_new_file(items_file(Path(out)))
+    which: Literal["validation", "test"] = "validation" if split == "validation" else "test"
+    chosen = Suite.load(suite)
+    if tasks is not None:
+        chosen = chosen.only_tasks(list(tasks), which)
+    parsed = parse_model(EvaluationOptions, dict(options), "evaluate")
+    check_there(ModelRef.parse(model))
+    return chosen, which, parsed
+
+
+def read_sweep_or_suite(name: str) -> tuple[Sweep | None, Suite]:
+    """A sweep with its suite, or a suite alone: of a file that holds either, or built in.
+
+    Raises:
+        InputError: if there is none, or it is wrong.
+    """
+    if name in built_in_suites() or not os.path.lexists(name) or "methods" not in read_yaml(Path(name)):
+        return None, Suite.load(name)
+    sweep = Sweep.from_yaml(Path(name))
+    return sweep, sweep.load_suite()
+
+
+def evaluation_settings(
+    items: int | None,
+    allow_code_execution: bool,
+    allow_weak_sandbox: bool,
+    data: Mapping[str, str] | None,
+    judges: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """Arguments of `evaluate` as a sweep would say them."""
+    return {
+        "validation_items": items,
+        "test_items": items,
+        "allow_code_execution": allow_code_execution,
+        "allow_weak_sandbox": allow_weak_sandbox,
+        "data": dict(data or {}),
+        "judges": {name: {"model": one} for name, one in (judges or {}).items()},
+    }
+
+
+def items_file(target: Path) -> Path:
+    """Where the items go that belong to a file of scores: ``x.json`` has ``x.items.parquet`` beside it."""
+    return target.with_name(f"{target.name.removesuffix('.json')}.items.parquet")

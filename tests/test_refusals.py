@@ -1,0 +1,80 @@
+"""Plain mistakes are answered before anything that takes seconds to import, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SWEEP = "name: x\nsuite: smollm2-mini\nmethods:\n  ties: {density: {low: 0.1, high: 0.5}}\n"
+FILES = {
+    "empty.yaml": "",
+    "good.yaml": SWEEP,
+    "key.yaml": f"{SWEEP}serch: {{}}\n",
+    "parameter.yaml": SWEEP.replace("0.5", "1.5"),
+    "reference.yaml": f"{SWEEP}base: ./nowhere\n",
+    "suite.yaml": SWEEP.replace("smollm2-mini", "nope"),
+    "sampler.yaml": f"{SWEEP}search: {{sampler_options: {{n_startup_trials: many}}}}\n",
+    "storage.yaml": f"{SWEEP}search: {{storage: 'nowhere://'}}\n",
+    "file": "",
+}
+MERGE = ["merge", "--method", "ties", "--base", "./file", "--out", "out", "--specialist"]
+COMMANDS = [
+    ["tune", "empty.yaml"],
+    ["tune", "missing.yaml"],
+    ["tune", "key.yaml"],
+    ["tune", "parameter.yaml"],
+    ["tune", "good.yaml", "--set", "search.trials=many"],
+    ["tune", "reference.yaml"],
+    ["tune", "suite.yaml"],
+    ["tune", "sampler.yaml"],
+    ["tune", "storage.yaml"],
+    ["tune", "good.yaml", "--out", "file"],
+    ["plan", "parameter.yaml"],
+    [*MERGE, "math=./nowhere"],
+    [*MERGE, "a/b=./file"],
+    [*MERGE, "math=./file", "--set", "density=2"],
+    [*MERGE, "math=./file", "--suite", ""],
+    ["merge", "--recipe", "key.yaml", "--out", "out"],
+    ["evaluate", "./nowhere", "--suite", "smollm2-mini"],
+    ["evaluate", "./file", "--suite", "smollm2-mini", "--tasks", ""],
+    ["data", "check", "suite.yaml"],
+    ["tune", "good.yaml", "--nope"],
+]
+# In one process: each command needs none of the slow packages, nor leaves one for the next.
+PROGRAM = """
+import json, sys
+from mergebench_ray import cli
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["mergebench-ray", *arguments]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        assert ended.code == 2, (arguments, ended.code)
+    slow = {"torch", "ray", "vllm", "transformers", "lm_eval", "datasets"} & set(sys.modules)
+    assert not slow, (arguments, slow)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+def test_a_plain_mistake_is_refused_before_torch_ray_or_vllm_are_imported(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(COMMANDS)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines)) == (0, len(COMMANDS)), done.stderr
+    assert all(line.startswith("error: ") for line in lines), done.stderr
+    assert sorted(file.name for file in folder.iterdir()) == sorted(FILES)
