@@ -16,6 +16,10 @@ def input_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, InputError):
-            raise InputError(str(error.cause)) from error
+        cause = error.cause
+        # A worker that waits for another one's answer raises Ray's error around Ray's error.
+        while isinstance(cause, ray.exceptions.RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, InputError):
+            raise InputError(str(cause)) from error
         raise

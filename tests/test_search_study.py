@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import optuna
@@ -37,6 +38,15 @@ def test_a_trial_on_disk_that_the_study_was_not_told_of_is_told(tmp_path: Path) 
     reconcile(storage, "x", {trial.number: 0.7})
     assert study.trials[0].state == TrialState.COMPLETE
     assert study.trials[0].value == 0.7
+
+
+def test_a_trial_on_disk_without_a_value_counts_as_failed_and_is_not_tried_again(tmp_path: Path) -> None:
+    storage, study = start_study(tmp_path)
+    trial = study.ask()
+    trial.suggest_float("a", 0, 1)
+    for _ in range(2):
+        reconcile(storage, "x", {trial.number: math.nan})
+        assert [one.state for one in study.trials] == [TrialState.FAIL]
 
 
 def test_a_trial_that_had_only_begun_is_tried_again_with_the_same_numbers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -156,7 +157,7 @@ def _write(result: EvaluationResult, target: Path, questions: Iterable[QuestionR
         "suite": result.suite,
         "split": scores.split,
         "domains": {name: asdict(score) for name, score in scores.domains.items()},
-        "average": {"score": average, "standard_error": error},
+        "average": None if math.isnan(average) else {"score": average, "standard_error": error},
         "tasks": {
             name: {**asdict(one), "score": one.score, "counted": one.label} for name, one in scores.tasks.items()
         },

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+import ray
+
+from mergebench_ray.errors import InputError
+from mergebench_ray.ray_errors import input_errors
+
+
+def around(cause: Exception) -> Exception:
+    """What `ray.get` raises for a worker that raised this."""
+    error = ray.exceptions.RayTaskError("work", "Traceback (most recent call last):\n  ...\n", cause)
+    found: Exception = error.as_instanceof_cause()
+    return found
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_an_input_error_of_a_worker_behind_others_is_its_own_line(depth: int) -> None:
+    error: Exception = InputError("task t: wrong")
+    for _ in range(depth):
+        error = around(error)
+    with pytest.raises(InputError) as found, input_errors():
+        raise error
+    assert str(found.value) == "task t: wrong"
+
+
+def test_other_errors_of_workers_stay_what_they_are() -> None:
+    error = around(around(ValueError("a fault")))
+    with pytest.raises(ray.exceptions.RayTaskError, match="work"), input_errors():
+        raise error
