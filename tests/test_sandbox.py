@@ -117,6 +117,62 @@ def test_packages_can_be_given_to_programs_and_checks() -> None:
         SandboxPool(modules=("no_such_package",))
 
 
+def test_results_of_numpy_compare_as_if_the_check_had_made_them() -> None:
+    program = """
+import numpy
+def one(): return numpy.array([3])
+def two(): return numpy.array([1, 2])
+def inside(): return [numpy.array([[0.5]]), numpy.array(["a"])]
+def scalar(): return numpy.float64(0.5)
+def truth(): return numpy.bool_(True)
+def objects(): return numpy.array([object()])
+def same(x): return x
+"""
+    check = """
+import numpy
+assert one() == 3 and type(one()) is numpy.ndarray
+assert inside() == [0.5, "a"]
+assert type(scalar()) is numpy.float64 and scalar() == 0.5
+assert truth() == True
+assert (same(numpy.eye(3)) == numpy.eye(3)).all() and same(numpy.eye(3)).shape == (3, 3)
+assert objects() != 0
+try:
+    assert two() == [1, 2]
+except ValueError:
+    pass
+else:
+    raise AssertionError("an array of two has no truth")
+"""
+    whole = Program(program, check_of(check, "one", "two", "inside", "scalar", "truth", "objects", "same"))
+    assert run_programs([whole], modules=("numpy",))[0].message == ""
+
+
+@pytest.mark.parametrize("kind", ["O8", "V8", "<f8,<f8", "", "f", 5, None, "<f0", "<f8)"])
+def test_a_made_up_array_ends_its_program(kind: object) -> None:
+    reply = json.dumps({"tuple": ["returned", {"array": [kind, [1], "00" * 8, False]}]})
+    write = f"os.write(n, {reply.encode()!r} + b'\\n')"
+    program = f"import os\nfor n in range(3, 64):\n    try: {write}\n    except OSError: pass"
+    result = run_programs([Program(program, "raise SystemExit")], modules=("numpy",))[0]
+    assert result.message == "stopped answering"
+
+
+def test_pandas_can_be_given_to_programs() -> None:
+    program = """
+import io, pandas
+def total(table): return pandas.read_csv(io.StringIO(table)).groupby("a")["b"].sum().to_dict()
+def hour(): return pandas.Timestamp("2020-01-01 12:00").tz_localize("Europe/Berlin").tz_convert("UTC").hour
+"""
+    check = check_of("assert total('a,b\\nx,1\\nx,2') == {'x': 3}\nassert hour() == 11", "total", "hour")
+    limits = Limits(wall_seconds=30.0, cpu_seconds=20, memory_bytes=2**30)
+    results = run_programs([Program(program, check)], modules=("numpy", "pandas"), limits=limits)
+    assert results[0].message == ""
+
+
+def test_the_end_of_an_iteration_ends_none_of_the_check(pool: SandboxPool) -> None:
+    check = "for got, wanted in zip(map(untrusted.add, [1]), [3]): assert got == wanted"
+    assert not pool.submit(Program("def add(a): raise StopIteration", check)).result().passed
+
+
 def test_files_of_a_program_are_its_own_and_vanish() -> None:
     program = "import os\nopen('x', 'w').write('y')\nassert os.listdir('.') == ['x']"
     assert [result.passed for result in run_programs([program] * 4)] == [True] * 4

@@ -79,7 +79,8 @@ class Program:
         text: Python source that nobody has read.
         check: Python source that we trust. It calls the program's functions as `untrusted.NAME(...)` and raises an
             error if a result is wrong. Arguments and results go by value and are plain data: None, booleans, numbers,
-            strings, bytes, ranges, lists, tuples, sets, dicts. A result of any other type equals nothing.
+            strings, bytes, ranges, lists, tuples, sets, dicts, NumPy's scalars and arrays. A result of any other type
+            equals nothing.
     """
 
     text: str

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import numbers
+import re
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+_PLAIN = (bool, str, float)
+_ARRAY_KINDS = "biufcSU"  # NumPy's booleans, numbers and texts
 _JSON_INTEGER_BITS = 63
 _NAME_CHARACTERS = 50
 
@@ -27,6 +31,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "set": lambda items: set(map(_decode, items)),
     "frozenset": lambda items: frozenset(map(_decode, items)),
     "dict": lambda pairs: {_decode(key): _decode(value) for key, value in pairs},
+    "array": lambda parts: _decode_array(*parts),
     "other": lambda name: OtherValue(str(name)),
 }
 
@@ -44,7 +49,8 @@ class OtherValue:
 def to_json(value: object) -> str:
     """Text of a value made of None, booleans, numbers, strings, bytes, ranges, lists, tuples, sets and dicts.
 
-    Subclasses arrive as the built-in type they come from, NumPy's scalars as Python's numbers.
+    Subclasses arrive as the built-in type they come from. NumPy's scalars and arrays of numbers and texts arrive as
+    such where both sides have NumPy, so that they compare as they do in the public harnesses.
 
     Raises:
         TypeError: for a value of another type, or one that contains such.
@@ -67,9 +73,14 @@ def from_json(text: str | bytes) -> Any:
 
 
 def _encode(value: Any) -> Any:
-    if value is None or isinstance(value, bool | str | float):
+    if value is None or type(value) in _PLAIN:
         return value
-    if isinstance(value, numbers.Number) or type(value).__module__ == "numpy":
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic) and value.dtype.kind in _ARRAY_KINDS:
+        return {"array": [value.dtype.str, list(value.shape), value.tobytes().hex(), isinstance(value, numpy.generic)]}
+    if isinstance(value, bool | str | float):
+        return value
+    if isinstance(value, numbers.Number):
         return _encode_number(value)
     if isinstance(value, bytes | bytearray):
         return {"bytes": value.hex()}
@@ -97,9 +108,17 @@ def _encode_number(value: Any) -> Any:
     if isinstance(value, numbers.Complex):
         number = complex(value)
         return {"complex": [number.real, number.imag]}
-    if type(value).__name__ in ("bool", "bool_"):  # NumPy's, under its new and its old name
-        return bool(value)
     raise TypeError(f"a value of type {type(value).__name__} is no plain data")
+
+
+def _decode_array(kind: str, shape: list[int], content: str, is_scalar: bool) -> Any:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return OtherValue("array")
+    if not re.fullmatch(rf"[<>|][{_ARRAY_KINDS}]\d+", kind):
+        raise ValueError(f"an array of kind {kind}")
+    array = numpy.frombuffer(bytes.fromhex(content), kind).reshape(shape)
+    return array[()] if is_scalar else array.copy()
 
 
 def _decode(value: Any) -> Any:

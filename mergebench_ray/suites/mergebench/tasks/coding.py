@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from mergebench_ray.evaluation.pass_at_k import pass_at_k
@@ -12,7 +13,8 @@ from mergebench_ray.evaluation.sandbox import Limits, Program, check_of, run_pro
 
 # Those of the public harness. Some checks hold thousands of cases, and compare with NumPy.
 _HUMANEVAL_SECONDS, _MBPP_SECONDS = 20, 10
-_MODULES = ("numpy",)
+# Checks need NumPy, which every program may import; pandas takes a second to import, for those that name it.
+_MODULES, _RARE_MODULES = ("numpy",), ("pandas",)
 
 
 def all_samples(answers: Sequence[Sequence[str]], _documents: object) -> list[list[list[str]]]:
@@ -33,7 +35,8 @@ def score(documents: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[Any
     programs = [
         program(document, answer) for document, given in zip(documents, samples, strict=True) for answer in given
     ]
-    passed = iter(result.passed for result in run_programs(programs, limits=limits, modules=_MODULES))
+    rare = [name for name in _RARE_MODULES if find_spec(name) and any(name in one.text for one in programs)]
+    passed = iter(result.passed for result in run_programs(programs, limits=limits, modules=[*_MODULES, *rare]))
     return [{"pass_at_1": pass_at_k(len(given), sum(next(passed) for _ in given), 1)} for given in samples]
 
 
