@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mergebench_ray import interrupts
 from mergebench_ray.errors import InputError
+from mergebench_ray.markup import terminal_text
 
 app = typer.Typer(
     help="Merge domain-specialised language models and search for the best merge, in parallel on Ray.",
@@ -159,11 +160,11 @@ def evaluate(
         address=address,
         show_progress=True,
     )
-    table = Table(title=f"{model} on {suite}, {split} split")
+    table = Table(title=terminal_text(f"{model} on {suite}, {split} split"))
     for column in ("domain", "score", "standard error", "items"):
         table.add_column(column, justify="left" if column == "domain" else "right")
     for domain, score in result.scores.domains.items():
-        table.add_row(domain, f"{score.score:.3f}", f"{score.standard_error:.3f}", str(score.items))
+        table.add_row(terminal_text(domain), f"{score.score:.3f}", f"{score.standard_error:.3f}", str(score.items))
     average, error = average_score(result.scores.domains, result.scores.influences)
     if not math.isnan(average):
         table.add_row("average", f"{average:.3f}", f"{error:.3f}", "")
@@ -172,7 +173,8 @@ def evaluate(
     for column in ("task", "counted", "score", "standard error", "items"):
         table.add_column(column, justify="left" if column in ("task", "counted") else "right")
     for name, task in result.scores.tasks.items():
-        table.add_row(name, task.label, f"{task.score:.3f}", f"{task.standard_error:.3f}", str(task.items))
+        texts = (name, task.label, f"{task.score:.3f}", f"{task.standard_error:.3f}", str(task.items))
+        table.add_row(*map(terminal_text, texts))
     Console().print(table)
     for note in [*result.notes, *parse_error_lines(result.scores)]:
         typer.echo(f"note: {note}")

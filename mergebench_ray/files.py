@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -21,6 +22,7 @@ from mergebench_ray.errors import InputError
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _FULL_DISK_TEXTS = ("No space left on device", "disk is full")  # of libraries that raise errors of their own
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}", re.DOTALL)
 _LAST = "config.json"  # without it nothing takes a folder for a model
 
 
@@ -111,6 +113,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a `whole_file` or `whole_folder` that was killed left in a folder that nobody else writes in."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _TEMPORARY.fullmatch(path.name):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def is_full_disk(error: BaseException) -> bool:

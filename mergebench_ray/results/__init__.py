@@ -13,6 +13,7 @@ from mergebench_ray.results.leaderboard import (
 from mergebench_ray.results.live import LiveView
 from mergebench_ray.results.report import write_comparison, write_report
 from mergebench_ray.results.trials import (
+    COEFFICIENTS,
     DomainResult,
     Role,
     Split,
@@ -24,6 +25,7 @@ from mergebench_ray.results.trials import (
 )
 
 __all__ = [
+    "COEFFICIENTS",
     "DomainResult",
     "LeaderboardRow",
     "LiveView",

@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+_INT64 = 1 << 63
+
 
 def column_order(rows: Sequence[Sequence[str]]) -> list[str]:
     """Every name of every row; a name that only later rows have stands behind the one that it follows there."""
@@ -34,9 +36,10 @@ def typed_array(values: Sequence[Any]) -> pa.Array:
         return pa.array(values, pa.timestamp("us", tz="UTC"))
     if kinds == {bool}:
         return pa.array(values, pa.bool_())
-    if kinds == {int}:
+    small = all(abs(value) < _INT64 for value in present if isinstance(value, int))
+    if kinds == {int} and small:
         return pa.array(values, pa.int64())
-    if kinds <= {int, float}:
+    if kinds <= {int, float} and small:
         return pa.array([None if value is None else float(value) for value in values], pa.float64())
     texts = [value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False) for value in values]
     return pa.array(texts, pa.string())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from mergebench_ray.errors import InputError
+from mergebench_ray.files import open_regular
 from mergebench_ray.results.trials import DomainResult, Trial, as_scores
 from mergebench_ray.scores import recovered, retained_average
 
@@ -42,7 +43,7 @@ def read_forgetting(folder: Path, trials: Sequence[Trial]) -> dict[str, Forgetti
     """
     files = sorted((folder / FORGETTING_FOLDER).glob("*.json"))
     names = {trial.method or trial.name if trial.role == "candidate" else trial.name for trial in trials}
-    contents: dict[str, dict[str, Any]] = {}
+    contents: dict[str, _Scored] = {}
     for file in files:
         if file.stem not in names:
             raise InputError(f"{file}: the run has no model of that name; call it one of {', '.join(sorted(names))}")
@@ -52,35 +53,56 @@ def read_forgetting(folder: Path, trials: Sequence[Trial]) -> dict[str, Forgetti
     found = {}
     for name, content in contents.items():
         file = folder / FORGETTING_FOLDER / f"{name}.json"
-        if BASE in contents and content["split"] != contents[BASE]["split"]:
-            raise InputError(f"{file}: scored on {content['split']}, the base was not; score both on the same split")
+        if BASE in contents and content.split != contents[BASE].split:
+            raise InputError(f"{file}: scored on {content.split}, the base was not; score both on the same split")
         retained, error = _retained(file, results[name], results.get(BASE))
-        found[name] = Forgetting(str(content["split"]), results[name], retained, error)
+        found[name] = Forgetting(content.split, results[name], retained, error)
     return found
 
 
-def _read(file: Path) -> dict[str, Any]:
+class _Score(BaseModel):
+    score: float
+    standard_error: float
+    items: int
+    higher_is_better: bool = True
+
+
+class _Task(BaseModel):
+    counted: str
+
+
+class _Scored(BaseModel):
+    """What is read of the file that `evaluate --out` writes."""
+
+    split: str
+    domains: dict[str, _Score]
+    tasks: dict[str, _Task]
+
+
+def _read(file: Path) -> _Scored:
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        for score in content["domains"].values():
-            score["score"], score["standard_error"], score["items"]
-        content["split"], content["tasks"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{file}: not what `evaluate --out` writes ({error}); write it again") from error
-    return content
+        with open_regular(file) as stream:
+            return _Scored.model_validate_json(stream.read(), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{file}: not what `evaluate --out` writes ({where}: {first['msg']}); write it again"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); write it again") from error
 
 
-def _results(content: Mapping[str, Any], own: set[str]) -> dict[str, DomainResult]:
-    tasks = content["tasks"]
+def _results(content: _Scored, own: set[str]) -> dict[str, DomainResult]:
     return {
         name: DomainResult(
-            score["score"],
-            score["standard_error"],
-            score["items"],
-            {name: tasks[name]["counted"]} if name in tasks else {},
-            score.get("higher_is_better", True),
+            score.score,
+            score.standard_error,
+            score.items,
+            {name: content.tasks[name].counted} if name in content.tasks else {},
+            score.higher_is_better,
         )
-        for name, score in content["domains"].items()
+        for name, score in content.domains.items()
         if name not in own
     }
 

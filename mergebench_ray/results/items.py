@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mergebench_ray.errors import InputError
 from mergebench_ray.results.comparison import Run
 from mergebench_ray.results.leaderboard import best_candidate, best_of_each_method, describe, on_split
 from mergebench_ray.results.trials import Trial, read_items, read_questions
@@ -87,9 +86,12 @@ class Paired:
 
 
 def scored_models(runs: Sequence[Run]) -> tuple[list[ScoredModel], list[str]]:
-    """The models whose items are shown, and the names of those that have no readable items on disk.
+    """The models whose items are shown, and the names of those that have no items on disk.
 
     Of each run the best of every method, the references and the specialists, on test where they were scored there.
+
+    Raises:
+        InputError: items that are damaged.
     """
     found: list[ScoredModel] = []
     missing: list[str] = []
@@ -103,7 +105,7 @@ def scored_models(runs: Sequence[Run]) -> tuple[list[ScoredModel], list[str]]:
             seen.add(key)
             try:
                 items = _items(run, trial)
-            except (InputError, KeyError):
+            except FileNotFoundError:
                 missing.append(f"{label} of {run.name}")
                 continue
             found.append(ScoredModel(label, run.name, trial, items))
@@ -187,7 +189,7 @@ def _shown(run: Run) -> Iterable[Trial]:
 def _items(run: Run, trial: Trial) -> dict[ItemKey, Answered]:
     return {
         (row["domain"], row["task"], row["item"], row["prompt_digest"]): Answered(
-            row["answer"] or "", row["score"], row.get("judgement") or "", row.get("cluster") or ""
+            row.get("answer") or "", row["score"], row.get("judgement") or "", row.get("cluster") or ""
         )
         for row in read_items(run.folder, trial).to_pylist()
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -12,16 +14,20 @@ from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import whole_file
+from mergebench_ray.files import remove_leftovers, whole_file
 from mergebench_ray.results.columns import column_order, typed_array
+from mergebench_ray.results.parquet import read_parquet
 from mergebench_ray.scores import DomainScore
 
 Role = Literal["base", "specialist", "average", "reference", "candidate"]
 Split = Literal["validation", "test"]
 Coefficient = float | list[float]
 
+COEFFICIENTS = "scaling_coef"
+"""The hyper-parameter that is the coefficient, in every method that has one."""
 TRIALS_FILE = "trials.parquet"
 ITEMS_FOLDER = "items"
 _COSTS = (
@@ -143,12 +149,12 @@ class Trial:
 
     @classmethod
     def from_json(cls, text: str) -> Trial:
-        """Read what `to_json` wrote."""
-        content = json.loads(text)
-        content["domains"] = {name: DomainResult(**result) for name, result in content["domains"].items()}
-        for name in ("started", "finished"):
-            content[name] = datetime.fromisoformat(content[name])
-        return cls(**content)
+        """Read what `to_json` wrote; what a later version added is left out.
+
+        Raises:
+            ValueError: if a field is missing or of another type.
+        """
+        return _checked_trial().validate_json(text, strict=True)
 
     def flat(self) -> dict[str, Any]:
         """One level of readable columns, such as ``score.math`` or ``coefficient.math.0``, for the Parquet table."""
@@ -168,13 +174,21 @@ class Trial:
             if result.metric:
                 row[f"metric.{domain}"] = result.metric
         row |= flatten("coefficient", self.coefficients)
-        row |= flatten("parameter", {k: v for k, v in self.parameters.items() if v != self.coefficients})
+        # Where coefficients differ between specialists they have the columns above.
+        row |= flatten(
+            "parameter", {k: v for k, v in self.parameters.items() if k != COEFFICIENTS or not self.coefficients}
+        )
         for name in _COSTS:
             row[name] = getattr(self, name)
         row |= flatten("version", self.versions)
         row |= {"started": self.started, "finished": self.finished, "optuna_number": self.optuna_number}
-        row |= flatten("optuna", self.optuna_parameters)
+        row |= {f"optuna.{name}": value for name, value in self.optuna_parameters.items()}
         return row | {"digest": self.digest, "items_digest": self.items_digest, "record": self.to_json()}
+
+
+@functools.cache
+def _checked_trial() -> TypeAdapter[Trial]:
+    return TypeAdapter(Trial)
 
 
 def engine_names(indices: Sequence[int]) -> str:
@@ -183,14 +197,21 @@ def engine_names(indices: Sequence[int]) -> str:
 
 
 def flatten(prefix: str, value: Any) -> dict[str, Any]:
-    """Nested mappings and lists as one level: ``{"a": {"b": [1, 2]}}`` gives ``prefix.a.b.0`` and ``prefix.a.b.1``."""
+    """Nested mappings and lists as one level: ``{"a": {"b": [1, 2]}}`` gives ``prefix.a.b.0`` and ``prefix.a.b.1``.
+
+    A name with a dot in it is quoted, so that no two leaves have one name; an empty part inside is a leaf, as JSON.
+    """
     if isinstance(value, Mapping):
-        parts = [(str(key), part) for key, part in value.items()]
+        parts = [(json.dumps(key) if "." in str(key) else str(key), part) for key, part in value.items()]
     elif isinstance(value, list | tuple):
         parts = [(str(index), part) for index, part in enumerate(value)]
     else:
         return {prefix: value}
-    return {name: leaf for key, part in parts for name, leaf in flatten(f"{prefix}.{key}", part).items()}
+    flat: dict[str, Any] = {}
+    for key, part in parts:
+        empty = isinstance(part, Mapping | list | tuple) and not part
+        flat |= {f"{prefix}.{key}": json.dumps(part)} if empty else flatten(f"{prefix}.{key}", part)
+    return flat
 
 
 def as_scores(results: Mapping[str, DomainResult]) -> dict[str, DomainScore]:
@@ -220,14 +241,17 @@ def read_trials(folder: Path) -> list[Trial]:
         InputError: if the run has no trials file, or it is damaged.
     """
     path = folder / TRIALS_FILE
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give the folder of a run that has scored at least one model")
     try:
-        return [Trial.from_json(text) for text in pq.read_table(path, columns=["record"])["record"].to_pylist()]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        records = read_parquet(path, {"record": pa.string()})["record"].to_pylist()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give the folder of a run that has scored at least one model") from None
+    try:
+        return [Trial.from_json(text) for text in records]
+    except ValueError as error:
+        reason = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
         raise InputError(
-            f"{path}: damaged, cannot be read as trials ({error}); restore it from a copy, "
-            "or start again in another folder"
+            f"{path}: damaged, or written by another version: a record cannot be read as a trial ({reason}); "
+            "restore it from a copy, or start again in another folder"
         ) from error
 
 
@@ -235,13 +259,15 @@ def read_items(folder: Path, trial: Trial) -> pa.Table:
     """The scored items of one of a run's trials, a row each.
 
     Raises:
-        InputError: if they are not on disk, or damaged.
+        FileNotFoundError: if they are not on disk.
+        InputError: if they are damaged.
     """
-    path = items_path(folder, trial)
-    try:
-        return pq.read_table(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: missing or damaged ({error}); restore it from a copy") from error
+    text, number = pa.string(), pa.float64()
+    return read_parquet(
+        items_path(folder, trial),
+        {"domain": text, "task": text, "item": text, "prompt_digest": text, "score": number},
+        {"answer": text, "judgement": text, "cluster": text},
+    )
 
 
 def write_questions(folder: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> None:
@@ -259,9 +285,16 @@ def write_questions(folder: Path, split: str, questions: Sequence[Mapping[str, A
 
 
 def read_questions(folder: Path, split: str) -> pa.Table | None:
-    """What `write_questions` wrote; None for a run without."""
-    path = _questions_path(folder, split)
-    return pq.read_table(path) if path.is_file() else None
+    """What `write_questions` wrote; None for a run without.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    columns = ("domain", "task", "item", "prompt_digest", "prompt", "expected")
+    try:
+        return read_parquet(_questions_path(folder, split), dict.fromkeys(columns, pa.string()))
+    except FileNotFoundError:
+        return None
 
 
 def _questions_path(folder: Path, split: str) -> Path:
@@ -287,9 +320,9 @@ class TrialStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in [*folder.glob(f".{TRIALS_FILE}.*"), *(folder / ITEMS_FOLDER).glob(".*.parquet.*")]:
-            leftover.unlink()
-        self._trials = read_trials(folder) if (folder / TRIALS_FILE).exists() else []
+        remove_leftovers(folder)
+        remove_leftovers(folder / ITEMS_FOLDER)
+        self._trials = read_trials(folder) if os.path.lexists(folder / TRIALS_FILE) else []
 
     def append(self, trial: Trial, items: Sequence[Mapping[str, Any]] = ()) -> None:
         """Add a finished trial; it and its items are on disk when this returns.

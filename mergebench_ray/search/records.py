@@ -15,7 +15,7 @@ from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Scores
 from mergebench_ray.evaluation.judges import parse_error_lines
-from mergebench_ray.results import DomainResult, Role, Split, Trial, TrialStore, engine_names
+from mergebench_ray.results import COEFFICIENTS, DomainResult, Role, Split, Trial, TrialStore, engine_names
 from mergebench_ray.results.trials import as_scores
 from mergebench_ray.scores import DomainScore, check_references, normalised_average
 from mergebench_ray.search.scorer import Measurement
@@ -215,7 +215,7 @@ def counted(scores: Scores, domain: str) -> dict[str, str]:
 
 
 def _coefficients(recipe: Recipe) -> dict[str, Any]:
-    coefficients = recipe.parameters.get("scaling_coef", {})
+    coefficients = recipe.parameters.get(COEFFICIENTS, {})
     return dict(coefficients) if isinstance(coefficients, Mapping) else {}
 
 

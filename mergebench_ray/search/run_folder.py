@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import check_new_folder, check_writable, open_regular, whole_file
+from mergebench_ray.files import check_new_folder, check_writable, open_regular, remove_leftovers, whole_file
 
 if TYPE_CHECKING:  # a wrong --out is refused before these are imported
     from mergebench_ray.placement import Plan
@@ -110,6 +110,8 @@ def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
     if not resume:
         run.path.chmod(0o700)
     with _locked(run.path):
+        remove_leftovers(run.path)
+        remove_leftovers(run.best_folder)
         if not run.sweep_file.exists():
             with whole_file(run.id_file) as temporary:
                 temporary.write_text(f"{secrets.token_hex(16)}\n")
