@@ -170,3 +170,64 @@ def test_what_was_counted_is_kept_beside_each_score_and_older_runs_without_it_op
     for result in written["domains"].values():
         del result["counted"]
     assert Trial.from_json(json.dumps(written)) == old
+
+
+def test_a_hyper_parameter_with_the_values_of_the_coefficients_keeps_its_columns(tmp_path: Path) -> None:
+    trial = made_up_trials(1)[8]
+    parameters = {"scaling_coef": dict(trial.coefficients), "mu": dict(trial.coefficients)}
+    trial = replace(trial, parameters=parameters)
+    names = _filled(tmp_path, [trial]).table().column_names
+    assert [name for name in names if name.startswith("parameter.")] == [
+        f"parameter.mu.{d}" for d in trial.coefficients
+    ]
+    assert [name for name in names if name.startswith("coefficient.")] == [
+        f"coefficient.{d}" for d in trial.coefficients
+    ]
+    assert read_trials(tmp_path) == [trial]
+
+
+def test_every_leaf_of_the_parameters_has_a_column_of_its_own(tmp_path: Path) -> None:
+    parameters = {"p": {"a.0": 1, "a": [2, {}]}, "empty": [], "large": 1 << 70}
+    trial = replace(made_up_trials(1)[8], parameters=parameters, coefficients={"a.b": 0.1, "a": 0.2})
+    row = _filled(tmp_path, [trial]).table().to_pylist()[0]
+    found = {name: value for name, value in row.items() if name.startswith(("parameter.", "coefficient."))}
+    assert found == {
+        'coefficient."a.b"': 0.1,
+        "coefficient.a": 0.2,
+        'parameter.p."a.0"': 1,
+        "parameter.p.a.0": 2,
+        "parameter.p.a.1": "{}",
+        "parameter.empty": "[]",
+        "parameter.large": str(1 << 70),
+    }
+    assert read_trials(tmp_path) == [trial]
+
+
+READ_ON = """
+import sys
+from pathlib import Path
+from mergebench_ray.results.trials import read_items, read_trials
+seen = 0
+while seen < int(sys.argv[2]):
+    trials = read_trials(Path(sys.argv[1]))
+    assert len(trials) >= seen
+    seen = len(trials)
+    assert len(read_items(Path(sys.argv[1]), trials[-1])) == 2
+print(seen)
+"""
+
+
+def test_a_reader_beside_a_running_search_always_sees_whole_files(tmp_path: Path) -> None:
+    trials = made_up_trials(500, test=False)
+    store = TrialStore(tmp_path)
+    store.append(trials[0], ITEMS)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READ_ON, str(tmp_path), str(len(trials))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for trial in trials[1:]:
+        store.append(trial, ITEMS)
+    out, _ = reader.communicate(timeout=300)
+    assert (reader.returncode, out.strip()) == (0, str(len(trials)))

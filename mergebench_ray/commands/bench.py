@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mergebench_ray.bank import Bank
@@ -165,7 +166,7 @@ def _print(figures: dict[str, Any]) -> None:
     console = Console()
     model, swap = figures["model"], figures["swap"]
     console.print(
-        f"{model['base']}: {model['merged_parameters'] / 1e6:.0f} M merged parameters, "
+        escape(f"{model['base']}: ") + f"{model['merged_parameters'] / 1e6:.0f} M merged parameters, "
         f"{model['specialists']} specialists, {figures['machine']['cores']} cores"
     )
     passes = Table(title="Fused pass (medians)")

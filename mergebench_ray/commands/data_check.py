@@ -12,6 +12,7 @@ from mergebench_ray.config import Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.evaluation.data_sets import DataSet, data_sets, judge_models
 from mergebench_ray.evaluation.tasks import chosen_domains
+from mergebench_ray.markup import terminal_text
 from mergebench_ray.methods import get_method
 
 
@@ -46,7 +47,8 @@ def data_table(found: list[DataSet]) -> Table:
     for one in found:
         licence = "unknown" if one.gated is None else "gated" if one.gated else "open"
         there = "yes" if one.there else "no"
-        table.add_row(there, one.source, licence, one.id, ",".join(one.splits), ",".join(one.tasks))
+        texts = (there, one.source, licence, one.id, ",".join(one.splits), ",".join(one.tasks))
+        table.add_row(*map(terminal_text, texts))
     return table
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mergebench_ray.commands.models import resolve_sweep_models
 from mergebench_ray.config import Sweep
+from mergebench_ray.markup import terminal_text
 from mergebench_ray.placement import Machine, Plan, make_plan
 from mergebench_ray.placement.plan import gibibytes
 from mergebench_ray.search.checks import read_sweep
@@ -56,12 +57,12 @@ def plan(
 
 def plan_table(plan: Plan) -> Table:
     """A plan as people read it."""
-    table = Table(title=f"Plan of {plan.sweep}", show_header=False)
+    table = Table(title=terminal_text(f"Plan of {plan.sweep}"), show_header=False)
     table.add_column("what")
     table.add_column("how much", justify="right")
     table.add_row("models", f"base and {len(plan.models) - 1} specialists")
     table.add_row("parameters (merged)", f"{plan.parameters / 1e6:.1f} M ({plan.merged_parameters / 1e6:.1f} M)")
-    table.add_row("candidates", f"{plan.trials} of {', '.join(plan.methods)}")
+    table.add_row("candidates", terminal_text(f"{plan.trials} of {', '.join(plan.methods)}"))
     if plan.engines > 1:
         each = plan.engines_per_candidate == 1
         table.add_row(
@@ -69,7 +70,7 @@ def plan_table(plan: Plan) -> Table:
         )
     table.add_section()
     for need in plan.needs:
-        table.add_row(f"{need.what} ({need.where})", f"{need.count} x {gibibytes(need.bytes_each)}")
+        table.add_row(terminal_text(f"{need.what} ({need.where})"), f"{need.count} x {gibibytes(need.bytes_each)}")
     table.add_section()
     machine = plan.machine
     for where, capacity, count in (

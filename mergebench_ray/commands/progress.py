@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mergebench_ray import interrupts
+from mergebench_ray.markup import terminal_text
 
 Report = Callable[[float, str], None]
 
@@ -27,14 +29,14 @@ def progress_line(show: bool) -> Iterator[Report]:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("starting", total=1.0)
-            yield lambda fraction, text: progress.update(task, completed=fraction, description=text)
+            yield lambda fraction, text: progress.update(task, completed=fraction, description=escape(text))
     else:
         last = ""
 
         def say(_fraction: float, text: str) -> None:
             nonlocal last
             if text != last:
-                console.print(text, highlight=False)
+                console.print(terminal_text(text), highlight=False, soft_wrap=True)
                 last = text
 
         yield say

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mergebench_ray.errors import InputError
 from mergebench_ray.results.comparison import compare, read_runs
 from mergebench_ray.results.method_table import methods_csv, methods_latex, methods_markdown
-from mergebench_ray.results.report import REPORT_FILE, write_comparison, write_report, write_text
+from mergebench_ray.results.own_output import check_outputs, write_output
+from mergebench_ray.results.report import REPORT_FILE, comparison_page, run_page
 
 
 def report(
@@ -31,13 +33,19 @@ def report(
         what was written: kind -> path.
 
     Raises:
-        InputError: if a folder is no run or given twice, a run is damaged, or a file cannot be written.
+        InputError: if a folder is no run or given twice, a run is damaged, or a file cannot be written, or is there and
+            was not written by an earlier report.
     """
-    rows = compare(read_runs(runs))
-    page = write_report(runs[0], out) if len(runs) == 1 else write_comparison(runs, out or Path(REPORT_FILE))
-    written = {"report": page}
-    exports = (("csv", csv, methods_csv), ("markdown", markdown, methods_markdown), ("latex", latex, methods_latex))
-    for name, path, export in exports:
-        if path is not None:
-            written[name] = write_text(path, export(rows))
+    if not runs:
+        raise InputError("give the folder of at least one run")
+    found = read_runs(runs)
+    page_file = out or (runs[0] / REPORT_FILE if len(runs) == 1 else Path(REPORT_FILE))
+    given = {"out": page_file, "csv": csv, "markdown": markdown, "latex": latex}
+    paths = {option: path for option, path in given.items() if path is not None}
+    check_outputs(paths, runs)
+    rows = compare(found)
+    written = {"report": write_output(page_file, run_page(found[0]) if len(found) == 1 else comparison_page(found))}
+    for name, export in (("csv", methods_csv), ("markdown", methods_markdown), ("latex", methods_latex)):
+        if name in paths:
+            written[name] = write_output(paths[name], export(rows))
     return written

@@ -11,7 +11,7 @@ from mergebench_ray.results.leaderboard import (
     leaderboard_table,
 )
 from mergebench_ray.results.live import LiveView
-from mergebench_ray.results.report import write_comparison, write_report
+from mergebench_ray.results.report import write_report
 from mergebench_ray.results.trials import (
     COEFFICIENTS,
     DomainResult,
@@ -40,7 +40,6 @@ __all__ = [
     "leaderboard_markdown",
     "leaderboard_table",
     "read_trials",
-    "write_comparison",
     "write_questions",
     "write_report",
 ]

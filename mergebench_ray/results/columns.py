@@ -15,7 +15,7 @@ _INT64 = 1 << 63
 def column_order(rows: Sequence[Sequence[str]]) -> list[str]:
     """Every name of every row; a name that only later rows have stands behind the one that it follows there."""
     order: list[str] = []
-    for names in rows:
+    for names in dict.fromkeys(map(tuple, rows)):
         position = 0
         for name in names:
             if name in order:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import BaseModel, ValidationError
+
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
+from mergebench_ray.files import open_regular
 from mergebench_ray.results.forgetting import Forgetting, read_forgetting
 from mergebench_ray.results.leaderboard import best_of_each_method, describe, on_split
 from mergebench_ray.results.summary import RunSummary
@@ -26,6 +30,7 @@ class Run:
         sweep: what was run; None where the folder does not say.
         summary: its trials, sorted out.
         forgetting: name of a model ("base", or a method for its best) -> what was scored of what it may forget.
+        notes: rules that were applied where its models differ, and judges that were missing.
     """
 
     name: str
@@ -33,13 +38,14 @@ class Run:
     sweep: Sweep | None
     summary: RunSummary
     forgetting: dict[str, Forgetting]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Run:
         """Read a run's folder.
 
         Raises:
-            InputError: if it holds no trials, or they are damaged.
+            InputError: if it holds no trials, or any of its files is damaged.
         """
         trials = read_trials(folder)
         if not trials:
@@ -47,9 +53,27 @@ class Run:
                 f"{folder / TRIALS_FILE}: no model has been scored yet; wait for the first, or resume the run"
             )
         sweep_file = folder / "sweep.yaml"
-        sweep = Sweep.from_yaml(sweep_file) if sweep_file.is_file() else None
+        sweep = Sweep.from_yaml(sweep_file) if os.path.lexists(sweep_file) else None
         name = sweep.name if sweep else folder.resolve().name
-        return cls(name, folder, sweep, RunSummary.of(trials), read_forgetting(folder, trials))
+        return cls(name, folder, sweep, RunSummary.of(trials), read_forgetting(folder, trials), _notes(folder))
+
+
+class _Plan(BaseModel):
+    """What is read of a run's plan.json."""
+
+    notes: list[str] = []
+
+
+def _notes(folder: Path) -> tuple[str, ...]:
+    path = folder / "plan.json"
+    try:
+        with open_regular(path) as stream:
+            return tuple(_Plan.model_validate_json(stream.read(), strict=True).notes)
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
+        raise InputError(f"{path}: damaged, cannot be read as a plan ({reason}); restore it, or remove it") from error
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

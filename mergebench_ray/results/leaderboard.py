@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from mergebench_ray.markup import markdown_text, terminal_text
 from mergebench_ray.results.trials import Split, Trial, is_known
 
 MISSING = "–"
@@ -126,19 +127,20 @@ def leaderboard_markdown(rows: Sequence[LeaderboardRow]) -> str:
     """The leaderboard as a Markdown table, numbers with one standard error."""
     header, cells = leaderboard_cells(rows)
     alignment = ["---:", "---", *["---:"] * (len(header) - 2)]
-    header = [name.replace("\n", " ") for name in header]
-    lines = [header, alignment, *[[cell.replace("|", "\\|") for cell in line] for line in cells]]
+    lines = [[markdown_text(name) for name in header], alignment, *[[markdown_text(c) for c in line] for line in cells]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def leaderboard_table(rows: Sequence[LeaderboardRow], title: str) -> Table:
     """The leaderboard for a terminal."""
     header, cells = leaderboard_cells(rows)
-    table = Table(title=title, caption="± one standard error; 1.000 is what the specialists reach together")
+    table = Table(
+        title=terminal_text(title), caption="± one standard error; 1.000 is what the specialists reach together"
+    )
     for name in header:
-        table.add_column(name, justify="left" if name == "model" else "right")
+        table.add_column(terminal_text(name), justify="left" if name == "model" else "right")
     for row, line in zip(rows, cells):
-        table.add_row(*line, style="bold" if row.label.startswith("best: ") else None)
+        table.add_row(*map(terminal_text, line), style="bold" if row.label.startswith("best: ") else None)
     return table
 
 

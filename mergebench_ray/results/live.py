@@ -8,13 +8,13 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from mergebench_ray import interrupts
+from mergebench_ray.markup import terminal_text
 from mergebench_ray.results.leaderboard import MISSING, with_error
 from mergebench_ray.results.trials import Trial
 
@@ -101,8 +101,8 @@ class LiveView:
 
     def _line(self, text: str, *, timed: bool = True) -> None:
         if self._show:
-            stamp = f"[dim]{_clock(time.monotonic() - self._begun)}[/dim]  " if timed else ""
-            self._console.print(stamp + escape(text), highlight=False, soft_wrap=True)
+            stamp = (f"{_clock(time.monotonic() - self._begun)}  ", "dim") if timed else ""
+            self._console.print(Text.assemble(stamp, terminal_text(text)), highlight=False, soft_wrap=True)
 
     def _time_left(self) -> str:
         left = self._total - self._done
@@ -114,7 +114,9 @@ class LiveView:
     def _panel(self) -> RenderableType:
         """Phase, progress, best so far, and the domain scores of the last and the best candidate."""
         clock = _clock(time.monotonic() - self._begun)
-        self._spinner.update(text=Text.assemble((self._name, "bold"), f"  {clock}  {self._phase}"))
+        name, phase = terminal_text(self._name), terminal_text(self._phase)
+        name.stylize("bold")
+        self._spinner.update(text=Text.assemble(name, f"  {clock}  ", phase))
         if self._last is None:
             return self._spinner
         bar = Table.grid(padding=(0, 2))
@@ -129,13 +131,13 @@ class LiveView:
         domains = sorted({*(self._last.domains if self._last else ()), *(self._best.domains if self._best else ())})
         table = Table(box=None, padding=(0, 2), header_style="dim")
         for header in ("", "candidate", "normalised average", *domains):
-            table.add_column(header, justify="left" if header in ("", "candidate") else "right")
+            table.add_column(terminal_text(header), justify="left" if header in ("", "candidate") else "right")
         for title, trial in (("best so far", self._best), ("last", self._last)):
             if trial is not None:
                 results = [trial.domains.get(domain) for domain in domains]
                 table.add_row(
                     title,
-                    trial.label,
+                    terminal_text(trial.label),
                     with_error(trial.normalised_average, trial.normalised_standard_error),
                     *(f"{result.score:.3f}" if result else MISSING for result in results),
                     style="bold green" if title == "best so far" else None,

@@ -7,8 +7,10 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from mergebench_ray.markup import csv_text, latex_text, markdown_text
 from mergebench_ray.results.comparison import MethodRow
 from mergebench_ray.results.leaderboard import MISSING, domain_metric, with_error
+from mergebench_ray.results.own_output import CSV_MARK, LATEX_MARK
 from mergebench_ray.results.page import Cell, table_html
 from mergebench_ray.results.trials import DomainResult
 
@@ -73,7 +75,10 @@ def methods_html(rows: Sequence[MethodRow]) -> str:
 
 
 def methods_csv(rows: Sequence[MethodRow]) -> str:
-    """A line per row, every number in a column of its own, unrounded; empty where there is none."""
+    """A line per row, every number in a column of its own, unrounded; empty where there is none.
+
+    Text that a spreadsheet would take for a formula has an apostrophe before it.
+    """
     domains, tasks = method_domains(rows), _forgetting_tasks(rows)
     lines: list[dict[str, Any]] = []
     for row in rows:
@@ -96,9 +101,10 @@ def methods_csv(rows: Sequence[MethodRow]) -> str:
         line["tuning_judge_tokens"] = row.judge_tokens if searched else None
         lines.append(line | {"candidates": row.searched, "digest": trial.digest})
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([csv_text(name) for name in lines[0]] if lines else CSV_MARK.split(","))
+    for line in lines:
+        writer.writerow([csv_text(value) if isinstance(value, str) else value for value in line.values()])
     return text.getvalue()
 
 
@@ -108,7 +114,7 @@ def methods_markdown(rows: Sequence[MethodRow]) -> str:
     header = [f"{name} ({unit})" if unit else name for name, unit in headings]
     alignment = ["---" if name in ("method", "run", "split") else "---:" for name, _ in headings]
     lines = [header, alignment, *([cell.text for cell in line] for line in method_cells(rows))]
-    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    escaped = [[markdown_text(cell) for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in escaped) + "\n"
 
 
@@ -117,7 +123,7 @@ def methods_latex(rows: Sequence[MethodRow]) -> str:
     headings = method_headings(rows)
     columns = "".join("l" if name in ("method", "run", "split") else "r" for name, _ in headings)
     lines = [
-        "% needs \\usepackage{booktabs}; after each number one standard error",
+        f"{LATEX_MARK}; needs \\usepackage{{booktabs}}; after each number one standard error",
         f"\\begin{{tabular}}{{{columns}}}",
         "\\toprule",
         " & ".join(latex_text(name) for name, _ in headings) + " \\\\",
@@ -128,14 +134,6 @@ def methods_latex(rows: Sequence[MethodRow]) -> str:
         texts = [latex_text(cell.text) for cell in cells]
         lines.append(" & ".join(f"\\textbf{{{t}}}" if row.place == 1 and t else t for t in texts) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
-
-
-def latex_text(text: str) -> str:
-    """Any text so that LaTeX prints it as it is."""
-    special = {c: f"\\{c}" for c in "&%$#_{}"}
-    special |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\n": " "}
-    special |= {"<": "\\textless{}", ">": "\\textgreater{}", "±": "$\\pm$", MISSING: "--"}
-    return "".join(special.get(character, character) for character in text)
 
 
 def forgetting_html(rows: Sequence[MethodRow]) -> str:

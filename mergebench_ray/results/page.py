@@ -10,6 +10,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from mergebench_ray.results.own_output import HTML_MARK
+
 STYLE = """
 :root { color-scheme: light; --ink: #22272e; --soft: #57606a; --line: #d8dee4; --paper: #ffffff; --ground: #f4f6f8; }
 * { box-sizing: border-box; }
@@ -199,6 +201,7 @@ def page_html(title: str, finding: str, facts: Sequence[tuple[str, Any]], sectio
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{HTML_MARK}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
 <link rel="icon" href="data:,">

@@ -12,13 +12,13 @@ import plotly.graph_objects as go
 
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import whole_file
 from mergebench_ray.results import charts
-from mergebench_ray.results.comparison import MethodRow, Run, compare, read_runs, wall_seconds
+from mergebench_ray.results.comparison import MethodRow, Run, compare, wall_seconds
 from mergebench_ray.results.leaderboard import MISSING, describe, with_error
 from mergebench_ray.results.method_charts import methods_chart
 from mergebench_ray.results.method_sections import items_section, method_sections, methods_table
 from mergebench_ray.results.method_table import method_label
+from mergebench_ray.results.own_output import check_outputs, write_output
 from mergebench_ray.results.page import Cell, Charts, Section, page_html, table_html
 from mergebench_ray.results.summary import SPLIT_MEANING, RunSummary, method_colours, within_errors
 from mergebench_ray.results.trials import Trial, is_known
@@ -39,18 +39,19 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     Raises:
         InputError: if the folder holds no trials, or they are damaged.
     """
-    run = Run.read(run_folder)
-    page = page_html(run.name, run.summary.finding(), _facts(run.summary, run.sweep), _sections(run))
-    return write_text(out or run_folder / REPORT_FILE, page)
+    path = out or run_folder / REPORT_FILE
+    page = run_page(Run.read(run_folder))
+    check_outputs({"out": path}, [run_folder])
+    return write_output(path, page)
 
 
-def write_comparison(run_folders: Sequence[Path], out: Path) -> Path:
-    """Write one report that compares several runs.
+def run_page(run: Run) -> str:
+    """The report of one run."""
+    return page_html(run.name, run.summary.finding(), _facts(run), _sections(run))
 
-    Raises:
-        InputError: if a folder is no run or given twice, or a run is damaged.
-    """
-    runs = read_runs(run_folders)
+
+def comparison_page(runs: Sequence[Run]) -> str:
+    """One report that compares several runs."""
     rows = compare(runs)
     colours = method_colours(row.label for row in rows if row.searched)
     drawn = Charts()
@@ -63,24 +64,7 @@ def write_comparison(run_folders: Sequence[Path], out: Path) -> Path:
         *items_section(runs),
     ]
     title = f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
-    return write_text(out, page_html(title, _comparison_finding(rows), _run_facts(runs), sections))
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file whole, readable for all.
-
-    Raises:
-        InputError: if there is a folder of that name, or the file cannot be written.
-    """
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file")
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.chmod(0o644)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); name another file") from error
-    return path
+    return page_html(title, _comparison_finding(rows), _run_facts(runs), sections)
 
 
 def _comparison_finding(rows: Sequence[MethodRow]) -> str:
@@ -105,7 +89,7 @@ def _run_facts(runs: Sequence[Run]) -> list[tuple[str, Any]]:
         took = duration(wall_seconds(candidates))
         split = f"{run.summary.final_split} split"
         suite = f"suite {run.sweep.suite}, " if run.sweep else ""
-        facts.append((run.name, f"{suite}{len(candidates)} candidates in {took}, {split}"))
+        facts.append((run.name, "\n".join([f"{suite}{len(candidates)} candidates in {took}, {split}", *run.notes])))
     return facts
 
 
@@ -171,10 +155,11 @@ def _parameter_grid(drawn: Charts, run: RunSummary, figures: Sequence[go.Figure]
     return f'<p class="key">{key}</p><div class="grid">{"".join(f"<div>{drawn.html(f)}</div>" for f in figures)}</div>'
 
 
-def _facts(run: RunSummary, sweep: Sweep | None) -> list[tuple[str, Any]]:
-    facts: list[tuple[str, Any]] = []
-    if sweep is not None:
-        facts += _sweep_facts(sweep)
+def _facts(found: Run) -> list[tuple[str, Any]]:
+    run = found.summary
+    facts = _sweep_facts(found.sweep) if found.sweep is not None else []
+    if found.notes:
+        facts.append(("notes", "\n".join(found.notes)))
     for split in ("validation", "test"):
         counts = {d: r.items for t in run.trials if t.split == split for d, r in t.domains.items()}
         if counts:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -229,7 +230,10 @@ def is_known(value: float | None) -> bool:
 
 def trials_table(trials: Sequence[Trial]) -> pa.Table:
     """A row per trial, flat readable columns; ``record`` holds each trial whole, as JSON."""
-    rows = [trial.flat() for trial in trials]
+    return _table([trial.flat() for trial in trials])
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     names = column_order([list(row) for row in rows])
     return pa.table({name: typed_array([row.get(name) for row in rows]) for name in names})
 
@@ -323,6 +327,7 @@ class TrialStore:
         remove_leftovers(folder)
         remove_leftovers(folder / ITEMS_FOLDER)
         self._trials = read_trials(folder) if os.path.lexists(folder / TRIALS_FILE) else []
+        self._rows = [trial.flat() for trial in self._trials]
 
     def append(self, trial: Trial, items: Sequence[Mapping[str, Any]] = ()) -> None:
         """Add a finished trial; it and its items are on disk when this returns.
@@ -371,6 +376,11 @@ class TrialStore:
         return trials_table(self._trials)
 
     def _write(self, trials: list[Trial]) -> None:
+        # Most are those of the time before.
+        rows = [
+            row if trial is before else trial.flat()
+            for trial, before, row in zip_longest(trials, self._trials, self._rows)
+        ]
         with whole_file(self.folder / TRIALS_FILE) as temporary:
-            pq.write_table(trials_table(trials), temporary)
-        self._trials = trials
+            pq.write_table(_table(rows), temporary)
+        self._trials, self._rows = trials, rows

@@ -1,0 +1,37 @@
+"""Names as they are, wherever they are printed: on a terminal, in Markdown, LaTeX and spreadsheets."""
+
+from __future__ import annotations
+
+import re
+
+from rich.text import Text
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_CONTROL_ON_TERMINAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]+")  # lines may break
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
+    **{"<": "\\textless{}", ">": "\\textgreater{}", "±": "$\\pm$", "–": "--"},
+}
+
+
+def terminal_text(text: str) -> Text:
+    """Text for a terminal, in which square brackets and control characters mean nothing."""
+    return Text(_CONTROL_ON_TERMINAL.sub(" ", text))
+
+
+def markdown_text(text: str) -> str:
+    """Text for a Markdown table's cell."""
+    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", _CONTROL.sub(" ", text))
+
+
+def latex_text(text: str) -> str:
+    """Text so that LaTeX prints it as it is."""
+    return "".join(_LATEX.get(character, character) for character in _CONTROL.sub(" ", text))
+
+
+def csv_text(text: str) -> str:
+    """Text for a CSV cell that no spreadsheet takes for a formula: with an apostrophe before what begins one."""
+    return ("'" if text.startswith(_FORMULA) else "") + _CONTROL.sub(" ", text)

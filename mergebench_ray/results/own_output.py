@@ -1,0 +1,79 @@
+"""What a report may write over: nothing but what an earlier report wrote, which says so itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mergebench_ray.errors import InputError
+from mergebench_ray.files import check_replaceable_file, open_regular, whole_file
+from mergebench_ray.results.forgetting import FORGETTING_FOLDER
+from mergebench_ray.results.trials import ITEMS_FOLDER, TRIALS_FILE
+
+HTML_MARK = '<meta name="generator" content="mergebench-ray report">'
+MARKDOWN_MARK = "| place | method |"
+LATEX_MARK = "% mergebench-ray report"
+CSV_MARK = "place,method,candidate,run,split,normalised_average,normalised_standard_error"
+# A report begins with one of the marks of its kind; behind the first are those of earlier versions.
+_MARKS: Mapping[str, Sequence[str]] = {
+    "out": (HTML_MARK, '<link rel="icon" href="data:,">\n<style>\n:root { color-scheme: light;'),
+    "csv": (CSV_MARK,),
+    "markdown": (MARKDOWN_MARK,),
+    "latex": (LATEX_MARK, "% needs \\usepackage{booktabs}; after each number one standard error"),
+}
+_FILES_OF_A_RUN = {TRIALS_FILE, "sweep.yaml", "plan.json", "study.db", "run.log", ".lock"}
+_FOLDERS_OF_A_RUN = {ITEMS_FOLDER, FORGETTING_FOLDER, "best"}
+
+
+def check_outputs(paths: Mapping[str, Path], runs: Sequence[Path]) -> None:
+    """Find out whether all files of a report can be written, before the first is.
+
+    Args:
+        paths: option without its dashes -> file.
+        runs: folders of the runs that are reported on.
+
+    Raises:
+        InputError: two are the same file, one is a file of a run, is there and no earlier report of its kind, or cannot
+            be written.
+    """
+    seen: dict[Path, str] = {}
+    for option, path in paths.items():
+        check_replaceable_file(path, f"--{option}")
+        target = path.resolve()
+        if target in seen:
+            raise InputError(f"{path}: both --{seen[target]} and --{option} name it; name two files")
+        seen[target] = option
+        for run in runs:
+            if _is_part_of(target, run.resolve()):
+                raise InputError(f"{path} is for the run {run} itself: choose another --{option}")
+        if target.exists() and not _is_own(target, option):
+            raise InputError(
+                f"{path} exists, and no `report --{option}` wrote it: choose another --{option} or remove it"
+            )
+
+
+def write_output(path: Path, text: str) -> Path:
+    """Write a file of a report whole, where a link leads to.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    with whole_file(path.resolve()) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def _is_part_of(target: Path, run: Path) -> bool:
+    if not target.is_relative_to(run):
+        return False
+    first, *others = target.relative_to(run).parts
+    return first in _FOLDERS_OF_A_RUN or (not others and (first in _FILES_OF_A_RUN or first.startswith("engine-")))
+
+
+def _is_own(path: Path, option: str) -> bool:
+    with open_regular(path) as stream:
+        beginning = stream.read(1 << 16)
+    marks = [mark.encode() for mark in _MARKS[option]]
+    if option == "out":
+        return any(mark in beginning for mark in marks)
+    return beginning.startswith(tuple(marks))
