@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jinja2 import Template
 from lm_eval.api.task import Task
+from lm_eval.utils import env as template_environment
 
 from mergebench_ray.config.suite import TaskSettings
 from mergebench_ray.errors import InputError
@@ -97,9 +100,22 @@ class UnscoredExamples:
 
     def _question(self, document: dict[str, Any], doc_to_text: Any, doc_to_choice: Any) -> tuple[str, str]:
         task = self._task
-        has_choices = task.config.doc_to_choice is not None or doc_to_choice is not None
-        choices = task.doc_to_choice(document, doc_to_choice) if has_choices else ""
-        return str(task.doc_to_text(document, doc_to_text)).strip(), str(choices)
+        text = _filled(task, task.doc_to_text, doc_to_text or task.config.doc_to_text, document)
+        choices = doc_to_choice or task.config.doc_to_choice
+        return text.strip(), "" if choices is None else _filled(task, task.doc_to_choice, choices, document)
+
+
+def _filled(task: Any, fill: Callable[..., Any], template: Any, document: dict[str, Any]) -> str:
+    """What lm-eval's `fill` makes of a template, as text; it compiles templates anew for each of thousands of items."""
+    if isinstance(template, str) and template not in task.features and task.prompt is None:
+        return _compiled(template).render(**document)
+    return str(fill(document, template))
+
+
+@functools.cache
+def _compiled(template: str) -> Template:
+    compiled: Template = template_environment.from_string(template)
+    return compiled
 
 
 def keep_examples_unscored(
