@@ -117,6 +117,8 @@ def test_what_is_no_file_or_no_text_is_refused_at_once(tmp_path: Path, suffix: s
     for path in (pipe, folder):
         with pytest.raises(InputError, match="not a regular file"):
             read_rows(path)
+    with pytest.raises(InputError, match="a pipe or device"):
+        LocalSplits("a/b", None, pipe, None)
     with pytest.raises(InputError, match=r"latin.*cannot be read"):
         read_rows(latin)
 

@@ -91,6 +91,8 @@ class LocalSplits(dict[str, datasets.Dataset]):
         self._name, self._config, self._source, self._only_split = name, config, source, only_split
         if not os.path.exists(source):
             raise InputError(f"data {name}: {source}: no such file or folder; check evaluation.data or --data")
+        if not (source.is_dir() or source.is_file()):
+            raise InputError(f"data {name}: {source}: a pipe or device; check evaluation.data or --data")
 
     def __missing__(self, split: str) -> datasets.Dataset:
         self[split] = _to_dataset(self.files(split))
