@@ -191,6 +191,40 @@ def test_a_recipe_says_what_is_wrong_with_it(run: CommandLine, models: Path, tmp
     assert "the base" in refused("base_digest: ", "base_digest: a", "--accept-changes")
 
 
+@pytest.mark.parametrize("which", ["base", "math"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_an_embedding_that_is_not_finite(
+    run: CommandLine, models: Path, tmp_path: Path, value: float, which: str
+) -> None:
+    """Of the base it would be copied into the merge, of a specialist scored."""
+    folders = {name: Path(shutil.copytree(models / name, tmp_path / name)) for name in ("base", "math")}
+    file = folders[which] / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"][319, 63] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    line = run.refused(*merge_arguments(tmp_path, folders["math"], tmp_path / "out"))
+    assert "model.embed_tokens.weight" in line
+    assert str(file) in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_a_file_beside_the_weights_that_is_not_json(run: CommandLine, models: Path, tmp_path: Path, name: str) -> None:
+    base = Path(shutil.copytree(models / "base", tmp_path / "base"))
+    (base / name).write_text((base / name).read_text()[:-2])
+    assert str(base / name) in run.refused(*merge_arguments(tmp_path, models / "math", tmp_path / "out"))
+
+
+def test_a_single_file_beside_the_index_of_an_earlier_save(
+    run: CommandLine, models: Path, broken: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(broken / "model.safetensors", broken / "model-00001-of-00001.safetensors")
+    names = load_file(broken / "model.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+    (broken / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "index" in run.refused(*merge_arguments(models, broken, tmp_path / "out"))
+
+
 def test_an_output_folder_that_exists(run: CommandLine, models: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tiny_gguf import tiny_gguf
 from tiny_models import tiny_llama
 
-from mergebench_ray.checkpoints import Checkpoint, check_compatible, resolve, write_model
+from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, check_compatible, resolve, write_model
 from mergebench_ray.checkpoints.gguf_header import read_gguf_header
 from mergebench_ray.checkpoints.safetensors_file import read_elements, read_header
 from mergebench_ray.errors import InputError
@@ -112,6 +112,7 @@ def use(folder: Path) -> None:
     with refusals_of_one_line():
         checkpoint = resolve(str(folder))
         check_compatible(checkpoint, {"a": checkpoint})
+        check_accompanying_files(checkpoint.folder)
         assert checkpoint.num_layers > 0
         write(checkpoint, folder / "out")
 
@@ -238,10 +239,12 @@ def test_a_damaged_gguf_file(gguf: bytes, changes: list[tuple[str, float, bytes]
 
 @given(text=TEXTS)
 def test_a_damaged_entry_of_the_digest_cache(llama: Path, text: bytes) -> None:
-    digest = resolve(str(llama)).digest()
-    for entry in (Path(os.environ["MERGEBENCH_RAY_CACHE"]) / "digests").iterdir():
+    with tempfile.TemporaryDirectory() as cache, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MERGEBENCH_RAY_CACHE", cache)
+        digest = resolve(str(llama)).digest()
+        (entry,) = (Path(cache) / "digests").iterdir()
         entry.write_bytes(text)
-    assert resolve(str(llama)).digest() == digest
+        assert resolve(str(llama)).digest() == digest
 
 
 @given(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mergebench_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from mergebench_ray.checkpoints.accompanying_files import check_accompanying_files
     from mergebench_ray.checkpoints.card import model_card
     from mergebench_ray.checkpoints.checkpoint import (
         Checkpoint,
@@ -23,6 +24,7 @@ __all__ = [
     "Checkpoint",
     "Progress",
     "TensorInfo",
+    "check_accompanying_files",
     "check_compatible",
     "counts_for_threshold",
     "is_merged",
@@ -38,6 +40,7 @@ __getattr__ = lazy_names(
         "Checkpoint": "checkpoint",
         "Progress": "checkpoint",
         "TensorInfo": "checkpoint",
+        "check_accompanying_files": "accompanying_files",
         "check_compatible": "compatible",
         "counts_for_threshold": "roles",
         "is_merged": "roles",

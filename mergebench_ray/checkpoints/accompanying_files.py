@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from mergebench_ray.checkpoints.json_files import read_json_object
+from mergebench_ray.checkpoints.json_files import read_json_object, require_json
 from mergebench_ray.files import open_regular
 
 ACCOMPANYING = (
@@ -65,6 +65,19 @@ def accompanying_files(folder: Path) -> Iterator[Path]:
         yield from sorted((folder / FURTHER_TEMPLATES).glob("*.jinja"))
 
 
+def check_accompanying_files(folder: Path) -> list[str]:
+    """Read those that are JSON, and say what will be left out of them.
+
+    Raises:
+        InputError: one of them is not JSON, so that the model could not be started, nor what is merged from it.
+    """
+    for file in accompanying_files(folder):
+        if file.suffix == ".json":
+            require_json(file)
+    _, notes = _tokenizer_config(folder)
+    return notes
+
+
 def copy_accompanying_files(source: Path, out: Path, config: Mapping[str, Any]) -> None:
     """Copy them, and the code that the written configuration or the tokenizer's names; nothing is run.
 
@@ -75,14 +88,23 @@ def copy_accompanying_files(source: Path, out: Path, config: Mapping[str, Any]) 
     """
     for file in accompanying_files(source):
         _copy(file, out / file.relative_to(source))
-    tokenizer = read_json_object(source / _TOKENIZER_CONFIG) if (source / _TOKENIZER_CONFIG).exists() else {}
-    if "auto_map" in tokenizer and not code_is_there(source, tokenizer):
-        del tokenizer["auto_map"]
+    tokenizer, notes = _tokenizer_config(source)
+    if notes:
         (out / _TOKENIZER_CONFIG).write_text(json.dumps(tokenizer, indent=2) + "\n", encoding="utf-8")
     if any(_code_files(content) for content in (config, tokenizer)):
         # A module that is named may import its neighbours.
         for file in sorted(source.glob("*.py")):
             _copy(file, out / file.name)
+
+
+def _tokenizer_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The tokenizer's configuration without code that is not there, and a note if some is not."""
+    file = folder / _TOKENIZER_CONFIG
+    config = read_json_object(file) if file.exists() else {}
+    if "auto_map" not in config or code_is_there(folder, config):
+        return config, []
+    del config["auto_map"]
+    return config, [f"auto_map is left out of the written {_TOKENIZER_CONFIG}; the code that it names is not there"]
 
 
 def code_is_there(folder: Path, config: Mapping[str, Any]) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from mergebench_ray.errors import InputError
 
+_REMEDY = "set MERGEBENCH_RAY_CACHE to a writable folder"
+
 
 def cache_folder(part: str) -> Path:
     """A folder of the cache, made if it is missing: under `$MERGEBENCH_RAY_CACHE`, or `~/.cache/mergebench_ray`.
@@ -22,15 +24,21 @@ def cache_folder(part: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"cache folder {folder} cannot be made ({error.strerror}); set MERGEBENCH_RAY_CACHE to a writable folder"
-        ) from error
+        raise InputError(f"cache folder {folder} cannot be made ({error.strerror}); {_REMEDY}") from error
     return folder
 
 
 @contextmanager
 def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Let one process of this machine at a time into the block; the lock goes with the process, however it ends."""
-    with lock.open("a") as stream:
+    """Let one process of this machine at a time into the block; the lock goes with the process, however it ends.
+
+    Raises:
+        InputError: the cache cannot be written.
+    """
+    try:
+        stream = lock.open("a")
+    except OSError as error:
+        raise InputError(f"cache file {lock} cannot be written ({error.strerror}); {_REMEDY}") from error
+    with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

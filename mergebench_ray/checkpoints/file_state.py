@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,19 @@ class FileState:
     def of(cls, descriptor: int) -> FileState:
         """The state of an open file."""
         now = os.fstat(descriptor)
-        return cls(socket.gethostname(), now.st_size, now.st_ino, now.st_mtime_ns, now.st_ctime_ns)
+        return cls(_host(), now.st_size, now.st_ino, now.st_mtime_ns, now.st_ctime_ns)
 
     def differs_from(self, seen: FileState) -> str | None:
         """What is different since, in words; None if nothing is known to be."""
         if self.size != seen.size:
             return "became shorter" if self.size < seen.size else "became longer"
         return "was changed" if self.host == seen.host and self != seen else None
+
+
+@cache
+def _host() -> str:
+    """A text that no other machine has."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return socket.gethostname()

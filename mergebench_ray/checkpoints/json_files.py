@@ -18,6 +18,30 @@ def read_json_object(file: Path) -> dict[str, Any]:
     Raises:
         InputError: if the file is missing, is no regular file, or holds something else.
     """
+    content = _content(file)
+    try:
+        found = parse_json(content)
+    except ValueError as error:
+        raise InputError(f"{file}: cannot be read as JSON ({error}); mend or fetch the file again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: expected a JSON object; mend or fetch the file again")
+    return found
+
+
+def require_json(file: Path) -> None:
+    """Check that others will be able to read a file as JSON, whatever it holds.
+
+    Raises:
+        InputError: if not.
+    """
+    content = _content(file)
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read as JSON ({error}); mend or fetch the file again") from error
+
+
+def _content(file: Path) -> bytes:
     try:
         with open_regular(file) as stream:
             content = stream.read(MAX_JSON_BYTES + 1)
@@ -27,13 +51,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the file") from error
     if len(content) > MAX_JSON_BYTES:
         raise InputError(f"{file}: larger than {MAX_JSON_BYTES} bytes; mend or fetch the file again")
-    try:
-        found = parse_json(content)
-    except ValueError as error:
-        raise InputError(f"{file}: cannot be read as JSON ({error}); mend or fetch the file again") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{file}: expected a JSON object; mend or fetch the file again")
-    return found
+    return content
 
 
 def parse_json(content: bytes) -> Any:

@@ -13,7 +13,7 @@ from mergebench_ray.errors import InputError
 
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-_FETCHED = ["*.safetensors", "*.json", *ACCOMPANYING]
+_FETCHED = ["*.safetensors", "*.json", *ACCOMPANYING, *map(str.lower, ACCOMPANYING)]
 # Copies in other formats that some models carry beside their weights or in subfolders.
 _NOT_FETCHED = ["*/*.safetensors", "consolidated*.safetensors", "model.*.safetensors"]
 # llama-cpp-python, which this package asks for, compiles for minutes and is not used here.

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from mergebench_ray.checkpoints import resolve
+from mergebench_ray.checkpoints import check_accompanying_files, resolve
 from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings, items_file
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import EngineOptions, ModelRef
@@ -108,6 +108,7 @@ def evaluate(
     notes += notes_of(loaded)
     check_ray(address)
     checkpoint = resolve(model)
+    check_accompanying_files(checkpoint.folder)
     # Reads every byte, where it is not remembered: what is not finite is refused before an engine starts.
     digest = checkpoint.digest()
     base = resolve(ModelRef.parse(model).model)

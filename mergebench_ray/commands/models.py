@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from mergebench_ray.checkpoints import Checkpoint, check_compatible, resolve
+from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, check_compatible, resolve
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Split
@@ -38,7 +38,7 @@ class Models:
 
 
 def resolve_models(base: ModelRef | str, specialists: Mapping[str, ModelRef] | Mapping[str, str]) -> Models:
-    """Find the checkpoints and check that they can be merged; reads headers only.
+    """Find the checkpoints and check that they can be merged; reads headers, and the base's tokenizer.
 
     Raises:
         InputError: a checkpoint that is missing, damaged, of another kind, or does not fit.
@@ -47,7 +47,9 @@ def resolve_models(base: ModelRef | str, specialists: Mapping[str, ModelRef] | M
         raise InputError("no specialists given: name at least one, as NAME=REF")
     found_base = resolve(base)
     found = {name: resolve(specialists[name]) for name in sorted(specialists)}
-    return Models(found_base, found, check_compatible(found_base, found))
+    notes = check_compatible(found_base, found)
+    notes += [f"base ({found_base}): {note}" for note in check_accompanying_files(found_base.folder)]
+    return Models(found_base, found, notes)
 
 
 def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
