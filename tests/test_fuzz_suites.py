@@ -17,10 +17,10 @@ from mergebench_ray.config import Suite
 from mergebench_ray.config.suite import built_in_suites
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.grading import grade, task_estimate
+from mergebench_ray.evaluation.grading import ABSENT, grade, item_score, task_estimate
 from mergebench_ray.evaluation.judge_parsers import PARSERS, read_answer
 from mergebench_ray.evaluation.judges import find_judges
-from mergebench_ray.evaluation.tasks import load_tasks
+from mergebench_ray.evaluation.tasks import ScoredTask, load_tasks
 
 SCALARS = st.one_of(
     st.none(),
@@ -148,6 +148,32 @@ def test_any_settings_of_tasks_give_items_that_can_be_graded_or_one_line(
             task_estimate(task, grade(task, answers))
     except InputError as error:
         one_line(error)
+
+
+@pytest.fixture(scope="module")
+def graded_tasks(tasks_folder: Path) -> list[ScoredTask]:
+    """With a mean, a mean taken from 1, and an aggregation of its own."""
+    file = tasks_folder.parent / "graded.yaml"
+    domains = {"a": {"choice": "acc"}, "b": {"text": {"metric": "exact_match", "one_minus": True}}}
+    domains["c"] = {"likely": {"metric": "perplexity", "cluster_by": "gold"}}
+    content = {"name": "s", "tasks_folder": "tasks", "domains": {name: {"tasks": one} for name, one in domains.items()}}
+    file.write_text(yaml.safe_dump(content))
+    return load_tasks(Suite.load(str(file)), "test", EvaluationOptions())
+
+
+@given(values=st.lists(VALUES | st.floats(0, 1) | st.just(ABSENT), min_size=6, max_size=6))
+def test_any_values_of_metrics_give_an_estimate_or_one_line(graded_tasks: list[ScoredTask], values: list[Any]) -> None:
+    for task in graded_tasks:
+        rows = [item_score(task, value) for value in values]
+        assert all(row is None or isinstance(row, float) for row in rows)
+        try:
+            estimate, count = task_estimate(task, values)
+        except InputError as error:
+            one_line(error)
+        else:
+            assert 0 < count <= 6
+            assert isinstance(estimate.value, float)
+            assert not estimate.standard_error < 0
 
 
 @pytest.mark.parametrize("parser", sorted(PARSERS))

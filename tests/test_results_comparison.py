@@ -62,11 +62,11 @@ def _safety_counted(trials: list[Trial], counted: dict[str, str]) -> list[Trial]
     ]
 
 
-def _evaluation(folder: Path, name: str, scores: dict[str, float]) -> None:
+def _evaluation(folder: Path, name: str, scores: dict[str, float], counted: str = "acc") -> None:
     file = folder / "forgetting" / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
     domains = {task: {"score": score, "standard_error": 0.01, "items": 100} for task, score in scores.items()}
-    tasks = {task: {"task": task, "counted": "acc"} for task in scores}
+    tasks = {task: {"task": task, "counted": counted} for task in scores}
     file.write_text(json.dumps({"model": "m", "split": "test", "domains": domains, "tasks": tasks}))
 
 
@@ -209,10 +209,21 @@ def test_forgetting_of_an_unknown_model_or_in_a_damaged_file_is_one_clear_line(t
     _evaluation(run, "ties", {"mmlu": 0.5, "coqa": 0.5})
     with pytest.raises(InputError, match=r"ties\.json: 'coqa' was not scored for the base"):
         read_runs([run])
+    _evaluation(run, "ties", {"mmlu": 0.5}, counted="acc_norm")
+    with pytest.raises(InputError, match=r"ties\.json: mmlu counts acc_norm, the base's acc"):
+        read_runs([run])
     file = run / "forgetting" / "ties.json"
     file.write_text(file.read_text().replace('"test"', '"validation"'))
     with pytest.raises(InputError, match=r"ties\.json: scored on validation, the base was not"):
         read_runs([run])
+
+
+def test_what_the_base_scores_nothing_in_leaves_open_what_is_retained(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", made_up_trials())
+    _evaluation(run, "base", {"mmlu": 0.5, "coqa": 0.0})
+    _evaluation(run, "ties", {"mmlu": 0.4, "coqa": 0.1})
+    kept = read_runs([run])[0].forgetting["ties"]
+    assert (kept.retained, kept.results["mmlu"].score) == (None, 0.4)
 
 
 def test_paired_difference_is_over_the_items_that_both_answered() -> None:

@@ -39,7 +39,8 @@ def read_forgetting(folder: Path, trials: Sequence[Trial]) -> dict[str, Forgetti
     """Read ``forgetting/NAME.json`` of a run: NAME is base, another reference, or a method, for its best candidate.
 
     Raises:
-        InputError: if a file is damaged, stands for no model of the run, or was scored on other tasks than the base.
+        InputError: if a file is damaged, stands for no model of the run, or was scored on other tasks, or by other
+            metrics, than the base.
     """
     files = sorted((folder / FORGETTING_FOLDER).glob("*.json"))
     names = {trial.method or trial.name if trial.role == "candidate" else trial.name for trial in trials}
@@ -112,6 +113,10 @@ def _retained(
 ) -> tuple[float | None, float | None]:
     if not results or base is None:
         return None, None
+    for name, result in results.items():
+        counted, of_base = result.metric, base[name].metric if name in base else ""
+        if counted and of_base and counted != of_base:
+            raise InputError(f"{file}: {name} counts {counted}, the base's {of_base}; score both with one suite")
     if any(recovered(result.score, result.score) is None for result in base.values()):
         return None, None
     try:
