@@ -16,10 +16,11 @@ from task_files import write_lines
 from tiny_models import tiny_llama
 
 from mergebench_ray.commands.data_check import data_check
-from mergebench_ray.config import Suite, Sweep
+from mergebench_ray.config import CalibrationSource, Suite, Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import ScoredTask, load_tasks
+from mergebench_ray.evaluation.data_use import check_data_is_used
 from mergebench_ray.evaluation.grading import grade
 from mergebench_ray.evaluation.local_data import LocalSplits, local_datasets, read_rows
 
@@ -217,8 +218,16 @@ def test_a_sweep_sends_data_sets_to_absolute_places(tmp_path: Path, monkeypatch:
     assert Sweep.from_yaml(Path("sweep.yaml")).evaluation.data == {"a/b": str(tmp_path / "c.jsonl")}
 
 
+ONLY_OF_PROXIES = {"allenai/wildjailbreak", "EleutherAI/lambada_openai", "neulab/conala"}
+
+
+def mergebench_copies(folder: Path) -> dict[str, str]:
+    """Copies of what the suite mergebench reads, without those that only mergebench-published-proxies does."""
+    return {name: path for name, path in write_data(folder).items() if name.partition(":")[0] not in ONLY_OF_PROXIES}
+
+
 def test_every_data_set_of_a_suite_is_listed_with_its_gate_and_place(tmp_path: Path, run: CommandLine) -> None:
-    data = write_data(tmp_path)
+    data = mergebench_copies(tmp_path)
     options = [part for name, path in data.items() for part in ("--data", f"{name}={path}")]
     finished = run("data", "check", "mergebench", "--json", *options)
     assert finished.status == 0, finished
@@ -226,11 +235,7 @@ def test_every_data_set_of_a_suite_is_listed_with_its_gate_and_place(tmp_path: P
     judge = found.pop("allenai/wildguard")
     assert judge["tasks"][0] == "judge wildguard of wildguardtest"
     assert (judge["gated"], judge["there"], judge["optional"]) == (True, False, True)
-    assert {name.partition(":")[0] for name in found} == set(DATA_SETS) - {
-        "allenai/wildjailbreak",
-        "EleutherAI/lambada_openai",
-        "neulab/conala",
-    }
+    assert {name.partition(":")[0] for name in found} == set(DATA_SETS) - ONLY_OF_PROXIES
     assert {name for name, one in found.items() if one["gated"]} == {
         "allenai/wildguardmix:wildguardtest",
         "walledai/XSTest",
@@ -251,7 +256,7 @@ def test_a_data_set_that_is_not_there_makes_the_check_fail(tmp_path: Path, run: 
 
 def test_a_judge_that_the_user_names_must_be_there(tmp_path: Path, run: CommandLine) -> None:
     sweep: dict[str, Any] = {"name": "s", "suite": "mergebench", "methods": {"ties": None}}
-    sweep["evaluation"] = {"domains": ["safety"], "data": write_data(tmp_path)}
+    sweep["evaluation"] = {"domains": ["safety"], "data": mergebench_copies(tmp_path)}
     file = tmp_path / "sweep.yaml"
     file.write_text(json.dumps(sweep))
     finished = run("data", "check", str(file))
@@ -354,3 +359,27 @@ def test_real_harmful_requests_go_into_the_published_template(tmp_path: Path) ->
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
         f"{rows[0]['Behavior']}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     )
+
+
+def test_data_that_no_task_reads_is_refused_with_the_closest(run: CommandLine, tmp_path: Path) -> None:
+    write_file(tmp_path / "some.jsonl")
+    suite = Suite.model_validate(
+        {"name": "s", "lm_eval_folders": ["okapi/mmlu_multilingual"], "domains": {"d": {"tasks": {"m_mmlu_fr": "acc"}}}}
+    )
+    read = "alexandrainst/m_mmlu"
+    for known in (read, f"{read}:fr"):
+        check_data_is_used(suite, {known: "x"})
+    with pytest.raises(InputError, match=f"no task of suite s reads 'alexandria/m_mmlu'; did you mean .*{read}'"):
+        check_data_is_used(suite, {read: "x", "alexandria/m_mmlu": "x"})
+    check_data_is_used(suite, {"mine": "x"}, [CalibrationSource(data="mine")])
+    (tmp_path / "model").mkdir()
+    arguments = ["--data", f"some={tmp_path / 'some.jsonl'}"]
+    for command in (["evaluate", tmp_path / "model", "--suite", "smollm2-mini"], ["data", "check", "smollm2-mini"]):
+        assert "bring data of their own" in run.refused(*command, *arguments)
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        f"name: x\nsuite: smollm2-mini\nmethods: {{ties: {{density: {{low: 0.1, high: 0.5}}}}}}\n"
+        f"evaluation: {{allow_code_execution: true, data: {{some: {tmp_path / 'some.jsonl'}}}}}\n"
+    )
+    for line in (run.refused("plan", sweep), run.refused("tune", sweep, "--out", tmp_path / "run")):
+        assert "evaluation.data: no task of suite" in line

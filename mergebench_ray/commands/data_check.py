@@ -10,7 +10,9 @@ from rich.table import Table
 from mergebench_ray.commands.first_checks import read_sweep_or_suite
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.evaluation.data_sets import DataSet, data_sets, judge_models
+from mergebench_ray.evaluation.data_use import check_data_is_used
 from mergebench_ray.evaluation.tasks import chosen_domains
 from mergebench_ray.markup import terminal_text
 from mergebench_ray.methods import get_method
@@ -30,7 +32,11 @@ def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None
     options = EvaluationOptions() if sweep is None else sweep.evaluation
     domains = list(suite.scored) if sweep is None else chosen_domains(suite, options)
     calibration = {**suite.calibration, **sweep.calibration.data} if sweep is not None and _sees_data(sweep) else {}
-    local = EvaluationOptions(data={**options.data, **(data or {})}).data
+    own_calibration = [] if sweep is None else sweep.calibration.data.values()
+    check_data_is_used(suite, options.data, own_calibration, "evaluation.data")
+    given = parse_model(EvaluationOptions, {"data": dict(data or {})}, "--data").data
+    check_data_is_used(suite, given, own_calibration)
+    local = {**options.data, **given}
     return [*data_sets(suite, domains, local, calibration), *judge_models(suite, options, domains)]
 
 

@@ -16,7 +16,7 @@ import ray
 from mergebench_ray.checkpoints import check_accompanying_files, resolve
 from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings, items_file
 from mergebench_ray.commands.progress import progress_line
-from mergebench_ray.config import EngineOptions, ModelRef
+from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import (
     Scores,
@@ -27,6 +27,7 @@ from mergebench_ray.evaluation import (
     start_evaluator,
 )
 from mergebench_ray.evaluation.code_execution import code_execution_notes
+from mergebench_ray.evaluation.data_use import check_data_is_used
 from mergebench_ray.evaluation.judges import digests, find_judges, running_judges
 from mergebench_ray.evaluation.questions import QuestionRow, question_rows
 from mergebench_ray.evaluation.tasks import notes_of
@@ -102,6 +103,7 @@ def evaluate(
         out,
         evaluation_settings(items, allow_code_execution, allow_weak_sandbox, data, judges),
     )
+    check_data_is_used(Suite.load(suite), options.data)
     found, notes = find_judges(chosen, options, [which])
     notes += code_execution_notes(chosen, options, [which])
     loaded = load_tasks(chosen, which, options, judges=digests(found))

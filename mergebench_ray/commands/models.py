@@ -10,6 +10,7 @@ from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Split
 from mergebench_ray.evaluation.code_execution import code_execution_notes
+from mergebench_ray.evaluation.data_use import check_data_is_used
 from mergebench_ray.evaluation.judge_engine import FoundJudge
 from mergebench_ray.evaluation.judges import find_judges
 from mergebench_ray.search.checks import check_domains
@@ -60,6 +61,7 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
     """
     base, specialists = sweep.model_references(suite)
     check_domains(sweep, suite, specialists)
+    check_data_is_used(suite, sweep.evaluation.data, sweep.calibration.data.values(), "evaluation.data")
     models = resolve_models(base, specialists)
     splits: list[Split] = ["validation", "test"]
     judges, missing = find_judges(suite, sweep.evaluation, splits)

@@ -1,0 +1,42 @@
+"""Local copies of data sets that nobody would read: most often a misspelt name, and then other data are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from mergebench_ray.config import CalibrationSource, Suite
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.local_data import dataset_id
+from mergebench_ray.evaluation.task_files import nearest, task_manager
+
+
+def check_data_is_used(
+    suite: Suite, data: Mapping[str, str], calibration: Iterable[CalibrationSource] = (), option: str = "--data"
+) -> None:
+    """Check that some task of a suite, of either split and chosen or not, reads each of these data sets.
+
+    Args:
+        suite: names the tasks.
+        data: data set -> local file or folder, as in `EvaluationOptions.data`.
+        calibration: samples that may be read from them too.
+        option: where they were given, for the message.
+
+    Raises:
+        InputError: naming the data set, and the closest that is read.
+    """
+    if not data:
+        return
+    sources = [*suite.calibration.values(), *calibration]
+    read: dict[str, None] = dict.fromkeys(source.data for source in sources if not source.is_task)
+    index = task_manager(suite).task_index
+    for domain in suite.scored.values():
+        for name in {**domain.tasks, **(domain.validation_tasks or {})}:
+            config = (index[name].cfg if name in index else None) or {}
+            if "class" in config:
+                return  # its code may load anything
+            if (key := dataset_id(config)) is not None:
+                read |= {key: None, str(config["dataset_path"]): None}
+    for name in data:
+        if name not in read:
+            hint = nearest(name, read) if read else "its tasks bring data of their own"
+            raise InputError(f"{option}: no task of suite {suite.name} reads {name!r:.120}; {hint}")
