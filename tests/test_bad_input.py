@@ -79,15 +79,15 @@ def test_a_sweep_file_that_is_not_there(run: CommandLine, tmp_path: Path) -> Non
     assert "no such file" in run.refused("tune", tmp_path / "missing.yaml")
 
 
-def test_a_task_that_does_not_exist(run: CommandLine, tmp_path: Path) -> None:
+def test_a_task_that_does_not_exist(run: CommandLine, models: Path, tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     suite = tmp_path / "suite.yaml"
     suite.write_text(to_yaml({"name": "own", "tasks_folder": "tasks", "domains": {"math": {"tasks": {"nope": "acc"}}}}))
-    refused = run.refused("evaluate", "./model", "--suite", suite)
+    refused = run.refused("evaluate", models / "base", "--suite", suite)
     assert "'nope'" in refused
 
 
-def test_a_data_file_with_a_missing_field(run: CommandLine, tmp_path: Path) -> None:
+def test_a_data_file_with_a_missing_field(run: CommandLine, models: Path, tmp_path: Path) -> None:
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     (tasks / "data.jsonl").write_text(json.dumps({"question": "1 + 1?"}) + "\n")
@@ -108,7 +108,7 @@ def test_a_data_file_with_a_missing_field(run: CommandLine, tmp_path: Path) -> N
     suite = tmp_path / "suite.yaml"
     domains = {"math": {"tasks": {"own": "exact_match"}}}
     suite.write_text(to_yaml({"name": "own", "tasks_folder": "tasks", "domains": domains}))
-    line = run.refused("evaluate", "./model", "--suite", suite)
+    line = run.refused("evaluate", models / "base", "--suite", suite)
     assert "answer" in line
     assert "data.jsonl" in line
 
