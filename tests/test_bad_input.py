@@ -67,6 +67,10 @@ def sweep_file(folder: Path, **changes: object) -> Path:
         ({"evaluation": {"allow_code_execution": False}}, "allow_code_execution"),
         ({"engine": {"transport": "nccl"}}, "engine.transport"),
         ({"specialists": {"poetry": "./nowhere"}}, "no specialist of that name"),
+        ({"engine": {"tensor_parallel_size": 2}}, "num_attention_heads = 9"),
+        ({"search": {"trials": 1, "points_to_evaluate": [{}, {}]}}, "more than 1 trials"),
+        ({"search": {"storage": "nowhere://"}}, "search.storage"),
+        ({"search": {"sampler_options": {"n_startup_trials": "many"}}}, "search.sampler_options"),
     ],
 )
 def test_a_wrong_sweep(run: CommandLine, tmp_path: Path, changes: dict[str, object], expected: str) -> None:

@@ -55,6 +55,18 @@ def num_layers(config: Mapping[str, Any], file: Path) -> int:
     return _as_count(found, "num_hidden_layers", file)
 
 
+def attention_heads(config: Mapping[str, Any], file: Path) -> dict[str, int]:
+    """How many attention heads there are, and how many of keys and values, where a configuration or its class says."""
+    full = full_config(config, file)
+    found = {}
+    for key in ("num_attention_heads", "num_key_value_heads"):
+        said = [part[key] for part in (config, *_text_parts(config)) if part.get(key) is not None]
+        value = said[0] if said else None if full is None else _of_text(full, key)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            found[key] = value
+    return found
+
+
 def has_tied_head(config: Mapping[str, Any], file: Path) -> bool:
     """Whether a configuration ties the output head to the embeddings; where it does not say, its class does."""
     said = config.get("tie_word_embeddings")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, check_compatible, resolve
+from mergebench_ray.checkpoints.architecture import attention_heads
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Split
@@ -53,6 +54,18 @@ def resolve_models(base: ModelRef | str, specialists: Mapping[str, ModelRef] | M
     return Models(found_base, found, notes)
 
 
+def check_parallel(model: Checkpoint, size: int, key: str = "engine.tensor_parallel_size") -> None:
+    """Check that a model's attention heads can be divided among GPUs, as vLLM does.
+
+    Raises:
+        InputError: naming `key` and the number of heads.
+    """
+    for name, heads in attention_heads(model.config, model.folder / "config.json").items():
+        # Heads of keys and values are copied where there are fewer of them than GPUs.
+        if heads % size and not (name == "num_key_value_heads" and size % heads == 0):
+            raise InputError(f"{key} = {size}: {model} has {name} = {heads}, which it does not divide; choose another")
+
+
 def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
     """The models of a sweep, with its scored domains checked to have specialists to be measured against.
 
@@ -63,6 +76,7 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
     check_domains(sweep, suite, specialists)
     check_data_is_used(suite, sweep.evaluation.data, sweep.calibration.data.values(), "evaluation.data")
     models = resolve_models(base, specialists)
+    check_parallel(models.base, sweep.engine.tensor_parallel_size)
     splits: list[Split] = ["validation", "test"]
     judges, missing = find_judges(suite, sweep.evaluation, splits)
     programs = code_execution_notes(suite, sweep.evaluation, splits)
