@@ -1,4 +1,4 @@
-"""Ray for the length of a command: a cluster that is there, or a lean local one on loopback."""
+"""Ray for the length of a command: a cluster that is there, or a lean local one that only this machine can reach."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import ray
+from ray._private import ray_constants
 
 from mergebench_ray import interrupts
 from mergebench_ray.errors import InputError
 from mergebench_ray.ray_errors import input_errors
+from mergebench_ray.ray_tokens import use_cluster_token, use_local_token
 
 _LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 512 << 20  # weights do not travel through it on one node
+_CLUSTERS = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 _PROBE_SECONDS = 5.0
 _REMEDY = "check the address, and that the cluster is up (ray status)"
 _SETTINGS = {
@@ -72,17 +75,39 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, dashbo
         if address != "local":
             _connect(address)
             return
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=dashboard_port is not None,
-            dashboard_host=_LOOPBACK,
-            dashboard_port=dashboard_port,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address=_LOOPBACK,
-        )
+        use_local_token()
+        with _on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=dashboard_port is not None,
+                dashboard_host=_LOOPBACK,
+                dashboard_port=dashboard_port,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address=_LOOPBACK,
+            )
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have all processes of a local session listen on loopback.
+
+    Ray takes the machine's own address for 127.0.0.1, except where it makes no clusters of several machines, as on
+    laptops by default; then it stays with 127.0.0.1.
+    """
+    clusters, environment = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(_CLUSTERS)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[_CLUSTERS] = "0"  # for the processes that Ray starts
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        if environment is None:
+            del os.environ[_CLUSTERS]
+        else:
+            os.environ[_CLUSTERS] = environment
 
 
 def check_ray(address: str | None = None, *, dashboard_port: int | None = None) -> None:
@@ -113,6 +138,8 @@ def _check_reachable(address: str) -> None:
 
 
 def _connect(address: str) -> None:
+    if address != "auto" and "://" not in address:
+        use_cluster_token(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:

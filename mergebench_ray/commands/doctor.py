@@ -141,19 +141,40 @@ def _sandbox() -> Finding:
     return Finding(what, works, "works" if works else good.message, "see docs/sandbox.md for what it needs")
 
 
+_RAY_SCRIPT = """
+import os, psutil, ray
+from mergebench_ray.ray_tokens import token_file
+from mergebench_ray.runtime import start_ray
+start_ray(num_cpus=1)
+print(ray.get(ray.remote(num_cpus=0)(lambda: "starts").remote()))
+processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+listening = [c.laddr for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+open_ports = sorted({f"{ip}:{port}" for ip, port in listening if not ip.removeprefix("::ffff:").startswith("127.")})
+if os.environ.get("RAY_AUTH_MODE") != "token":
+    print("NO token authentication")
+elif os.environ.get("RAY_AUTH_TOKEN"):
+    print("token authentication")
+else:
+    print(f"token authentication, {token_file()} has mode {token_file().stat().st_mode & 0o777:o}")
+print(f"listens on {', '.join(open_ports)}" if open_ports else "listens on loopback only" if listening else "")
+"""
+
+
 def _ray() -> Finding:
-    script = (
-        "from mergebench_ray.runtime import start_ray; import ray; start_ray(num_cpus=1); "
-        "print(ray.get(ray.remote(num_cpus=0)(lambda: 'works').remote()))"
-    )
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, timeout=180, cwd=Path(folder), check=False
+            [sys.executable, "-c", _RAY_SCRIPT],
+            capture_output=True,
+            text=True,
+            timeout=180,
+            cwd=Path(folder),
+            check=False,
         )
-    works = done.stdout.strip().endswith("works")
+    works = done.returncode == 0
     last = done.stderr.strip().splitlines()[-1:] or ["no answer"]
+    found = "; ".join([str(_version("ray")), *filter(None, done.stdout.splitlines())])
     remedy = "see the message; with RAY_ADDRESS set, check that the cluster is up: ray status"
-    return Finding("Ray", works, f"{_version('ray')}, starts" if works else last[0], remedy)
+    return Finding("Ray", works, found if works else last[0], remedy)
 
 
 def _version(package: str) -> str | None:
