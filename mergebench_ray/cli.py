@@ -85,6 +85,10 @@ def merge(
         typer.Option(metavar="NAME=SOURCE", help="A specialist's samples, for methods that see data; one for each."),
     ] = None,
     suite: Annotated[str | None, typer.Option(help="Suite whose samples are used instead.")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SETTING", help="A setting of config.json that may differ from the base's."),
+    ] = None,
     address: Address = None,
 ) -> None:
     """Merge once and write the model."""
@@ -105,7 +109,9 @@ def merge(
 
     from mergebench_ray.commands.merge import merge as run
 
-    result = run(**request, shards=shards, address=address, show_progress=True)
+    result = run(**request, allow=allow or (), shards=shards, address=address, show_progress=True)
+    for note in result.notes:
+        typer.echo(f"note: {note}")
     typer.echo(
         f"merged in {result.merge_seconds:.2f} s, written to {result.folder}, recipe digest {result.recipe.digest}"
     )

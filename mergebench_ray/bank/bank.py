@@ -16,7 +16,7 @@ from mergebench_ray.bank.memory_file import MemoryFile, map_memory
 from mergebench_ray.bank.shard import BankShard, ShardMerge, ShardPlace, this_node, usable_threads
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
 from mergebench_ray.bank.work import plan_work
-from mergebench_ray.checkpoints import Checkpoint, check_compatible
+from mergebench_ray.checkpoints import Checkpoint, fit_tensors
 from mergebench_ray.config import CalibrationRecord, Piece, Recipe, WeightManifest, WeightTensor
 from mergebench_ray.errors import InputError
 from mergebench_ray.kernels import BlockFunction, Scalars, warn_not_compiled
@@ -129,9 +129,8 @@ class Bank:
         Raises:
             InputError: models that do not fit together, or NaN or infinity in a weight, naming checkpoint and tensor.
         """
-        check_compatible(base, specialists)
-        layout = Layout.of(base)
-        ordered = {name: specialists[name] for name in sorted(specialists)}
+        ordered = fit_tensors(base, specialists).specialists
+        layout = Layout.of(base, ordered.values())
         if threads is None:
             nodes = 1 if in_process else sum(node["Alive"] for node in ray.nodes())
             threads = max(1, usable_threads() // -(-shards // nodes))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from mergebench_ray.checkpoints import Checkpoint, counts_for_threshold, is_merged
+from mergebench_ray.checkpoints import Checkpoint, layer_of, merged_names, streamed_names
 from mergebench_ray.kernels.random import POSITIONS
 
 
@@ -78,12 +78,12 @@ class Layout:
     num_layers: int
 
     @classmethod
-    def of(cls, base: Checkpoint) -> Layout:
-        """The layout of a model like `base`."""
-        names = [name for name in base.tensors if is_merged(name)]
-        names.sort(key=lambda name: (_layer_rank(name), name))
-        streamed = [name for name in base.tensors if counts_for_threshold(name) and not is_merged(name)]
-        return cls(_place(names, base), _place(streamed, base), base.num_layers)
+    def of(cls, base: Checkpoint, specialists: Collection[Checkpoint] = ()) -> Layout:
+        """The layout of a model like `base`, of which some tensors may not be in all specialists: those stay out."""
+        layers = {name: layer_of(name, base.num_layers) for name in base.tensors}
+        merged = merged_names(base, specialists)
+        merged.sort(key=lambda name: (layers[name] is None, layers[name] or 0, name))
+        return cls(_place(merged, base), _place(streamed_names(base, specialists), base), base.num_layers)
 
     @cached_property
     def size(self) -> int:
@@ -109,17 +109,7 @@ def shard_range(size: int, shards: int, index: int) -> tuple[int, int]:
     return size * index // shards, size * (index + 1) // shards
 
 
-def layer_of(name: str) -> int | None:
-    """Index of the layer that a tensor belongs to: the first number among the parts of its name."""
-    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
-
-
-def _layer_rank(name: str) -> tuple[bool, int]:
-    layer = layer_of(name)
-    return layer is None, layer or 0
-
-
-def _place(names: list[str], base: Checkpoint) -> tuple[LayoutTensor, ...]:
+def _place(names: Sequence[str], base: Checkpoint) -> tuple[LayoutTensor, ...]:
     tensors = []
     start = 0
     for name in names:
@@ -127,7 +117,7 @@ def _place(names: list[str], base: Checkpoint) -> tuple[LayoutTensor, ...]:
         size = prod(shape)
         for part in range(-(-size // POSITIONS)):
             count = min(POSITIONS, size - part * POSITIONS)
-            tensors.append(LayoutTensor(name, shape, layer_of(name), part, start, count))
+            tensors.append(LayoutTensor(name, shape, layer_of(name, base.num_layers), part, start, count))
             start += count
     return tuple(tensors)
 

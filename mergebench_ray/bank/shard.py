@@ -21,7 +21,7 @@ from mergebench_ray.bank.layout import Layout, Overlap, shard_range
 from mergebench_ray.bank.memory_file import MemoryFile
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.work import Work, segments_of
-from mergebench_ray.checkpoints import Checkpoint, require_finite
+from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of, require_finite
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, magnitude_histogram
 from mergebench_ray.methods import Solver
 
@@ -226,8 +226,7 @@ class BankShard:
 
     def _read_one(self, checkpoint: Checkpoint, block: Overlap) -> Tensor:
         first = block.tensor.offset + block.position
-        values = checkpoint.read(block.tensor.name, first, block.stop - block.start)
-        values = values.to(torch.bfloat16)
+        values = read_in_shape_of(self._base_checkpoint, checkpoint, block.tensor.name, first, block.stop - block.start)
         require_finite(checkpoint, block.tensor.name, values)
         return values.to(self._device)
 

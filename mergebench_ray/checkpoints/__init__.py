@@ -13,11 +13,12 @@ if TYPE_CHECKING:
         Checkpoint,
         Progress,
         TensorInfo,
+        read_in_shape_of,
         require_finite,
     )
-    from mergebench_ray.checkpoints.compatible import check_compatible
+    from mergebench_ray.checkpoints.compatible import check_compatible, fit, fit_tensors
     from mergebench_ray.checkpoints.resolving import resolve
-    from mergebench_ray.checkpoints.roles import counts_for_threshold, is_merged
+    from mergebench_ray.checkpoints.roles import counts_for_threshold, is_merged, layer_of, merged_names, streamed_names
     from mergebench_ray.checkpoints.writer import write_model
 
 __all__ = [
@@ -27,10 +28,16 @@ __all__ = [
     "check_accompanying_files",
     "check_compatible",
     "counts_for_threshold",
+    "fit",
+    "fit_tensors",
     "is_merged",
+    "layer_of",
+    "merged_names",
     "model_card",
+    "read_in_shape_of",
     "require_finite",
     "resolve",
+    "streamed_names",
     "write_model",
 ]
 
@@ -43,10 +50,16 @@ __getattr__ = lazy_names(
         "check_accompanying_files": "accompanying_files",
         "check_compatible": "compatible",
         "counts_for_threshold": "roles",
+        "fit": "compatible",
+        "fit_tensors": "compatible",
         "is_merged": "roles",
+        "layer_of": "roles",
+        "merged_names": "roles",
         "model_card": "card",
+        "read_in_shape_of": "checkpoint",
         "require_finite": "checkpoint",
         "resolve": "resolving",
+        "streamed_names": "roles",
         "write_model": "writer",
     },
 )

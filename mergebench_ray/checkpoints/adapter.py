@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.digest import canonical_digest, tensors_digest
 from mergebench_ray.checkpoints.json_files import read_json_object
+from mergebench_ray.checkpoints.roles import is_merged
 from mergebench_ray.checkpoints.safetensors_file import read_elements, read_header
 from mergebench_ray.checkpoints.weight_files import PICKLE_REASON
 from mergebench_ray.config import ModelRef
@@ -29,7 +31,6 @@ _REMEDY = "apply it with peft's merge_and_unload, save the model and give its fo
 _NOT_PLAIN = (
     "use_dora",
     "lora_bias",
-    "modules_to_save",
     "rank_pattern",
     "alpha_pattern",
     "layer_replication",
@@ -46,6 +47,13 @@ _NOT_PLAIN = (
 )
 # Initialisations that also change the base's own weights, so that the factors alone do not give the specialist.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_MAX_RANK = 1 << 20
+_MAX_ALPHA = 1e30
+_MAX_SHOWN = 100
+_PREFIX = "base_model.model."
+# What peft calls a module that it saves whole, and one that it wraps.
+_WITHIN = re.compile(r"\.(?:modules_to_save(?:\.default)?|base_layer)(?=\.)")
+_OF_EMBEDDINGS = re.compile(r"\.lora_embedding_[AB]$|\.token_adapter\.\w+$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,9 @@ class AdapterCheckpoint(Checkpoint):
     The product is summed over the rank in fp32, one rank after the other and element by element, so that no bit depends
     on how a tensor is sliced; it is scaled, added to the base and rounded once. The scale is lora_alpha / r, or
     lora_alpha / sqrt(r) with `use_rslora`.
+
+    Embeddings and an output head that are stored beside the factors belong to the specialist, as those of a whole model
+    do: they are what it is scored with, and no merge takes them.
     """
 
     def __init__(self, ref: ModelRef, base: Checkpoint, adapter_folder: Path) -> None:
@@ -74,12 +85,20 @@ class AdapterCheckpoint(Checkpoint):
         self._base = base
         options = read_json_object(adapter_folder / _CONFIG_NAME)
         _refuse_unless_plain(adapter_folder / _CONFIG_NAME, options)
+        self.tokenizer_folder = (
+            adapter_folder if (adapter_folder / "tokenizer.json").is_file() else base.tokenizer_folder
+        )
         rank = options["r"]
         self._scale = options["lora_alpha"] / (math.sqrt(rank) if options.get("use_rslora") else rank)
         self._stored = read_header(_weights_file(adapter_folder))
-        self._factors = _pair_factors(adapter_folder / _WEIGHTS_NAME, self._stored, base, rank)
+        self._whole, factors, self.notes = _sort_tensors(adapter_folder / _WEIGHTS_NAME, self._stored, base)
+        self._factors = _pair_factors(adapter_folder / _WEIGHTS_NAME, factors, base, rank)
+        for name in self._whole.keys() & self._factors.keys():
+            raise InputError(f"{adapter_folder / _WEIGHTS_NAME}: holds {name!r} whole and factors for it; {_REMEDY}")
         self.tensors = {
-            name: dataclasses.replace(info, dtype=torch.bfloat16) if info.dtype.is_floating_point else info
+            name: dataclasses.replace(info, dtype=torch.bfloat16, shape=self._whole.get(name, info).shape)
+            if info.dtype.is_floating_point
+            else info
             for name, info in base.tensors.items()
         }
 
@@ -88,6 +107,8 @@ class AdapterCheckpoint(Checkpoint):
         return canonical_digest([self._base.digest(), tensors_digest(self._stored), self._scale])
 
     def _read_range(self, info: TensorInfo, start: int, count: int) -> Tensor:
+        if info.name in self._whole:
+            return read_elements(self._whole[info.name], start, count).to(info.dtype)
         values = self._base.read(info.name, start, count)
         factors = self._factors.get(info.name)
         if factors is None or count == 0:
@@ -120,20 +141,34 @@ class AdapterCheckpoint(Checkpoint):
 
 def _refuse_unless_plain(file: Path, options: dict[str, Any]) -> None:
     if options.get("peft_type") != "LORA":
-        raise InputError(f"{file}: peft_type {options.get('peft_type')!r} is not LORA; {_REMEDY}")
+        raise InputError(f"{file}: peft_type {_short(options.get('peft_type'))} is not LORA; {_REMEDY}")
     for key in _NOT_PLAIN:
         if options.get(key):
-            raise InputError(f"{file}: {key} = {options[key]!r} is not plain LoRA; {_REMEDY}")
-    if options.get("bias", "none") != "none":
-        raise InputError(f"{file}: bias = {options['bias']!r} is not plain LoRA; {_REMEDY}")
+            raise InputError(f"{file}: {key} = {_short(options[key])} is not plain LoRA; {_REMEDY}")
+    if options.get("bias") not in (None, "none"):
+        raise InputError(f"{file}: bias = {_short(options['bias'])} is not plain LoRA; {_REMEDY}")
+    _refuse_saved_layers(file, options.get("modules_to_save"))
     start = options.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
-        raise InputError(f"{file}: init_lora_weights = {start!r} also changes the base's weights; {_REMEDY}")
+        raise InputError(f"{file}: init_lora_weights = {_short(start)} also changes the base's weights; {_REMEDY}")
+    for key, kind in (("peft_type", str), ("bias", str), ("use_rslora", bool)):
+        if options.get(key) is not None and not isinstance(options[key], kind):
+            raise InputError(f"{file}: {key} = {_short(options[key])} must be of type {kind.__name__}; mend the file")
     rank, alpha = options.get("r"), options.get("lora_alpha")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise InputError(f"{file}: r = {rank!r} must be a whole number >= 1; mend the file")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        raise InputError(f"{file}: lora_alpha = {alpha!r} must be a finite number; mend the file")
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= _MAX_RANK:
+        raise InputError(f"{file}: r = {_short(rank)} must be a whole number >= 1; mend the file")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= _MAX_ALPHA:
+        raise InputError(f"{file}: lora_alpha = {_short(alpha)} must be a finite number; mend the file")
+
+
+def _refuse_saved_layers(file: Path, modules: Any) -> None:
+    """Modules that are saved whole may only be embeddings and output heads, which no merge takes."""
+    if not modules:
+        return
+    names = modules if isinstance(modules, list) else [modules]
+    other = next((name for name in names if not isinstance(name, str) or is_merged(f"{name}.weight")), None)
+    if other is not None:
+        raise InputError(f"{file}: modules_to_save = {_short(modules)} is not plain LoRA; {_REMEDY}")
 
 
 def _weights_file(folder: Path) -> Path:
@@ -143,6 +178,38 @@ def _weights_file(folder: Path) -> Path:
     return file
 
 
+def _sort_tensors(
+    file: Path, stored: dict[str, TensorInfo], base: Checkpoint
+) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo], list[str]]:
+    """Whole embeddings and heads by the base's names, the other tensors by their own, and a note on each kind.
+
+    A head where the base's is tied, and factors of embeddings, have no place among the base's tensors: left out.
+    """
+    whole: dict[str, TensorInfo] = {}
+    others: dict[str, TensorInfo] = {}
+    left_out = []
+    for name, info in stored.items():
+        target = _WITHIN.sub("", name.removeprefix(_PREFIX))
+        module = target.partition(".lora_")[0] + ".weight"
+        if is_merged(target) or (".lora_" in target and module in base.tensors and not _OF_EMBEDDINGS.search(target)):
+            others[name] = info
+        elif ".lora_" in target or target not in base.tensors:
+            left_out.append(name.removeprefix(_PREFIX))
+        elif target in whole:
+            raise InputError(f"{file}: holds {target!r} twice; {_REMEDY}")
+        elif len(info.shape) != len(base.tensors[target].shape) or not info.dtype.is_floating_point:
+            raise InputError(
+                f"{file}: tensor {name!r} is {info.dtype} of shape {list(info.shape)}, the base's is "
+                f"{list(base.tensors[target].shape)}; give the base it was trained on"
+            )
+        else:
+            whole[target] = info
+    notes = [f"{', '.join(sorted(whole))} is stored beside the factors and not merged"] if whole else []
+    if left_out:
+        notes.append(f"{', '.join(sorted(left_out))} is left out: embeddings and output head are the base's")
+    return whole, others, notes
+
+
 def _pair_factors(file: Path, stored: dict[str, TensorInfo], base: Checkpoint, rank: int) -> dict[str, _Factors]:
     """Factors by the name of the base's tensor that they change."""
     sides: dict[str, dict[str, TensorInfo]] = {}
@@ -150,17 +217,21 @@ def _pair_factors(file: Path, stored: dict[str, TensorInfo], base: Checkpoint, r
         module, separator, side = name.removesuffix(".weight").rpartition(".lora_")
         if not separator or side not in ("A", "B") or not name.endswith(".weight"):
             raise InputError(f"{file}: tensor {name!r} is not a factor of a linear layer; {_REMEDY}")
-        target = module.removeprefix("base_model.model.") + ".weight"
+        target = _WITHIN.sub("", module.removeprefix(_PREFIX) + ".weight")
         if target not in base.tensors:
             raise InputError(f"{file}: tensor {name!r} has no {target!r} in {base}; give the base it was trained on")
-        sides.setdefault(target, {})[side] = info
+        if side in sides.setdefault(target, {}):
+            raise InputError(f"{file}: holds factor {side} of {target!r} twice; {_REMEDY}")
+        sides[target][side] = info
     if not sides:
         raise InputError(f"{file}: holds no LoRA factors; train or fetch the adapter again")
     for target, pair in sides.items():
         shape = base.tensors[target].shape
+        if len(shape) != 2 or not base.tensors[target].dtype.is_floating_point:
+            raise InputError(f"{file}: {target!r} is no linear layer of {base}; give the base it was trained on")
         for side, expected in (("A", (rank, shape[-1])), ("B", (shape[0], rank))):
             found = pair[side].shape if side in pair else None
-            if len(shape) != 2 or found != expected:
+            if found != expected:
                 raise InputError(
                     f"{file}: factor {side} of {target!r} has shape {_shown(found)}, but rank {rank} on {base}'s "
                     f"{_shown(shape)} needs {_shown(expected)}; give the base it was trained on"
@@ -170,6 +241,11 @@ def _pair_factors(file: Path, stored: dict[str, TensorInfo], base: Checkpoint, r
                     f"{file}: factor {side} of {target!r} is {pair[side].dtype}; save it in floating point"
                 )
     return {target: _Factors(pair["A"], pair["B"]) for target, pair in sides.items()}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _shown(shape: tuple[int, ...] | None) -> str:

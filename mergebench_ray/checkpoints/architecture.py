@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,44 @@ def has_tied_head(config: Mapping[str, Any], file: Path) -> bool:
             return bool(getattr(full, "tie_word_embeddings", _of_text(full, "tie_word_embeddings")))
         said = any(part.get("tie_word_embeddings") for part in _text_parts(config))
     return bool(said)
+
+
+def ignored_tensors(config: Mapping[str, Any]) -> list[re.Pattern[str]]:
+    """Patterns of stored tensors that transformers' own class of a model passes over without a word."""
+    found = _model_class(config)
+    patterns = getattr(found, "_keys_to_ignore_on_load_unexpected", None) or []
+    return [re.compile(pattern) for pattern in patterns]
+
+
+def tables_and_heads(config: Mapping[str, Any], file: Path) -> set[str] | None:
+    """Names of the weights that transformers' own class has as embeddings or output head; None if it has no class."""
+    import torch
+
+    model_class, full = _model_class(config), full_config(config, file)
+    if model_class is None or full is None:
+        return None
+    try:
+        with torch.device("meta"):
+            model = model_class._from_config(full)
+        modules = dict(model.named_modules())
+        asked = [model.get_input_embeddings(), model.get_output_embeddings()]
+    except Exception:  # other people's code on other people's data
+        return None
+    return {
+        f"{name}.weight"
+        for name, module in modules.items()
+        if isinstance(module, torch.nn.Embedding) or any(module is one for one in asked)
+    }
+
+
+def _model_class(config: Mapping[str, Any]) -> Any | None:
+    """The class of transformers' own that a configuration names first."""
+    import transformers
+
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
 
 
 def _text_parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

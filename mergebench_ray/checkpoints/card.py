@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,16 @@ _MARKUP = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
-def model_card(recipe: Recipe, scores: Mapping[str, Mapping[str, Cell]] | None = None) -> str:
+def model_card(
+    recipe: Recipe, scores: Mapping[str, Mapping[str, Cell]] | None = None, notes: Sequence[str] = ()
+) -> str:
     """Markdown with YAML front matter as model hubs read it.
 
     Args:
         recipe: how the model was made.
         scores: row (a model) -> column (a domain) -> score, alone or with its standard error. Columns are those of all
             rows in order of appearance; a missing or None value is shown as a dash.
+        notes: rules that were applied where checkpoints differ, a line each.
     """
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(recipe), sort_keys=False, allow_unicode=True)}---",
@@ -36,9 +39,16 @@ def model_card(recipe: Recipe, scores: Mapping[str, Mapping[str, Cell]] | None =
         f"## Recipe\n\nDigest: `{recipe.digest}`\n\n{_block(recipe.to_yaml())}",
         "Saved as a file, `mergebench-ray merge --recipe FILE --out DIR` makes the same weights again.",
     ]
+    if notes:
+        parts.append("## Notes\n\n" + "\n".join(f"- {_escaped(note)}" for note in notes))
     if scores:
         parts.append(_scores(scores))
     return "\n\n".join(parts) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Text in which nothing is markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(text.split()))
 
 
 def _front_matter(recipe: Recipe) -> dict[str, Any]:

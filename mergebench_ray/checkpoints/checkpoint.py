@@ -63,11 +63,13 @@ class Checkpoint(ABC):
         folder: where configuration and tokenizer lie.
         config: content of its config.json.
         tensors: the tensors by name, sorted.
+        tokenizer_folder: where the files lie that say how this model reads texts; `folder` but for some adapters.
         notes: what was decided where the files left a choice, a line each.
     """
 
     ref: ModelRef
     folder: Path
+    tokenizer_folder: Path
     config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
     notes: Sequence[str] = ()
@@ -113,6 +115,18 @@ class Checkpoint(ABC):
 
     def __str__(self) -> str:
         return str(self.ref)
+
+
+def read_in_shape_of(base: Checkpoint, checkpoint: Checkpoint, name: str, start: int, count: int) -> Tensor:
+    """Elements [start, start + count) of a tensor as the base has it, in bf16; rows that it lacks are the base's.
+
+    Rows that only the specialist has come after all that can be asked for.
+    """
+    own = max(0, min(count, checkpoint.tensors[name].numel - start))
+    if own == count:
+        return checkpoint.read(name, start, count).to(torch.bfloat16)
+    parts = [checkpoint.read(name, start, own)] if own else []
+    return torch.cat([part.to(torch.bfloat16) for part in (*parts, base.read(name, start + own, count - own))])
 
 
 def require_finite(where: Checkpoint | Path, name: str, values: Tensor) -> None:

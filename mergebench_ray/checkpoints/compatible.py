@@ -2,107 +2,275 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import torch
 
+from mergebench_ray.checkpoints.architecture import ignored_tensors
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
-from mergebench_ray.checkpoints.roles import is_merged, is_output_head
+from mergebench_ray.checkpoints.embeddings import require_known_embeddings
+from mergebench_ray.checkpoints.quantised import refuse_quantised, shown
+from mergebench_ray.checkpoints.roles import (
+    is_beside_the_text,
+    is_buffer,
+    is_input_embedding,
+    is_merged,
+    is_output_head,
+)
+from mergebench_ray.checkpoints.settings import check_allowed, compare_settings
+from mergebench_ray.checkpoints.wrappers import renamed, unwrapped
 from mergebench_ray.checkpoints.writer import output_config
 from mergebench_ray.errors import InputError
 
-_MERGEABLE = (torch.bfloat16, torch.float16, torch.float32)
 _SAME_BASE = "give specialists that were fine-tuned from this base"
-# Equal shapes do not imply these to be equal, and other values give the same numbers another meaning.
-_SAME_SETTINGS = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+_BLOCK = 1 << 22
 
 
-def check_compatible(base: Checkpoint, specialists: Mapping[str, Checkpoint]) -> list[str]:
+@dataclass(frozen=True)
+class Fitted:
+    """Specialists that fit a base.
+
+    Attributes:
+        specialists: by sorted name; a tensor that the base has, too, has the base's name.
+        notes: a line for each rule that was applied.
+    """
+
+    specialists: dict[str, Checkpoint]
+    notes: list[str]
+
+
+def check_compatible(base: Checkpoint, specialists: Mapping[str, Checkpoint], allow: Collection[str] = ()) -> list[str]:
+    """The notes of `fit`."""
+    return fit(base, specialists, allow).notes
+
+
+def fit(base: Checkpoint, specialists: Mapping[str, Checkpoint], allow: Collection[str] = ()) -> Fitted:
     """Check that specialists differ from their base only in ways that have a rule.
 
-    Rules: further vocabulary rows of embeddings and output head are left out (the base's rows are used, and an untied
-    head counts for thresholds with the base's rows only); fp32 and fp16 weights are rounded to bf16 when read into the
-    bank. Everything else is refused: another architecture or shape, a tied head against an untied one, missing or
-    further tensors, quantised weights.
+    Rules for settings are those of `compare_settings`, for tensors those of `fit_tensors`.
 
-    Returns:
-        One line for each rule that was applied.
+    Args:
+        base: the base.
+        specialists: by name.
+        allow: settings that may differ although they change what a model computes.
+
+    Raises:
+        InputError: naming specialist, setting or tensor, both values or shapes, and what to do.
+    """
+    check_allowed(allow, base, specialists)
+    notes: dict[str, list[str]] = {}
+    for name in sorted(specialists):
+        who = _who(name, specialists[name])
+        _check_architecture(who, base, specialists[name])
+        notes[name] = compare_settings(who, base, specialists[name], allow)
+    return _fit_tensors(base, specialists, notes)
+
+
+def fit_tensors(base: Checkpoint, specialists: Mapping[str, Checkpoint]) -> Fitted:
+    """Check that specialists' tensors differ from their base's only in ways that have a rule.
+
+    - Embeddings and output head come from the base: they may have more or fewer vocabulary rows (an untied head counts
+      for thresholds with the base's rows only, and a row that is not there counts as unchanged).
+    - fp32 and fp16 weights are rounded to bf16 when they are read into the bank.
+    - Masks, indices and empty tensors come from the base, as do layers that predict further tokens and parts for images
+      and sound where a specialist lacks them.
+    - What wrappers put before names is taken away where all names fit then.
+
+    Everything else is refused: another architecture or shape, a tied head against an untied one, missing or further
+    tensors, quantised weights.
 
     Raises:
         InputError: naming specialist, tensor, both shapes, and what to do.
     """
-    notes = [f"base ({base}): {note}" for note in (*base.notes, *output_config(base)[1])]
-    notes += _check_dtypes(f"base ({base})", base)
+    return _fit_tensors(base, specialists, {})
+
+
+def _fit_tensors(base: Checkpoint, specialists: Mapping[str, Checkpoint], further: Mapping[str, list[str]]) -> Fitted:
+    ours = f"base ({base})"
+    notes = [f"{ours}: {note}" for note in (*base.notes, *output_config(base)[1])]
+    refuse_quantised(ours, base)
+    notes += _rounding(ours, base)
+    require_known_embeddings(base)
+    fitted = {}
     for name in sorted(specialists):
-        specialist = specialists[name]
-        who = f"specialist {name!r} ({specialist})"
-        _check_architecture(who, base, specialist)
-        _check_heads(who, base, specialist)
-        _check_names(who, base, specialist)
-        notes += [f"{who}: {note}" for note in specialist.notes]
-        notes += _check_shapes(who, base, specialist)
-        notes += _check_dtypes(who, specialist)
-    return notes
+        who = _who(name, specialists[name])
+        found, own = _fit_one(who, base, specialists[name])
+        fitted[name] = found
+        notes += [f"{who}: {note}" for note in (*found.notes, *further.get(name, []), *own)]
+        notes += _rounding(who, found)
+    return Fitted(fitted, notes)
+
+
+def _who(name: str, specialist: Checkpoint) -> str:
+    return f"specialist {name!r} ({specialist})"
+
+
+def _fit_one(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Checkpoint, list[str]]:
+    notes = refuse_quantised(who, specialist)
+    _check_architecture(who, base, specialist)
+    specialist, unwrapping = _fit_names(who, base, specialist)
+    notes += unwrapping
+    specialist, heads = _fit_heads(who, base, specialist)
+    notes += heads
+    missing, extra = _unfit_names(base, specialist)
+    if missing or extra:
+        raise InputError(f"{who}: {_misfit(missing, extra)}; {_SAME_BASE}")
+    return specialist, [*notes, *_of_the_base(base, specialist), *_check_shapes(who, base, specialist)]
 
 
 def _check_architecture(who: str, base: Checkpoint, specialist: Checkpoint) -> None:
-    for key in ("model_type", "architectures", *_SAME_SETTINGS):
+    for key in ("model_type", "architectures"):
         ours, theirs = base.config.get(key), specialist.config.get(key)
-        if ours is not None and theirs is not None and ours != theirs:
+        if ours is not None and theirs is not None and ours != theirs and not _same_names(ours, theirs):
             raise InputError(f"{who}: {key} is {theirs!r}, the base's is {ours!r} ({base}); {_SAME_BASE}")
 
 
-def _check_heads(who: str, base: Checkpoint, specialist: Checkpoint) -> None:
-    ours, theirs = _has_own_head(base), _has_own_head(specialist)
-    if ours != theirs:
-        kind = {True: "an output head of its own", False: "its output head tied to the embeddings"}
-        raise InputError(f"{who}: has {kind[theirs]}, the base has {kind[ours]} ({base}); {_SAME_BASE}")
+def _same_names(ours: object, theirs: object) -> bool:
+    return isinstance(ours, list) and isinstance(theirs, list) and sorted(map(str, ours)) == sorted(map(str, theirs))
 
 
-def _has_own_head(checkpoint: Checkpoint) -> bool:
-    return any(is_output_head(name) for name in checkpoint.tensors)
+def _fit_names(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Checkpoint, list[str]]:
+    """Take away what a wrapper put before names, where that makes them fit."""
+    if not any(_unfit_names(base, specialist)):
+        return specialist, []
+    last = None
+    # An adapter's names are those of its base.
+    for wrapper, names in unwrapped(specialist.tensors) if specialist.ref.adapter is None else ():
+        last = wrapper
+        candidate = renamed(specialist, names)
+        if not any(_unfit_names(base, candidate)):
+            return candidate, [f"tensor names begin with or hold {wrapper!r}, which a wrapper put there: taken away"]
+    if last is not None:
+        missing, extra = _unfit_names(base, specialist)
+        raise InputError(
+            f"{who}: tensor names begin with the prefix {last!r} of a wrapper, and without it they do not fit either: "
+            f"{_misfit(missing, extra)}; {_SAME_BASE}"
+        )
+    return specialist, []
 
 
-def _check_names(who: str, base: Checkpoint, specialist: Checkpoint) -> None:
-    missing = sorted(set(base.tensors) - set(specialist.tensors))
+def _unfit_names(base: Checkpoint, specialist: Checkpoint) -> tuple[list[str], list[str]]:
+    """Tensors that only the base has, and that only the specialist has, and that no rule covers; heads aside."""
+    layers = base.num_layers
+
+    def has_a_rule(info: TensorInfo) -> bool:
+        return (
+            info.numel == 0
+            or not info.dtype.is_floating_point
+            or is_buffer(info.name)
+            or is_output_head(info.name)
+            or is_beside_the_text(info.name, layers)
+        )
+
+    missing = [name for name, info in base.tensors.items() if name not in specialist.tensors and not has_a_rule(info)]
+    extra = [name for name, info in specialist.tensors.items() if name not in base.tensors and not has_a_rule(info)]
+    if missing or extra:
+        # Asked last, since it imports the model's code.
+        patterns = ignored_tensors(base.config)
+        missing, extra = (
+            [name for name in names if not any(pattern.search(name) for pattern in patterns)]
+            for names in (missing, extra)
+        )
+    return missing, extra
+
+
+def _misfit(missing: list[str], extra: list[str]) -> str:
     if missing:
-        raise InputError(f"{who}: tensor {missing[0]!r}{_others(missing)} of the base is missing; {_SAME_BASE}")
-    extra = sorted(set(specialist.tensors) - set(base.tensors))
-    if extra:
-        raise InputError(f"{who}: tensor {extra[0]!r}{_others(extra)} is not in the base; {_SAME_BASE}")
+        return f"tensor {missing[0]!r}{_others(missing)} of the base is missing"
+    return f"tensor {extra[0]!r}{_others(extra)} is not in the base"
 
 
-def _others(names: list[str]) -> str:
+def _others(names: Collection[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _fit_heads(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Checkpoint, list[str]]:
+    ours = {name for name in base.tensors if is_output_head(name)}
+    theirs = {name for name in specialist.tensors if is_output_head(name)}
+    if ours == theirs:
+        return specialist, []
+    if not ours and theirs and _all_equal_embeddings(specialist, theirs):
+        kept = {name: name for name in specialist.tensors if name not in theirs}
+        return renamed(specialist, kept), [f"{min(theirs)} is a copy of the embeddings: left out"]
+    kind = {True: "an output head of its own", False: "its output head tied to the embeddings"}
+    if bool(ours) != bool(theirs):
+        raise InputError(f"{who}: has {kind[bool(theirs)]}, the base has {kind[bool(ours)]} ({base}); {_SAME_BASE}")
+    raise InputError(f"{who}: {_misfit(sorted(ours - theirs), sorted(theirs - ours))}; {_SAME_BASE}")
+
+
+def _all_equal_embeddings(checkpoint: Checkpoint, heads: Collection[str]) -> bool:
+    tables = [name for name in checkpoint.tensors if is_input_embedding(name)]
+    return all(any(_are_equal(checkpoint, head, checkpoint, table) for table in tables) for head in heads)
+
+
+def _are_equal(one: Checkpoint, name: str, other: Checkpoint, other_name: str) -> bool:
+    """Whether two tensors hold the same numbers; reads as far as the first difference."""
+    info, other_info = one.tensors[name], other.tensors[other_name]
+    common = torch.promote_types(info.dtype, other_info.dtype)
+    if info.shape != other_info.shape:
+        return False
+    for start in range(0, info.numel, _BLOCK):
+        count = min(_BLOCK, info.numel - start)
+        values, others = one.read(name, start, count), other.read(other_name, start, count)
+        if not torch.equal(values.to(common), others.to(common)):
+            return False
+    return True
+
+
+def _of_the_base(base: Checkpoint, specialist: Checkpoint) -> list[str]:
+    """Notes on tensors that are the base's whatever a specialist holds."""
+    notes = []
+    norms = [name for name, info in base.tensors.items() if "embed" in name and len(info.shape) == 1]
+    if norms:
+        notes.append(f"{norms[0]}{_others(norms)} goes with the embeddings: the base's is used")
+    absent = [name for name, info in base.tensors.items() if name not in specialist.tensors and info.numel]
+    if absent:
+        notes.append(f"{absent[0]}{_others(absent)} is not there: the base's is used, without a task vector")
+    unused = [name for name, info in specialist.tensors.items() if name not in base.tensors and info.numel]
+    if unused:
+        notes.append(f"{unused[0]}{_others(unused)} is not in the base and left out")
+    other = [
+        name
+        for name, info in base.tensors.items()
+        if not info.dtype.is_floating_point
+        and name in specialist.tensors
+        and not _are_equal(base, name, specialist, name)
+    ]
+    if other:
+        kind = shown(base.tensors[other[0]].dtype)
+        notes.append(f"{other[0]}{_others(other)} is {kind} and differs: the base's is used")
+    return notes
 
 
 def _check_shapes(who: str, base: Checkpoint, specialist: Checkpoint) -> list[str]:
     notes = []
     for name, ours in base.tensors.items():
-        theirs = specialist.tensors[name]
+        theirs = specialist.tensors.get(name)
+        if theirs is None or not ours.dtype.is_floating_point:
+            continue
+        if not theirs.dtype.is_floating_point:
+            raise InputError(
+                f"{who}: is quantised (tensor {name!r} is {shown(theirs.dtype)}, the base's {shown(ours.dtype)}); give "
+                "its weights in bf16, fp16 or fp32"
+            )
         if ours.shape == theirs.shape:
             continue
-        if is_merged(name) or not _has_further_rows(ours, theirs):
+        if is_merged(name) or not _has_other_rows(ours, theirs):
             raise InputError(
                 f"{who}: tensor {name!r} has shape {list(theirs.shape)}, the base's has {list(ours.shape)} ({base}); "
                 f"{_SAME_BASE}"
             )
-        notes.append(f"{who}: {name} has {theirs.shape[0]} rows, the base's {ours.shape[0]} are used")
+        notes.append(f"{name} has {theirs.shape[0]} rows, the base's {ours.shape[0]} are used")
     return notes
 
 
-def _has_further_rows(ours: TensorInfo, theirs: TensorInfo) -> bool:
-    return bool(ours.shape and theirs.shape) and ours.shape[1:] == theirs.shape[1:] and ours.shape[0] < theirs.shape[0]
+def _has_other_rows(ours: TensorInfo, theirs: TensorInfo) -> bool:
+    has_rows = len(ours.shape) > 1 or is_output_head(ours.name)
+    return has_rows and len(ours.shape) == len(theirs.shape) and ours.shape[1:] == theirs.shape[1:]
 
 
-def _check_dtypes(who: str, checkpoint: Checkpoint) -> list[str]:
-    found = {info.dtype: info.name for info in checkpoint.tensors.values()}
-    for dtype, name in found.items():
-        if dtype not in _MERGEABLE:
-            raise InputError(f"{who}: tensor {name!r} is {_short(dtype)}; give weights in bf16, fp16 or fp32")
-    rounded = sorted(_short(dtype) for dtype in found if dtype != torch.bfloat16)
+def _rounding(who: str, checkpoint: Checkpoint) -> list[str]:
+    found = {info.dtype for info in checkpoint.tensors.values() if info.dtype.is_floating_point}
+    rounded = sorted(shown(dtype) for dtype in found if dtype != torch.bfloat16)
     return [f"{who}: {' and '.join(rounded)} weights are rounded to bfloat16"] if rounded else []
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

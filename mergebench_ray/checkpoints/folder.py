@@ -34,7 +34,7 @@ class FolderCheckpoint(Checkpoint):
             InputError: if a file is missing, broken, a pickle, or named outside the folder.
         """
         self.ref = ref
-        self.folder = folder
+        self.folder = self.tokenizer_folder = folder
         stored, notes = stored_tensors(folder)
         self.config = read_json_object(folder / "config.json")
         refuse_other_weights(folder, self.config)

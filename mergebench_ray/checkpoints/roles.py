@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+
+from mergebench_ray.checkpoints.checkpoint import Checkpoint
 
 # Modules of heads: GPT-NeoX says embed_out, ChatGLM output_layer, InternLM2 and Llama's own files output.
 _HEADS = frozenset({"lm_head", "embed_out", "output_layer"})
@@ -13,6 +16,12 @@ _EMBEDDINGS = frozenset({"wte", "wpe"})
 _INPUT_EMBEDDINGS = frozenset(
     {"embed_tokens", "wte", "word_embeddings", "word_embedding", "tok_embeddings", "embed_in", "embeddings"}
 )
+# Layers that predict further tokens: DeepSeek, Qwen3-Next, GLM, ERNIE.
+_FURTHER_TOKENS = re.compile(r"(?:^|\.)(?:mtp|nextn)\w*\.")
+_OTHER_SENSES = re.compile(
+    r"(?:^|\.)(?:vision|visual|audio|image|img|speech|multi_?modal|mm)(?:_\w+)?\.|(?:^|\.)\w+_(?:vision|audio|image)\."
+)
+_MASK = re.compile(r"(?:^|\.)(?:attn|crossattention|attention|self_attention)\.(?:masked_)?bias$")
 
 
 def is_merged(name: str) -> bool:
@@ -38,3 +47,49 @@ def counts_for_threshold(name: str) -> bool:
     embeddings, too.
     """
     return "embed" not in name and _EMBEDDINGS.isdisjoint(name.split("."))
+
+
+def merged_names(base: Checkpoint, specialists: Collection[Checkpoint]) -> list[str]:
+    """The tensors that are merged: all but embeddings and head, in floating point, not empty, and in every model."""
+    return [name for name in _comparable(base, specialists) if is_merged(name)]
+
+
+def streamed_names(base: Checkpoint, specialists: Collection[Checkpoint]) -> list[str]:
+    """The tensors that count for global thresholds but are not merged: an output head of its own."""
+    return [name for name in _comparable(base, specialists) if counts_for_threshold(name) and not is_merged(name)]
+
+
+def _comparable(base: Checkpoint, specialists: Collection[Checkpoint]) -> list[str]:
+    return [
+        name
+        for name, info in base.tensors.items()
+        if info.dtype.is_floating_point and info.numel and all(name in one.tensors for one in specialists)
+    ]
+
+
+def layer_of(name: str, num_layers: int) -> int | None:
+    """Index of the text layer that a tensor belongs to: the first number among the parts of its name.
+
+    None outside the layers, and in stacks of another kind: layers that predict further tokens (they are numbered after
+    the others, or from 0 in a part of their own), vision and audio.
+    """
+    number = next((int(part) for part in name.split(".") if _is_number(part)), None)
+    if number is None or number >= num_layers or _FURTHER_TOKENS.search(name) or _OTHER_SENSES.search(name):
+        return None
+    return number
+
+
+def is_beside_the_text(name: str, num_layers: int) -> bool:
+    """Whether plain text generation does without a tensor: layers that predict further tokens, vision, audio."""
+    numbered = any(map(_is_number, name.split(".")))
+    beside = _FURTHER_TOKENS.search(name) or _OTHER_SENSES.search(name)
+    return bool(beside) or (numbered and layer_of(name, num_layers) is None)
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a tensor is one that the code makes by itself, and that older versions saved: causal masks."""
+    return _MASK.search(name) is not None
+
+
+def _is_number(part: str) -> bool:
+    return part.isdecimal() and len(part) < 8

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import ray
 from torch import Tensor
 
 from mergebench_ray.bank import Bank, compiled_ahead
-from mergebench_ray.checkpoints import Checkpoint, is_merged, model_card, write_model
+from mergebench_ray.checkpoints import Checkpoint, model_card, write_model
 from mergebench_ray.commands.calibration import load_calibration
 from mergebench_ray.commands.first_checks import checked_merge
 from mergebench_ray.commands.models import Models, resolve_models
@@ -35,11 +35,13 @@ class MergeResult:
         folder: where it is.
         recipe: what determines it.
         merge_seconds: the fused pass, with what had to be prepared for it.
+        notes: rules that were applied where checkpoints differ, a line each.
     """
 
     folder: Path
     recipe: Recipe
     merge_seconds: float
+    notes: list[str] = field(default_factory=list)
 
 
 def merge(
@@ -54,6 +56,7 @@ def merge(
     shards: int = 1,
     calibration: Mapping[str, str | CalibrationSource] | CalibrationOptions | None = None,
     suite: str | None = None,
+    allow: Collection[str] = (),
     address: str | None = None,
     show_progress: bool = False,
 ) -> MergeResult:
@@ -72,6 +75,8 @@ def merge(
         shards: bank shards.
         calibration: specialist -> its samples, for methods that see data; or more options.
         suite: built-in suite or suite file that says where samples are.
+        allow: settings of config.json that specialists may have otherwise than the base although they change what a
+            model computes, such as "rope_parameters".
         address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
         show_progress: print what is happening.
 
@@ -83,7 +88,7 @@ def merge(
         out, method, base, specialists, parameters, recipe, calibration, suite, accept_changes=accept_changes
     )
     check_ray(address)
-    models = resolve_models(request.base, request.specialists)
+    models = resolve_models(request.base, request.specialists, allow)
     merge = (
         request.method,
         complete_parameters(request.method, request.parameters, list(models.specialists), models.num_layers),
@@ -123,10 +128,10 @@ def merge(
                 _check_same(request.recipe, final)
             merged = bank.merge(final)
             report(1.0, "writing the model")
-            write_merged(out, bank, models.base, model_card(final, None))
+            write_merged(out, bank, models.base, model_card(final, None, models.notes))
         finally:
             bank.close()
-    return MergeResult(out, final, merged.seconds)
+    return MergeResult(out, final, merged.seconds, models.notes)
 
 
 def write_merged(out: Path, bank: Bank, base: Checkpoint, card: str) -> None:
@@ -135,9 +140,12 @@ def write_merged(out: Path, bank: Bank, base: Checkpoint, card: str) -> None:
 
 
 def _all_tensors(bank: Bank, base: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    yield from bank.tensors()
+    merged = set()
+    for name, values in bank.tensors():
+        merged.add(name)
+        yield name, values
     for name, tensor in base.tensors.items():
-        if not is_merged(name):
+        if name not in merged:
             yield name, base.read(name).reshape(tensor.shape)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, check_compatible, resolve
+from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, fit, resolve
 from mergebench_ray.checkpoints.architecture import attention_heads
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.errors import InputError
@@ -39,8 +39,15 @@ class Models:
         return self.base.num_layers
 
 
-def resolve_models(base: ModelRef | str, specialists: Mapping[str, ModelRef] | Mapping[str, str]) -> Models:
+def resolve_models(
+    base: ModelRef | str, specialists: Mapping[str, ModelRef] | Mapping[str, str], allow: Collection[str] = ()
+) -> Models:
     """Find the checkpoints and check that they can be merged; reads headers, and the base's tokenizer.
+
+    Args:
+        base: the base.
+        specialists: by name.
+        allow: settings that may differ although they change what a model computes.
 
     Raises:
         InputError: a checkpoint that is missing, damaged, of another kind, or does not fit.
@@ -49,9 +56,9 @@ def resolve_models(base: ModelRef | str, specialists: Mapping[str, ModelRef] | M
         raise InputError("no specialists given: name at least one, as NAME=REF")
     found_base = resolve(base)
     found = {name: resolve(specialists[name]) for name in sorted(specialists)}
-    notes = check_compatible(found_base, found)
-    notes += [f"base ({found_base}): {note}" for note in check_accompanying_files(found_base.folder)]
-    return Models(found_base, found, notes)
+    fitted = fit(found_base, found, allow)
+    beside = [f"base ({found_base}): {note}" for note in check_accompanying_files(found_base.folder)]
+    return Models(found_base, fitted.specialists, [*fitted.notes, *beside])
 
 
 def check_parallel(model: Checkpoint, size: int, key: str = "engine.tensor_parallel_size") -> None:
@@ -75,7 +82,7 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
     base, specialists = sweep.model_references(suite)
     check_domains(sweep, suite, specialists)
     check_data_is_used(suite, sweep.evaluation.data, sweep.calibration.data.values(), "evaluation.data")
-    models = resolve_models(base, specialists)
+    models = resolve_models(base, specialists, sweep.allow)
     check_parallel(models.base, sweep.engine.tensor_parallel_size)
     splits: list[Split] = ["validation", "test"]
     judges, missing = find_judges(suite, sweep.evaluation, splits)

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from mergebench_ray.calibration import Calibration
-from mergebench_ray.checkpoints import Checkpoint, model_card
+from mergebench_ray.checkpoints import model_card
 from mergebench_ray.commands.calibration import load_calibration
 from mergebench_ray.commands.first_checks import checked_run
 from mergebench_ray.commands.merge import write_merged
@@ -157,7 +157,7 @@ def _run(
 
     warm_up = [AVERAGE_MERGE, SIMPLE_MERGE, *_one_of_each(space.corners())]
     for note in models.notes:
-        view.phase(note)
+        view.note(note)
     with (
         running_judges(models.judges, sweep.engine, run.path) as judges,
         open_session(
@@ -177,7 +177,7 @@ def _run(
             on_start=view.trial_started,
             on_finish=lambda trial: view.trial_finished(trial, best_candidate(store.trials())),
         )
-        return _finish(session, records, store, models.base, run, view)
+        return _finish(session, records, store, models, run, view)
 
 
 def _one_of_each(corners: Iterable[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
@@ -204,7 +204,7 @@ def _keep_what_is_there(error: BaseException, run: RunFolder, store: TrialStore,
 
 
 def _finish(
-    session: Session, records: Records, store: TrialStore, base: Checkpoint, run: RunFolder, view: LiveView
+    session: Session, records: Records, store: TrialStore, models: Models, run: RunFolder, view: LiveView
 ) -> TuneResult:
     """Score references and the best candidate of each method on test, and write the best as a model."""
     best = best_candidate(store.trials())
@@ -222,7 +222,7 @@ def _finish(
         records.merged("candidate", trial.name, "test", other, number=trial.number)
     view.phase("writing the best model")
     session.bank.merge(recipe)
-    _write_best(session, recipe, base, store, run)
+    _write_best(session, recipe, models, store, run)
     return TuneResult(
         folder=run.path,
         best=best,
@@ -233,7 +233,7 @@ def _finish(
     )
 
 
-def _write_best(session: Session, recipe: Recipe, base: Checkpoint, store: TrialStore, run: RunFolder) -> None:
+def _write_best(session: Session, recipe: Recipe, models: Models, store: TrialStore, run: RunFolder) -> None:
     if (run.best_folder / "model").exists():
         return
     scores = {
@@ -241,7 +241,8 @@ def _write_best(session: Session, recipe: Recipe, base: Checkpoint, store: Trial
         for trial in store.trials()
         if trial.split == "test"
     }
-    write_merged(run.best_folder / "model", session.bank, base, model_card(recipe, scores))
+    card = model_card(recipe, scores, models.notes)
+    write_merged(run.best_folder / "model", session.bank, models.base, card)
     with whole_file(run.best_folder / "recipe.yaml") as temporary:
         temporary.write_text(recipe.to_yaml())
 

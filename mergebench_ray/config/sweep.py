@@ -220,6 +220,11 @@ class Sweep(Strict):
     evaluation: EvaluationOptions = EvaluationOptions()
     engine: EngineOptions = EngineOptions()
     bank: BankOptions = BankOptions()
+    allow: list[str] = Field(
+        default_factory=list,
+        description="Settings of config.json that specialists may have otherwise than the base although they change "
+        "what the model computes, such as rope_parameters.",
+    )
     calibration: CalibrationOptions = CalibrationOptions()
 
     @model_validator(mode="before")

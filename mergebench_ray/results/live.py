@@ -69,6 +69,10 @@ class LiveView:
             if self._live is None:
                 self._line(text)
 
+    def note(self, text: str) -> None:
+        """Say something that stays on the terminal."""
+        self._line(f"note: {text}")
+
     def trial_started(self, number: int) -> None:
         """A candidate, counted from 0, is being merged and scored."""
         if self._search_begun is None:

@@ -1,0 +1,50 @@
+"""Names of tensors with what a wrapper put into them: torch.compile, DDP, FSDP, PEFT, multimodal nesting."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from mergebench_ray.checkpoints.checkpoint import Checkpoint
+
+# Before all names.
+_BEFORE = ("_orig_mod.", "module.", "base_model.model.", "model.language_model.", "language_model.")
+# At any place, where layers are wrapped one by one.
+_INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+def unwrapped(names: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Ever shorter names, each time with what was taken away and a mapping from old to new names."""
+    current = {name: name for name in names}
+    taken = ""
+    while current:
+        step = _unwrapped_once(list(current.values()))
+        if step is None:
+            return
+        wrapper, shorter = step
+        if len(set(shorter.values())) < len(shorter):
+            return
+        taken += wrapper
+        current = {old: shorter[new] for old, new in current.items()}
+        yield taken, current
+
+
+def _unwrapped_once(names: list[str]) -> tuple[str, dict[str, str]] | None:
+    for prefix in _BEFORE:
+        if all(name.startswith(prefix) for name in names):
+            # What nests a language model keeps the rest of its names.
+            kept = "model." if prefix == "model.language_model." else ""
+            return prefix, {name: kept + name.removeprefix(prefix) for name in names}
+    for wrapper in _INSIDE:
+        if any(wrapper in name for name in names):
+            return wrapper, {name: name.replace(wrapper, "") for name in names}
+    return None
+
+
+def renamed(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
+    """A checkpoint with some of its tensors under other names; `names` maps old to new ones."""
+    twin = copy.copy(checkpoint)
+    found = {new: replace(checkpoint.tensors[old], name=new) for old, new in names.items()}
+    twin.tensors = dict(sorted(found.items()))
+    return twin
