@@ -114,7 +114,7 @@ def test_digest_covers_base_factors_and_scale(models: Path, tmp_path: Path) -> N
         {"use_dora": True},
         {"bias": "all"},
         {"lora_bias": True},
-        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["lm_head", "norm"]},
         {"rank_pattern": {"q_proj": 2}},
         {"alpha_pattern": {"q_proj": 2}},
         {"fan_in_fan_out": True},
@@ -153,13 +153,56 @@ def test_an_adapter_of_another_base_is_refused(models: Path, tmp_path: Path) -> 
         with_adapter(models, tiny_adapter(tmp_path / "b", wider, seed=1))
 
 
-@pytest.mark.parametrize("name", ["base_model.model.model.embed_tokens.lora_embedding_A", "base_model.model.x.weight"])
+@pytest.mark.parametrize("name", ["base_model.model.model.norm.lora_C.weight", "base_model.model.x.weight"])
 def test_other_tensors_beside_the_factors_are_refused(models: Path, tmp_path: Path, name: str) -> None:
     adapter = changed_copy(models, tmp_path / "a")
     stored = load_file(adapter / "adapter_model.safetensors")
     save_file({**stored, name: torch.zeros(2, 2)}, adapter / "adapter_model.safetensors")
     with pytest.raises(InputError, match="is not a factor of a linear layer"):
         with_adapter(models, adapter)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_and_head_beside_the_factors_are_the_specialists_own_and_not_merged(
+    tmp_path: Path, tied: bool
+) -> None:
+    base = tiny_llama(tmp_path / "base", tied=tied)
+    adapter = tiny_adapter(tmp_path / "a", base, seed=1, modules_to_save=["embed_tokens", "lm_head"])
+    file = adapter / "adapter_model.safetensors"
+    stored = load_file(file)
+    table = torch.randn(384, 64).bfloat16()
+    for name in stored:
+        if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+            stored[name] = table.clone()
+    save_file(stored, file)
+    checkpoint, resolved = resolve(f"{base}+{adapter}"), resolve(str(base))
+    assert torch.equal(checkpoint.read("model.embed_tokens.weight"), table.flatten())
+    assert ("lm_head.weight" in checkpoint.tensors) is not tied
+    notes = check_compatible(resolved, {"math": checkpoint})
+    assert any("is stored beside the factors and not merged" in note for note in notes)
+    assert any("lm_head.weight is left out" in note for note in notes) is tied
+    assert any("has 384 rows, the base's 320 are used" in note for note in notes)
+    assert torch.equal(checkpoint.read("model.norm.weight"), resolved.read("model.norm.weight"))
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "embed_tokens"], ["q_proj", "lm_head"]])
+def test_factors_of_embeddings_and_of_a_tied_head_are_left_out_with_a_note(tmp_path: Path, targets: list[str]) -> None:
+    base = tiny_llama(tmp_path / "base")
+    adapter = tiny_adapter(tmp_path / "a", base, seed=1, target_modules=targets)
+    checkpoint = resolve(f"{base}+{adapter}")
+    assert f"{targets[1]}.lora_" in "".join(checkpoint.notes)
+    assert torch.equal(
+        checkpoint.read("model.embed_tokens.weight"), resolve(str(base)).read("model.embed_tokens.weight")
+    )
+
+
+def test_an_adapter_may_bring_a_tokenizer_of_its_own(models: Path, tmp_path: Path) -> None:
+    adapter = changed_copy(models, tmp_path / "a")
+    tokenizer = json.loads((models / "llama" / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["zebra"] = 300
+    (adapter / "tokenizer.json").write_text(json.dumps(tokenizer))
+    notes = check_compatible(resolve(str(models / "llama")), {"math": with_adapter(models, adapter)})
+    assert any("its tokenizer is another (1 further tokens)" in note for note in notes)
 
 
 def test_half_a_pair_of_factors_is_refused(models: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mergebench_ray.calibration.model import require_linear_layers
 from mergebench_ray.calibration.samples import Batch
 from mergebench_ray.checkpoints import Progress, is_merged
 from mergebench_ray.errors import InputError
@@ -116,6 +117,7 @@ def gram_matrices(model: Any, batches: Sequence[Batch], progress: Progress | Non
     Raises:
         InputError: naming the layer whose input was NaN or infinite.
     """
+    require_linear_layers(model)
     device = next(model.parameters()).device
     with GramCollector(model) as collector, torch.no_grad():
         for number, batch in enumerate(batches):

@@ -8,20 +8,24 @@ Shapes: B = batch size, L = longest sample of the batch, D = hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from mergebench_ray.calibration.samples import Batch
-from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.checkpoints import Checkpoint, TensorInfo, is_merged
+from mergebench_ray.checkpoints.architecture import full_config
 from mergebench_ray.errors import InputError
 
 _READ_BLOCK = 1 << 22
+_OF_LINEAR_LAYERS = frozenset({"gram", "layerwise"})
+_CANNOT = "it cannot be calibrated; use a method that needs no calibration data"
+_ONE_AT_A_TIME = "it cannot be merged layer by layer; use another method"
 
 
 def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -31,10 +35,10 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device)
         The model in evaluation mode, no parameter asking for gradients; a tied head is tied to the embeddings.
 
     Raises:
-        InputError: if transformers does not know the architecture.
-        RuntimeError: naming a parameter that the checkpoint does not have.
+        InputError: if transformers does not know the architecture, or has other parameters than the checkpoint.
     """
     model = _skeleton(checkpoint, dtype, device)
+    _require_parameters(model, checkpoint)
     for name, parameter in list(model.named_parameters()):
         place_parameter(model, name, read_parameter(checkpoint, name, parameter.shape, dtype, device))
     model.tie_weights()
@@ -47,13 +51,9 @@ def read_parameter(
     """Read a whole tensor in pieces, each converted as it comes.
 
     Raises:
-        RuntimeError: if the checkpoint has no such tensor, or one of another shape.
+        InputError: if the checkpoint has no such tensor, or one of another shape.
     """
-    info = checkpoint.tensors.get(name)
-    if info is None:
-        raise RuntimeError(f"{checkpoint}: the model's parameter {name!r} is missing")
-    if info.shape != tuple(shape):
-        raise RuntimeError(f"{checkpoint}: {name!r} has shape {list(info.shape)}, the model needs {list(shape)}")
+    info = _require_parameter(checkpoint, name, shape)
     values = torch.empty(info.numel, dtype=dtype, device=device)
     for start in range(0, info.numel, _READ_BLOCK):
         count = min(_READ_BLOCK, info.numel - start)
@@ -65,6 +65,52 @@ def place_parameter(module: nn.Module, name: str, values: Tensor) -> None:
     """Put a tensor where a module has its parameter `name`; it asks for no gradient."""
     owner, _, leaf = name.rpartition(".")
     module.get_submodule(owner).register_parameter(leaf, nn.Parameter(values, requires_grad=False))
+
+
+def require_calibratable(checkpoint: Checkpoint, kinds: Collection[str]) -> None:
+    """Refuse a model of which the statistics that take data cannot be computed; reads no weights.
+
+    Args:
+        checkpoint: the base.
+        kinds: names of the statistics.
+
+    Raises:
+        InputError: naming what the model has otherwise.
+    """
+    model = _skeleton(checkpoint, torch.bfloat16, torch.device("cpu"))
+    _require_parameters(model, checkpoint)
+    if _OF_LINEAR_LAYERS.intersection(kinds):
+        require_linear_layers(model)
+    if "layerwise" in kinds:
+        LayerStack(checkpoint, torch.bfloat16, torch.device("cpu"))
+
+
+def require_linear_layers(model: nn.Module) -> None:
+    """Refuse a model that has merged matrices which are not linear layers, so have no inputs to look at.
+
+    Raises:
+        InputError: naming one.
+    """
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and is_merged(name) and name not in linear:
+            raise InputError(f"{name!r} of {type(model).__name__} is no linear layer, so {_CANNOT}")
+
+
+def _require_parameters(model: nn.Module, checkpoint: Checkpoint) -> None:
+    for name, parameter in model.named_parameters():
+        _require_parameter(checkpoint, name, parameter.shape)
+
+
+def _require_parameter(checkpoint: Checkpoint, name: str, shape: Sequence[int]) -> TensorInfo:
+    info = checkpoint.tensors.get(name)
+    if info is None:
+        raise InputError(f"{checkpoint}: its file has no {name!r}, which transformers' model needs, so {_CANNOT}")
+    if info.shape != tuple(shape):
+        raise InputError(
+            f"{checkpoint}: {name!r} has shape {list(info.shape)}, its configuration needs {list(shape)}, so {_CANNOT}"
+        )
+    return info
 
 
 class LayerStack:
@@ -85,6 +131,12 @@ class LayerStack:
     def __init__(self, base: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
         self._base, self._dtype, self._device = base, dtype, device
         model = _skeleton(base, dtype, device)
+        if not isinstance(getattr(model.base_model, "layers", None), nn.ModuleList) or not hasattr(
+            model.base_model, "norm"
+        ):
+            raise InputError(f"{base}: {type(model).__name__} is not a list of layers and a norm, so {_ONE_AT_A_TIME}")
+        _require_parameters(model, base)
+        require_linear_layers(model)
         self._prefix = f"{model.base_model_prefix}."
         self._backbone: Any = model.base_model
         self._layers = list(self._backbone.layers)
@@ -155,21 +207,21 @@ class _HandOn(nn.Module):  # type: ignore[misc]
 
 def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Any:
     """The model with its parameters on the meta device: shapes without memory. Buffers are real."""
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-    except ValueError as error:
-        kind = checkpoint.config.get("model_type")
-        raise InputError(
-            f"{checkpoint}: the installed transformers has no model_type {kind!r}, so it cannot be calibrated; "
-            "use a method that needs no calibration data"
-        ) from error
+    kind = checkpoint.config.get("model_type")
+    config = full_config(checkpoint.config, checkpoint.folder / "config.json")
+    if config is None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"{checkpoint}: the installed transformers has no language model {kind!r}, so {_CANNOT}")
     config.use_cache = False
     # Scaled-dot-product attention leaves the soft-capping of scores out.
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
-        )
+    try:
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+            )
+    except Exception as error:  # other people's code on other people's data
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{checkpoint}: transformers makes no model of it ({reason}), so {_CANNOT}") from error
     model.tie_weights()
     for name, buffer in list(model.named_buffers()):
         owner, _, leaf = name.rpartition(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,15 @@ def full_config(config: Mapping[str, Any], file: Path) -> Any | None:
         raise InputError(
             f"{file}: not a configuration of model_type {kind!r} ({reason}); mend or fetch the file again"
         ) from error
+
+
+def known_settings(config: Mapping[str, Any], file: Path) -> set[str] | None:
+    """Names of the settings that transformers' own class of a configuration has; None if there is no such class."""
+    full = full_config(config, file)
+    if full is None:
+        return None
+    kind = type(full)
+    return {*getattr(kind, "__dataclass_fields__", ()), *inspect.signature(kind).parameters, *kind.attribute_map}
 
 
 def num_layers(config: Mapping[str, Any], file: Path) -> int:
@@ -113,7 +123,10 @@ def _model_class(config: Mapping[str, Any]) -> Any | None:
 
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    try:
+        found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    except ImportError:
+        return None
     return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
 
 

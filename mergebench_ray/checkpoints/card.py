@@ -40,15 +40,10 @@ def model_card(
         "Saved as a file, `mergebench-ray merge --recipe FILE --out DIR` makes the same weights again.",
     ]
     if notes:
-        parts.append("## Notes\n\n" + "\n".join(f"- {_escaped(note)}" for note in notes))
+        parts.append("## Notes\n\n" + "\n".join(f"- {_text(note)}" for note in notes))
     if scores:
         parts.append(_scores(scores))
     return "\n\n".join(parts) + "\n"
-
-
-def _escaped(text: str) -> str:
-    """Text in which nothing is markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(text.split()))
 
 
 def _front_matter(recipe: Recipe) -> dict[str, Any]:

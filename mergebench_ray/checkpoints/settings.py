@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mergebench_ray.checkpoints.architecture import full_config
+from mergebench_ray.checkpoints.architecture import full_config, known_settings
 from mergebench_ray.checkpoints.checkpoint import Checkpoint
 from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.checkpoints.tokenizer_files import compare_tokenizers
@@ -136,6 +136,10 @@ def _is_irrelevant(key: str) -> bool:
 
 def _is_noted(key: str, base: Checkpoint, specialist: Checkpoint) -> bool:
     name = key.rpartition(".")[2]
+    known = known_settings(base.config, base.folder / "config.json")
+    if known is not None and key.partition(".")[0] not in known:
+        # Nobody reads what the class does not have.
+        return True
     if _NOTED.fullmatch(name) is None:
         return False
     return name.endswith(("_id", "_ids", "_index")) or not any(

@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from mergebench_ray.calibration import Calibration, Sample
+from mergebench_ray.calibration.model import require_calibratable
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.commands.models import Models
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Suite
@@ -44,7 +45,7 @@ def load_calibration(
         data: hub data set -> local file or folder.
 
     Raises:
-        InputError: a specialist without data, data that cannot be read, or a missing field.
+        InputError: a base that cannot be calibrated; or a specialist without data, unreadable data, or a missing field.
     """
     sources = {**(suite.calibration if suite else {}), **options.data}
     unknown = sorted(set(options.data) - set(models.specialists))
@@ -60,6 +61,8 @@ def load_calibration(
     most = max(needed.values(), default=0)
     if not most:
         return None
+    kinds = {kind for method, count in needed.items() if count for kind in get_method(method).statistics}
+    require_calibratable(models.base, kinds)
     samples = {
         name: read_samples(name, sources[name], most, models.base, data or {})
         for name in models.specialists

@@ -14,6 +14,7 @@ from mergebench_ray.evaluation.code_execution import code_execution_notes
 from mergebench_ray.evaluation.data_use import check_data_is_used
 from mergebench_ray.evaluation.judge_engine import FoundJudge
 from mergebench_ray.evaluation.judges import find_judges
+from mergebench_ray.placement.calibration import calibration_kinds
 from mergebench_ray.search.checks import check_domains
 
 
@@ -84,6 +85,10 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
     check_data_is_used(suite, sweep.evaluation.data, sweep.calibration.data.values(), "evaluation.data")
     models = resolve_models(base, specialists, sweep.allow)
     check_parallel(models.base, sweep.engine.tensor_parallel_size)
+    if kinds := set(calibration_kinds(sweep)):
+        from mergebench_ray.calibration.model import require_calibratable
+
+        require_calibratable(models.base, kinds)
     splits: list[Split] = ["validation", "test"]
     judges, missing = find_judges(suite, sweep.evaluation, splits)
     programs = code_execution_notes(suite, sweep.evaluation, splits)

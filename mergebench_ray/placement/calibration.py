@@ -17,7 +17,7 @@ _WORKER = 1 << 30  # interpreter, transformers, activations
 
 def calibration_needs(sweep: Sweep, base: Checkpoint, specialists: int, *, on_gpu: bool) -> list[Need]:
     """What calibration and its statistics take, if any method of the sweep sees data; upper bounds."""
-    kinds = set(_kinds(sweep))
+    kinds = set(calibration_kinds(sweep))
     if not kinds:
         return []
     where: Literal["gpu", "host"] = "gpu" if on_gpu else "host"
@@ -36,7 +36,7 @@ def calibration_needs(sweep: Sweep, base: Checkpoint, specialists: int, *, on_gp
     return needs
 
 
-def _kinds(sweep: Sweep) -> Iterator[str]:
+def calibration_kinds(sweep: Sweep) -> Iterator[str]:
     """Statistics that take data."""
     for name, parameters in sweep.methods.items():
         method = get_method(name)
