@@ -149,5 +149,11 @@ class SharedMemoryWorker:
         with packed_again(worker.get_model()):
             worker.reload_weights()
 
+    def norm_classes(self) -> list[str]:
+        """Names of the classes of the model's norms."""
+        worker: Any = self
+        names = {type(module).__name__ for module in worker.get_model().modules()}
+        return sorted(name for name in names if "norm" in name.lower())
+
 
 WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryWeightTransferEngine)

@@ -16,6 +16,7 @@ from mergebench_ray.config import EngineOptions, WeightManifest
 from mergebench_ray.engines.environment import engine_dtype, prepare_environment, usable_cores
 from mergebench_ray.engines.generation_defaults import generation_defaults
 from mergebench_ray.engines.held_weights import HeldWeights
+from mergebench_ray.engines.model_folder import ModelFolder
 from mergebench_ray.engines.requests import (
     Generation,
     GenerationRequest,
@@ -79,6 +80,7 @@ class VLLMEngine:
         from mergebench_ray.engines.shared_memory import BACKEND, SharedMemoryTransport, SharedMemoryWorker
 
         self.dtype = engine_dtype(options.dtype)
+        self._folder = ModelFolder(model_folder)
         on_cpu = not torch.cuda.is_available()
         shared_memory = options.transport == "shared_memory"
         self._llm: Any = LLM(
@@ -116,6 +118,10 @@ class VLLMEngine:
         """Version of the weights that answer, as vLLM itself keeps it: a recipe digest, or "base"."""
         return str(self._llm.get_weight_version())
 
+    def norm_classes(self) -> list[str]:
+        """Names of the classes that compute the model's norms in vLLM."""
+        return list(self._llm.collective_rpc("norm_classes")[0])
+
     def load(self, manifest: WeightManifest) -> LoadReport:
         """Replace the weights by a candidate's; only tensors whose fingerprint differs from the held one move.
 
@@ -136,11 +142,17 @@ class VLLMEngine:
         return LoadReport(manifest.version, time.perf_counter() - started, len(names), num_bytes)
 
     def restore_base(self) -> LoadReport:
-        """Put the base back: vLLM reads the model folder again."""
+        """Put the base back: vLLM reads the model folder again.
+
+        Raises:
+            InputError: if a file in it has changed since the start.
+        """
         started = time.perf_counter()
         if self._held.differ_from_base():
+            self._folder.require_unchanged()
             self._held.begin()
             self._llm.collective_rpc("read_base_again")
+            self._folder.require_unchanged()
         self._make_current(BASE_VERSION)
         self._held.complete(None)
         return LoadReport(BASE_VERSION, time.perf_counter() - started, 0, 0)
