@@ -25,14 +25,14 @@ CHAT_TEMPLATE = "{% for message in messages %}<s>{{ message['role'] }}: {{ messa
 def tiny_llama(folder: Path, *, tied: bool = True, seed: int = 0, dtype: str = "bfloat16", **config: Any) -> Path:
     """Write a random Llama of two layers (about 0.1 M parameters) with tokenizer and chat template."""
     torch.manual_seed(seed)
-    settings = {**_small(), "tie_word_embeddings": tied, **config}
+    settings = {**small(), "tie_word_embeddings": tied, **config}
     return _save(LlamaForCausalLM(LlamaConfig(**settings)), folder, dtype)
 
 
 def tiny_gemma2(folder: Path, *, seed: int = 0, dtype: str = "bfloat16", **config: Any) -> Path:
     """Write a random Gemma-2 of two layers (tied head) with tokenizer and chat template."""
     torch.manual_seed(seed)
-    settings = {**_small(), "query_pre_attn_scalar": 32, "sliding_window": 64, **config}
+    settings = {**small(), "query_pre_attn_scalar": 32, "sliding_window": 64, **config}
     return _save(Gemma2ForCausalLM(Gemma2Config(**settings)), folder, dtype)
 
 
@@ -69,7 +69,7 @@ def tiny_adapter(
     return folder
 
 
-def _small() -> dict[str, Any]:
+def small() -> dict[str, Any]:
     return {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,

@@ -127,7 +127,9 @@ def evaluate(
             report(0.0, note)
         report(0.1, "starting vLLM, about half a minute")
         evaluators = [start_evaluator(chosen, base, engine_options, options, None, running) for _ in range(engines)]
-        ray.get([evaluator.stats.remote() for evaluator in evaluators])
+        stats = ray.get([evaluator.start.remote() for evaluator in evaluators])
+        notes.append(stats[0].proof)
+        report(0.4, notes[-1])
         if checkpoint.ref.adapter is not None:
             ray.get([evaluator.load_checkpoint.remote(checkpoint, base) for evaluator in evaluators])
         report(0.5, f"scoring {model} on {chosen.name}, {split} split")

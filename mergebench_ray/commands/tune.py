@@ -165,6 +165,7 @@ def _run(
         ) as session,
     ):
         view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")
+        view.phase(session.engine_proof)
         records = Records(session, store, view.phase)
         records.references("validation")
         search(

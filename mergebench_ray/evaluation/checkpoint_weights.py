@@ -1,15 +1,16 @@
-"""A checkpoint as it is, in memory that an engine can load from: how base and specialists are scored."""
+"""Tensors in memory that an engine can load from: how base and specialists are scored as they are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 
 import torch
+from torch import Tensor
 
-from mergebench_ray.checkpoints import Checkpoint, require_finite
+from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Piece, WeightManifest, WeightTensor
 
 
@@ -17,7 +18,8 @@ from mergebench_ray.config import Piece, WeightManifest, WeightTensor
 def checkpoint_in_memory(checkpoint: Checkpoint, base: Checkpoint) -> Iterator[WeightManifest]:
     """Write all tensors of a checkpoint that the base has, embeddings too, into a memory file; it is freed at the end.
 
-    Rows beyond the base's vocabulary are left out. The file goes with this process, whatever ends it.
+    Rows beyond the base's vocabulary are left out; where a checkpoint has fewer, the last ones are the base's. The file
+    goes with this process, whatever ends it.
 
     Args:
         checkpoint: compatible with the base.
@@ -25,28 +27,46 @@ def checkpoint_in_memory(checkpoint: Checkpoint, base: Checkpoint) -> Iterator[W
 
     Yields:
         the manifest; its version is the checkpoint's digest.
-
-    Raises:
-        InputError: NaN or infinity in a tensor, naming checkpoint and tensor.
     """
-    names = [name for name in base.tensors if name in checkpoint.tensors]
-    counts = {name: prod(base.tensors[name].shape) for name in names}
+
+    def read(name: str) -> Tensor:
+        wanted, there = prod(base.tensors[name].shape), prod(checkpoint.tensors[name].shape)
+        values = checkpoint.read(name, 0, min(wanted, there))
+        return values if there >= wanted else torch.cat([values, base.read(name, there)])
+
+    shapes = {name: base.tensors[name].shape for name in base.tensors if name in checkpoint.tensors}
+    with tensors_in_memory(checkpoint.digest(), shapes, torch.bfloat16, read) as manifest:
+        yield manifest
+
+
+@contextmanager
+def tensors_in_memory(
+    version: str, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, read: Callable[[str], Tensor]
+) -> Iterator[WeightManifest]:
+    """Write tensors into a memory file, one at a time; it is freed at the end, or with this process.
+
+    Args:
+        version: of the manifest; with a tensor's name it stands for the tensor's content.
+        shapes: by name.
+        dtype: type of the elements in memory.
+        read: gives each tensor, of any shape and type.
+
+    Yields:
+        the manifest.
+    """
+    total = sum(map(prod, shapes.values()))
     descriptor = os.memfd_create("mergebench_ray_checkpoint")
     try:
-        total = sum(counts.values())
-        os.ftruncate(descriptor, total * torch.bfloat16.itemsize)
+        os.ftruncate(descriptor, total * dtype.itemsize)
         path = f"/proc/{os.getpid()}/fd/{descriptor}"
-        memory = torch.from_file(path, shared=True, size=total, dtype=torch.bfloat16)
-        version = checkpoint.digest()
+        memory = torch.from_file(path, shared=True, size=total, dtype=dtype)
         tensors, offset = [], 0
-        for name in names:
-            count = counts[name]
-            values = checkpoint.read(name, 0, count).to(torch.bfloat16)
-            require_finite(checkpoint, name, values)
-            memory[offset : offset + count] = values
+        for name, shape in shapes.items():
+            count = prod(shape)
+            memory[offset : offset + count] = read(name).flatten()
             piece = Piece(path=path, offset=offset, count=count)
-            tensors.append(WeightTensor(name, base.tensors[name].shape, (piece,), f"{version}/{name}"))
+            tensors.append(WeightTensor(name, shape, (piece,), f"{version}/{name}"))
             offset += count
-        yield WeightManifest(version=version, dtype="bfloat16", tensors=tuple(tensors))
+        yield WeightManifest(version=version, dtype=str(dtype).removeprefix("torch."), tensors=tuple(tensors))
     finally:
         os.close(descriptor)

@@ -18,6 +18,7 @@ from mergebench_ray.engines import LoadReport, VLLMEngine
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.checkpoint_weights import checkpoint_in_memory
+from mergebench_ray.evaluation.engine_proof import prove
 from mergebench_ray.evaluation.judges import NO_JUDGES, Judges
 from mergebench_ray.evaluation.prepared import GradedShare, PreparedSplit, Share
 from mergebench_ray.evaluation.scores import Scores
@@ -36,6 +37,7 @@ class EvaluatorStats:
         busy_seconds: time in which the engine computed answers.
         tokens: tokens read and written by the engine.
         dtype: what the engine computes in.
+        proof: one line about what the engine proved at its start; empty where it was not asked to.
     """
 
     start_seconds: float
@@ -43,6 +45,7 @@ class EvaluatorStats:
     busy_seconds: float
     tokens: int
     dtype: str
+    proof: str
 
 
 class Evaluator:
@@ -56,6 +59,8 @@ class Evaluator:
         options: on which items.
         make_engine: starts the engine.
         judges: the judges at hand.
+        base: the model that the engine starts with, by which it proves that loads reach all of its weights; None to do
+            without.
     """
 
     def __init__(
@@ -64,11 +69,15 @@ class Evaluator:
         options: EvaluationOptions,
         make_engine: Callable[[], VLLMEngine],
         judges: Judges = NO_JUDGES,
+        base: Checkpoint | None = None,
     ) -> None:
         self._suite = suite
         self._options = options
         self._make_engine = make_engine
         self._judges = judges
+        self._base = base
+        self._proof = ""
+        self._refusal: InputError | None = None
         self._loaded: dict[Split, list[ScoredTask]] = {}
         self._prepared: dict[Split, PreparedSplit] = {}
         self._localise: Callable[[WeightManifest], WeightManifest] | None = None
@@ -76,7 +85,11 @@ class Evaluator:
         self._prepare_seconds = 0.0
 
     def start(self) -> EvaluatorStats:
-        """Start the engine if it is not running yet."""
+        """Start the engine if it is not running yet.
+
+        Raises:
+            InputError: if weights that are loaded in place do not answer as they should.
+        """
         _ = self._engine
         return self.stats()
 
@@ -129,7 +142,7 @@ class Evaluator:
         """Times and tokens so far."""
         engine = self._engine
         return EvaluatorStats(
-            self._start_seconds, self._prepare_seconds, engine.busy_seconds, engine.tokens, engine.dtype
+            self._start_seconds, self._prepare_seconds, engine.busy_seconds, engine.tokens, engine.dtype, self._proof
         )
 
     def close(self) -> None:
@@ -139,9 +152,19 @@ class Evaluator:
 
     @functools.cached_property
     def _engine(self) -> VLLMEngine:
+        if self._refusal is not None:
+            raise self._refusal
         started = time.perf_counter()
         engine = self._make_engine()
         self._start_seconds = time.perf_counter() - started
+        if self._base is not None:
+            try:
+                self._proof = str(prove(engine, self._base, self._suite.max_model_len))
+            except InputError as error:
+                # Whoever asks next is told at once, without another start.
+                self._refusal = error
+                engine.close()
+                raise
         return engine
 
     def _tasks(self, split: Split) -> list[ScoredTask]:
@@ -194,7 +217,7 @@ def start_evaluator(
     make_engine = functools.partial(VLLMEngine, base.folder, engine_options, suite.max_model_len, log_file=log_file)
     environment = {"env_vars": ACTOR_ENVIRONMENT}
     actor_class = ray.remote(Evaluator).options(num_cpus=_ENGINE_CPUS, num_gpus=num_gpus, runtime_env=environment)
-    actor = actor_class.remote(suite, options, make_engine, judges)
+    actor = actor_class.remote(suite, options, make_engine, judges, base)
     actor.start.remote()
     return actor
 
