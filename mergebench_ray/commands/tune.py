@@ -102,7 +102,9 @@ def tune(
     tasks = {
         split: load_tasks(suite, split, checked.evaluation, judges=digests(models.judges)) for split in get_args(Split)
     }
-    plan = make_plan(checked, models.base, models.specialists, notes=models.notes, judges=models.judges)
+    of_tasks = notes_of(task for some in tasks.values() for task in some)
+    notes = [*models.notes, *of_tasks]
+    plan = make_plan(checked, models.base, models.specialists, notes=notes, judges=models.judges)
     if plan.problem and address is None:
         raise InputError(f"sweep {checked.name}: {plan.problem}")
     calibration = _calibration(checked, suite, models, space)
@@ -116,7 +118,7 @@ def tune(
         for split, some in tasks.items():
             write_questions(run.path, split, list(question_rows(some)))
         with LiveView(checked.name, checked.search.trials, show=show_progress) as view:
-            for note in notes_of(task for some in tasks.values() for task in some):
+            for note in of_tasks:
                 view.phase(note)
             if calibration is not None:
                 calibration.report_to(lambda _fraction, text: view.phase(text))
