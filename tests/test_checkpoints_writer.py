@@ -17,7 +17,14 @@ from tiny_models import tiny_gemma2, tiny_llama
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from mergebench_ray.checkpoints import Checkpoint, check_compatible, model_card, resolve, write_model
+from mergebench_ray.checkpoints import (
+    Checkpoint,
+    check_accompanying_files,
+    check_compatible,
+    model_card,
+    resolve,
+    write_model,
+)
 from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError, printable
 
@@ -173,15 +180,21 @@ def test_code_of_another_architecture_comes_along_unrun_or_is_not_named(llama: C
     assert "auto_map" in json.loads((tmp_path / "with" / "config.json").read_text())
 
 
-def test_code_of_a_tokenizer_comes_along_or_is_not_named(llama: Checkpoint, tmp_path: Path) -> None:
-    file = llama.folder / "tokenizer_config.json"
-    settings = json.loads(file.read_text())
-    file.write_text(json.dumps({**settings, "auto_map": {"AutoTokenizer": ["tokenization_x.X", None]}}))
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "processor_config.json", "video_preprocessor_config.json"])
+def test_code_of_a_tokenizer_or_processor_comes_along_or_is_not_named(
+    llama: Checkpoint, tmp_path: Path, name: str
+) -> None:
+    file = llama.folder / name
+    settings = json.loads(file.read_text()) if file.exists() else {"size": 8}
+    file.write_text(json.dumps({**settings, "auto_map": {"AutoTokenizer": ["its_code.X", None]}}))
+    (note,) = check_accompanying_files(llama.folder)
+    assert name in note
     write_model(tmp_path / "without", halved(llama), llama, "card")
     assert json.loads((tmp_path / "without" / file.name).read_text()) == settings
-    (llama.folder / "tokenization_x.py").write_text("raise SystemExit('run')")
+    (llama.folder / "its_code.py").write_text("raise SystemExit('run')")
+    assert check_accompanying_files(llama.folder) == []
     write_model(tmp_path / "with", halved(llama), llama, "card")
-    assert (tmp_path / "with" / "tokenization_x.py").is_file()
+    assert (tmp_path / "with" / "its_code.py").is_file()
     assert "auto_map" in json.loads((tmp_path / "with" / file.name).read_text())
 
 

@@ -6,11 +6,13 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from mergebench_ray.checkpoints.json_files import read_json_object, require_json
+from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
 
 ACCOMPANYING = (
@@ -48,8 +50,8 @@ ACCOMPANYING = (
 )
 """Patterns of their names: every tokenizer and processor file that transformers and vLLM look for, and licences."""
 
+_READ_BY_ENGINES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 FURTHER_TEMPLATES = "additional_chat_templates"
-_TOKENIZER_CONFIG = "tokenizer_config.json"
 _MODULE = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -66,45 +68,53 @@ def accompanying_files(folder: Path) -> Iterator[Path]:
 
 
 def check_accompanying_files(folder: Path) -> list[str]:
-    """Read those that are JSON, and say what will be left out of them.
+    """Read those that every engine reads, and say what will be left out of any.
 
     Raises:
         InputError: one of them is not JSON, so that the model could not be started, nor what is merged from it.
     """
-    for file in accompanying_files(folder):
-        if file.suffix == ".json":
-            require_json(file)
-    _, notes = _tokenizer_config(folder)
-    return notes
+    for name in _READ_BY_ENGINES:
+        if (folder / name).exists():
+            require_json(folder / name)
+    return [
+        f"auto_map is left out of the written {name}; the code that it names is not there"
+        for name, config in _configurations_with_code(folder).items()
+        if not code_is_there(folder, config)
+    ]
 
 
 def copy_accompanying_files(source: Path, out: Path, config: Mapping[str, Any]) -> None:
-    """Copy them, and the code that the written configuration or the tokenizer's names; nothing is run.
+    """Copy them, and the code that the written configuration or one of theirs names; nothing is run.
 
-    A tokenizer configuration that names code which is not there is written without it.
+    A configuration of a tokenizer or processor that names code which is not there is written without it.
 
     Raises:
         InputError: one of them is a folder, pipe or device.
     """
     for file in accompanying_files(source):
         _copy(file, out / file.relative_to(source))
-    tokenizer, notes = _tokenizer_config(source)
-    if notes:
-        (out / _TOKENIZER_CONFIG).write_text(json.dumps(tokenizer, indent=2) + "\n", encoding="utf-8")
-    if any(_code_files(content) for content in (config, tokenizer)):
+    needed = _code_files(config)
+    for name, other in _configurations_with_code(source).items():
+        if code_is_there(source, other):
+            needed |= _code_files(other)
+        else:
+            rest = {key: value for key, value in other.items() if key != "auto_map"}
+            (out / name).write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
+    if needed:
         # A module that is named may import its neighbours.
         for file in sorted(source.glob("*.py")):
             _copy(file, out / file.name)
 
 
-def _tokenizer_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The tokenizer's configuration without code that is not there, and a note if some is not."""
-    file = folder / _TOKENIZER_CONFIG
-    config = read_json_object(file) if file.exists() else {}
-    if "auto_map" not in config or code_is_there(folder, config):
-        return config, []
-    del config["auto_map"]
-    return config, [f"auto_map is left out of the written {_TOKENIZER_CONFIG}; the code that it names is not there"]
+def _configurations_with_code(folder: Path) -> dict[str, dict[str, Any]]:
+    """Configurations of tokenizers and processors that name code, by file name."""
+    files = [file for file in accompanying_files(folder) if fnmatch(file.name, "*config*.json")]
+    found = {}
+    for file in files:
+        # What is no object names no code; it is none of ours what else it may be.
+        with suppress(InputError):
+            found[file.name] = read_json_object(file)
+    return {name: config for name, config in found.items() if "auto_map" in config}
 
 
 def code_is_there(folder: Path, config: Mapping[str, Any]) -> bool:

@@ -15,8 +15,8 @@ from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
 from mergebench_ray.files import whole_folder
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
-_DROPPED = ("quantization_config", "compression_config", "transformers_weights")
-"""Keys that say how the base's weights were stored."""
+_DROPPED = ("quantization_config", "compression_config", "transformers_weights", "custom_pipelines")
+"""Keys that say how the base's weights were stored, or name code that no merge needs."""
 
 
 def write_model(
