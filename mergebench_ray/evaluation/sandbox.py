@@ -12,8 +12,9 @@ Landlock and a list of system calls (Linux on x86-64 or AArch64); where it canno
 program has besides no network at all and a process table of its own, in which everything it started is killed. What a
 system does not offer is logged once, by name.
 
-What remains possible: a program sees whether a path exists, and may fill its time and memory to the limits. Without a
-check, a program passes if it says itself that it reached its end, which a program written for that purpose can fake.
+What remains possible: a program sees whether a path exists and what `stat` says of it, and may fill its time and
+memory to the limits. Without a check, a program passes if it says itself that it reached its end, which a program
+written for that purpose can fake.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 # By name: (number on x86-64, number on AArch64).
 _ALLOWED: dict[str, tuple[int | None, int | None]] = {
@@ -100,7 +101,7 @@ def refuse_system_calls(*, threads: bool) -> bool:
         threads: whether the process may start threads of its own.
     """
     machine = os.uname().machine
-    if machine not in _MACHINES:
+    if sys.platform != "linux" or machine not in _MACHINES:
         return False
     lines = _lines(_MACHINES.index(machine), threads)
     instructions = (_Instruction * len(lines))(*(_Instruction(*line) for line in lines))

@@ -208,15 +208,15 @@ def set_limits(*, cpu_seconds: int, memory_bytes: int, file_bytes: int, processe
     """Lower the resource limits for good, or as far as those of this process reach."""
     # The soft limit ends the program with SIGXCPU, which says why; the hard one ends it if it ignores that.
     _lower(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
-    for name, limit in (
+    limits = [
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_NPROC, processes),
         (resource.RLIMIT_NOFILE, open_files),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
-    ):
+    ]
+    for name, limit in limits:
         _lower(name, limit, limit)
 
 

@@ -75,9 +75,9 @@ def from_json(text: str | bytes) -> Any:
 def _encode(value: Any) -> Any:
     if value is None or type(value) in _PLAIN:
         return value
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic) and value.dtype.kind in _ARRAY_KINDS:
-        return {"array": [value.dtype.str, list(value.shape), value.tobytes().hex(), isinstance(value, numpy.generic)]}
+    if type(value).__module__ == "numpy" and getattr(getattr(value, "dtype", None), "kind", "") in _ARRAY_KINDS:
+        is_scalar = not hasattr(value, "__setitem__")
+        return {"array": [value.dtype.str, list(value.shape), value.tobytes().hex(), is_scalar]}
     if isinstance(value, bool | str | float):
         return value
     if isinstance(value, numbers.Number):
