@@ -21,7 +21,8 @@ from mergebench_ray import interrupts
 from mergebench_ray.errors import InputError
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-_FULL_DISK_TEXTS = ("No space left on device", "disk is full")  # of libraries that raise errors of their own
+# Of libraries that raise errors of their own, and of this module.
+_FULL_DISK_TEXTS = ("No space left on device", "disk is full", "no space left on the disk")
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}", re.DOTALL)
 _LAST = "config.json"  # without it nothing takes a folder for a model
 
@@ -57,7 +58,7 @@ def check_new_folder(path: Path, option: str = "--out", *, num_bytes: int = 0) -
     Raises:
         InputError: it exists and is not an empty folder, or cannot be written, or there is too little room.
     """
-    with _refusals(path, option):
+    with explain_refusals(path, option):
         target = _new_folder(path, option)
         with _made(_workplace(target)) as folder:
             _try(folder, target.name)
@@ -75,7 +76,7 @@ def check_new_file(path: Path, option: str = "--out") -> None:
     Raises:
         InputError: there is something of this name, a link to nothing included, or it cannot be written.
     """
-    with _refusals(path, option):
+    with explain_refusals(path, option):
         if os.path.lexists(path):
             raise InputError(f"output {path} exists already: choose another {option} or remove it")
         _try_file(path, option)
@@ -87,7 +88,7 @@ def check_replaceable_file(path: Path, option: str) -> None:
     Raises:
         InputError: what is there is a folder, pipe, device or link to nothing, or it cannot be written.
     """
-    with _refusals(path, option):
+    with explain_refusals(path, option):
         if os.path.lexists(path) and not path.is_file():
             raise InputError(f"{path}: not a regular file (a folder, pipe, device, or link to nothing); name another")
         _try_file(path.resolve(), option)
@@ -99,7 +100,7 @@ def check_writable(folder: Path, option: str = "--out") -> None:
     Raises:
         InputError: it is something else than a folder, or cannot be written.
     """
-    with _refusals(folder, option):
+    with explain_refusals(folder, option):
         if os.path.lexists(folder) and not folder.is_dir():
             raise InputError(f"output {folder} exists and is not a folder: choose another {option} or remove it")
         with _made(folder.resolve()) as made:
@@ -126,10 +127,11 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether an error, whatever library it is of, says that the disk is full."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _FULL_DISK
-    return any(text in str(error) for text in _FULL_DISK_TEXTS)
+    """Whether an error, whatever library it is of, says that the disk is full, or came of one that does."""
+    if isinstance(error, OSError) and error.errno in _FULL_DISK:
+        return True
+    before = error.__cause__ or error.__context__
+    return any(text in str(error) for text in _FULL_DISK_TEXTS) or (before is not None and is_full_disk(before))
 
 
 @contextmanager
@@ -273,7 +275,7 @@ def _made(folder: Path, path: Path | None = None, *, keep: bool = False) -> Iter
 
 
 @contextmanager
-def _refusals(path: Path, option: str) -> Iterator[None]:
+def explain_refusals(path: Path, option: str) -> Iterator[None]:
     """Turn what the system says of a path into one line; a null byte is a ValueError, a loop of links RuntimeError."""
     try:
         yield
@@ -286,7 +288,7 @@ def _refusals(path: Path, option: str) -> Iterator[None]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    with _refusals(path, "place"), _explained_if_full(path):
+    with explain_refusals(path, "place"), _explained_if_full(path):
         yield
 
 

@@ -24,7 +24,7 @@ from mergebench_ray.evaluation import Split, items_digest, load_tasks
 from mergebench_ray.evaluation.judges import digests, running_judges
 from mergebench_ray.evaluation.questions import question_rows
 from mergebench_ray.evaluation.tasks import notes_of
-from mergebench_ray.files import whole_file
+from mergebench_ray.files import is_full_disk, whole_file
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.placement import make_plan
 from mergebench_ray.results import (
@@ -110,7 +110,11 @@ def tune(
     calibration = _calibration(checked, suite, models, space)
     if checked.search.storage is not None:
         open_storage(folder, checked.search)  # makes its tables, before there is a folder
-    with open_run(folder, checked, resume=resume) as run, _log_to(run.log_file, checked.search.storage):
+    with (
+        open_run(folder, checked, resume=resume) as run,
+        _log_to(run.log_file, checked.search.storage),
+        _full_disk_explained(run),
+    ):
         open_storage(run.path, checked.search)
         run.write_plan(plan)
         store = TrialStore(run.path)
@@ -239,6 +243,8 @@ def _finish(
 def _write_best(session: Session, recipe: Recipe, models: Models, store: TrialStore, run: RunFolder) -> None:
     if (run.best_folder / "model").exists():
         return
+    with whole_file(run.best_folder / "recipe.yaml") as temporary:
+        temporary.write_text(recipe.to_yaml())
     scores = {
         trial.label: {domain: (result.score, result.standard_error) for domain, result in trial.domains.items()}
         for trial in store.trials()
@@ -246,8 +252,6 @@ def _write_best(session: Session, recipe: Recipe, models: Models, store: TrialSt
     }
     card = model_card(recipe, scores, models.notes)
     write_merged(run.best_folder / "model", session.bank, models.base, card)
-    with whole_file(run.best_folder / "recipe.yaml") as temporary:
-        temporary.write_text(recipe.to_yaml())
 
 
 def _summary(result: TuneResult) -> list[str]:
@@ -283,15 +287,32 @@ class _WithoutSecrets(logging.Formatter):
 
 
 @contextmanager
+def _full_disk_explained(run: RunFolder) -> Iterator[None]:
+    """Say how to go on after a full disk, whichever library met it: the study is SQLite's."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise InputError(
+            f"no space left on the disk of {run.path}: free some, and go on with the same command and --resume"
+        ) from error
+
+
+@contextmanager
 def _log_to(path: Path, storage: str | None) -> Iterator[None]:
     """Send what libraries log to a file while the block lasts, but for the storage's password."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_WithoutSecrets(storage))
     logging.getLogger().addHandler(handler)
     logging.captureWarnings(True)
+    # A line that finds no room is lost; the command says by itself that the disk is full.
+    said, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
     finally:
         logging.captureWarnings(False)
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        logging.raiseExceptions = said
+        with suppress(OSError):
+            handler.close()

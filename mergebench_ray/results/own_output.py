@@ -21,7 +21,7 @@ _MARKS: Mapping[str, Sequence[str]] = {
     "markdown": (MARKDOWN_MARK,),
     "latex": (LATEX_MARK, "% needs \\usepackage{booktabs}; after each number one standard error"),
 }
-_FILES_OF_A_RUN = {TRIALS_FILE, "sweep.yaml", "plan.json", "study.db", "run.log", ".lock"}
+_FILES_OF_A_RUN = {TRIALS_FILE, "sweep.yaml", "plan.json", "study.db", "run.log", "run_id", ".lock"}
 _FOLDERS_OF_A_RUN = {ITEMS_FOLDER, FORGETTING_FOLDER, "best"}
 
 

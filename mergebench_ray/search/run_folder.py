@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import check_new_folder, check_writable, open_regular, remove_leftovers, whole_file
+from mergebench_ray.files import (
+    check_new_folder,
+    check_writable,
+    explain_refusals,
+    open_regular,
+    remove_leftovers,
+    whole_file,
+)
 
 if TYPE_CHECKING:  # a wrong --out is refused before these are imported
     from mergebench_ray.placement import Plan
@@ -81,17 +88,18 @@ def check_run_folder(path: Path, sweep: Sweep, *, resume: bool) -> None:
     Raises:
         InputError: as `open_run`.
     """
-    run = RunFolder(path.resolve())
-    if resume:
-        _check_same_sweep(run, _as_written(sweep))
-    elif run.sweep_file.exists():
-        raise InputError(f"{path} holds a run already: go on with --resume, or choose another --out")
-    else:
-        check_new_folder(path)
-    check_writable(path)
-    if (run.path / _LOCK).is_file():
-        with _locked(run.path):
-            pass
+    with explain_refusals(path, "--out"):
+        run = RunFolder(path.resolve())
+        if resume:
+            _check_same_sweep(run, _as_written(sweep))
+        elif run.sweep_file.exists():
+            raise InputError(f"{path} holds a run already: go on with --resume, or choose another --out")
+        elif not _is_only_begun(run.path):
+            check_new_folder(path)
+        check_writable(path)
+        if (run.path / _LOCK).is_file():
+            with _locked(run.path):
+                pass
 
 
 @contextmanager
@@ -118,6 +126,11 @@ def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
             with whole_file(run.sweep_file) as temporary:
                 temporary.write_text(to_yaml(_as_written(sweep)))
         yield run
+
+
+def _is_only_begun(path: Path) -> bool:
+    """Whether a folder holds nothing but what comes before sweep.yaml, as after a full disk."""
+    return path.is_dir() and (path / _LOCK).is_file() and {file.name for file in path.iterdir()} <= {_LOCK, "run_id"}
 
 
 def check_same_items(folder: Path, trials: Iterable[Trial], items: Mapping[str, str]) -> None:
