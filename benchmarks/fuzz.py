@@ -91,7 +91,7 @@ def things_that_stay() -> set[str]:
     """Files in shared memory, and what git sees as new in the repository."""
     shared = {f"file: {path}" for path in SHARED_MEMORY.glob("mergebench*")} if SHARED_MEMORY.is_dir() else set()
     status = subprocess.run(["git", "status", "--porcelain"], cwd=REPOSITORY, capture_output=True, text=True)
-    return shared | {f"repository: {line}" for line in status.stdout.splitlines()}
+    return shared | {f"repository: {line}" for line in status.stdout.splitlines() if line.startswith("??")}
 
 
 def end_session(leader: int) -> list[str]:

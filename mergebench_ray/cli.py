@@ -400,11 +400,13 @@ def _stop(message: str | None, status: int) -> NoReturn:
 
 
 def _parse_pairs(texts: list[str] | None, option: str, form: str) -> dict[str, str]:
+    from mergebench_ray.config.storage_url import hide_passwords_in
+
     pairs: dict[str, str] = {}
     for text in texts or []:
         key, separator, value = text.partition("=")
         if not (key and separator and value):
-            raise InputError(f"{option} {text!r:.120}: write {form}")
+            raise InputError(f"{option} {hide_passwords_in(repr(text)):.120}: write {form}")
         if key in pairs:
             raise InputError(f"{option} {key!r:.120} is given twice: give it once")
         pairs[key] = value

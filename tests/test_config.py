@@ -9,7 +9,7 @@ import pytest
 
 from mergebench_ray.config import Choices, Fixed, ModelRef, Range, Recipe, Suite, Sweep
 from mergebench_ray.config.storage_url import without_secrets
-from mergebench_ray.config.yaml_files import parse_model, read_yaml, to_yaml
+from mergebench_ray.config.yaml_files import parse_model, parse_setting, read_yaml, to_yaml
 from mergebench_ray.errors import InputError
 
 SWEEP = """
@@ -266,6 +266,18 @@ def test_a_storages_password_is_neither_shown_nor_written(tmp_path: Path, url: s
     for text in (repr(sweep), to_yaml(sweep.model_dump(mode="json")), sweep.model_dump_json()):
         assert "ter2" not in text
     assert "***" in sweep.model_dump_json()
+    for wrong in (
+        {"storage": url, "trials": 0},
+        {"storage": url, "points_to_evaluate": [{}] * 50},
+        {"storage": [url]},
+        [url],
+    ):
+        with pytest.raises(InputError) as caught:
+            Sweep.from_yaml(write(tmp_path, SWEEP), {"search": wrong})
+        assert "ter2" not in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        parse_setting(f"[{url}", f"--set search.storage=[{url}")
+    assert "ter2" not in str(caught.value)
     assert "ter2" not in without_secrets(f"cannot connect with {url}", url)
 
 

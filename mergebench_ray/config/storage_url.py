@@ -8,6 +8,7 @@ from urllib.parse import unquote_plus
 HIDDEN = "***"
 # Up to the last @: whoever forgot to write one in a password as %40 should not see it printed.
 _USER = re.compile(r"(?P<before>^[^:/?#]+://[^:/@]*:)(?P<secret>.*)(?P<after>@)", re.DOTALL)
+_INSIDE = re.compile(r"(?P<before>://[^\s:/@]*:|(?:pass|pwd)\w*(?:=|%3D))(?:[^\s'\"]*(?=@)|[^\s&@'\"]+)", re.IGNORECASE)
 _SECRET_WORDS = ("pass", "pwd", "secret", "token", "key", "credential")
 
 
@@ -27,6 +28,11 @@ def without_secrets(text: str, url: str | None) -> str:
     for secret in secrets_of(url) if url else []:
         text = text.replace(secret, HIDDEN)
     return text
+
+
+def hide_passwords_in(text: str) -> str:
+    """A text that may hold addresses, such as the value in a message, with three stars for what may be a password."""
+    return _INSIDE.sub(rf"\g<before>{HIDDEN}", text)
 
 
 def _taken_apart(url: str) -> tuple[str, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from mergebench_ray.config.storage_url import hide_passwords_in
 from mergebench_ray.config.yaml_reader import MAX_BYTES, YAMLReadError, dump_yaml, load_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
@@ -27,6 +28,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         with open_regular(path) as stream:
             content = stream.read(MAX_BYTES + 1)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{_shown_path(path)}: no such file; check the path") from None
     except (OSError, ValueError) as error:
@@ -119,6 +122,7 @@ def _shown_path(path: Path) -> str:
 
 
 def _shortened(text: str, length: int = _SHOWN) -> str:
+    text = hide_passwords_in(text)
     return text if len(text) < length else f"{text[: length - 4]}...{text[-1]}"
 
 

@@ -65,7 +65,8 @@ def try_sampler(sweep: Sweep, space: Space) -> None:
 def _check_enumerable(sweep: Sweep) -> None:
     """Refuse spaces that would be written out without end."""
     search_space = sweep.search.sampler_options.get("search_space", {})
-    counts = [len(values) for values in search_space.values()] if isinstance(search_space, Mapping) else []
+    grid = search_space.values() if isinstance(search_space, Mapping) else ()
+    counts = [len(values) for values in grid if isinstance(values, list)]
     ranges = [p for method in sweep.methods.values() for p in method.values() if isinstance(p, Range | Choices)]
     if sweep.search.sampler == "BruteForceSampler":
         counts = [int(one.high - one.low) for one in ranges if isinstance(one, Range) and one.integer]
