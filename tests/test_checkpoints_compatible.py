@@ -141,6 +141,17 @@ def test_what_wrappers_put_before_names_is_taken_away(models: Path, tmp_path: Pa
     assert specialist.digest() == base.digest()
 
 
+def test_a_base_with_a_wrappers_names_is_refused(models: Path, tmp_path: Path) -> None:
+    def wrap(tensors: Tensors) -> None:
+        old = dict(tensors)
+        tensors.clear()
+        tensors.update({f"_orig_mod.{name}": values for name, values in old.items()})
+
+    wrapped = changed(models / "tied", tmp_path / "b", wrap)
+    with pytest.raises(InputError, match=r"base .*: tensor names begin with or hold the prefix '_orig_mod\.'"):
+        check(wrapped, wrapped)
+
+
 def test_names_that_do_not_fit_without_their_prefix_are_refused_naming_it(models: Path, tmp_path: Path) -> None:
     def wrap(tensors: Tensors) -> None:
         old = dict(tensors)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ class Checkpoint(ABC):
         config: content of its config.json.
         tensors: the tensors by name, sorted.
         tokenizer_folder: where the files lie that say how this model reads texts; `folder` but for some adapters.
+        corrected_settings: what `config` says otherwise than the folder's config.json, since the weights show it.
         notes: what was decided where the files left a choice, a line each.
     """
 
@@ -73,6 +75,7 @@ class Checkpoint(ABC):
     config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
     notes: Sequence[str] = ()
+    corrected_settings: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def digest(self) -> str:

@@ -90,6 +90,7 @@ def _fit_tensors(base: Checkpoint, specialists: Mapping[str, Checkpoint], furthe
     ours = f"base ({base})"
     notes = [f"{ours}: {note}" for note in (*base.notes, *output_config(base)[1])]
     refuse_quantised(ours, base)
+    _refuse_wrapped(ours, base)
     notes += _rounding(ours, base)
     require_known_embeddings(base)
     fitted = {}
@@ -100,6 +101,15 @@ def _fit_tensors(base: Checkpoint, specialists: Mapping[str, Checkpoint], furthe
         notes += [f"{who}: {note}" for note in (*found.notes, *further.get(name, []), *own)]
         notes += _rounding(who, found)
     return Fitted(fitted, notes)
+
+
+def _refuse_wrapped(who: str, base: Checkpoint) -> None:
+    wrapper, _ = next(unwrapped(base.tensors), ("", {}))
+    if wrapper and not wrapper.endswith("language_model."):
+        raise InputError(
+            f"{who}: tensor names begin with or hold the prefix {wrapper!r} of a wrapper, by which no program finds "
+            "them; save the model without it"
+        )
 
 
 def _who(name: str, specialist: Checkpoint) -> str:

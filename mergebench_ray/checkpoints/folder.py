@@ -44,7 +44,8 @@ class FolderCheckpoint(Checkpoint):
                 f"{own[0]} is stored and differs from the embeddings although config.json ties them: read as an output "
                 "head of its own, as transformers reads it"
             )
-            self.config = {**self.config, "tie_word_embeddings": False}
+            self.corrected_settings = {"tie_word_embeddings": False}
+            self.config = {**self.config, **self.corrected_settings}
         self.notes = notes
         self.tensors = {
             name: stored[name]

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -53,6 +53,7 @@ class VLLMEngine:
         max_model_len: longest prompt plus answer, in tokens.
         seed: of vLLM's own random numbers.
         log_file: where vLLM's log goes; None drops it.
+        settings: what replaces settings of the folder's config.json.
 
     Raises:
         InputError: if the model is not made for that length, or its `generation_config.json` cannot be followed.
@@ -71,6 +72,7 @@ class VLLMEngine:
         max_model_len: int,
         seed: int = 0,
         log_file: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._defaults = generation_defaults(model_folder)
         prepare_environment(max(1, usable_cores() // options.count), log_file)
@@ -91,6 +93,7 @@ class VLLMEngine:
             max_num_seqs=options.max_num_seqs,
             tensor_parallel_size=options.tensor_parallel_size,
             trust_remote_code=False,
+            hf_overrides=dict(settings or {}),
             # What transformers reads, where a folder also holds a model in Mistral's own format.
             load_format="safetensors",
             config_format="hf",

@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of
 from mergebench_ray.config import Piece, WeightManifest, WeightTensor
 
 
@@ -30,11 +30,14 @@ def checkpoint_in_memory(checkpoint: Checkpoint, base: Checkpoint) -> Iterator[W
     """
 
     def read(name: str) -> Tensor:
-        wanted, there = prod(base.tensors[name].shape), prod(checkpoint.tensors[name].shape)
-        values = checkpoint.read(name, 0, min(wanted, there))
-        return values if there >= wanted else torch.cat([values, base.read(name, there)])
+        return read_in_shape_of(base, checkpoint, name, 0, base.tensors[name].numel)
 
-    shapes = {name: base.tensors[name].shape for name in base.tensors if name in checkpoint.tensors}
+    # Masks and indices stay as the engine has them.
+    shapes = {
+        name: info.shape
+        for name, info in base.tensors.items()
+        if name in checkpoint.tensors and info.dtype.is_floating_point and info.numel
+    }
     with tensors_in_memory(checkpoint.digest(), shapes, torch.bfloat16, read) as manifest:
         yield manifest
 

@@ -214,7 +214,14 @@ def start_evaluator(
     if base.ref.adapter is not None:
         raise InputError(f"base {base}: an adapter cannot be the base; merge it into a folder first")
     num_gpus = _gpus_of_an_engine(engine_options)
-    make_engine = functools.partial(VLLMEngine, base.folder, engine_options, suite.max_model_len, log_file=log_file)
+    make_engine = functools.partial(
+        VLLMEngine,
+        base.folder,
+        engine_options,
+        suite.max_model_len,
+        log_file=log_file,
+        settings=dict(base.corrected_settings),
+    )
     environment = {"env_vars": ACTOR_ENVIRONMENT}
     actor_class = ray.remote(Evaluator).options(num_cpus=_ENGINE_CPUS, num_gpus=num_gpus, runtime_env=environment)
     actor = actor_class.remote(suite, options, make_engine, judges, base)
