@@ -1,6 +1,6 @@
 """`mergebench-ray evaluate` beside lm-evaluation-harness' own command line, on the same data and task files.
 
-    python benchmarks/lm_eval_comparison.py DATA [--items 100] [--kinds choice,generation] [--model REFERENCE]
+    python benchmarks/lm_eval_comparison.py DATA [--items 100] [--kinds choice,generation] [--tasks ...]
 
 DATA is a folder with openbookqa.jsonl, mmlu_fr.jsonl, ifeval.jsonl and asdiv.jsonl. Both sides compute in the same
 dtype with the same number of threads, one after the other. Seconds are those of asking and grading: neither side's
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import yaml
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import EngineOptions, Suite
@@ -66,10 +67,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--kinds", default="choice,generation")
+    parser.add_argument("--tasks", help="Only these of their tasks, separated by commas.")
     parser.add_argument("--model", default=MODEL)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tasks = write_tasks(Path(folder) / "tasks", arguments.data.resolve())
+        tasks = write_tasks(Path(folder) / "tasks", arguments.data.resolve(), arguments.tasks)
         rows, table, traces = [], [], []
         for kind in arguments.kinds.split(","):
             names = list(Suite.load(str(tasks / "suite.yaml")).domains[kind].tasks)
@@ -94,12 +96,20 @@ def main() -> None:
     print("\n" + "\n".join(traces))
 
 
-def write_tasks(folder: Path, data: Path) -> Path:
-    """The task files with the place of the data filled in."""
+def write_tasks(folder: Path, data: Path, only: str | None) -> Path:
+    """The task files with the place of the data filled in, and the suite with `only` some of them."""
     folder.mkdir()
     for file in TASKS.iterdir():
         if file.is_file():
             (folder / file.name).write_text(file.read_text().replace("DATA/", f"{data}/"))
+    if only is not None:
+        content = yaml.safe_load((folder / "suite.yaml").read_text())
+        kept = {
+            name: {"tasks": tasks}
+            for name, domain in content["domains"].items()
+            if (tasks := {task: metric for task, metric in domain["tasks"].items() if task in only.split(",")})
+        }
+        (folder / "suite.yaml").write_text(yaml.safe_dump(content | {"domains": kept}))
     return folder
 
 
