@@ -98,6 +98,14 @@ def test_a_point_with_one_number_for_all_is_spread_over_specialists() -> None:
             "layer",
         ),
         ({"dare": {"seed": {"low": 0, "high": 9}}}, {}, "valid integer"),
+        (
+            {
+                method: {"scaling_coef": {"low": 0, "high": 1, "per": "specialist", "layer_groups": 1000}}
+                for method in ("task_arithmetic", "ties", "dare", "consensus")
+            },
+            {},
+            "layer groups, but the model has 4 layers",
+        ),
         ({"consensus": {"k": {"low": 1, "high": 9, "integer": True}}}, {}, "k = 9"),
         ({"consensus": {"mu": {"low": 0, "high": 1e12}}}, {}, "mu"),
         ({"ties": {"density": {"low": 0.1, "high": 0.5}}}, {"points_to_evaluate": [{"density": True}]}, "outside"),
@@ -151,6 +159,12 @@ def test_a_point_reaches_a_specialist_with_dots_in_its_name_and_layer_groups(val
     search = OptunaSearch(space.suggest, metric="m", mode="max", points_to_evaluate=[point])
     method, parameters = space.candidate(search.suggest("first"))
     assert (method, parameters["scaling_coef"]["math.v2"]) == ("task_arithmetic", expected)
+
+
+def test_a_space_of_more_numbers_than_can_be_searched_is_refused_at_once() -> None:
+    sweep = make_sweep({"ties": {"scaling_coef": {"low": 0, "high": 1, "per": "specialist", "layer_groups": 1000}}})
+    with pytest.raises(InputError, match="1000000 numbers to search"):
+        Space(sweep, [f"s{number}" for number in range(1000)], None)
 
 
 def test_a_specialist_whose_name_tune_would_take_apart_is_refused() -> None:

@@ -212,7 +212,9 @@ class Sweep(Strict):
     )
     suite: Line = Field(description="Built-in suite, or path of a suite file.")
     base: Line | None = Field(default=None, description="Reference of the base; None for the suite's.")
-    specialists: dict[Name, Line] | None = Field(default=None, min_length=1, description="None for the suite's.")
+    specialists: dict[Name, Line] | None = Field(
+        default=None, min_length=1, max_length=1000, description="None for the suite's."
+    )
     methods: dict[Line, dict[Line, Parameter]] = Field(
         min_length=1, description="Method -> its hyper-parameters: a value, {low, high} or {choices}."
     )

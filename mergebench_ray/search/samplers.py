@@ -18,6 +18,7 @@ from mergebench_ray.search.space import Space
 
 _MOST = 1_000_000  # of an option, and of the candidates that a sampler would write down one by one
 _TRIED = 12  # two more than most samplers draw at random before they begin
+_QUICK = 500  # numbers that are suggested a dozen times in a moment
 _ENUMERATING = ("GridSampler", "BruteForceSampler")
 
 
@@ -56,7 +57,7 @@ def try_sampler(sweep: Sweep, space: Space) -> None:
     sampler = make_sampler(name, sweep.search.seed, options)
     with _its_errors(name):
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        for number in range(_TRIED):
+        for number in range(_TRIED if space.num_numbers <= _QUICK else 2):
             trial = study.ask()
             space.suggest(trial)
             study.tell(trial, number / _TRIED)

@@ -17,6 +17,7 @@ METHOD = "method"
 OPTUNA_NUMBER = "optuna_number"
 _INSIDE = 0.381966  # where between the bounds a value is tried that no method takes for a whole number by chance
 _MOST_LAYERS = 1000
+_MOST_NUMBERS = 10_000
 
 
 class Space:
@@ -148,14 +149,28 @@ class Space:
     def _collect(suggestion: Mapping[str, Any], key: str, groups: int) -> Any:
         return suggestion[key] if groups == 1 else [suggestion[f"{key}.{group}"] for group in range(groups)]
 
+    @property
+    def num_numbers(self) -> int:
+        """How many numbers and choices are searched, of all methods together."""
+        return sum(
+            len(self._specialists) * one.layer_groups if isinstance(one, Range) and one.per == "specialist" else 1
+            for parameters in self._methods.values()
+            for one in parameters.values()
+            if not isinstance(one, Fixed)
+        )
+
     def _check(self, sweep: Sweep) -> None:
+        if self.num_numbers > _MOST_NUMBERS:
+            raise InputError(
+                f"sweep {sweep.name}: {self.num_numbers} numbers to search, more than {_MOST_NUMBERS}; take fewer "
+                "layer_groups"
+            )
         for method, corner in self.corners():
             try:
                 complete_parameters(method, corner, self._specialists, self._layers)
             except InputError as error:
                 raise InputError(f"sweep {sweep.name}, methods.{method}: {error}") from error
-        searched = sum(1 for method in self._methods for _ in self._searched(method))
-        if searched == 0 and len(self._methods) == 1:
+        if self.num_numbers == 0 and len(self._methods) == 1:
             raise InputError(
                 f"sweep {sweep.name}: nothing to search in 'methods'; give a hyper-parameter {{low, high}} or "
                 "{choices}, or name more than one method"
