@@ -14,6 +14,8 @@ from mergebench_ray.errors import InputError
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _MAX_LAYERS = 10_000
+# Settings of which classes make lists with as many entries.
+_PER_ENTRY = re.compile(r"layer|depth|block|stage|labels")
 
 
 def full_config(config: Mapping[str, Any], file: Path) -> Any | None:
@@ -154,5 +156,5 @@ def _refuse_many_layers(config: Mapping[str, Any], file: Path) -> None:
         for key, value in parts.pop().items():
             if isinstance(value, dict):
                 parts.append(value)
-            elif "layer" in key and isinstance(value, int | float) and value > _MAX_LAYERS:
+            elif _PER_ENTRY.search(key) and isinstance(value, int | float) and value > _MAX_LAYERS:
                 raise InputError(f"{file}: {key} = {str(value)[:40]} must be at most {_MAX_LAYERS}; mend the file")

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import psutil
 from pydantic import Field
 
-from mergebench_ray.checkpoints import Checkpoint, is_merged
+from mergebench_ray.checkpoints import Checkpoint, merged_names
 from mergebench_ray.config import Sweep
 from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.evaluation.judge_engine import FoundJudge
@@ -99,7 +99,7 @@ def make_plan(
     """
     machine = machine or Machine.this()
     parameters = sum(math.prod(tensor.shape) for tensor in base.tensors.values())
-    merged = sum(math.prod(tensor.shape) for name, tensor in base.tensors.items() if is_merged(name))
+    merged = sum(base.tensors[name].numel for name in merged_names(base, specialists.values()))
     needs = [
         *_needs(sweep, parameters, merged, len(specialists), machine),
         *calibration_needs(sweep, base, len(specialists), on_gpu=machine.gpus > 0),
