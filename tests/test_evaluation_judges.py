@@ -18,6 +18,7 @@ from tiny_judge import ANSWERS, PROMPT, tiny_judge
 from tiny_models import tiny_adapter, tiny_llama
 
 from mergebench_ray.checkpoints import resolve
+from mergebench_ray.commands.models import check_judges_parallel
 from mergebench_ray.config import Domain, EngineOptions, Suite, Sweep
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.suite import Decoding
@@ -271,6 +272,13 @@ def test_engines_and_judges_that_ray_could_never_place_are_refused(suite: Suite,
     _check_gpus(found, EngineOptions(), 2)
     with pytest.raises(InputError, match=r"engines take 1 GPUs and judges 0\.5, the cluster has 1"):
         _check_gpus(found, EngineOptions(), 1)
+
+
+def test_a_judge_on_more_workers_than_share_its_heads_is_refused(suite: Suite, judge_model: Path) -> None:
+    options = EvaluationOptions(judges={"wildguard": settings(judge_model, tensor_parallel_size=3)})
+    judges, _ = find_judges(suite, options, ["test"])
+    with pytest.raises(InputError, match=r"judge wildguard: tensor_parallel_size = 3: .* num_attention_heads = 2"):
+        check_judges_parallel(judges)
 
 
 # Judging

@@ -15,6 +15,7 @@ import ray
 
 from mergebench_ray.checkpoints import check_accompanying_files, resolve
 from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings, items_file
+from mergebench_ray.commands.models import check_judges_parallel
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.errors import InputError
@@ -105,6 +106,7 @@ def evaluate(
     )
     check_data_is_used(Suite.load(suite), options.data)
     found, notes = find_judges(chosen, options, [which])
+    check_judges_parallel(found)
     notes += code_execution_notes(chosen, options, [which])
     loaded = load_tasks(chosen, which, options, judges=digests(found))
     notes += notes_of(loaded)

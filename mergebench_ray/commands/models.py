@@ -74,6 +74,16 @@ def check_parallel(model: Checkpoint, size: int, key: str = "engine.tensor_paral
             raise InputError(f"{key} = {size}: {model} has {name} = {heads}, which it does not divide; choose another")
 
 
+def check_judges_parallel(judges: Mapping[str, FoundJudge]) -> None:
+    """The same for the model of each judge.
+
+    Raises:
+        InputError: naming the judge.
+    """
+    for name, one in judges.items():
+        check_parallel(one.checkpoint, one.judge.tensor_parallel_size, f"judge {name}: tensor_parallel_size")
+
+
 def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
     """The models of a sweep, with its scored domains checked to have specialists to be measured against.
 
@@ -91,5 +101,6 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
         require_calibratable(models.base, kinds)
     splits: list[Split] = ["validation", "test"]
     judges, missing = find_judges(suite, sweep.evaluation, splits)
+    check_judges_parallel(judges)
     programs = code_execution_notes(suite, sweep.evaluation, splits)
     return replace(models, judges=judges, notes=[*models.notes, *missing, *programs])
