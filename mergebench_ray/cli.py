@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -366,6 +367,8 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 def main() -> NoReturn:
     """Run a command: exit status 0 if done, 2 if the input was wrong (one line says how), 1 for anything else."""
     interrupts.install()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         status = app(standalone_mode=False)
@@ -395,7 +398,7 @@ def _stop(message: str | None, status: int) -> NoReturn:
     interrupts.leave()
     with suppress(OSError):
         if message is not None:
-            typer.echo(message, err=True)
+            typer.echo(terminal_text(message), err=True)
     sys.exit(status)
 
 

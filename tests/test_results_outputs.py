@@ -117,3 +117,15 @@ def test_after_a_full_disk_the_same_report_works_again(disk: Path) -> None:
     assert sorted(content(disk)) == before
     ballast.unlink()
     assert report([run])["report"].stat().st_size > 1 << 20
+
+
+def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "pipes").mkdir()
+    os.mkfifo(tmp_path / "pipes" / "trials.parquet")
+    for name in ("circle", "file", "none", "x" * 300, "a\0b", "pipes"):
+        with pytest.raises(InputError, match=r"give the folder of a run|no such file|trials\.parquet"):
+            report([tmp_path / name])
+    with pytest.raises(InputError, match="at least one run"):
+        report([])

@@ -139,15 +139,17 @@ def evaluate(
         for evaluator in evaluators:
             ray.kill(evaluator)
     result = EvaluationResult(model, digest, chosen.name, scores, notes)
-    if target is None:
-        return result
+    return result if target is None else keep(result, target, question_rows(loaded))
+
+
+def keep(result: EvaluationResult, target: Path, questions: Iterable[QuestionRow]) -> EvaluationResult:
+    """Write scores and items; where that fails, the result says why, since the scores took long to get."""
     try:
-        _write(result, target, question_rows(loaded))
+        _write(result, target, questions)
     except Exception as error:
-        # The scores took long, and whoever called can still print or write them.
         problem = str(error) if isinstance(error, InputError) else f"{target}: cannot be written ({error!r})"
         warnings.warn(f"the scores were not written: {problem}", stacklevel=2)
-        return replace(result, not_written=problem)
+        return replace(result, not_written=" ".join(problem.split()))
     return result
 
 

@@ -84,9 +84,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """
     seen: set[Path] = set()
     for folder in folders:
-        if folder.resolve() in seen:
+        try:
+            path = folder.resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
+            raise InputError(f"{folder}: cannot be read ({error}); give the folder of a run") from error
+        if path in seen:
             raise InputError(f"{folder}: given twice; give each run once")
-        seen.add(folder.resolve())
+        seen.add(path)
     runs = [Run.read(folder) for folder in folders]
     names = [run.name for run in runs]
     runs = [replace(r, name=f"{r.name} ({r.folder.resolve().name})") if names.count(r.name) > 1 else r for r in runs]

@@ -59,7 +59,7 @@ def write_output(path: Path, text: str) -> Path:
         InputError: if it cannot be written.
     """
     with whole_file(path.resolve()) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -43,8 +43,8 @@ def train_specialists(*, out: Path, domains: Sequence[str] | None = None) -> dic
     Raises:
         InputError: an unknown domain, a folder in the way, or a base that cannot be found; before anything is trained.
     """
-    folders = _folders(out, list(PLANS) if domains is None else domains)
     check_writable(out)
+    folders = _folders(out, list(PLANS) if domains is None else domains)
     base = Suite.load(SUITE).base
     assert base is not None
     with Progress() as progress:
