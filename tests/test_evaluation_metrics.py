@@ -174,6 +174,13 @@ def test_a_generation_metric_that_cannot_score_is_refused_before_anything_is_ask
         loaded(folder, {"facts": {"capital_text": "acc_mutual"}})
 
 
+def test_a_split_that_is_not_there_is_refused_by_its_name(folder: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"has no split 'tset' \(did you mean 'test'\?\); mend the task file or the suite"
+    ):
+        loaded(folder, {"facts": {"capital_choice": {"metric": "acc", "test_split": "tset"}}})
+
+
 # Values
 
 

@@ -26,7 +26,7 @@ def data_source(config: Mapping[str, Any], split: str | None) -> str:
     """Where a task's items come from: the file of its `data_files`, the data set's path, or the task's own."""
     files = (config.get("dataset_kwargs") or {}).get("data_files")
     if isinstance(files, Mapping):
-        files = files.get(split, files)
+        files = files.get(split) or "its data_files"
     if files:
         return str(files)
     return str(config.get("dataset_path") or "its own data set")
@@ -34,7 +34,12 @@ def data_source(config: Mapping[str, Any], split: str | None) -> str:
 
 @contextmanager
 def explain_data_errors(
-    task: str, source: str, data_id: str | None = None, gated: bool = False, splits: Collection[object] = ()
+    task: str,
+    source: str,
+    data_id: str | None = None,
+    gated: bool = False,
+    splits: Collection[object] = (),
+    known_splits: Collection[str] = (),
 ) -> Iterator[None]:
     """Turn what building a task raises into an `InputError` that names task, file and, where it is known, field.
 
@@ -44,6 +49,7 @@ def explain_data_errors(
         data_id: id of its data set on the hub, under which a local file can take its place.
         gated: whether that data set's licence must be accepted first.
         splits: names of splits that the task asks its data for.
+        known_splits: names of splits that its data have, where the task file says.
     """
     try:
         yield
@@ -57,7 +63,10 @@ def explain_data_errors(
     except KeyError as error:
         key = error.args[0] if error.args else None
         if isinstance(key, str) and key in map(str, splits):
-            raise InputError(f"task {task}: {source} has no split {key!r}; mend the task file or the suite") from error
+            there = f" ({nearest(key, known_splits)})" if known_splits else ""
+            raise InputError(
+                f"task {task}: {source} has no split {key!r}{there}; mend the task file or the suite"
+            ) from error
         if not isinstance(key, str) or not _FIELD.fullmatch(key):
             raise _not_built(task, source, error) from error
         raise _missing_field(task, source, key) from error

@@ -232,7 +232,9 @@ def _build(
     limit = options.validation_items if split == "validation" else options.test_items
     gated = path in suite.gated_data
     splits = [value for key, value in {**config, **changed}.items() if key.endswith("_split")]
-    with explain_data_errors(name, source, dataset_id(config), gated, splits), quiet_lm_eval():
+    files = (config.get("dataset_kwargs") or {}).get("data_files")
+    known = [str(one) for one in files] if isinstance(files, Mapping) and file is None else []
+    with explain_data_errors(name, source, dataset_id(config), gated, splits, known), quiet_lm_eval():
         with local_datasets(options.data, asked):
             task = load_task(manager, name, changed)
         items = tuple(islice(_items(task, name, config, source, split, settings, suite.held_out_share), limit))
