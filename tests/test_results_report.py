@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -185,3 +186,11 @@ def test_a_model_that_was_tried_again_is_shown_once() -> None:
     trials = made_up_trials(6, test=False)
     again = [replace(trials[8], number=number) for number in (6, 7)]
     assert distinct([*trials, *again]) == trials
+
+
+def test_the_notes_of_a_run_are_on_its_page(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path)
+    for trial in made_up_trials(1):
+        store.append(trial)
+    (tmp_path / "plan.json").write_text(json.dumps({"sweep": "x", "notes": ["math: rope settings <differ>"]}))
+    assert "math: rope settings &lt;differ&gt;" in write_report(tmp_path).read_text()
