@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import gc
 import json
 import os
 import select
@@ -165,6 +166,7 @@ def main() -> None:
     setup = find_setup(folder, modules)
     answer({"lacking": setup.lacking, "weak": [name for name in setup.lacking if name in ESSENTIAL]})
     others = Others(setup)
+    gc.freeze()  # or every program would look through, and so copy, all that was imported here
     while header := read_exactly(HEADER_BYTES):
         job = json.loads(header)
         job["processes"] += others.count()
@@ -194,6 +196,8 @@ def find_setup(folder: str, modules: dict[str, str]) -> Setup:
         threads=kernel.counts_threads(user),
     )
     lacking = [] if namespaces else ["network and process table (namespaces)"]
+    with contextlib.suppress(ValueError):  # a machine whose system calls are not listed
+        system_calls.prepare(threads=setup.threads)
     found = kernel.in_fork(lambda: isolate(setup, None))
     lacking += ESSENTIAL if found is None else found
     if not setup.threads:
@@ -247,7 +251,8 @@ def import_modules(modules: dict[str, str]) -> tuple[str, ...]:
         sys.path.pop()
     for name in threads:
         del os.environ[name]
-    beside = {os.path.join(folder, name) for folder in modules.values() for name in sys.modules if "." not in name}
+    came = [name for name, module in sys.modules.items() if module is not None and "." not in name]
+    beside = {os.path.join(folder, name) for folder in modules.values() for name in came}
     return tuple(sorted(filter(os.path.isdir, beside)))
 
 

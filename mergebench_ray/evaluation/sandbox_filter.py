@@ -7,6 +7,7 @@ has heard of it. Imported by the sandbox's own small interpreter: standard libra
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import sys
 
@@ -76,6 +77,7 @@ _SET_SECCOMP, _SECCOMP_FILTER = 22, 2
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _GIVE = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _REFUSE, _UNKNOWN, _KILL_PROCESS = 0x7FFF0000, 0x00050000 | _EPERM, 0x00050000 | _ENOSYS, 0x80000000
+_OWN_PROCESS = 0x7FFFFFF0  # stands for the process that installs the filter; Linux numbers none as high
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets of what a filter sees
 
 _Line = tuple[int, int, int, int]
@@ -103,15 +105,24 @@ def refuse_system_calls(*, threads: bool) -> bool:
     machine = os.uname().machine
     if sys.platform != "linux" or machine not in _MACHINES:
         return False
-    lines = _lines(_MACHINES.index(machine), threads)
-    instructions = (_Instruction * len(lines))(*(_Instruction(*line) for line in lines))
-    program = _Program(len(lines), ctypes.cast(instructions, ctypes.POINTER(_Instruction)))
+    instructions = prepare(threads=threads)
+    for instruction in instructions:
+        if instruction.operand == _OWN_PROCESS:
+            instruction.operand = os.getpid()
+    program = _Program(len(instructions), ctypes.cast(instructions, ctypes.POINTER(_Instruction)))
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(program), 0, 0) == 0)
 
 
+@functools.cache
+def prepare(*, threads: bool) -> ctypes.Array[_Instruction]:
+    """The filter, which takes a while to write down: a process that forks many does it for all of them."""
+    lines = _lines(_MACHINES.index(os.uname().machine), threads)
+    return (_Instruction * len(lines))(*(_Instruction(*line) for line in lines))
+
+
 def _lines(machine: int, threads: bool) -> list[_Line]:
-    own = (os.getpid(),)
+    own = (_OWN_PROCESS,)
     rules = {
         _FCNTL: [*_only(1, _FCNTL_COMMANDS, otherwise=()), *_flags_without_signals()],
         _IOCTL: _only(1, _IOCTL_COMMANDS),
