@@ -238,10 +238,10 @@ def test_a_task_without_its_judge_and_without_another_metric_is_refused(suite: S
 
 
 def test_a_wrong_judge_on_the_command_line_is_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, judge_model: Path
 ) -> None:
     run = CommandLine(capsys, monkeypatch)
-    asked = ("evaluate", "./model", "--suite", "mergebench", "--tasks", "harmbench", "--judge")
+    asked = ("evaluate", str(judge_model), "--suite", "mergebench", "--tasks", "harmbench", "--judge")
     assert "judge wildguard: model ./gone: no such file" in run.refused(*asked, "wildguard=./gone")
     assert "no judge 'guard'" in run.refused(*asked, "guard=./gone")
     assert "write NAME=REF" in run.refused(*asked, "wildguard")
