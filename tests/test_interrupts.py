@@ -187,3 +187,34 @@ with helper_process("slow_helper", {str(numbers)!r}) as helper:
     while (left := _processes(helper_module)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert left == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_while_ray_works_takes_its_processes_along(number: signal.Signals) -> None:
+    process = begin(
+        _BEGIN
+        + """
+import ray
+from mergebench_ray.runtime import ray_session
+
+@ray.remote(num_cpus=0)
+def work():
+    time.sleep(300)
+
+try:
+    with ray_session(num_cpus=1):
+        reference = work.remote()
+        print("ready", flush=True)
+        ray.get(reference)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    )
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family
+    process.send_signal(number)
+    status, out, err = end(process)
+    assert (status, out) == ((0, "interrupted\n") if number == signal.SIGTERM else (-number, ""))
+    assert "Traceback" not in err
+    _, alive = psutil.wait_procs(family, timeout=_PATIENCE_SECONDS)
+    assert not alive
