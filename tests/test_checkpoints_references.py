@@ -190,13 +190,16 @@ def put(content: bytes, place: int, data: bytes) -> bytes:
     return content[:place] + data + content[place + len(data) :]
 
 
-def test_nothing_beside_a_gguf_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_but_the_licence_beside_a_gguf_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither code, nor another configuration, nor a file of its name in the current folder."""
     monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "folder"
     folder.mkdir()
     file = tiny_gguf(folder / "tiny.gguf")
-    expected = resolve(str(file)).digest()
+    (folder / "LICENSE").write_text("its licence")
+    checkpoint = resolve(str(file))
+    assert (checkpoint.folder / "LICENSE").read_text() == "its licence"
+    expected = checkpoint.digest()
     monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "another"))
     (folder / "config.json").write_text('{"model_type": "x", "auto_map": {"AutoConfig": "x.X"}}')
     (folder / "x.py").write_text("raise SystemExit('run')")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,8 +123,14 @@ def _device(file: Path) -> None:
     file.symlink_to("/dev/zero")
 
 
+def _socket(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(file.parent):
+        server.bind(file.name)
+
+
 @pytest.mark.parametrize("name", [SINGLE, INDEX, "config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE"])
-@pytest.mark.parametrize("put", [_pipe, _device])
+@pytest.mark.parametrize("put", [_pipe, _device, _socket])
 def test_a_pipe_or_device_in_place_of_a_file_is_refused(llama: Path, name: str, put: Callable[[Path], None]) -> None:
     put(llama / name)
     with pytest.raises(InputError, match=f"{name}: not a regular file"):
@@ -132,4 +140,13 @@ def test_a_pipe_or_device_in_place_of_a_file_is_refused(llama: Path, name: str, 
 def test_a_link_to_nothing_in_place_of_a_file_is_refused(llama: Path) -> None:
     (llama / "vocab.txt").symlink_to("gone")
     with pytest.raises(InputError, match=r"vocab\.txt: cannot be read"):
+        resolve(str(llama))
+
+
+def test_a_folder_in_place_of_a_file_is_refused_but_licences_may_have_one(llama: Path) -> None:
+    (llama / "LICENSES").mkdir()
+    assert not resolve(str(llama)).notes
+    (llama / "tokenizer.json").unlink()
+    (llama / "tokenizer.json").mkdir()
+    with pytest.raises(InputError, match=r"tokenizer\.json: not a regular file"):
         resolve(str(llama))

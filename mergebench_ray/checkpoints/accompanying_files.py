@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,6 +15,7 @@ from mergebench_ray.checkpoints.json_files import read_json_object, require_json
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
 
+_LICENCES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "*USE_POLICY*")
 ACCOMPANYING = (
     "tokenizer*.json",
     "*_tokenizer_config.json",
@@ -42,11 +43,7 @@ ACCOMPANYING = (
     "chat_template.*",
     "*processor_config.json",
     "generation_config.json",
-    "LICENSE*",
-    "LICENCE*",
-    "COPYING*",
-    "NOTICE*",
-    "*USE_POLICY*",
+    *_LICENCES,
 )
 """Patterns of their names: every tokenizer and processor file that transformers and vLLM look for, and licences."""
 
@@ -57,7 +54,16 @@ _MODULE = re.compile(r"[A-Za-z_]\w*")
 
 def is_accompanying(name: str) -> bool:
     """Whether a file of this name comes along."""
-    return not name.startswith(".") and any(fnmatch(name.lower(), pattern.lower()) for pattern in ACCOMPANYING)
+    return not name.startswith(".") and _matches(name, ACCOMPANYING)
+
+
+def is_licence(name: str) -> bool:
+    """Whether a file or folder of this name holds a licence or notices."""
+    return _matches(name, _LICENCES)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name.lower(), pattern.lower()) for pattern in patterns)
 
 
 def accompanying_files(folder: Path) -> Iterator[Path]:
@@ -81,6 +87,13 @@ def check_accompanying_files(folder: Path) -> list[str]:
         for name, config in _configurations_with_code(folder).items()
         if not code_is_there(folder, config)
     ]
+
+
+def copy_licences(source: Path, out: Path) -> None:
+    """Copy the licence and notices that lie beside a file of a model."""
+    for file in sorted(source.iterdir()):
+        if is_licence(file.name) and file.is_file():
+            _copy(file, out / file.name)
 
 
 def copy_accompanying_files(source: Path, out: Path, config: Mapping[str, Any]) -> None:

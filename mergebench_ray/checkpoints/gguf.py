@@ -10,6 +10,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from mergebench_ray.checkpoints.accompanying_files import copy_licences
 from mergebench_ray.checkpoints.architecture import has_tied_head
 from mergebench_ray.checkpoints.cache import cache_folder, one_at_a_time
 from mergebench_ray.checkpoints.checkpoint import Progress
@@ -55,6 +56,7 @@ def dequantise(file: Path, progress: Progress | None = None) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             with whole_folder(folder) as temporary:
                 _convert(file, header.elements, temporary)
+                copy_licences(file.parent, temporary)
                 sizes = {entry.name: entry.stat().st_size for entry in temporary.iterdir()}
                 (temporary / _CONTENTS).write_text(json.dumps(sizes) + "\n", encoding="utf-8")
             if progress is not None:

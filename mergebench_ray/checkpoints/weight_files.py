@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from mergebench_ray.checkpoints.accompanying_files import is_accompanying
+from mergebench_ray.checkpoints.accompanying_files import is_accompanying, is_licence
 from mergebench_ray.checkpoints.checkpoint import TensorInfo
 from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.checkpoints.safetensors_file import have_equal_values, read_header
@@ -85,7 +85,8 @@ def _entries(folder: Path) -> set[str]:
             mode = entry.stat().st_mode
         except OSError as error:
             raise InputError(f"{entry}: cannot be read ({error.strerror}); fetch the checkpoint again") from error
-        if not stat.S_ISREG(mode) and not (stat.S_ISDIR(mode) and is_accompanying(entry.name)):
+        # Licences may have a folder of their own.
+        if not stat.S_ISREG(mode) and not (stat.S_ISDIR(mode) and is_licence(entry.name)):
             raise InputError(f"{entry}: not a regular file (a folder, pipe or device); check the checkpoint")
     return {entry.name for entry in entries}
 
