@@ -131,7 +131,6 @@ def evaluate(
         evaluators = [start_evaluator(chosen, base, engine_options, options, None, running) for _ in range(engines)]
         stats = ray.get([evaluator.start.remote() for evaluator in evaluators])
         notes.append(stats[0].proof)
-        report(0.4, notes[-1])
         if checkpoint.ref.adapter is not None:
             ray.get([evaluator.load_checkpoint.remote(checkpoint, base) for evaluator in evaluators])
         report(0.5, f"scoring {model} on {chosen.name}, {split} split")
