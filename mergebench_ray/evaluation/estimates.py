@@ -102,23 +102,32 @@ def influences_of_mean(estimates: Sequence[Estimate]) -> Influences | None:
     known = [one.influences for one in estimates if one.influences is not None]
     if len(known) < len(estimates):
         return None
-    in_buckets = any(name.startswith(_BUCKET) for one in known for name in one)
     total: dict[str, float] = defaultdict(float)
-    for one in known:
+    for one in in_common(known):
         for cluster, influence in one.items():
-            total[_bucket(cluster) if in_buckets else cluster] += influence / len(estimates)
+            total[cluster] += influence / len(estimates)
     return dict(total)
 
 
+def in_common(several: Sequence[Influences]) -> list[Influences]:
+    """The same influences by clusters that can be told apart in all of them: in buckets, where one is."""
+    if not any(name.startswith(_BUCKET) for one in several for name in one):
+        return list(several)
+    found: list[Influences] = []
+    for one in several:
+        total: dict[str, float] = defaultdict(float)
+        for cluster, influence in one.items():
+            total[_bucket(cluster)] += influence
+        found.append(dict(total))
+    return found
+
+
 def _groups(clusters: Sequence[str], max_groups: int) -> list[str]:
-    """A group for each item: its cluster; where there are too many, a bucket of clusters, or of single items."""
-    several = dict.fromkeys(clusters)
-    if len(several) <= max_groups:
+    """A group for each item: its cluster, or where there are too many a bucket of clusters."""
+    if len(set(clusters)) <= max_groups:
         return list(clusters)
-    if len(several) < len(clusters):
-        return [_bucket(cluster, max_groups) for cluster in clusters]
-    corpus = hashlib.sha256("".join(clusters).encode()).hexdigest()[:16]
-    return [f"{corpus} {place % max_groups}" for place in range(len(clusters))]
+    # By name, not by place: another task may have some of the same clusters, in another order.
+    return [_bucket(cluster, max_groups) for cluster in clusters]
 
 
 def _bucket(cluster: str, max_groups: int = 200) -> str:

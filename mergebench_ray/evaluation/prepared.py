@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance
 
 from mergebench_ray.engines import Generation, GenerationRequest, Likelihood, LoglikelihoodRequest, Request, VLLMEngine
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.estimates import Estimate, influences_of_mean
+from mergebench_ray.evaluation.estimates import Estimate, in_common, influences_of_mean
 from mergebench_ray.evaluation.generation_options import read_generation_options
 from mergebench_ray.evaluation.grading import Answer, grade, graded_apart, item_score, responses, task_estimate
 from mergebench_ray.evaluation.judge_parsers import Verdict
@@ -241,6 +241,7 @@ class PreparedSplit:
             estimates.setdefault(task.domain, []).append(estimate.turned() if task.one_minus else estimate)
             rows += [item.row for item in items]
         influences = {domain: influences_of_mean(some) for domain, some in estimates.items()}
+        known = {domain: one for domain, one in influences.items() if one is not None}
         return Scores(
             split=self._split,
             domains={domain: combine_tasks(tasks, influences[domain]) for domain, tasks in by_domain.items()},
@@ -253,7 +254,7 @@ class PreparedSplit:
             tasks=task_names([task for tasks in by_domain.values() for task in tasks]),
             judge_seconds=sum(share.judge_seconds for share in shares),
             judge_tokens=sum(share.judge_tokens for share in shares),
-            influences={domain: one for domain, one in influences.items() if one is not None},
+            influences=dict(zip(known, in_common(list(known.values())), strict=True)),
         )
 
     def _portion(self, engine: VLLMEngine, chosen: frozenset[int], share: Share) -> _Portion:
