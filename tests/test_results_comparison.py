@@ -23,7 +23,15 @@ from mergebench_ray.evaluation import Scores, TaskScore
 from mergebench_ray.markup import latex_text
 from mergebench_ray.results import Trial, TrialStore, best_of_each_method
 from mergebench_ray.results.comparison import comparable, compare, read_runs, wall_seconds
-from mergebench_ray.results.items import ITEMS_A_TASK, MAX_ANSWER, item_payload, paired, scored_models
+from mergebench_ray.results.items import (
+    ITEMS_A_TASK,
+    MAX_ANSWER,
+    Answered,
+    ScoredModel,
+    item_payload,
+    paired,
+    scored_models,
+)
 from mergebench_ray.results.method_table import methods_csv, methods_latex, methods_markdown
 from mergebench_ray.search.records import counted
 
@@ -247,6 +255,26 @@ def test_paired_difference_of_translations_has_the_error_of_their_questions() ->
     found = paired(first, np.zeros(150), np.tile(np.arange(50), 3))
     assert found is not None
     assert found.standard_error == pytest.approx(np.std(questions, ddof=1) / math.sqrt(50))
+
+
+@pytest.mark.parametrize("kept", [("", "ab"), ("ab", "")])
+def test_clusters_that_one_of_two_runs_kept_count_for_their_difference(kept: tuple[str, str]) -> None:
+    scores, clusters = [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]], [0, 0, 1, 1]
+    trial = made_up_trials()[0]
+    models = [
+        ScoredModel(
+            "m",
+            "run",
+            trial,
+            {
+                ("math", "t", str(n), str(n)): Answered("", score, "", names and names[clusters[n]])
+                for n, score in enumerate(own)
+            },
+        )
+        for own, names in zip(scores, kept, strict=True)
+    ]
+    found = json.loads(item_payload(models, {})[0])["pairs"]["0,1"][0]
+    assert found[:3] == [4, -0.5, pytest.approx(0.5)]
 
 
 def test_the_page_holds_the_answers_and_all_paired_differences(tmp_path: Path) -> None:

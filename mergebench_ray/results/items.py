@@ -214,8 +214,8 @@ def _scores(model: ScoredModel, keys: Sequence[ItemKey]) -> Scores:
 
 
 def _clusters(models: Sequence[ScoredModel], keys: Sequence[ItemKey]) -> Clusters:
-    """A number for each item's cluster; an item whose run kept none is on its own."""
-    kept = [next((model.items[key].cluster for model in models if key in model.items), "") for key in keys]
+    """A number for each item's cluster, which some runs may not have kept; where none did it is on its own."""
+    kept = [next((m.items[key].cluster for m in models if key in m.items and m.items[key].cluster), "") for key in keys]
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(cluster or key, len(numbers)) for key, cluster in zip(keys, kept, strict=True)])
 
