@@ -21,7 +21,10 @@ READ: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"temperature": 1, "do_sample": False}, {"temperature": 0.0}),
     ({"temperature": 0.5, "do_sample": None, "top_k": None, "top_p": None}, {"top_k": 0, "top_p": 1.0}),
     ({"repetition_penalty": 2, "min_p": 0, "min_new_tokens": 3}, {"repetition_penalty": 2.0, "min_tokens": 3}),
-    ({"num_beams": 1, "length_penalty": 1.0, "use_cache": False, "early_stopping": False}, {}),
+    (
+        {"num_beams": 1, "num_return_sequences": 1, "length_penalty": 1.0, "use_cache": False, "early_stopping": False},
+        {},
+    ),
     ({"skip_special_tokens": False, "max_total_tokens": 64}, {"special_tokens": True, "max_total_tokens": 64}),
 ]
 

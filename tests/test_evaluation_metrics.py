@@ -26,6 +26,7 @@ def folder(tmp_path: Path) -> Path:
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     write_choice_task(tasks)
+    write_choice_task(tasks, "brier", metric_list=[{"metric": "brier_score"}])
     write_task(tasks, "likely", output_type="loglikelihood", doc_to_target=" {{city}}", metric_list=[PERPLEXITY])
     return tasks
 
@@ -90,6 +91,10 @@ def test_a_metric_whose_direction_nobody_says_is_refused_until_the_suite_says_it
         (
             {"text": {"likely": {"metric": "perplexity", "one_minus": True}}},
             "task likely: one_minus is for metrics from 0 to 1, and perplexity is from 1 up",
+        ),
+        (
+            {"facts": {"brier": {"metric": "brier_score", "one_minus": True}}},
+            "task brier: one_minus is for metrics from 0 to 1, and brier_score is from 0 to 2",
         ),
         (
             {"facts": {"capital_choice": "acc", "likely": "perplexity"}},
@@ -172,6 +177,12 @@ def test_a_generation_metric_that_cannot_score_is_refused_before_anything_is_ask
     write_generation_task(folder, metric_list=[LISTED | {"metric": "acc_mutual"}])
     with pytest.raises(InputError, match="task capital_text: its metrics cannot score an answer"):
         loaded(folder, {"facts": {"capital_text": "acc_mutual"}})
+
+
+def test_a_metric_that_has_no_mean_is_refused_before_anything_is_asked(folder: Path) -> None:
+    write_choice_task(folder, metric_list=[{"metric": "likelihood", "higher_is_better": True}])
+    with pytest.raises(InputError, match="gives metric 'likelihood' as tuple, of which there is no mean"):
+        loaded(folder, {"facts": {"capital_choice": "likelihood"}})
 
 
 def test_a_split_that_is_not_there_is_refused_by_its_name(folder: Path) -> None:

@@ -155,7 +155,7 @@ class _Options:
     def refuse_the_rest(self) -> None:
         """Refuse every other option, unless it has the value that it has where nobody sets it."""
         for name, value in self._left.items():
-            if name in _INSTEAD:
+            if name in _INSTEAD and (name, value) != ("num_return_sequences", NEUTRAL["num_return_sequences"]):
                 self.refuse(name, f"cannot be honoured here, use {_INSTEAD[name]}")
             if name not in NEUTRAL:
                 self.refuse(name, "no such option of transformers' generate")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import lm_eval.api.metrics  # registers the metrics
-import lm_eval.filters  # noqa: F401  registers the filters
+import lm_eval.filters
 from lm_eval.api.registry import (
     DEFAULT_METRIC_REGISTRY,
     aggregation_registry,
@@ -31,6 +31,7 @@ _OTHER_RANGES = {
     "chrf++": "from 0 to 100",
     "ter": "from 0 up, in percent",
     "matthews_corrcoef": "from -1 to 1",
+    "brier_score": "from 0 to 2",
 }
 
 
@@ -146,6 +147,14 @@ def try_metric(task: Task, name: str, metric: str, document: dict[str, Any], req
         raise InputError(
             f"task {name}: lm-eval's scoring of {task.OUTPUT_TYPE} has no metric {metric!r}; {nearest(metric, known)}"
         )
+    if task.aggregation().get(metric) is lm_eval.api.metrics.mean:
+        try:
+            float(given[metric])
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"task {name}: lm-eval's scoring gives metric {metric!r} as {type(given[metric]).__name__}, of which "
+                "there is no mean; count another metric, or give it another aggregation"
+            ) from error
 
 
 def find_direction(task: Task, name: str, metric: str, one_minus: bool, wanted: bool | None) -> Direction:
