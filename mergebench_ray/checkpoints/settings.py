@@ -35,8 +35,11 @@ _WITHOUT_EFFECT = re.compile(
 )
 # What the base's value is used for, without another meaning of the weights.
 _NOTED = re.compile(r"max_position_embeddings|n_positions|n_ctx|max_seq_len|seq_length|\w+_token_ids?|\w+_token_index")
-# Kinds of rotary embeddings that are computed from the number of positions.
-_FROM_POSITIONS = ("dynamic", "longrope", "yarn", "su")
+# What holds a mapping of settings of its own: rotary embeddings, of all layers or of each kind of them.
+_ROPE = ("rope_parameters", "rope_scaling")
+# Earlier names of kinds of rotary embeddings, and kinds that are computed from the number of positions.
+_EARLIER_KINDS = {"su": "longrope"}
+_FROM_POSITIONS = ("dynamic", "longrope")
 _MAX_SHOWN = 80
 _MAX_LISTED = 4
 
@@ -65,9 +68,10 @@ def compare_settings(who: str, base: Checkpoint, specialist: Checkpoint, allow: 
     refused = {key: values for key, values in changing.items() if not _is_allowed(key, allow)}
     if refused:
         first = dict(list(refused.items())[:_MAX_LISTED])
+        names = dict.fromkeys(map(_name_to_allow, refused))
         raise InputError(
             f"{who}: {_listed(first)} ({base}), so equal weights compute something else; give specialists that were "
-            f"fine-tuned from this base, or allow it by name: allow: [{', '.join(refused)}]"
+            f"fine-tuned from this base, or allow it by name: allow: [{', '.join(names)}]"
         )
     parts = [_listed({key: values}) + (" (allowed)" if key in changing else "") for key, values in found.items()]
     parts += _compare_generation(base, specialist)
@@ -86,7 +90,7 @@ def check_allowed(allow: Collection[str], base: Checkpoint, specialists: Mapping
     known: set[str] = set()
     for checkpoint in (base, *specialists.values()):
         for settings in (_flat(_plain(checkpoint)), _flat(checkpoint.config)):
-            known |= {part for key in settings for part in (key, key.rpartition(".")[2])}
+            known |= {part for key in settings for part in (key, _name_to_allow(key), *key.split("."))}
     for name in allow:
         if name not in known:
             raise InputError(f"allow: {name!r} is no setting of these models; write it as config.json does")
@@ -99,7 +103,8 @@ def _differences(base: Checkpoint, specialist: Checkpoint) -> Differences:
     found = _different(ours, theirs)
     if not any("sliding_attention" in (settings.get("layer_types") or []) for settings in (ours, theirs)):
         # Without such layers nobody reads these.
-        for key in ("max_window_layers", "sliding_window") if "layer_types" in ours and "layer_types" in theirs else ():
+        unread = ("max_window_layers", "sliding_window", "use_sliding_window")
+        for key in unread if "layer_types" in ours and "layer_types" in theirs else ():
             found.pop(key, None)
     return found
 
@@ -119,12 +124,27 @@ def _plain(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by name; those of a nested configuration as `text_config.NAME`."""
+    """Settings by name; those of a nested configuration as `text_config.NAME`, of embeddings `rope_parameters.NAME`."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict) and key.endswith("_config") and key not in _DECIDED_ELSEWHERE:
             found |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, dict) and key in _ROPE:
+            found |= _flat_rope(value, f"{prefix}{key}.")
         else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _flat_rope(settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Settings of rotary embeddings, their kind under its present name; those of a kind of layers below its name."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found |= _flat_rope(value, f"{prefix}{key}.")
+        elif key == "rope_type" or (key == "type" and "rope_type" not in settings):
+            found[f"{prefix}rope_type"] = _EARLIER_KINDS.get(str(value), value)
+        elif key != "type":
             found[f"{prefix}{key}"] = value
     return found
 
@@ -142,15 +162,30 @@ def _is_noted(key: str, base: Checkpoint, specialist: Checkpoint) -> bool:
         return True
     if _NOTED.fullmatch(name) is None:
         return False
-    return name.endswith(("_id", "_ids", "_index")) or not any(
-        kind in json.dumps([one.config.get("rope_parameters"), one.config.get("rope_scaling")], default=str)
-        for kind in _FROM_POSITIONS
-        for one in (base, specialist)
+    return name.endswith(("_id", "_ids", "_index")) or not any(map(_counts_positions, (base, specialist)))
+
+
+def _counts_positions(checkpoint: Checkpoint) -> bool:
+    """Whether rotary embeddings are computed from the number of positions that a model may have."""
+    settings = _flat(_plain(checkpoint))
+    kinds = {key.removesuffix("rope_type"): kind for key, kind in settings.items() if key.endswith(".rope_type")}
+    given = ("factor", "original_max_position_embeddings")
+    return any(
+        kind in _FROM_POSITIONS or (kind == "yarn" and any(settings.get(prefix + key) is None for key in given))
+        for prefix, kind in kinds.items()
     )
 
 
+def _name_to_allow(key: str) -> str:
+    """What a setting is allowed by: rotary embeddings as a whole."""
+    rope = next((name for name in _ROPE if name in key.split(".")), None)
+    return key if rope is None else key[: key.index(rope) + len(rope)]
+
+
 def _is_allowed(key: str, allow: Collection[str]) -> bool:
-    return key in allow or key.rpartition(".")[2] in allow
+    names = {key, _name_to_allow(key), *key.split(".")}
+    # The later name covers the earlier one, which a file may still use.
+    return not names.isdisjoint({*allow, *(_ROPE if "rope_scaling" in allow else ())})
 
 
 def _same(ours: Any, theirs: Any) -> bool:
