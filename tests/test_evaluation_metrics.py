@@ -173,6 +173,32 @@ def test_a_filter_that_is_not_there_is_refused_by_its_name(
     assert "\n" not in str(error.value)
 
 
+def test_filters_and_aggregations_that_a_tasks_own_file_registers_are_known(folder: Path) -> None:
+    (folder / "registering.py").write_text(
+        "from lm_eval.api.filter import Filter\n"
+        "from lm_eval.api.registry import register_aggregation, register_filter\n\n"
+        "@register_filter('shout')\n"
+        "class Shout(Filter):\n"
+        "    def apply(self, resps, docs):\n"
+        "        return [[text.upper() for text in one] for one in resps]\n\n"
+        "@register_aggregation('largest')\n"
+        "def largest(values):\n"
+        "    return max(values)\n\n"
+        "def score(doc, results):\n"
+        "    return {'length': len(results[0]) if results[0].isupper() else 0}\n"
+    )
+    write_generation_task(
+        folder,
+        filter_list=[{"name": "x", "filter": [{"function": "shout"}, {"function": "take_first"}]}],
+        metric_list=[{"metric": "length", "aggregation": "largest", "higher_is_better": True}],
+    )
+    with (folder / "capital_text.yaml").open("a") as file:
+        file.write("process_results: !function registering.score\n")
+    (task,) = loaded(folder, {"facts": {"capital_text": "length,x"}})
+    values = grade(task, [[["a" * count]] for count in range(len(task.items))])
+    assert task_estimate(task, values)[0].value == len(task.items) - 1
+
+
 def test_a_generation_metric_that_cannot_score_is_refused_before_anything_is_asked(folder: Path) -> None:
     write_generation_task(folder, metric_list=[LISTED | {"metric": "acc_mutual"}])
     with pytest.raises(InputError, match="task capital_text: its metrics cannot score an answer"):

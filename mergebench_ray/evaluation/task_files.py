@@ -96,6 +96,17 @@ def _check_readable(folder: Path) -> None:
             raise InputError(f"{file}: lm-eval cannot read it ({type(error).__name__}: {reason}); mend it") from error
 
 
+def import_functions(manager: TaskManager, name: str) -> None:
+    """Import the Python files of a task's functions, which may add filters and metrics to lm-eval's own.
+
+    What goes wrong with them is said when the task is built.
+    """
+    file = manager.task_index[name].yaml_path
+    if file is not None:
+        with contextlib.suppress(Exception), quiet_lm_eval():
+            load_yaml(file)
+
+
 def load_task(manager: TaskManager, name: str, changed: dict[str, Any]) -> Task:
     """A task, with some keys of its file replaced: lm-eval takes those from a group that the task is put into."""
     spec = {"group": "_", "task": [{"task": name, **changed}]} if changed else name

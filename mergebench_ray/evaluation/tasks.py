@@ -39,6 +39,7 @@ from mergebench_ray.evaluation.task_files import (
     BatchScorer,
     VerdictScorer,
     find_task_file,
+    import_functions,
     load_task,
     metadata_function,
     nearest,
@@ -153,7 +154,7 @@ def load_tasks(
         changed = {**config, **overrides(config, settings, split, from_files=False)}
         _check_decoding(suite, name, changed)
         check_examples(name, changed, scored_splits(config, settings))
-        check_metrics_and_filters(name, config, _counted(name, config, settings, judges)[0])
+        _check_counted(manager, name, config, _counted(name, config, settings, judges)[0])
     tasks = [
         _build(manager, suite, domain, name, settings, split, options, judges) for domain, name, settings in wanted
     ]
@@ -211,6 +212,15 @@ def _check_task_file(
         )
     if "class" not in config and not data_split(config, settings, split):
         raise InputError(f"task {name} has no {split} split; add {split}_split to its task file")
+
+
+def _check_counted(manager: TaskManager, name: str, config: Mapping[str, Any], counted: str) -> None:
+    try:
+        check_metrics_and_filters(name, config, counted)
+    except InputError:
+        # It may be there once the task's own Python files are imported, which takes time.
+        import_functions(manager, name)
+        check_metrics_and_filters(name, config, counted)
 
 
 def _build(
