@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -59,9 +60,20 @@ def prepare_environment(num_threads: int, log_file: Path | None) -> None:
         "VLLM_CONFIGURE_LOGGING": "0",
         "VLLM_NO_USAGE_STATS": "1",
     }
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", _compiled_for_this_processor())
     # The variable alone comes too late where torch has been imported already, as in a Ray worker.
     torch.set_num_threads(num_threads)
     _send_log_to(log_file)
+
+
+def _compiled_for_this_processor() -> str:
+    """Folder for what torch compiles of vLLM.
+
+    Torch's own key leaves out which instructions it compiled for, and code that was made for AVX2 counts wrongly where
+    AVX-512 reads it, and the other way round: the ranks of tokens were off by the size of the vocabulary, or 0.
+    """
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    return str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}_{capability}")
 
 
 def _send_log_to(log_file: Path | None) -> None:
