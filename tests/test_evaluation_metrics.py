@@ -85,6 +85,13 @@ def test_a_metric_whose_direction_nobody_says_is_refused_until_the_suite_says_it
     assert not task.higher_is_better
 
 
+def test_a_direction_that_is_a_text_is_refused(folder: Path) -> None:
+    """Any text would count as true."""
+    write_choice_task(folder, metric_list=[{"metric": "acc", "higher_is_better": "false"}])
+    with pytest.raises(InputError, match="metric 'acc': higher_is_better: 'false': give true or false"):
+        loaded(folder, {"facts": {"capital_choice": "acc"}})
+
+
 @pytest.mark.parametrize(
     ("domains", "expected"),
     [

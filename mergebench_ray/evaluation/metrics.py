@@ -187,6 +187,8 @@ def find_direction(task: Task, name: str, metric: str, one_minus: bool, wanted: 
                 "(higher_is_better says which way a metric counts)"
             )
     said = task.higher_is_better().get(metric)
+    if said not in (True, False, None):
+        raise InputError(f"task {name}: metric {metric!r}: higher_is_better: {said!r:.80}: give true or false")
     if said is None and wanted is None:
         raise InputError(
             f"task {name}: neither task file nor suite says which way metric {metric!r} counts; "
