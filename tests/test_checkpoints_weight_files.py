@@ -71,6 +71,12 @@ def test_other_safetensors_are_refused_beside_a_single_file_and_noted_beside_an_
     assert [note for note in check_compatible(checkpoint, {"a": checkpoint}) if other in note]
 
 
+def test_hidden_files_are_nobodys_weights(llama: Path) -> None:
+    (llama / "._model.safetensors").write_bytes(b"left by a copy")
+    (llama / "._config.json").symlink_to("nothing")
+    assert not resolve(str(llama)).notes
+
+
 def test_pickled_copies_are_noted_and_a_training_state_is_not(llama: Path) -> None:
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt"):
         (llama / name).write_bytes(b"")

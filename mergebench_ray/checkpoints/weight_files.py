@@ -75,7 +75,8 @@ def _entries(folder: Path) -> set[str]:
         InputError: what should be a file of the model is a pipe, device or broken link, which readers wait for or miss.
     """
     try:
-        entries = sorted(folder.iterdir())
+        # Hidden files are nobody's weights: some systems leave one beside each file that they copy.
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror}); check the folder") from error
     for entry in entries:

@@ -8,7 +8,7 @@ from mergebench_ray.checkpoints.file_state import FileState
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
 
-_ENDINGS = (".safetensors", ".safetensors.index.json", "config.json")
+_ENDINGS = (".safetensors", ".safetensors.index.json")
 
 
 class ModelFolder:
@@ -42,7 +42,7 @@ class ModelFolder:
     def _states(self) -> dict[Path, FileState]:
         states = {}
         for file in sorted(self._path.iterdir()):
-            if file.name.endswith(_ENDINGS):
+            if file.name == "config.json" or (file.name.endswith(_ENDINGS) and not file.name.startswith(".")):
                 with open_regular(file) as stream:
                     states[file] = FileState.of(stream.fileno())
         return states
