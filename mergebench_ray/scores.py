@@ -180,7 +180,8 @@ def _error_of_sum(
 
 def _not_normalised(what: str, domain: str, scores: Mapping[str, DomainScore], whose: str) -> InputError:
     found = ", ".join(f"{name} {score.score:.4g}" for name, score in scores.items())
+    turned = "" if scores[domain].higher_is_better else "set one_minus: true for a share that may be 0, "
     return InputError(
-        f"domain {domain!r}: {what}, so nothing can be normalised there ({whose} scores: {found}); score more items, "
-        f"count another metric, or leave the domain out"
+        f"domain {domain!r}: {what}, so nothing can be normalised there ({whose} scores: {found}); {turned}score more "
+        f"items, count another metric, or leave the domain out"
     )

@@ -291,6 +291,12 @@ def test_a_model_that_cannot_be_normalised_is_refused_with_all_its_scores() -> N
         normalised_average({"text": DomainScore(0.0, 0.1, 64, higher_is_better=False)}, references)
 
 
+def test_a_share_of_nothing_that_should_be_low_can_be_turned_round() -> None:
+    none = {"toxic": DomainScore(0.0, 0.0, 64, higher_is_better=False)}
+    with pytest.raises(InputError, match=r"its specialist scores 0, .* set one_minus: true for a share that may be 0"):
+        check_references(none)
+
+
 def test_a_domain_without_its_specialist_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="'coding' has no specialist"):
         normalised_average({"coding": DomainScore(0.5, 0.1, 3)}, {})
