@@ -17,6 +17,7 @@ from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import ABSENT, grade, item_score, task_estimate
 from mergebench_ray.evaluation.tasks import ScoredTask, load_tasks, notes_of
+from mergebench_ray.scores import DomainScore, normalised_average
 
 PERPLEXITY = {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}
 
@@ -280,12 +281,16 @@ def test_the_perplexity_of_a_broken_model_is_infinite(folder: Path) -> None:
     assert task_estimate(task, some)[0].value == perplexity(some)
 
 
-def test_one_minus_of_what_is_no_share_is_refused_by_its_value(folder: Path) -> None:
+def test_one_minus_of_more_than_1_is_below_0_and_ends_no_search(folder: Path) -> None:
+    """An error rate of a broken model may be above 1; a specialist with one is refused where it is normalised by."""
     scored(folder, "{'mine': float(answer)}")
     (task,) = loaded(folder, {"facts": {"own": {"metric": "mine", "one_minus": True}}})
-    assert item_score(task, 0.25) == 0.75
-    with pytest.raises(InputError, match=r"one_minus is for metrics from 0 to 1, and mine is 1\.5"):
-        task_estimate(task, [0.5, 1.5, 0.0, 0.0, 0.0, 0.0])
+    assert [item_score(task, value) for value in (0.25, 1.5)] == [0.75, -0.5]
+    assert task_estimate(task, [1.5] * 6)[0].turned().value == -0.5
+    specialist, broken = DomainScore(0.8, 0.0, 6), DomainScore(-0.5, 0.0, 6)
+    assert normalised_average({"facts": broken}, {"facts": specialist})[0] < 0
+    with pytest.raises(InputError, match=r"its specialist scores -0\.5"):
+        normalised_average({"facts": specialist}, {"facts": broken})
 
 
 @pytest.mark.parametrize(

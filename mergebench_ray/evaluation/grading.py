@@ -134,8 +134,7 @@ def task_estimate(task: ScoredTask, values: Sequence[Any]) -> tuple[Estimate, in
         values: of its items, as `grade` gives them.
 
     Raises:
-        InputError: if no item has the metric, its aggregation fails or gives no number, or `one_minus` is asked of a
-            metric that leaves 0 to 1.
+        InputError: if no item has the metric, or its aggregation fails or gives no number.
     """
     kept = [(value, item.cluster) for value, item in zip(values, task.items, strict=True) if value is not ABSENT]
     if not kept:
@@ -154,8 +153,6 @@ def task_estimate(task: ScoredTask, values: Sequence[Any]) -> tuple[Estimate, in
         where = "" if example is None or aggregate is not mean else f" at item {example.id}"
         what = f"task {task.name}: the aggregation of its metric {task.metric}{where}"
         raise _failed(what, error, "count another metric, or mend the task file") from error
-    if task.one_minus:
-        _check_share(task, [estimate.value, *map(_item_value, some)])
     return estimate, len(kept)
 
 
@@ -166,16 +163,6 @@ def _aggregated(task: ScoredTask, aggregate: Callable[[list[Any]], Any], values:
         if task.higher_is_better:
             raise
         return math.inf  # the perplexity of a model that is broken
-
-
-def _check_share(task: ScoredTask, values: Sequence[float | None]) -> None:
-    """`one_minus` turns a share round; of anything else it may turn the order of models round."""
-    outside = next((value for value in values if value is not None and not -1e-9 <= value <= 1 + 1e-9), None)
-    if outside is not None and not math.isnan(outside):
-        raise InputError(
-            f"task {task.name}: one_minus is for metrics from 0 to 1, and {task.metric} is {outside:g}; "
-            "say higher_is_better: false instead"
-        )
 
 
 def item_score(task: ScoredTask, value: Any) -> float | None:
