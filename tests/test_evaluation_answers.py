@@ -31,7 +31,7 @@ VARIED = {"max_gen_toks": 40, "repetition_penalty": 1.1}
 LETTERS = [chr(code) for code in range(33, 127)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte a token, so that its answers are of all kinds: special tokens, half characters, stop texts.
 
@@ -43,7 +43,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+# Until the session's end: vLLM's engines of one process share its groups, which the first to be closed takes down.
+@pytest.fixture(scope="session")
 def tiny_engine(model: Path) -> Iterator[VLLMEngine]:
     engine = VLLMEngine(model, EngineOptions(dtype="float32", kv_cache_gib=0.1), LENGTH)
     yield engine
