@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import tiny_llama
 
 from mergebench_ray.config import WeightManifest, WeightTensor
 from mergebench_ray.engines.held_weights import HeldWeights, layer_of
@@ -132,3 +134,25 @@ def test_vllm_imported_before_its_environment_is_set_is_refused(tmp_path: Path) 
 def test_importing_the_engines_does_not_import_vllm() -> None:
     code = "import sys, mergebench_ray.engines; sys.exit('vllm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_model_that_vllm_cannot_run_is_one_line_and_its_log_has_the_traceback(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps({**config, "model_type": "ctrl", "architectures": ["CTRLLMHeadModel"]})
+    )
+    program = f"""
+from pathlib import Path
+from mergebench_ray.config import EngineOptions
+from mergebench_ray.engines import VLLMEngine
+from mergebench_ray.errors import InputError
+try:
+    VLLMEngine(Path({str(folder)!r}), EngineOptions(), 64, log_file=Path({str(tmp_path / "vllm.log")!r}))
+except InputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{folder}: vLLM does not start with this model (")
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" in (tmp_path / "vllm.log").read_text()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,7 +58,8 @@ class VLLMEngine:
         settings: what replaces settings of the folder's config.json.
 
     Raises:
-        InputError: if the model is not made for that length, or its `generation_config.json` cannot be followed.
+        InputError: if vLLM cannot run the model, the model is not made for that length, or its
+            `generation_config.json` cannot be followed.
 
     Attributes:
         tokenizer: the base's tokenizer.
@@ -85,26 +88,27 @@ class VLLMEngine:
         self._folder = ModelFolder(model_folder)
         on_cpu = not torch.cuda.is_available()
         shared_memory = options.transport == "shared_memory"
-        self._llm: Any = LLM(
-            model=str(model_folder),
-            dtype=self.dtype,
-            seed=seed,
-            max_model_len=_with_room_to_score(model_folder, max_model_len),
-            max_num_seqs=options.max_num_seqs,
-            tensor_parallel_size=options.tensor_parallel_size,
-            trust_remote_code=False,
-            hf_overrides=dict(settings or {}),
-            # What transformers reads, where a folder also holds a model in Mistral's own format.
-            load_format="safetensors",
-            config_format="hf",
-            tokenizer_mode="hf",
-            enable_prefix_caching=True,
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            weight_transfer_config={"backend": BACKEND if shared_memory else options.transport},
-            worker_extension_cls=f"{SharedMemoryWorker.__module__}.{SharedMemoryWorker.__qualname__}",
-            **(_cpu_arguments(options) if on_cpu else _gpu_arguments(options)),
-        )
+        with _explained(model_folder):
+            self._llm: Any = LLM(
+                model=str(model_folder),
+                dtype=self.dtype,
+                seed=seed,
+                max_model_len=_with_room_to_score(model_folder, max_model_len),
+                max_num_seqs=options.max_num_seqs,
+                tensor_parallel_size=options.tensor_parallel_size,
+                trust_remote_code=False,
+                hf_overrides=dict(settings or {}),
+                # What transformers reads, where a folder also holds a model in Mistral's own format.
+                load_format="safetensors",
+                config_format="hf",
+                tokenizer_mode="hf",
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                weight_transfer_config={"backend": BACKEND if shared_memory else options.transport},
+                worker_extension_cls=f"{SharedMemoryWorker.__module__}.{SharedMemoryWorker.__qualname__}",
+                **(_cpu_arguments(options) if on_cpu else _gpu_arguments(options)),
+            )
         self.tokenizer: Any = self._llm.get_tokenizer()
         self.busy_seconds = 0.0
         self.tokens = 0
@@ -289,6 +293,22 @@ class VLLMEngine:
             self._transport.close()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+
+
+@contextmanager
+def _explained(model_folder: Path) -> Iterator[None]:
+    """A model that vLLM cannot run, or memory that is not there, is one line; vLLM's log keeps the traceback."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        logging.getLogger("vllm").exception("vLLM does not start")
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{model_folder}: vLLM does not start with this model ({type(error).__name__}: {reason}); "
+            "the engine's log has the traceback, where one is kept"
+        ) from error
 
 
 def _with_room_to_score(model_folder: Path, max_model_len: int) -> int:
