@@ -121,6 +121,8 @@ def test_set_replaces_a_value_of_the_file(tmp_path: Path) -> None:
         ("trials: 3", "trials: .inf", "search.trials = inf"),
         ("trials: 3", f"trials: {'9' * 5000}", "a number of 5000 digits"),
         ("trials: 3", "trials: 1000000000", "search.trials = 1000000000"),
+        ("trials: 3", "trials: true", "search.trials = True: holds true or false, where a number is expected"),
+        ("low: 0.1", "low: false", "density.low = False: holds true or false"),
         ("trials: 3", "trials: 1, points_to_evaluate: [{}, {}]", "2 points_to_evaluate are more than 1 trials"),
         ("trials: 3", "trials: 3, seed: 4294967296", "search.seed"),
         ("trials: 3", "trials: 3, sampler_options: {x: .nan}", "search.sampler_options.x = nan"),

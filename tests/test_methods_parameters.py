@@ -66,6 +66,8 @@ def test_layers_fall_into_even_groups(layer: int | None, layers: int, groups: in
     [
         ("ties", {"density": 0}, "density = 0"),
         ("ties", {"density": 1.5}, "density = 1.5"),
+        ("ties", {"density": True}, "density = True"),
+        ("task_arithmetic", {"scaling_coef": {"math": [0.1, False], "coding": 0.2}}, "holds true or false"),
         ("ties", {"densty": 0.5}, "did you mean 'density'"),
         ("ties", {"merge_func": "median"}, "merge_func = 'median'"),
         ("task_arithmetic", {"scaling_coef": 3.5}, "scaling_coef"),

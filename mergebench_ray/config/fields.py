@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 MAX_TEXT = 4096  # as long as a path can be
 _LARGEST = 2**63 - 1  # what Optuna's storages, JSON readers and kernels can hold
@@ -16,6 +17,27 @@ class Strict(BaseModel):
     """A part of a file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where only numbers are meant; they would count as 1 and 0."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if kinds & {int, float} and not kinds & {bool, Any} and _holds_truth(value):
+            raise ValueError("holds true or false, where a number is expected")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    inner = get_args(annotation)
+    return {annotation} if not inner else {kind for one in inner for kind in _kinds(one) if isinstance(kind, Hashable)}
+
+
+def _holds_truth(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return any(map(_holds_truth, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bool)
 
 
 def _check_line(text: str) -> str:

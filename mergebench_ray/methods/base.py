@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mergebench_ray import kernels
+from mergebench_ray.config.fields import Strict
 
 if TYPE_CHECKING:  # hyper-parameters are checked before torch is imported, which takes a second or two
     import torch
@@ -24,14 +25,12 @@ ScalingCoefficient = Coefficient | dict[str, Coefficient | Annotated[list[Coeffi
 """λ: one number, one per specialist, or per specialist one per layer group."""
 
 
-class MethodParameters(BaseModel):
+class MethodParameters(Strict):
     """Hyper-parameters of a method; unknown names are refused.
 
     A field listed in `per_specialist` may be one number or a mapping from specialist to number (or to numbers per
     layer group); `completed` writes it out for every specialist.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     per_specialist: ClassVar[frozenset[str]] = frozenset()
 
