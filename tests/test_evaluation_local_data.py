@@ -165,6 +165,26 @@ def test_nothing_stays_replaced_afterwards(tmp_path: Path) -> None:
     assert datasets.load_dataset is before
 
 
+def test_a_function_that_makes_a_tasks_data_may_read_local_files(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"q": "Say yes.", "a": "yes"}) + "\n")
+    (tmp_path / "made.py").write_text(
+        "import datasets\n\ndef rows(**_):\n    return {'test': datasets.load_dataset('owner/name', split='test')}\n"
+    )
+    (tmp_path / "made.yaml").write_text(
+        "task: made\ncustom_dataset: !function made.rows\ntest_split: test\noutput_type: generate_until\n"
+        "doc_to_text: '{{q}}'\ndoc_to_target: '{{a}}'\nmetric_list: [{metric: exact_match}]\n"
+    )
+    file = tmp_path / "suite.yaml"
+    file.write_text("name: s\ntasks_folder: .\ndomains: {text: {tasks: {made: exact_match}}}\n")
+    data = {"owner/name": str(tmp_path / "rows.jsonl")}
+    suite = Suite.load(str(file))
+    check_data_is_used(suite, data)
+    (task,) = load_tasks(suite, "test", EvaluationOptions(data=data))
+    assert task.items[0].instances[0].args[0] == "Say yes."
+    with pytest.raises(InputError, match="no task of suite s reads 'owner/nam'"):
+        check_data_is_used(suite, {"owner/nam": "x"})
+
+
 def test_a_task_that_is_a_class_reads_local_files_too(tmp_path: Path) -> None:
     row = {"id": "1", "title": "T", "context": "C.", "question": "Q?", "answers": {"text": ["a"], "answer_start": [0]}}
     for split in ("train", "validation"):

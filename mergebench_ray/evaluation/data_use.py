@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from mergebench_ray.config import CalibrationSource, Suite
 from mergebench_ray.errors import InputError
@@ -36,7 +37,18 @@ def check_data_is_used(
                 return  # its code may load anything
             if (key := dataset_id(config)) is not None:
                 read |= {key: None, str(config["dataset_path"]): None}
+            read |= dict.fromkeys(one for one in data if _is_named_in(config.get("custom_dataset"), one))
     for name in data:
         if name not in read:
             hint = nearest(name, read) if read else "its tasks bring data of their own"
             raise InputError(f"{option}: no task of suite {suite.name} reads {name!r:.120}; {hint}")
+
+
+def _is_named_in(function: object, data_set: str) -> bool:
+    """Whether the file of a function that makes a task's data, as FOLDER/MODULE.FUNCTION, names a data set."""
+    try:
+        source = Path(f"{str(function).rpartition('.')[0]}.py").read_text(encoding="utf-8", errors="replace")
+    except (OSError, ValueError):
+        return False
+    name = data_set.partition(":")[0]
+    return f"'{name}'" in source or f'"{name}"' in source
