@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 STATUS = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -58,12 +59,20 @@ def received() -> bool:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Take the signals back from a library that installs handlers of its own in the block."""
+    """Let no library put handlers of its own in the place of these in the block."""
+    if not _State.installed:
+        yield
+        return
+    put = signal.signal
+
+    def put_others(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number in _SIGNALS else put(number, handler)
+
+    setattr(signal, "signal", put_others)  # noqa: B010
     try:
         yield
     finally:
-        if _State.installed:
-            _take_signals()
+        setattr(signal, "signal", put)  # noqa: B010
 
 
 def _take_signals() -> None:

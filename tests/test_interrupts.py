@@ -83,6 +83,26 @@ except KeyboardInterrupt:
     assert err == "stopping; once more ends at once and leaves unfinished files behind\n"
 
 
+def test_a_library_that_takes_a_signal_changes_nothing_while_it_starts() -> None:
+    process = begin(
+        _BEGIN
+        + """
+interrupts.clean_up_first()
+try:
+    with interrupts.kept():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        print("ready", flush=True)
+        time.sleep(60)
+except KeyboardInterrupt:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+    sys.exit(1)
+"""
+    )
+    process.send_signal(signal.SIGTERM)
+    assert end(process) == (1, "True\n", "")
+
+
 def test_a_third_signal_ends_at_once() -> None:
     process = begin(
         _BEGIN
