@@ -80,7 +80,7 @@ def merge(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Merge a recipe that was changed after it was written.")
     ] = False,
-    shards: Annotated[int, typer.Option(min=1, help="Bank shards.")] = 1,
+    shards: Annotated[int, typer.Option(help="Bank shards.")] = 1,
     calibration: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=SOURCE", help="A specialist's samples, for methods that see data; one for each."),
@@ -105,12 +105,13 @@ def merge(
         "calibration": _parse_pairs(calibration, "--calibration", "NAME=SOURCE"),
         "suite": suite,
         "accept_changes": accept_changes,
+        "shards": shards,
     }
     checked_merge(**request)
 
     from mergebench_ray.commands.merge import merge as run
 
-    result = run(**request, allow=allow or (), shards=shards, address=address, show_progress=True)
+    result = run(**request, allow=allow or (), address=address, show_progress=True)
     for note in result.notes:
         typer.echo(f"note: {note}")
     typer.echo(
@@ -345,6 +346,10 @@ def bench(
     """Measure what a candidate costs on this machine, side by side with a plain copy."""
     # As in the actors of a sweep, threads sleep while they wait; torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from mergebench_ray.commands.first_checks import check_bench
+
+    check_bench(model, json_file)
+
     from mergebench_ray.commands.bench import bench as run
 
     run(model=model, json_file=json_file, show_progress=True)

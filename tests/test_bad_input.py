@@ -273,3 +273,23 @@ def test_unknown_options_and_settings_are_one_line_too(run: CommandLine, tmp_pat
     assert "KEY=VALUE" in run.refused("tune", sweep_file(tmp_path), "--set", "trials")
     assert "NAME=REF" in run.refused("merge", "--out", tmp_path / "out", "--specialist", "x")
     assert "--method" in run.refused("merge", "--out", tmp_path / "out")
+
+
+def test_calibration_data_that_no_merge_reads_or_that_is_missing(
+    run: CommandLine, models: Path, tmp_path: Path
+) -> None:
+    arguments = merge_arguments(models, models / "math", tmp_path / "out")
+    assert "ties reads no data" in run.refused(*arguments, "--calibration", "math=samples.jsonl")
+    arguments[2] = "regmean"
+    assert "no calibration data for specialist math" in run.refused(*arguments)
+
+
+def test_more_shards_than_there_is_memory_for(run: CommandLine, models: Path, tmp_path: Path) -> None:
+    arguments = merge_arguments(models, models / "math", tmp_path / "out")
+    assert "less than or equal to 10000" in run.refused(*arguments, "--shards", "100000000")
+    assert "--shards 10000" in run.refused(*arguments, "--shards", "10000")
+
+
+@pytest.mark.parametrize("memory", ["inf", "1e300"])
+def test_a_plan_for_memory_of_no_size(run: CommandLine, tmp_path: Path, memory: str) -> None:
+    assert "GiB" in run.refused("plan", sweep_file(tmp_path), "--host-memory", memory)

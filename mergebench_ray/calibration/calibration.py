@@ -17,6 +17,7 @@ from mergebench_ray.calibration.store import StatisticStore
 from mergebench_ray.checkpoints import Checkpoint, Progress
 from mergebench_ray.checkpoints.cache import cache_folder
 from mergebench_ray.config import CalibrationInput, CalibrationOptions, CalibrationRecord, CalibrationSource
+from mergebench_ray.config.calibration import no_calibration_data
 from mergebench_ray.errors import InputError
 from mergebench_ray.kernels.threads import torch_threads
 from mergebench_ray.methods import Calibrated, CalibrationRequest
@@ -72,10 +73,7 @@ class Calibration:
         """
         for name in self._specialists:
             if not self._samples.get(name):
-                raise InputError(
-                    f"{method}: no calibration data for specialist {name}; give --calibration {name}=SOURCE, or "
-                    f"calibration.data.{name} in the sweep"
-                )
+                raise no_calibration_data(method, name)
         if samples not in self._records:
             inputs = {}
             for name in self._specialists:

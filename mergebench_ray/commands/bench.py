@@ -21,12 +21,13 @@ from rich.table import Table
 from mergebench_ray.bank import Bank
 from mergebench_ray.bank.bench import measure_methods
 from mergebench_ray.checkpoints import is_merged
+from mergebench_ray.commands.first_checks import check_bench
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.peak_memory import interpreter_memory, peak_memory
 from mergebench_ray.commands.progress import Report, progress_line
 from mergebench_ray.config import EngineOptions, Suite
 from mergebench_ray.engines import GenerationRequest, VLLMEngine
-from mergebench_ray.files import check_new_file, whole_file
+from mergebench_ray.files import whole_file
 from mergebench_ray.methods import get_method, method_names
 from mergebench_ray.runtime import ray_session
 
@@ -58,8 +59,7 @@ def bench(
         InputError: the models cannot be found, or the file exists.
     """
     target = None if json_file is None else Path(json_file)
-    if target is not None:
-        check_new_file(target, "--json")
+    check_bench(model, json_file)
     models = _models(model)
     with progress_line(show_progress) as report:
         figures: dict[str, Any] = {"machine": _machine(), "model": _sizes(models)}

@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from mergebench_ray.checkpoints.sources import check_there
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, ModelRef, Recipe, Suite, Sweep
+from mergebench_ray.config.calibration import no_calibration_data
 from mergebench_ray.config.names import require_names
 from mergebench_ray.config.suite import built_in_suites
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.sweep import BankOptions, EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_file, check_new_folder
-from mergebench_ray.methods import complete_parameters
+from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.search.checks import check_sweep
 from mergebench_ray.search.run_folder import check_run_folder
 
@@ -79,6 +80,7 @@ def checked_merge(
     suite: str | None,
     *,
     accept_changes: bool,
+    shards: int = 1,
 ) -> MergeRequest:
     """Everything about `merge` but the models themselves; arguments as there.
 
@@ -103,12 +105,19 @@ def checked_merge(
     if method is None or base is None or not specialists:
         raise InputError("give --method, --base and at least one --specialist NAME=REF, or --recipe FILE")
     require_names(specialists, "--specialist")
-    complete_parameters(method, parameters or {}, list(specialists), _MANY_LAYERS)
+    complete = complete_parameters(method, parameters or {}, list(specialists), _MANY_LAYERS)
+    parse_model(BankOptions, {"shards": shards}, "merge")
     options = calibration_options(calibration, written)
     for name in options.data:
         if name not in specialists:
             raise InputError(f"--calibration {name!r}: there is no such specialist, only {', '.join(specialists)}")
     loaded = Suite.load(suite) if suite is not None else None
+    if get_method(method).calibration_samples(parse_parameters(method, complete)):
+        known = {*options.data, *(loaded.calibration if loaded else ())}
+        if missing := next((name for name in specialists if name not in known), None):
+            raise no_calibration_data(method, missing)
+    elif calibration is not None and options.data:
+        raise InputError(f"--calibration: {method} reads no data with these hyper-parameters; leave it out")
     for reference in (base, *specialists.values()):
         check_there(ModelRef.parse(reference))
     return MergeRequest(method, base, specialists, parameters or {}, written, options, loaded, notes)
@@ -159,6 +168,18 @@ def checked_evaluation(
     parsed = parse_model(EvaluationOptions, dict(options), "evaluate")
     check_there(ModelRef.parse(model))
     return chosen, which, parsed
+
+
+def check_bench(model: str | None, json_file: Path | str | None) -> None:
+    """What can be wrong with `bench`; arguments as there.
+
+    Raises:
+        InputError: no such model, or the file cannot be made.
+    """
+    if json_file is not None:
+        check_new_file(Path(json_file), "--json")
+    if model is not None:
+        check_there(ModelRef.parse(model))
 
 
 def read_sweep_or_suite(name: str) -> tuple[Sweep | None, Suite]:

@@ -22,6 +22,8 @@ from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder
 from mergebench_ray.methods import complete_parameters
+from mergebench_ray.placement import Machine
+from mergebench_ray.placement.plan import PROCESS_BYTES, gibibytes
 from mergebench_ray.runtime import check_ray, ray_session
 
 _ITEM_BYTES = 2  # bf16
@@ -85,7 +87,16 @@ def merge(
     """
     out = Path(out)
     request = checked_merge(
-        out, method, base, specialists, parameters, recipe, calibration, suite, accept_changes=accept_changes
+        out,
+        method,
+        base,
+        specialists,
+        parameters,
+        recipe,
+        calibration,
+        suite,
+        accept_changes=accept_changes,
+        shards=shards,
     )
     check_ray(address)
     models = resolve_models(request.base, request.specialists, allow)
@@ -102,7 +113,10 @@ def merge(
                 "would have another digest; write them out, or go on with --accept-changes"
             )
     # One shard on this machine needs no cluster.
-    alone = shards == 1 and address is None and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
+    here = address is None and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
+    alone = shards == 1 and here
+    if here and not alone:
+        _check_shards(shards)
     with ExitStack() as stack:
         report = stack.enter_context(progress_line(show_progress))
         for note in request.notes:
@@ -132,6 +146,15 @@ def merge(
         finally:
             bank.close()
     return MergeResult(out, final, merged.seconds, models.notes)
+
+
+def _check_shards(shards: int) -> None:
+    free = Machine.this().host_memory
+    if shards * PROCESS_BYTES > free:
+        raise InputError(
+            f"--shards {shards}: their processes take {gibibytes(shards * PROCESS_BYTES)} before any weight, and "
+            f"{gibibytes(free)} are free here; give fewer, or a cluster with --address"
+        )
 
 
 def write_merged(out: Path, bank: Bank, base: Checkpoint, card: str) -> None:

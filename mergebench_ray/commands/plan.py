@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mergebench_ray.commands.models import resolve_sweep_models
 from mergebench_ray.config import Sweep
+from mergebench_ray.errors import InputError
 from mergebench_ray.markup import terminal_text
 from mergebench_ray.placement import Machine, Plan, make_plan
 from mergebench_ray.placement.plan import gibibytes
@@ -17,6 +18,7 @@ from mergebench_ray.search.checks import read_sweep
 from mergebench_ray.search.space import Space
 
 _GIB = 1 << 30
+_MOST_GIB = 1_000_000
 
 
 def plan(
@@ -41,6 +43,9 @@ def plan(
     Raises:
         InputError: the sweep is wrong, or its models do not fit together.
     """
+    for option, value in (("--gpu-memory", gpu_memory_gib), ("--host-memory", host_memory_gib)):
+        if value is not None and not 0 <= value <= _MOST_GIB:
+            raise InputError(f"{option} {value}: must be from 0 to {_MOST_GIB} GiB")
     checked = read_sweep(sweep, overrides)
     suite = checked.load_suite()
     models = resolve_sweep_models(checked, suite)

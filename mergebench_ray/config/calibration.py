@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from mergebench_ray.config.fields import Line, Strict
 from mergebench_ray.config.names import Name
+from mergebench_ray.errors import InputError
 
 
 class CalibrationSource(Strict):
@@ -70,3 +71,11 @@ class CalibrationRecord(Strict):
         """What of it determines the weights."""
         digests = {name: self.inputs[name].digest for name in sorted(self.inputs)}
         return {"max_length": self.max_length, "dtype": self.dtype, "digests": digests}
+
+
+def no_calibration_data(method: str, specialist: str) -> InputError:
+    """The refusal of a method that sees data, of which a specialist has none."""
+    return InputError(
+        f"{method}: no calibration data for specialist {specialist}; give --calibration {specialist}=SOURCE, or "
+        f"calibration.data.{specialist} in the sweep"
+    )

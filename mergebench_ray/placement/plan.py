@@ -19,7 +19,7 @@ from mergebench_ray.placement.need import Need, Record
 
 _BYTES = 2  # merged weights, task vectors and base are bf16
 _GIB = 1 << 30
-_PROCESS = int(0.6 * _GIB)  # a worker process with torch and Ray imported, before any weight
+PROCESS_BYTES = int(0.6 * _GIB)  # a worker process with torch and Ray imported, before any weight
 _FEW_ROUNDS = 8  # candidates an engine would score
 _ENGINE_PROCESS = int(2.0 * _GIB)  # the same with vLLM, its activations and buffers at the default batch
 
@@ -146,7 +146,7 @@ def _needs(sweep: Sweep, parameters: int, merged: int, specialists: int, machine
         return [
             Need(what="bank shard: base and task vectors", count=shards, bytes_each=vectors, where="gpu"),
             Need(what="bank shard: merged weights", count=shards, bytes_each=output, where="gpu"),
-            Need(what="bank shard: process", count=shards, bytes_each=_PROCESS, where="host"),
+            Need(what="bank shard: process", count=shards, bytes_each=PROCESS_BYTES, where="host"),
             Need(
                 what="engine: model and key-value cache",
                 count=engines * sweep.engine.tensor_parallel_size,
@@ -158,11 +158,11 @@ def _needs(sweep: Sweep, parameters: int, merged: int, specialists: int, machine
     return [
         Need(what="bank shard: base and task vectors", count=shards, bytes_each=vectors, where="host"),
         Need(what="bank shard: merged weights", count=shards, bytes_each=output, where="host"),
-        Need(what="bank shard: process", count=shards, bytes_each=_PROCESS, where="host"),
+        Need(what="bank shard: process", count=shards, bytes_each=PROCESS_BYTES, where="host"),
         Need(what="engine: model", count=engines, bytes_each=model, where="host"),
         Need(what="engine: key-value cache", count=engines, bytes_each=cache, where="host"),
         Need(what="engine: process", count=engines, bytes_each=_ENGINE_PROCESS, where="host"),
-        Need(what="driver, scorer and trial processes", count=3, bytes_each=_PROCESS, where="host"),
+        Need(what="driver, scorer and trial processes", count=3, bytes_each=PROCESS_BYTES, where="host"),
     ]
 
 
