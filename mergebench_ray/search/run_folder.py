@@ -152,17 +152,6 @@ def check_same_items(folder: Path, trials: Iterable[Trial], items: Mapping[str, 
             )
 
 
-def load_run_sweep(path: Path) -> Sweep:
-    """The sweep that a run's folder was begun with.
-
-    Raises:
-        InputError: if `path` is not a run's folder.
-    """
-    if not RunFolder(path).sweep_file.is_file():
-        raise InputError(f"{path}: not a run's folder (it has no sweep.yaml); give the folder that tune wrote")
-    return Sweep.from_yaml(RunFolder(path).sweep_file)
-
-
 def _as_written(sweep: Sweep) -> dict[str, Any]:
     """The sweep as plain YAML data; passing it through JSON makes it comparable with what a file holds."""
     data: dict[str, Any] = json.loads(sweep.model_dump_json(exclude_none=True))
