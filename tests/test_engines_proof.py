@@ -8,16 +8,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.engines import VLLMEngine, shared_memory
 from mergebench_ray.engines.model_folder import ModelFolder
 from mergebench_ray.engines.repacking import Received
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.engine_proof import prove
+from mergebench_ray.evaluation.engine_proof import _prompt, prove
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "families_in_place.py"
 LENGTH = 1024
@@ -118,3 +121,12 @@ def test_families_answer_in_place_as_in_transformers() -> None:
         assert set(results[family]["errors"]) == {"base", "candidate", "specialist", "base again"}
         assert max(results[family]["errors"].values()) <= 1e-3
         assert results[family]["broken"].startswith("refused"), "the proof must see what is packed apart"
+
+
+def test_a_small_vocabulary_is_asked_too() -> None:
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "b": 2, "river": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    asked = SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>"))
+    context, answer = _prompt(cast(VLLMEngine, asked), 128)
+    assert set(context) == {0, 3}
+    assert answer == [1, 2]

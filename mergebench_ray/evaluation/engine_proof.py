@@ -104,9 +104,12 @@ def prove(engine: VLLMEngine, base: Checkpoint, max_model_len: int) -> EnginePro
 def _prompt(engine: VLLMEngine, max_model_len: int) -> tuple[list[int], list[int]]:
     """A context longer than a block of the prefix cache, and an answer of tokens that are not in it."""
     encode = engine.tokenizer.encode
-    words = encode(_CONTEXT, add_special_tokens=False)
+    words = encode(_CONTEXT, add_special_tokens=False) or [0]
     context = (words * _CONTEXT_TOKENS)[: min(_CONTEXT_TOKENS, max(1, max_model_len - _ANSWER_TOKENS - 1))]
-    answer = [token for token in encode(_ANSWER, add_special_tokens=False) if token not in context]
+    # A small vocabulary of words knows none of these: any tokens will do.
+    for tokens in (encode(_ANSWER, add_special_tokens=False), range(len(engine.tokenizer))):
+        if answer := [token for token in tokens if token not in context]:
+            break
     return context, answer[: min(_ANSWER_TOKENS, max_model_len - len(context) - 1)]
 
 
