@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -282,6 +283,20 @@ def test_calibration_data_that_no_merge_reads_or_that_is_missing(
     assert "ties reads no data" in run.refused(*arguments, "--calibration", "math=samples.jsonl")
     arguments[2] = "regmean"
     assert "no calibration data for specialist math" in run.refused(*arguments)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "text without an ending"])
+def test_calibration_samples_that_are_no_file_of_samples(
+    run: CommandLine, models: Path, tmp_path: Path, kind: str
+) -> None:
+    samples = tmp_path / "samples"
+    if kind == "pipe":
+        os.mkfifo(samples)
+    else:
+        samples.write_text('{"prompt": "a", "response": "b"}')
+    arguments = merge_arguments(models, models / "math", tmp_path / "out")
+    arguments[2] = "regmean"
+    assert f"{samples}: not a file of samples" in run.refused(*arguments, "--calibration", f"math={samples}")
 
 
 def test_more_shards_than_there_is_memory_for(run: CommandLine, models: Path, tmp_path: Path) -> None:

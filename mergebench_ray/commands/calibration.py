@@ -113,6 +113,8 @@ def _rows(source: CalibrationSource, limit: int, data: Mapping[str, str], where:
         if not os.path.exists(path):
             raise InputError(f"{where}: {path}: no such file; check the path")
         return read_rows(path)[:limit]
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise InputError(f"{where}: {path}: not a file of samples ({', '.join(SUFFIXES)}); check the path")
     name, _, revision = source.data.partition("@")
     try:
         part = f"{source.split}[:{limit}]"

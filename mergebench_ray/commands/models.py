@@ -68,6 +68,8 @@ def check_parallel(model: Checkpoint, size: int, key: str = "engine.tensor_paral
     Raises:
         InputError: naming `key` and the number of heads.
     """
+    if size == 1:
+        return
     for name, heads in attention_heads(model.config, model.folder / "config.json").items():
         # Heads of keys and values are copied where there are fewer of them than GPUs.
         if heads % size and not (name == "num_key_value_heads" and size % heads == 0):
