@@ -59,7 +59,10 @@ def received() -> bool:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Let no library put handlers of its own in the place of these in the block."""
+    """Let no library put handlers of its own in the place of these in the block, and put these back at its end.
+
+    Ray does both: a handler in Python when it begins to start, and one below Python that prints stacks and aborts.
+    """
     if not _State.installed:
         yield
         return
@@ -73,6 +76,7 @@ def kept() -> Iterator[None]:
         yield
     finally:
         setattr(signal, "signal", put)  # noqa: B010
+        _take_signals()
 
 
 def _take_signals() -> None:

@@ -21,6 +21,12 @@ interrupts.install()
 """
 
 
+def hear_signals() -> None:
+    """A shell that runs these tests in the background has children ignore Ctrl-C, `nohup` has them ignore SIGHUP."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def begin(*arguments: str) -> subprocess.Popen[str]:
     """Start Python, or a program given as text, and wait until it prints "ready"."""
     process = subprocess.Popen(
@@ -28,8 +34,7 @@ def begin(*arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs these tests in the background has children ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_signals,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -101,6 +106,25 @@ except KeyboardInterrupt:
     )
     process.send_signal(signal.SIGTERM)
     assert end(process) == (1, "True\n", "")
+
+
+def test_a_library_that_takes_a_signal_below_python_has_it_no_longer_when_it_has_started() -> None:
+    process = begin(
+        _BEGIN
+        + """
+import faulthandler
+interrupts.clean_up_first()
+with interrupts.kept():
+    faulthandler.register(signal.SIGTERM)
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    sys.exit(1)
+"""
+    )
+    process.send_signal(signal.SIGTERM)
+    assert end(process) == (1, "", "")
 
 
 def test_a_third_signal_ends_at_once() -> None:
