@@ -74,7 +74,9 @@ def run_round(files: Sequence[str], seed: int) -> tuple[int, int, bool, set[str]
             output, _ = process.communicate()
         finally:
             survivors = {f"process: {text}" for text in end_session(process.pid)}
-        left = survivors | {f"file: {path.name}" for path in Path(temporary).iterdir()}
+        # torch's cache of compiled code is there to stay.
+        stayed = [path.name for path in Path(temporary).iterdir() if not path.name.startswith("torchinductor_")]
+        left = survivors | {f"file: {name}" for name in stayed}
     hung = "Timeout (" in output
     if process.returncode:
         print(output, flush=True)
