@@ -203,7 +203,9 @@ def reference(folder: Path, weights: Mapping[str, Any] | None = None) -> float:
             content = {name: tensor.clone() for name, tensor in stored.items()}
             save_file(content, Path(room) / "model.safetensors", metadata={"format": "pt"})
         where = folder if weights is None else Path(room)
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, attn_implementation="eager")
+        model = AutoModelForCausalLM.from_pretrained(
+            where, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+        )
     with torch.no_grad():
         likelihoods = model(torch.tensor([[*CONTEXT, *ANSWER]])).logits[0].log_softmax(-1)
     start = len(CONTEXT) - 1

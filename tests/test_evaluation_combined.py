@@ -26,7 +26,7 @@ from mergebench_ray.search.records import counted
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_llama(tmp_path_factory.mktemp("model") / "tiny"))
+    return AutoTokenizer.from_pretrained(tiny_llama(tmp_path_factory.mktemp("model") / "tiny"), trust_remote_code=False)
 
 
 @pytest.fixture

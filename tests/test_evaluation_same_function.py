@@ -63,7 +63,9 @@ def load(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Any:
         content = load_file(folder / "model.safetensors") | dict(weights)
         save_file(content, other / "model.safetensors", metadata={"format": "pt"})
         folder = other
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+    )
 
 
 def likelihood(model: Any, answer: Sequence[int]) -> float:
