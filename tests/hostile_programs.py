@@ -239,7 +239,7 @@ CRIMES = {
     "memory of the victim": "open('/proc/VICTIM/mem', 'r+b')",
     "memory of the parent": "open(f'/proc/{os.getppid()}/mem', 'r+b')",
     "own memory as a file": "open('/proc/self/mem', 'r+b')",
-    "root through a process": "os.listdir('/proc/VICTIM/root/')",
+    "root through a process": "os.listdir('/proc/VICTIM/root')",
     "descriptors of the victim": "os.listdir('/proc/VICTIM/fd')",
     "process table": "os.listdir('/proc')",
     # new processes
