@@ -46,6 +46,13 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def signalled(program: str) -> tuple[int, str, str]:
+    """How a program ends that gets SIGTERM once it is ready: status, output, errors."""
+    process = begin(_BEGIN + program)
+    process.send_signal(signal.SIGTERM)
+    return end(process)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_middle_of_an_import_ends_in_one_line(number: signal.Signals) -> None:
     process = begin(
@@ -68,9 +75,8 @@ def test_a_command_ends_in_one_line(number: signal.Signals, tmp_path: Path, monk
 
 
 def test_what_must_be_cleaned_up_is_and_a_second_signal_does_not_disturb_it() -> None:
-    process = begin(
-        _BEGIN
-        + """
+    status, out, err = signalled(
+        """
 interrupts.clean_up_first()
 try:
     print("ready", flush=True)
@@ -82,16 +88,13 @@ except KeyboardInterrupt:
     sys.exit(1)
 """
     )
-    process.send_signal(signal.SIGTERM)
-    status, out, err = end(process)
     assert (status, out) == (1, "cleaning\ncleaned\n")
     assert err == "stopping; once more ends at once and leaves unfinished files behind\n"
 
 
 def test_a_library_that_takes_a_signal_changes_nothing_while_it_starts() -> None:
-    process = begin(
-        _BEGIN
-        + """
+    assert signalled(
+        """
 interrupts.clean_up_first()
 try:
     with interrupts.kept():
@@ -103,15 +106,12 @@ except KeyboardInterrupt:
     print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
     sys.exit(1)
 """
-    )
-    process.send_signal(signal.SIGTERM)
-    assert end(process) == (1, "True\n", "")
+    ) == (1, "True\n", "")
 
 
 def test_a_library_that_takes_a_signal_below_python_has_it_no_longer_when_it_has_started() -> None:
-    process = begin(
-        _BEGIN
-        + """
+    assert signalled(
+        """
 import faulthandler
 interrupts.clean_up_first()
 with interrupts.kept():
@@ -122,9 +122,7 @@ try:
 except KeyboardInterrupt:
     sys.exit(1)
 """
-    )
-    process.send_signal(signal.SIGTERM)
-    assert end(process) == (1, "", "")
+    ) == (1, "", "")
 
 
 def test_a_third_signal_ends_at_once() -> None:
