@@ -7,13 +7,14 @@ before anything starts, `whole_folder` or `whole_file` when it is there.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +24,8 @@ from mergebench_ray.errors import InputError
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 # Of libraries that raise errors of their own, and of this module.
 _FULL_DISK_TEXTS = ("No space left on device", "disk is full", "no space left on the disk")
-_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}", re.DOTALL)
+_PART = ".part"
+_TEMPORARY = re.compile(rf"\..*\.[0-9a-f]{{8}}(?:{re.escape(_PART)})?", re.DOTALL)  # earlier versions had no ending
 _LAST = "config.json"  # without it nothing takes a folder for a model
 
 
@@ -120,10 +122,7 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what a `whole_file` or `whole_folder` that was killed left in a folder that nobody else writes in."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if _TEMPORARY.fullmatch(path.name):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            _remove(path)
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -145,20 +144,17 @@ def whole_file(path: Path, *, new: bool = False) -> Iterator[Path]:
     Raises:
         InputError: it cannot be written, the disk is full, or there is something already with `new`.
     """
-    with _made(path.parent, path, keep=True) as folder:
-        temporary = folder / f".{path.name}.{secrets.token_hex(4)}"
-        try:
-            with _explained(path):
-                temporary.touch(exist_ok=False)
-            with _explained_if_full(path):
-                yield temporary
-            with _explained(path):
-                with temporary.open("rb+") as stream:
-                    os.fsync(stream.fileno())
-                _rename(temporary, path, new)
-                sync_folder(folder)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _made(path.parent, path, keep=True) as folder, ExitStack() as held:
+        with _explained(path):
+            _remove_abandoned(folder, path.name)
+            temporary = held.enter_context(_held(folder, path.name, Path.touch))
+        with _explained_if_full(path):
+            yield temporary
+        with _explained(path):
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            _rename(temporary, path, new)
+            sync_folder(folder)
 
 
 @contextmanager
@@ -171,22 +167,68 @@ def whole_folder(path: Path) -> Iterator[Path]:
     with _explained(path):
         target = _new_folder(path, "folder")
         place = _workplace(target)
-    with _made(place, path, keep=True):
-        temporary = place / f".{target.name}.{secrets.token_hex(4)}"
+    with _made(place, path, keep=True), ExitStack() as held:
+        with _explained(path):
+            temporary = held.enter_context(_held(place, target.name, Path.mkdir))
+        with _explained_if_full(path):
+            yield temporary
+        with _explained(path):
+            for file in sorted(temporary.rglob("*")):
+                if file.is_file():
+                    with file.open("rb+") as stream:
+                        os.fsync(stream.fileno())
+            _become(temporary, target)
+            sync_folder(place)
+
+
+def _temporary(folder: Path, name: str) -> Path:
+    return folder / f".{name}.{secrets.token_hex(4)}{_PART}"
+
+
+@contextmanager
+def _held(folder: Path, name: str, make: Callable[[Path], object]) -> Iterator[Path]:
+    """Make a temporary file or folder; it is locked until the block ends, which removes what is left of it.
+
+    The kernel frees the lock of a process that is killed.
+    """
+    while True:
+        path = _temporary(folder, name)
         try:
-            with _explained(path):
-                temporary.mkdir()
-            with _explained_if_full(path):
-                yield temporary
-            with _explained(path):
-                for file in sorted(temporary.rglob("*")):
-                    if file.is_file():
-                        with file.open("rb+") as stream:
-                            os.fsync(stream.fileno())
-                _become(temporary, target)
-                sync_folder(place)
+            make(path)
+            with _opened(path) as descriptor:
+                with suppress(OSError):  # a file system without locks: there nothing is taken for abandoned
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if path.exists():  # not taken for abandoned before it was locked
+                    yield path
+                    return
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove(path)
+
+
+def _remove_abandoned(folder: Path, name: str) -> None:
+    """Remove what processes left that were killed while they wrote `name` here: nobody holds its lock any more."""
+    wanted = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}{re.escape(_PART)}")
+    with suppress(OSError):
+        for path in [one for one in folder.iterdir() if wanted.fullmatch(one.name)]:
+            with suppress(OSError), _opened(path) as descriptor:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _new_folder(path: Path, option: str) -> Path:
@@ -194,9 +236,11 @@ def _new_folder(path: Path, option: str) -> Path:
     for one in (path, *path.parents):
         if one.is_symlink() and not one.exists():
             raise InputError(f"output {path}: {one} is a link to nothing; choose another {option} or remove it")
+    target = path.resolve()
+    _remove_abandoned(_workplace(target), target.name)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"output {path} exists already: choose another {option} or remove it")
-    return path.resolve()
+    return target
 
 
 def _workplace(target: Path) -> Path:
@@ -218,7 +262,7 @@ def _become(temporary: Path, target: Path) -> None:
             moved.append(target / entry.name)
     except BaseException:
         for entry in moved:
-            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+            _remove(entry)
         raise
 
 
@@ -246,7 +290,7 @@ def _try_file(path: Path, option: str) -> None:
 
 def _try(folder: Path, name: str) -> None:
     """Make and remove a file with a name as long as that of the temporary ones."""
-    probe = folder / f".{name}.{secrets.token_hex(4)}"
+    probe = _temporary(folder, name)
     try:
         probe.touch(exist_ok=False)
     finally:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from small_disks import small_disk
 
+from mergebench_ray import files
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import (
     check_new_file,
@@ -133,6 +135,50 @@ def test_an_error_leaves_no_folder_that_was_made_on_the_way(tmp_path: Path) -> N
         raise KeyError
     with pytest.raises(KeyError), whole_file(tmp_path / "a" / "b" / "out"):
         raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED_WHILE_WRITING = """
+import sys, time
+from pathlib import Path
+from mergebench_ray import files
+with getattr(files, sys.argv[1])(Path(sys.argv[2])) as temporary:
+    if temporary.is_dir():
+        (temporary / "half").write_text("half")
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("kind", ["whole_folder", "whole_file"])
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_what_a_live_one_writes_is_not(
+    tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "out"
+    (tmp_path / ".out.20250101").write_text("the user's")
+    kept = sorted(tmp_path.iterdir())
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, kind, str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (temporary,) = set(tmp_path.iterdir()) - set(kept)
+        with getattr(files, kind)(tmp_path / "out"):
+            assert temporary.exists()
+        remove(out)
+        process.kill()
+    assert temporary.exists()
+    with getattr(files, kind)(out):
+        assert not temporary.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([*kept, out])
+
+
+def remove(path: Path) -> None:
+    path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_what_a_killed_writer_left_counts_neither_as_content_nor_against_the_room(tmp_path: Path) -> None:
+    (tmp_path / ".out.0123abcd.part").mkdir()
+    check_new_folder(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
