@@ -85,7 +85,9 @@ def merge(
         list[str] | None,
         typer.Option(metavar="NAME=SOURCE", help="A specialist's samples, for methods that see data; one for each."),
     ] = None,
-    suite: Annotated[str | None, typer.Option(help="Suite whose samples are used instead.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Suite whose samples are used instead, for methods that see data.")
+    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(metavar="SETTING", help="A setting of config.json that may differ from the base's."),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import CommandLine
 
 SWEEP = "name: x\nsuite: smollm2-mini\nmethods:\n  ties: {density: {low: 0.1, high: 0.5}}\n"
 FILES = {
@@ -38,6 +39,7 @@ COMMANDS = [
     [*MERGE, "a/b=./file"],
     [*MERGE, "math=./file", "--set", "density=2"],
     [*MERGE, "math=./file", "--suite", ""],
+    [*MERGE, "math=./file", "--suite", "smollm2-mini"],
     [*MERGE, "math=./file", "--shards", "100000000"],
     [*MERGE, "math=./file", "--calibration", "math=x.jsonl"],
     ["merge", "--method", "regmean", *MERGE[3:], "math=./file"],
@@ -83,3 +85,14 @@ def test_a_plain_mistake_is_refused_before_torch_ray_or_vllm_are_imported(folder
     assert (done.returncode, len(lines)) == (0, len(COMMANDS)), done.stderr
     assert all(line.startswith("error: ") for line in lines), done.stderr
     assert sorted(file.name for file in folder.iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize("option", ["--calibration", "--suite"])
+def test_data_for_a_merge_that_reads_none_are_refused_by_name(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.chdir(folder)
+    value = {"--calibration": "math=x.jsonl", "--suite": "smollm2-mini"}[option]
+    line = CommandLine(capsys, monkeypatch).refused(*MERGE, "math=./file", option, value)
+    assert line.startswith(f"error: {option}")
+    assert "ties reads no data with these hyper-parameters; leave it out" in line

@@ -116,8 +116,9 @@ def checked_merge(
         known = {*options.data, *(loaded.calibration if loaded else ())}
         if missing := next((name for name in specialists if name not in known), None):
             raise no_calibration_data(method, missing)
-    elif calibration is not None and options.data:
-        raise InputError(f"--calibration: {method} reads no data with these hyper-parameters; leave it out")
+    elif (calibration is not None and options.data) or suite is not None:
+        option = "--calibration" if suite is None else f"--suite {suite}"
+        raise InputError(f"{option}: {method} reads no data with these hyper-parameters; leave it out")
     for reference in (base, *specialists.values()):
         check_there(ModelRef.parse(reference))
     return MergeRequest(method, base, specialists, parameters or {}, written, options, loaded, notes)
