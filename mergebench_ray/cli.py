@@ -53,7 +53,9 @@ def tune(
     """Search for the best merge that a sweep file describes."""
     from mergebench_ray.commands.first_checks import checked_run
 
-    checked, folder = checked_run(sweep, _parse_settings(settings), out, resume=resume)
+    checked, folder = checked_run(
+        sweep, _parse_settings(settings), out, resume=resume, address=address, dashboard_port=dashboard_port
+    )
 
     from mergebench_ray.commands.tune import tune as run
 
@@ -108,12 +110,13 @@ def merge(
         "suite": suite,
         "accept_changes": accept_changes,
         "shards": shards,
+        "address": address,
     }
     checked_merge(**request)
 
     from mergebench_ray.commands.merge import merge as run
 
-    result = run(**request, allow=allow or (), address=address, show_progress=True)
+    result = run(**request, allow=allow or (), show_progress=True)
     for note in result.notes:
         typer.echo(f"note: {note}")
     typer.echo(
@@ -148,7 +151,7 @@ def evaluate(
     chosen, pairs = _names(tasks, "--tasks"), _parse_pairs(data, "--data", "ID=PATH")
     judges = _parse_pairs(judge, "--judge", "NAME=REF")
     options = evaluation_settings(items, allow_code_execution, allow_weak_sandbox, pairs, judges)
-    checked_evaluation(model, suite, split, chosen, engines, out, options)
+    checked_evaluation(model, suite, split, chosen, engines, out, options, address)
 
     from mergebench_ray.commands.evaluate import evaluate as run
     from mergebench_ray.evaluation import average_score
@@ -363,9 +366,14 @@ def train_specialists(
     domains: Annotated[str | None, typer.Option(help="Only these domains, separated by commas.")] = None,
 ) -> None:
     """Train the LoRA specialists of the built-in suite; goes on where it was interrupted."""
+    from mergebench_ray.commands.first_checks import checked_adapters
+
+    chosen = _names(domains, "--domains")
+    checked_adapters(out, chosen)
+
     from mergebench_ray.training.specialists import train_specialists as run
 
-    run(domains=_names(domains, "--domains"), out=out)
+    run(domains=chosen, out=out)
 
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 import ray
 from ray._private import ray_constants
 
 from mergebench_ray import interrupts
 from mergebench_ray.errors import InputError
+from mergebench_ray.ray_address import LOOPBACK, REMEDY, check_ray
 from mergebench_ray.ray_errors import input_errors
 from mergebench_ray.ray_tokens import use_cluster_token, use_local_token
 
-_LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 512 << 20  # weights do not travel through it on one node
 _CLUSTERS = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-_PROBE_SECONDS = 5.0
-_REMEDY = "check the address, and that the cluster is up (ray status)"
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -81,12 +77,12 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, dashbo
                 address="local",
                 num_cpus=num_cpus,
                 include_dashboard=dashboard_port is not None,
-                dashboard_host=_LOOPBACK,
+                dashboard_host=LOOPBACK,
                 dashboard_port=dashboard_port,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _node_ip_address=_LOOPBACK,
+                _node_ip_address=LOOPBACK,
             )
 
 
@@ -110,33 +106,6 @@ def _on_loopback() -> Iterator[None]:
             os.environ[_CLUSTERS] = environment
 
 
-def check_ray(address: str | None = None, *, dashboard_port: int | None = None) -> None:
-    """Find out without starting anything whether `start_ray` can work.
-
-    Raises:
-        InputError: nothing listens at the cluster's address, or the port is taken.
-    """
-    address = address or os.environ.get("RAY_ADDRESS", "local")
-    if address not in ("local", "auto"):
-        _check_reachable(address)
-    if dashboard_port is not None:
-        _check_port_is_free(dashboard_port)
-
-
-def _check_reachable(address: str) -> None:
-    url = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        host, port = url.hostname, url.port
-    except ValueError:
-        host = port = None
-    if host is None or port is None:
-        raise InputError(f"Ray address {address!r}: write HOST:PORT, ray://HOST:PORT, auto or local")
-    try:
-        socket.create_connection((host, port), timeout=_PROBE_SECONDS).close()
-    except OSError as error:
-        raise InputError(f"Ray at {address!r} cannot be reached ({error.strerror or error}): {_REMEDY}") from error
-
-
 def _connect(address: str) -> None:
     if address != "auto" and "://" not in address:
         use_cluster_token(address)
@@ -144,12 +113,4 @@ def _connect(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"Ray at {address!r} cannot be reached ({reason}): {_REMEDY}") from error
-
-
-def _check_port_is_free(port: int) -> None:
-    with socket.socket() as probe:
-        try:
-            probe.bind((_LOOPBACK, port))
-        except (OSError, OverflowError) as error:
-            raise InputError(f"--dashboard-port {port}: cannot be used ({error}); choose another") from error
+        raise InputError(f"Ray at {address!r} cannot be reached ({reason}): {REMEDY}") from error

@@ -48,6 +48,13 @@ COMMANDS = [
     ["bench", "--json", "file"],
     ["evaluate", "./nowhere", "--suite", "smollm2-mini"],
     ["evaluate", "./file", "--suite", "smollm2-mini", "--tasks", ""],
+    ["tune", "good.yaml", "--address", "127.0.0.1:1"],
+    ["tune", "good.yaml", "--dashboard-port", "0"],
+    ["tune", "good.yaml", "--dashboard-port", "65536"],
+    [*MERGE, "math=./file", "--address", "nonsense"],
+    ["evaluate", "./file", "--suite", "smollm2-mini", "--address", "127.0.0.1:1"],
+    ["train-specialists", "--out", "/proc/x"],
+    ["train-specialists", "--out", "new", "--domains", "maths"],
     ["data", "check", "suite.yaml"],
     ["tune", "good.yaml", "--nope"],
 ]

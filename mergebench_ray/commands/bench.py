@@ -21,7 +21,7 @@ from rich.table import Table
 from mergebench_ray.bank import Bank
 from mergebench_ray.bank.bench import measure_methods
 from mergebench_ray.checkpoints import is_merged
-from mergebench_ray.commands.first_checks import check_bench
+from mergebench_ray.commands.first_checks import BUILT_IN_SUITE, check_bench
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.peak_memory import interpreter_memory, peak_memory
 from mergebench_ray.commands.progress import Report, progress_line
@@ -31,7 +31,6 @@ from mergebench_ray.files import whole_file
 from mergebench_ray.methods import get_method, method_names
 from mergebench_ray.runtime import ray_session
 
-_SUITE = "smollm2-mini"
 _SWAPS = 9
 _BYTES = 2  # bf16
 _ALLOWED_EXTRA = 500_000_000  # bytes beside (K + 2) models, for processes and small buffers
@@ -76,7 +75,7 @@ def bench(
 
 
 def _models(model: str | None) -> Models:
-    suite = Suite.load(_SUITE)
+    suite = Suite.load(BUILT_IN_SUITE)
     if model is None:
         assert suite.base is not None
         return resolve_models(suite.base, suite.specialists)

@@ -33,7 +33,7 @@ from mergebench_ray.evaluation.judges import digests, find_judges, running_judge
 from mergebench_ray.evaluation.questions import QuestionRow, question_rows
 from mergebench_ray.evaluation.tasks import notes_of
 from mergebench_ray.files import whole_file
-from mergebench_ray.runtime import check_ray, ray_session
+from mergebench_ray.runtime import ray_session
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def evaluate(
         engines,
         out,
         evaluation_settings(items, allow_code_execution, allow_weak_sandbox, data, judges),
+        address,
     )
     check_data_is_used(Suite.load(suite), options.data)
     found, notes = find_judges(chosen, options, [which])
@@ -110,7 +111,6 @@ def evaluate(
     notes += code_execution_notes(chosen, options, [which])
     loaded = load_tasks(chosen, which, options, judges=digests(found))
     notes += notes_of(loaded)
-    check_ray(address)
     checkpoint = resolve(model)
     check_accompanying_files(checkpoint.folder)
     # Reads every byte, where it is not remembered: what is not finite is refused before an engine starts.

@@ -20,27 +20,36 @@ from mergebench_ray.config.suite import built_in_suites
 from mergebench_ray.config.sweep import BankOptions, EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import check_new_file, check_new_folder
+from mergebench_ray.files import check_new_file, check_new_folder, check_writable
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+from mergebench_ray.ray_address import check_ray
 from mergebench_ray.search.checks import check_sweep
 from mergebench_ray.search.run_folder import check_run_folder
 
+BUILT_IN_SUITE = "smollm2-mini"  # whose specialists can be trained here
 DTYPE = "bfloat16"  # of every merged model
 _MANY_LAYERS = 1000  # before it is known how many the model has
 
 
 def checked_run(
-    sweep: Path | str | Sweep, overrides: Mapping[str, Any] | None, out: Path | str | None, *, resume: bool
+    sweep: Path | str | Sweep,
+    overrides: Mapping[str, Any] | None,
+    out: Path | str | None,
+    *,
+    resume: bool,
+    address: str | None = None,
+    dashboard_port: int | None = None,
 ) -> tuple[Sweep, Path]:
     """The sweep of `tune`, and the run's folder.
 
     Raises:
-        InputError: as `read_sweep` and `check_run_folder`.
+        InputError: as `read_sweep`, `check_run_folder` and `check_ray`.
     """
     checked = sweep if isinstance(sweep, Sweep) else Sweep.from_yaml(Path(sweep), dict(overrides or {}))
     folder = Path(out) if out is not None else Path("runs") / checked.name
     check_run_folder(folder, checked, resume=resume)
     check_sweep(checked)
+    check_ray(address, dashboard_port=dashboard_port)
     return checked, folder
 
 
@@ -81,6 +90,7 @@ def checked_merge(
     *,
     accept_changes: bool,
     shards: int = 1,
+    address: str | None = None,
 ) -> MergeRequest:
     """Everything about `merge` but the models themselves; arguments as there.
 
@@ -121,6 +131,7 @@ def checked_merge(
         raise InputError(f"{option}: {method} reads no data with these hyper-parameters; leave it out")
     for reference in (base, *specialists.values()):
         check_there(ModelRef.parse(reference))
+    check_ray(address)
     return MergeRequest(method, base, specialists, parameters or {}, written, options, loaded, notes)
 
 
@@ -149,6 +160,7 @@ def checked_evaluation(
     engines: int,
     out: Path | str | None,
     options: Mapping[str, Any],
+    address: str | None = None,
 ) -> tuple[Suite, Literal["validation", "test"], EvaluationOptions]:
     """The suite with the chosen tasks, the split and the options of `evaluate`; arguments as there.
 
@@ -168,6 +180,7 @@ def checked_evaluation(
         chosen = chosen.only_tasks(list(tasks), which)
     parsed = parse_model(EvaluationOptions, dict(options), "evaluate")
     check_there(ModelRef.parse(model))
+    check_ray(address)
     return chosen, which, parsed
 
 
@@ -181,6 +194,24 @@ def check_bench(model: str | None, json_file: Path | str | None) -> None:
         check_new_file(Path(json_file), "--json")
     if model is not None:
         check_there(ModelRef.parse(model))
+
+
+def checked_adapters(out: Path, domains: Sequence[str] | None) -> dict[str, Path]:
+    """The folder of each adapter that `train-specialists` is asked for; arguments as there.
+
+    Raises:
+        InputError: a folder in the way or that cannot be written, or an unknown domain.
+    """
+    check_writable(out)
+    known = Suite.load(BUILT_IN_SUITE).domains
+    chosen = list(known) if domains is None else domains
+    for domain in chosen:
+        if domain not in known:
+            raise InputError(f"suite {BUILT_IN_SUITE} has no domain {domain!r}: choose from {', '.join(known)}")
+        folder = out / domain
+        if folder.exists() and not (folder / "adapter_model.safetensors").is_file():
+            raise InputError(f"{folder} exists and is no adapter: choose another --out or remove it")
+    return {domain: out / domain for domain in chosen}
 
 
 def read_sweep_or_suite(name: str) -> tuple[Sweep | None, Suite]:

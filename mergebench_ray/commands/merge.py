@@ -24,7 +24,7 @@ from mergebench_ray.files import check_new_folder
 from mergebench_ray.methods import complete_parameters
 from mergebench_ray.placement import Machine
 from mergebench_ray.placement.plan import PROCESS_BYTES, gibibytes
-from mergebench_ray.runtime import check_ray, ray_session
+from mergebench_ray.runtime import ray_session
 
 _ITEM_BYTES = 2  # bf16
 
@@ -97,8 +97,8 @@ def merge(
         suite,
         accept_changes=accept_changes,
         shards=shards,
+        address=address,
     )
-    check_ray(address)
     models = resolve_models(request.base, request.specialists, allow)
     merge = (
         request.method,

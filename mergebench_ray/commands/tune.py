@@ -37,7 +37,7 @@ from mergebench_ray.results import (
     write_report,
 )
 from mergebench_ray.results.leaderboard import with_error
-from mergebench_ray.runtime import check_ray, ray_session
+from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.records import AVERAGE, AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
 from mergebench_ray.search.run_folder import RunFolder, check_same_items, open_run
@@ -94,11 +94,10 @@ def tune(
     Raises:
         InputError: wrong input, found before anything is started.
     """
-    checked, folder = checked_run(sweep, overrides, out, resume=resume)
+    checked, folder = checked_run(sweep, overrides, out, resume=resume, address=address, dashboard_port=dashboard_port)
     suite = checked.load_suite()
     models = resolve_sweep_models(checked, suite)
     space = Space(checked, list(models.specialists), models.num_layers)
-    check_ray(address, dashboard_port=dashboard_port)
     tasks = {
         split: load_tasks(suite, split, checked.evaluation, judges=digests(models.judges)) for split in get_args(Split)
     }

@@ -10,15 +10,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from mergebench_ray.checkpoints import resolve
+from mergebench_ray.commands.first_checks import BUILT_IN_SUITE, checked_adapters
 from mergebench_ray.config import Suite
-from mergebench_ray.errors import InputError
-from mergebench_ray.files import check_writable
 from mergebench_ray.suites.smollm2_mini.generate import GENERATORS
 from mergebench_ray.training.adapter import TrainingPlan, train_adapter
 from mergebench_ray.training.batches import encode
 from mergebench_ray.training.progress import Progress
 
-SUITE = "smollm2-mini"
 PLANS: Mapping[str, TrainingPlan] = {
     "coding": TrainingPlan(num_steps=100),
     "instruction": TrainingPlan(num_steps=150),
@@ -43,9 +41,8 @@ def train_specialists(*, out: Path, domains: Sequence[str] | None = None) -> dic
     Raises:
         InputError: an unknown domain, a folder in the way, or a base that cannot be found; before anything is trained.
     """
-    check_writable(out)
-    folders = _folders(out, list(PLANS) if domains is None else domains)
-    base = Suite.load(SUITE).base
+    folders = checked_adapters(out, domains)
+    base = Suite.load(BUILT_IN_SUITE).base
     assert base is not None
     with Progress() as progress:
         for domain, folder in folders.items():
@@ -55,16 +52,6 @@ def train_specialists(*, out: Path, domains: Sequence[str] | None = None) -> dic
                 _train(domain, resolve(base).folder, folder, progress)
                 progress.note(f"{domain}: written to {folder}")
     return folders
-
-
-def _folders(out: Path, domains: Sequence[str]) -> dict[str, Path]:
-    for domain in domains:
-        if domain not in PLANS:
-            raise InputError(f"suite {SUITE} has no domain {domain!r}: choose from {', '.join(PLANS)}")
-        folder = out / domain
-        if folder.exists() and not (folder / "adapter_model.safetensors").is_file():
-            raise InputError(f"{folder} exists and is no adapter: choose another --out or remove it")
-    return {domain: out / domain for domain in domains}
 
 
 def _train(domain: str, base: Path, out: Path, progress: Progress) -> None:
