@@ -86,6 +86,8 @@ CASES: list[tuple[str, list[str], dict[str, Any]]] = [
     ("greedy with sampling options", TEXTS, {**VARIED, "until": [], "top_k": 5, "top_p": 0.5, "min_p": 0.1}),
     ("greedy with a temperature", TEXTS, {**VARIED, "until": [], "do_sample": False, "temperature": 1.0}),
     ("no end before some tokens", TEXTS, {**VARIED, "until": ["a", "W"], "min_new_tokens": 30}),
+    ("no end before some tokens but special ones", SPECIAL, {**VARIED, "until": ["<s>"], "min_new_tokens": 30}),
+    ("a special token after the shortest answer", TEXTS, {**VARIED, "until": ["<s>"], "min_new_tokens": 4}),
     ("one beam", TEXTS, {**VARIED, "until": [], "num_beams": 1, "length_penalty": 1.0}),
     ("prompts that do not fit", TOO_LONG, {**VARIED, "until": ["<s>"]}),
     ("prompts that do not fit, stopped at once", TOO_LONG, {**VARIED, "until": [""]}),

@@ -137,7 +137,8 @@ class Batch:
                 ids = _fit(request.prompt_token_ids, request.max_tokens, max_model_len)
                 order = (index not in first, -len(ids) - request.max_tokens, ids)
                 sampling = _decoding(request, defaults)
-                ordered.append((order, GenerationPrompt(ids, sampling, index, partial(_text, tokenizer, request))))
+                least = replace(request, min_tokens=sampling.min_tokens)
+                ordered.append((order, GenerationPrompt(ids, sampling, index, partial(_text, tokenizer, least))))
             else:
                 if not request.context_token_ids or not request.continuation_token_ids:
                     raise InputError("log-likelihood: context and continuation need at least one token each")
@@ -184,11 +185,26 @@ def _decoding(request: GenerationRequest, defaults: GenerationDefaults) -> Sampl
 
 def _text(tokenizer: Any, request: GenerationRequest, token_ids: Sequence[int]) -> str:
     """An answer's text, as lm-eval's runner for transformers makes it: decoded as a whole, then cut."""
+    if request.min_tokens:
+        token_ids = _stopped(tokenizer, request.stop, token_ids)
     text: str = tokenizer.decode(list(token_ids), skip_special_tokens=not request.special_tokens)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.decode(tokenizer.eos_token_id)]
     for stop in [*request.stop, *end]:
         text = text.split(stop)[0]
     return text
+
+
+def _stopped(tokenizer: Any, stops: Sequence[str], token_ids: Sequence[int]) -> Sequence[int]:
+    """Tokens up to the one that completes a stop string.
+
+    vLLM looks for none in the shortest answer. lm-eval does, after each token, in as many of the last tokens as the
+    string has and two more. In the text alone a stop string of special tokens would not be found: they are left out.
+    """
+    windows = [(stop, len(tokenizer.encode(stop, add_special_tokens=False)) + 2) for stop in stops]
+    for end in range(1, len(token_ids)):
+        if any(stop in tokenizer.decode(list(token_ids[max(0, end - window) : end])) for stop, window in windows):
+            return token_ids[:end]
+    return token_ids
 
 
 def _scoring(ids: list[int], num_common: int, last_tokens: dict[int, int], by_token_ids: bool) -> ScoringPrompt:
