@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.utils import apply_template
 from task_files import capital_items, write_choice_task, write_generation_task, write_lines, write_suite
 
 from mergebench_ray.config import Suite
@@ -172,6 +173,11 @@ NULLS: list[tuple[str, str]] = [
     ("{{ (context or 'of') ~ ' ' ~ country }}", "of Japan"),
     ("{{ [context, country] | select | join(' ') }}", "Japan"),
     ("{% if context %}{{context}}{% endif %}{{country}}", "Japan"),
+    ("{{ context | int(0) }} {{country}}", "0 Japan"),
+    ("{{ context | int(0) }} or none of {{country}}", "0 or none of Japan"),
+    ("{{ [context] | length }} {{country}}", "1 Japan"),
+    ("{{ [context, country].index(country) }}", "1"),
+    ("{{ context | map('default', '') | join }}{{country}}", "Japan"),
 ]
 
 
@@ -183,10 +189,29 @@ def test_a_template_that_says_what_to_print_without_a_field_is_rendered(
     for split in ("train", "validation", "test"):
         write_lines(folder / f"{split}.jsonl", items)
     write_generation_task(folder, doc_to_text=template)
+    assert apply_template(template, items[0]) == expected
     assert one_task(folder, "capital_text", "exact_match").items[0].instances[0].args[0] == expected
 
 
-@pytest.mark.parametrize("template", ["{{context}} {{country}}", "{{context ~ country or ''}}{{context}}", "context"])
+@pytest.mark.parametrize("template", [template for template, _ in NULLS[7:]])
+def test_a_field_that_the_data_lack_is_missing_whatever_a_template_makes_of_a_null(folder: Path, template: str) -> None:
+    write_generation_task(folder, doc_to_text=template)
+    with pytest.raises(InputError, match=r"validation\.jsonl.*field 'context' is missing"):
+        one_task(folder, "capital_text", "exact_match")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{context}} {{country}}",
+        "{{context ~ country or ''}}{{context}}",
+        "context",
+        "{{ context | upper }}",
+        "{{ [context, country] | join(' ') }}",
+        "{{ context.strip() }}",
+        "{{ context | join(' ') }}",
+    ],
+)
 def test_a_template_that_would_print_none_is_refused(folder: Path, template: str) -> None:
     items = [{**capital_items(1, 1)[0], "context": "So."}, {**capital_items(2, 1)[0], "context": None}]
     for split in ("train", "validation", "test"):

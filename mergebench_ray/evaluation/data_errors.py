@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import jinja2
 from datasets.exceptions import DatasetsError
 from jinja2 import meta, nodes
+from lm_eval.utils import apply_template
 from lm_eval.utils import env as template_environment
 
 from mergebench_ray.errors import InputError
@@ -79,14 +81,25 @@ def explain_data_errors(
         raise _not_built(task, source, error) from error
 
 
-def check_fields(task: str, source: str, row: int, document: Mapping[str, Any], fields: frozenset[str]) -> None:
-    """Refuse an item without one of the `fields` that its templates print.
+def check_fields(
+    task: str, source: str, row: int, document: Mapping[str, Any], fields: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuse an item without one of the `fields` that its templates need, or with a null there that they would print.
+
+    Args:
+        task: name of the task.
+        source: file or data set that the item comes from.
+        row: of the item, counted from 1.
+        document: the item.
+        fields: as `printed_fields` says.
 
     Raises:
-        InputError: naming file, row (counted from 1) and field.
+        InputError: naming file, row and field.
     """
-    for name in sorted(fields):
-        if document.get(name) is None:
+    for name, templates in sorted(fields.items()):
+        if name in document and document[name] is not None:
+            continue
+        if name not in document or any(_prints_null(one, document, name) for one in templates):
             raise _missing_field(task, f"{source}, item {row}", name)
 
 
@@ -114,24 +127,39 @@ def check_named_fields(
             )
 
 
-def printed_fields(config: Mapping[str, Any], known: frozenset[str]) -> frozenset[str]:
-    """Fields that a task's templates cannot do without.
+def printed_fields(config: Mapping[str, Any], known: frozenset[str]) -> dict[str, list[str]]:
+    """Fields that a task's templates cannot do without, each with these templates.
 
     lm-eval takes a template that is the name of a field (one of `known`) as that field. A template with statements
     (``{% if %}``) may do without its fields, and so may an expression that says what to print instead: ``{{a or ''}}``,
     ``{{a if a else b}}``, ``{{a | default('', true)}}``. What a function needs cannot be seen from outside.
     """
-    names: set[str] = set()
+    fields: dict[str, list[str]] = {}
     for key in _TEMPLATES:
         template = config.get(key)
         if not isinstance(template, str) or "{%" in template:
             continue
         if template in known or (key.startswith("doc_to_") and template.isidentifier()):
-            names.add(template)
+            fields.setdefault(template, []).append(template)
             continue
         parsed = template_environment.parse(template)
-        names |= meta.find_undeclared_variables(parsed) & set(_names_without_alternative(parsed))
-    return frozenset(names - set(template_environment.globals))
+        names = meta.find_undeclared_variables(parsed) & set(_names_without_alternative(parsed))
+        for name in names.difference(template_environment.globals):
+            fields.setdefault(name, []).append(template)
+    return fields
+
+
+def _prints_null(template: str, document: Mapping[str, Any], name: str) -> bool:
+    """Whether a template makes the word None, or an error, of a field that is null: not so ``{{a | int(0)}}``."""
+    return template == name or _nones(template, document) > _nones(template, {**document, name: ""})
+
+
+def _nones(template: str, document: Mapping[str, Any]) -> float:
+    """How often a rendered template says None; infinity where it cannot be rendered."""
+    try:
+        return int(apply_template(template, dict(document)).casefold().count("none"))
+    except Exception:  # a task file's templates raise anything
+        return math.inf
 
 
 def _names_without_alternative(node: nodes.Node) -> Iterator[str]:
