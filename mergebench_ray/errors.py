@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _MAX_CHARACTERS = 1500
+_MAX_WORD = 300
 
 
 class InputError(ValueError):
@@ -10,14 +11,17 @@ class InputError(ValueError):
 
     The message is a single line that says what is wrong, where (file, key), and what to do about it. The command
     line prints it without a traceback and exits with status 2. What a message quotes may be anything: characters that a
-    terminal would obey are escaped, and the middle of a very long one is left out.
+    terminal would obey are escaped, and the middle of a very long word, such as a reference, and of a very long message
+    is left out.
     """
 
     def __init__(self, message: str) -> None:
-        line = printable(" ".join(str(message).split()))
-        if len(line) > _MAX_CHARACTERS:
-            line = f"{line[: _MAX_CHARACTERS // 2]} … {line[-_MAX_CHARACTERS // 2 :]}"
-        super().__init__(line)
+        words = printable(" ".join(str(message).split())).split(" ")
+        super().__init__(_shortened(" ".join(_shortened(word, _MAX_WORD) for word in words), _MAX_CHARACTERS))
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
 
 
 def printable(text: str) -> str:

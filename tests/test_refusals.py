@@ -103,3 +103,15 @@ def test_data_for_a_merge_that_reads_none_are_refused_by_name(
     line = CommandLine(capsys, monkeypatch).refused(*MERGE, "math=./file", option, value)
     assert line.startswith(f"error: {option}")
     assert "ties reads no data with these hyper-parameters; leave it out" in line
+
+
+@pytest.mark.parametrize("reference", ["./" + "x" * 9000, "owner/name@" + "y" * 9000 + "+", "x" * 9000])
+def test_of_a_very_long_reference_both_ends_are_shown_with_what_is_wrong_and_what_to_do(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    monkeypatch.chdir(folder)
+    line = CommandLine(capsys, monkeypatch).refused(*MERGE, f"math={reference}")
+    assert len(line) < 600
+    assert reference[:50] in line
+    assert reference[-50:] in line
+    assert "check the path" in line or "write MODEL" in line
