@@ -438,9 +438,9 @@ def test_another_judge_makes_other_items(suite: Suite, options: EvaluationOption
 def test_a_run_is_not_resumed_once_its_judge_has_changed(tmp_path: Path) -> None:
     trials = made_up_trials()
     items = {trial.split: trial.items_digest for trial in trials if trial.role != "specialist"}
-    check_same_items(tmp_path, trials, items)
+    check_same_items(tmp_path, trials, items, items)
     with pytest.raises(InputError, match="on test were scored on other items, or with another judge"):
-        check_same_items(tmp_path, trials, {**items, "test": "other"})
+        check_same_items(tmp_path, trials, {**items, "test": "other"}, items | {"test": "another"})
 
 
 def test_what_a_judge_leaves_open_is_neither_harm_nor_success(suite: Suite, data: Mapping[str, str]) -> None:

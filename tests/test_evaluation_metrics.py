@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from lm_eval.api.metrics import mean, perplexity
+from made_up_trials import made_up_trials
 from task_files import write_choice_task, write_generation_task, write_task
 
 from mergebench_ray.config import Suite
@@ -16,8 +18,9 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import ABSENT, grade, item_score, task_estimate
-from mergebench_ray.evaluation.tasks import ScoredTask, load_tasks, notes_of
+from mergebench_ray.evaluation.tasks import ScoredTask, items_digest, load_tasks, notes_of
 from mergebench_ray.scores import DomainScore, normalised_average
+from mergebench_ray.search.run_folder import check_same_items
 
 PERPLEXITY = {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}
 
@@ -70,6 +73,17 @@ def test_a_suite_may_say_otherwise_and_it_is_noted(folder: Path) -> None:
         "task likely: the suite counts perplexity as better when higher, lm-eval as better when lower",
         "task capital_choice: the suite counts acc as better when lower, lm-eval as better when higher",
     ]
+
+
+def test_a_run_of_before_directions_counted_is_told_so_and_not_to_undo_a_change(folder: Path, tmp_path: Path) -> None:
+    plain = loaded(folder, {"facts": {"capital_choice": "acc"}})
+    turned = loaded(folder, {"facts": {"capital_choice": {"metric": "acc", "one_minus": True}}})
+    items, as_earlier = ({"test": items_digest(turned, directions=known)} for known in (True, False))
+    assert items_digest(plain) == as_earlier["test"] != items["test"]
+    trials = [replace(trial, items_digest=as_earlier["test"]) for trial in made_up_trials(1) if trial.split == "test"]
+    with pytest.raises(InputError, match=r"an earlier version .* one_minus .* start a new run") as caught:
+        check_same_items(tmp_path, trials, items, as_earlier)
+    assert "undo" not in str(caught.value)
 
 
 def test_a_metric_whose_direction_nobody_says_is_refused_until_the_suite_says_it(folder: Path) -> None:

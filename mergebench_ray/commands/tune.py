@@ -117,7 +117,11 @@ def tune(
         open_storage(run.path, checked.search)
         run.write_plan(plan)
         store = TrialStore(run.path)
-        check_same_items(run.path, store.trials(), {split: items_digest(some) for split, some in tasks.items()})
+        items, as_earlier = (
+            {split: items_digest(some, directions=directions) for split, some in tasks.items()}
+            for directions in (True, False)
+        )
+        check_same_items(run.path, store.trials(), items, as_earlier)
         for split, some in tasks.items():
             write_questions(run.path, split, list(question_rows(some)))
         with LiveView(checked.name, checked.search.trials, show=show_progress) as view:

@@ -183,14 +183,18 @@ def chosen_domains(suite: Suite, options: EvaluationOptions, domains: Sequence[s
     return [domain for domain in suite.scored if domain in chosen]
 
 
-def items_digest(tasks: Iterable[ScoredTask]) -> str:
-    """SHA-256 of what is asked and what it is graded against: equal digests, comparable scores."""
+def items_digest(tasks: Iterable[ScoredTask], *, directions: bool = True) -> str:
+    """SHA-256 of what is asked and what it is graded against: equal digests, comparable scores.
+
+    Without `directions` it is that of earlier versions, to which one_minus made no difference.
+    """
     digest = hashlib.sha256()
     for task in tasks:
         for item in task.items:
             graded = json.dumps(item.doc, sort_keys=True, default=str)
             judge = (task.judged.digest,) if task.judged else ()
-            row = (task.domain, task.name, task.counted, task.filter_name, item.id, item.prompt_digest, graded, *judge)
+            counted = task.counted if directions else task.metric
+            row = (task.domain, task.name, counted, task.filter_name, item.id, item.prompt_digest, graded, *judge)
             digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
 

@@ -133,19 +133,28 @@ def _is_only_begun(path: Path) -> bool:
     return path.is_dir() and (path / _LOCK).is_file() and {file.name for file in path.iterdir()} <= {_LOCK, "run_id"}
 
 
-def check_same_items(folder: Path, trials: Iterable[Trial], items: Mapping[str, str]) -> None:
+def check_same_items(
+    folder: Path, trials: Iterable[Trial], items: Mapping[str, str], as_earlier: Mapping[str, str]
+) -> None:
     """Refuse to go on where data, the suite, or what a judge depends on have changed since a run's trials were scored.
 
     Args:
         folder: the run's.
         trials: what it holds.
         items: split -> digest of all items that are scored now. Specialists are scored on some of them only.
+        as_earlier: the same as earlier versions made it, to which directions of metrics made no difference.
 
     Raises:
         InputError: naming the split.
     """
     for trial in trials:
         if trial.role != "specialist" and trial.items_digest != items[trial.split]:
+            if trial.items_digest == as_earlier[trial.split]:
+                raise InputError(
+                    f"{folder}: an earlier version of mergebench_ray began it, in which items' scores meant something "
+                    "else where one_minus is set or lower is better; start a new run with another --out, or finish "
+                    "this one with the version that began it"
+                )
             raise InputError(
                 f"{folder}: its trials on {trial.split} were scored on other items, or with another judge, than there "
                 "are now; undo the change, or start a new run with another --out"
