@@ -28,6 +28,7 @@ from mergebench_ray.evaluation import (
     start_evaluator,
 )
 from mergebench_ray.evaluation.code_execution import code_execution_notes
+from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.evaluation.data_use import check_data_is_used
 from mergebench_ray.evaluation.judges import digests, find_judges, running_judges
 from mergebench_ray.evaluation.questions import QuestionRow, question_rows
@@ -116,6 +117,7 @@ def evaluate(
     # Reads every byte, where it is not remembered: what is not finite is refused before an engine starts.
     digest = checkpoint.digest()
     base = resolve(ModelRef.parse(model).model)
+    check_continuations(loaded, base.folder, chosen.max_model_len)
     # On a GPU the engine leaves half of it to a judge.
     engine_options = EngineOptions(count=engines, num_gpus=0.5 if found else None)
     with (

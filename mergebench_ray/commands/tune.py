@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from mergebench_ray.config import Recipe, Suite, Sweep
 from mergebench_ray.config.storage_url import without_secrets
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Split, items_digest, load_tasks
+from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.evaluation.judges import digests, running_judges
 from mergebench_ray.evaluation.questions import question_rows
 from mergebench_ray.evaluation.tasks import notes_of
@@ -101,6 +103,7 @@ def tune(
     tasks = {
         split: load_tasks(suite, split, checked.evaluation, judges=digests(models.judges)) for split in get_args(Split)
     }
+    check_continuations(itertools.chain(*tasks.values()), models.base.folder, suite.max_model_len)
     of_tasks = notes_of(task for some in tasks.values() for task in some)
     notes = [*models.notes, *of_tasks]
     plan = make_plan(checked, models.base, models.specialists, notes=notes, judges=models.judges)

@@ -15,6 +15,7 @@ from lm_eval.api.instance import Instance
 
 from mergebench_ray.engines import Generation, GenerationRequest, Likelihood, LoglikelihoodRequest, Request, VLLMEngine
 from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.continuations import encode_continuations
 from mergebench_ray.evaluation.estimates import Estimate, in_common, influences_of_mean
 from mergebench_ray.evaluation.generation_options import read_generation_options
 from mergebench_ray.evaluation.grading import Answer, grade, graded_apart, item_score, responses, task_estimate
@@ -22,7 +23,7 @@ from mergebench_ray.evaluation.judge_parsers import Verdict
 from mergebench_ray.evaluation.judges import NO_JUDGES, Judged, Judges, judge_responses
 from mergebench_ray.evaluation.scores import ItemRow, Scores, TaskScore, combine_tasks, task_names
 from mergebench_ray.evaluation.tasks import Item, ScoredTask, Split
-from mergebench_ray.evaluation.tokens import encode_pairs, encode_texts
+from mergebench_ray.evaluation.tokens import encode_texts
 
 if TYPE_CHECKING:
     from mergebench_ray.engines.batch import Batch
@@ -309,13 +310,9 @@ class PreparedSplit:
                 for index, instance in enumerate(item.instances)
                 if instance.request_type == "loglikelihood"
             ]
-            pairs = encode_pairs(self._tokenizer, [(one.args[0], one.args[1]) for _, _, one in asked])
+            texts = [(task.items[position].id, instance.args) for position, _, instance in asked]
+            pairs = encode_continuations(task, texts, self._tokenizer, self._max_model_len)
             for (position, index, instance), (context, continuation) in zip(asked, pairs, strict=True):
-                if not context or not continuation:
-                    raise InputError(
-                        f"task {task.name}, item {task.items[position].id}: the tokenizer makes no token of "
-                        f"{instance.args[1]!r} after its context, so it has no likelihood; mend the data or the task"
-                    )
                 request = LoglikelihoodRequest(context, continuation, _needs_greedy(task))
                 # The last token is not read.
                 too_long = len(context) + len(continuation) - 1 > self._max_model_len

@@ -1,0 +1,79 @@
+"""Continuations whose likelihood is asked: none without a token, none longer than the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.tasks import ScoredTask
+from mergebench_ray.evaluation.tokens import encode_pairs
+
+TokenPair = tuple[list[int], list[int]]
+
+
+def encode_continuations(
+    task: ScoredTask, asked: list[tuple[str, tuple[str, str]]], tokenizer: Any, max_model_len: int
+) -> list[TokenPair]:
+    """Token ids of contexts and continuations.
+
+    Args:
+        task: the task.
+        asked: item's id, and its context and continuation.
+        tokenizer: the model's.
+        max_model_len: most tokens of a continuation, as in lm-eval.
+
+    Raises:
+        InputError: naming task and item, if a continuation has no token or too many.
+    """
+    pairs = encode_pairs(tokenizer, [texts for _, texts in asked])
+    for (item, (_, text)), (context, continuation) in zip(asked, pairs, strict=True):
+        if not context or not continuation:
+            raise InputError(
+                f"task {task.name}, item {item}: the tokenizer makes no token of {text!r} after its context, so it has "
+                "no likelihood; mend the data or the task"
+            )
+        if len(continuation) > max_model_len:
+            shown = text if len(text) <= 40 else f"{text[:40]}..."
+            raise InputError(
+                f"task {task.name}, item {item}: the continuation {shown!r} has {len(continuation)} tokens, more than "
+                f"the suite's max_model_len {max_model_len}; raise max_model_len, mend the data, or leave the task out"
+            )
+    return pairs
+
+
+def check_continuations(tasks: Iterable[ScoredTask], model_folder: Path, max_model_len: int) -> None:
+    """Refuse continuations longer than the model, before any engine starts.
+
+    The tokenizer is read, and used, only for texts that have as many bytes, since a token has a byte or more. Should
+    one have less, the continuation is refused once its split is prepared.
+
+    Args:
+        tasks: with their items.
+        model_folder: holds the tokenizer.
+        max_model_len: most tokens of a continuation.
+
+    Raises:
+        InputError: naming task and item.
+    """
+    tokenizer = None
+    for task in tasks:
+        long = [
+            (item.id, instance.args)
+            for item in task.items
+            for instance in item.instances
+            if instance.request_type == "loglikelihood" and _num_bytes(*instance.args) > max_model_len
+        ]
+        if long:
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(
+                model_folder, local_files_only=True, trust_remote_code=False
+            )
+            encode_continuations(task, long, tokenizer, max_model_len)
+
+
+def _num_bytes(context: str, continuation: str) -> int:
+    """Of a continuation, with the spaces that end its context: they are scored with it."""
+    return len((context[len(context.rstrip()) :] + continuation).encode())
