@@ -104,6 +104,7 @@ def test_what_only_the_base_has_beside_its_text_layers_is_used_with_a_note(
 def test_masks_indices_and_empty_tensors_are_the_bases(models: Path, tmp_path: Path) -> None:
     further = {
         "model.layers.0.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool),
+        "model.layers.0.attn.masked_bias": torch.tensor(-3.4e38),
         "model.positions": torch.arange(5),
         "model.empty": torch.zeros(0, 3, dtype=torch.bfloat16),
     }
@@ -113,6 +114,9 @@ def test_masks_indices_and_empty_tensors_are_the_bases(models: Path, tmp_path: P
     other = changed(base, tmp_path / "o", lambda t: t.update({"model.positions": torch.zeros(5, dtype=torch.int64)}))
     (note,) = check(base, other)
     assert "model.positions is int64 and differs: the base's is used" in note
+    mask = changed(base, tmp_path / "m", lambda t: t.update({"model.layers.0.attn.masked_bias": torch.tensor(-1e4)}))
+    (note,) = check(base, mask)
+    assert "masked_bias is float32 and differs: the base's is used" in note
     assert merged_names(resolve(str(base)), [resolve(str(other))]) == merged_names(resolve(str(models / "tied")), [])
     assert len(check(base, models / "tied")) == 1
     assert len(check(models / "tied", base)) == 1

@@ -62,6 +62,35 @@ def halved(base: Checkpoint) -> Iterator[tuple[str, Tensor]]:
         yield name, base.read(name) / 2
 
 
+LARGE = torch.tensor(torch.finfo(torch.float32).min)  # infinite in bf16
+
+
+def with_tensor(base: Checkpoint, name: str, values: Tensor) -> Checkpoint:
+    """The base with one more tensor, or another one, in its file."""
+    file = base.folder / "model.safetensors"
+    save_file({**load_file(file), name: values}, file, {"format": "pt"})
+    return resolve(str(base.folder))
+
+
+def unchanged(base: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    for name in base.tensors:
+        yield name, base.read(name)
+
+
+def test_a_mask_keeps_its_type_and_so_numbers_that_bf16_has_no_room_for(llama: Checkpoint, tmp_path: Path) -> None:
+    name = "model.layers.0.attn.masked_bias"
+    base = with_tensor(llama, name, LARGE)
+    write_model(tmp_path / "out", unchanged(base), base, "card")
+    written = resolve(str(tmp_path / "out"))
+    assert (written.tensors[name].dtype, written.read(name).item()) == (torch.float32, LARGE.item())
+
+
+def test_weights_that_bf16_has_no_room_for_are_not_blamed_on_coefficients(llama: Checkpoint, tmp_path: Path) -> None:
+    base = with_tensor(llama, "model.norm.weight", LARGE.expand(64).clone())
+    with pytest.raises(InputError, match=r"too large for torch.bfloat16; give a base without"):
+        write_model(tmp_path / "out", unchanged(base), base, "card")
+
+
 @pytest.mark.parametrize("max_file_bytes", [1, 20_000, 5 << 30])
 def test_a_written_model_loads_with_transformers_as_what_was_written(
     base: Checkpoint, tmp_path: Path, max_file_bytes: int

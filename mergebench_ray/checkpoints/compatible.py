@@ -243,7 +243,7 @@ def _of_the_base(base: Checkpoint, specialist: Checkpoint) -> list[str]:
     other = [
         name
         for name, info in base.tensors.items()
-        if not info.dtype.is_floating_point
+        if (is_buffer(name) or not info.dtype.is_floating_point)
         and name in specialist.tensors
         and not _are_equal(base, name, specialist, name)
     ]
@@ -281,6 +281,7 @@ def _has_other_rows(ours: TensorInfo, theirs: TensorInfo) -> bool:
 
 
 def _rounding(who: str, checkpoint: Checkpoint) -> list[str]:
-    found = {info.dtype for info in checkpoint.tensors.values() if info.dtype.is_floating_point}
+    tensors = checkpoint.tensors.items()
+    found = {info.dtype for name, info in tensors if info.dtype.is_floating_point and not is_buffer(name)}
     rounded = sorted(shown(dtype) for dtype in found if dtype != torch.bfloat16)
     return [f"{who}: {' and '.join(rounded)} weights are rounded to bfloat16"] if rounded else []

@@ -50,7 +50,7 @@ def counts_for_threshold(name: str) -> bool:
 
 
 def merged_names(base: Checkpoint, specialists: Collection[Checkpoint]) -> list[str]:
-    """The tensors that are merged: all but embeddings and head, in floating point, not empty, and in every model."""
+    """The tensors that are merged: all but embeddings, head and masks, in floating point, not empty, in every model."""
     return [name for name in _comparable(base, specialists) if is_merged(name)]
 
 
@@ -63,7 +63,10 @@ def _comparable(base: Checkpoint, specialists: Collection[Checkpoint]) -> list[s
     return [
         name
         for name, info in base.tensors.items()
-        if info.dtype.is_floating_point and info.numel and all(name in one.tensors for one in specialists)
+        if info.dtype.is_floating_point
+        and info.numel
+        and not is_buffer(name)
+        and all(name in one.tensors for one in specialists)
     ]
 
 

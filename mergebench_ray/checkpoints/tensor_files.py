@@ -126,6 +126,8 @@ def _write_tensor(name: str, tensor: Tensor, place: _Place) -> int:
         raise ValueError(f"tensor {name!r} has {tensor.numel()} elements, its shape is {list(shape)}")
     values = tensor.detach().to("cpu", dtype).contiguous().flatten()
     if not is_finite(values):
+        if is_finite(tensor):
+            raise InputError(f"tensor {name!r} holds numbers that are too large for {dtype}; give a base without them")
         raise InputError(f"tensor {name!r} would be written with NaN or infinity; choose smaller coefficients")
     if values.numel():
         _write_at(place.stream, place.position, memoryview(values.view(torch.uint8).numpy()))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mergebench_ray.checkpoints.accompanying_files import code_is_there, copy_accompanying_files
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, Progress
+from mergebench_ray.checkpoints.roles import is_buffer
 from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
 from mergebench_ray.files import whole_folder
 
@@ -47,7 +48,11 @@ def write_model(
         ValueError: if the stream of tensors does not match the base.
     """
     with whole_folder(out) as folder:
-        layout = {name: (info.shape, written_dtype(info.dtype)) for name, info in base.tensors.items()}
+        # A mask's numbers may be beyond bf16.
+        layout = {
+            name: (info.shape, info.dtype if is_buffer(name) else written_dtype(info.dtype))
+            for name, info in base.tensors.items()
+        }
         write_tensors(folder, layout, tensors, max_file_bytes, progress)
         config, _ = output_config(base)
         copy_accompanying_files(base.folder, folder, config)
