@@ -100,6 +100,16 @@ def test_a_metric_whose_direction_nobody_says_is_refused_until_the_suite_says_it
     assert not task.higher_is_better
 
 
+def test_a_share_that_should_be_low_is_noted_since_0_cannot_be_normalised(folder: Path) -> None:
+    low = {"metric": "acc", "aggregation": "mean", "higher_is_better": False}
+    write_choice_task(folder, metric_list=[low])
+    (task,) = loaded(folder, {"facts": {"capital_choice": "acc"}})
+    (note,) = notes_of([task])
+    assert "task capital_choice: acc is better when lower; a candidate of 0, the best there is, cannot be" in note
+    assert "set one_minus: true" in note
+    assert notes_of(loaded(folder, {"facts": {"capital_choice": {"metric": "acc", "one_minus": True}}})) == []
+
+
 def test_a_direction_that_is_a_text_is_refused(folder: Path) -> None:
     """Any text would count as true."""
     write_choice_task(folder, metric_list=[{"metric": "acc", "higher_is_better": "false"}])

@@ -234,6 +234,18 @@ def test_what_the_base_scores_nothing_in_leaves_open_what_is_retained(tmp_path: 
     assert (kept.retained, kept.results["mmlu"].score) == (None, 0.4)
 
 
+def test_a_perfect_score_where_lower_is_better_leaves_open_what_is_retained(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", made_up_trials())
+    for model, score in {"base": 0.2, "ties": 0.0}.items():
+        _evaluation(run, model, {"harm": score})
+        file = run / "forgetting" / f"{model}.json"
+        content = json.loads(file.read_text())
+        content["domains"]["harm"]["higher_is_better"] = False
+        file.write_text(json.dumps(content))
+    kept = read_runs([run])[0].forgetting["ties"]
+    assert (kept.retained, kept.results["harm"].score) == (None, 0.0)
+
+
 def test_paired_difference_is_over_the_items_that_both_answered() -> None:
     first, second = np.array([1.0, 0.0, 1.0, np.nan, 1.0]), np.array([0.0, 0.0, 1.0, 1.0, np.nan])
     alone = np.arange(5)

@@ -69,6 +69,16 @@ def test_a_candidate_that_cannot_be_normalised_is_kept_and_a_reference_ends_the_
         row(kept, "validation", "average", math.nan, False)
 
 
+def test_a_perfect_candidate_where_lower_is_better_ends_no_search_and_the_log_says_what_to_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = records(tmp_path, {"math": 0.2}, higher_is_better=False)
+    found = row(kept, "validation", "candidate", 0.0, False)
+    assert (found.normalised_average, found.domains["math"].score) == (None, 0.0)
+    assert "the model scores 0" in caplog.text
+    assert "set one_minus: true" in caplog.text
+
+
 def test_the_direction_of_a_domain_is_read_back(tmp_path: Path) -> None:
     kept = records(tmp_path, {"math": 8.0}, higher_is_better=False)
     assert not kept.specialist_scores("validation")["math"].higher_is_better

@@ -178,9 +178,9 @@ def find_direction(task: Task, name: str, metric: str, one_minus: bool, wanted: 
         raise InputError(
             f"task {name}: lm-eval has no aggregation of that name for metric {metric}; mend the task file"
         )
+    other = next((found for which, found in _OTHER_RANGES.items() if known[metric] is get_aggregation(which)), None)
     if one_minus:
         wanted = False
-        other = next((found for which, found in _OTHER_RANGES.items() if known[metric] is get_aggregation(which)), None)
         if other is not None:
             raise InputError(
                 f"task {name}: one_minus is for metrics from 0 to 1, and {metric} is {other}; leave it out "
@@ -199,6 +199,11 @@ def find_direction(task: Task, name: str, metric: str, one_minus: bool, wanted: 
     if said is not None and bool(said) != higher:
         notes.append(
             f"task {name}: the suite counts {metric} as better when {_way(higher)}, lm-eval as better when {_way(said)}"
+        )
+    if not higher and not one_minus and other is None:
+        notes.append(
+            f"task {name}: {metric} is better when lower; a candidate of 0, the best there is, cannot be normalised "
+            "and is not chosen; if it is a share from 0 to 1, set one_minus: true in the suite"
         )
     return Direction(higher or one_minus, tuple(notes))
 

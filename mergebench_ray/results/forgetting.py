@@ -25,7 +25,7 @@ class Forgetting:
         split: which items were scored.
         results: by task of the suite's forgetting section.
         retained: mean of what is kept of the base's scores, 1.0 for nothing lost; None where the base was not
-            scored, or scored nothing in one of them.
+            scored or scored nothing in one of them, or the model scored 0 where lower is better.
         retained_error: its standard error.
     """
 
@@ -117,7 +117,8 @@ def _retained(
         counted, of_base = result.metric, base[name].metric if name in base else ""
         if counted and of_base and counted != of_base:
             raise InputError(f"{file}: {name} counts {counted}, the base's {of_base}; score both with one suite")
-    if any(recovered(result.score, result.score) is None for result in base.values()):
+    of_both = [(result, base[name]) for name, result in results.items() if name in base]
+    if any(recovered(own.score, of_base.score, own.higher_is_better) is None for own, of_base in of_both):
         return None, None
     try:
         return retained_average(as_scores(results), as_scores(base))
