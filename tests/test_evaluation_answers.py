@@ -88,6 +88,7 @@ CASES: list[tuple[str, list[str], dict[str, Any]]] = [
     ("no end before some tokens", TEXTS, {**VARIED, "until": ["a", "W"], "min_new_tokens": 30}),
     ("no end before some tokens but special ones", SPECIAL, {**VARIED, "until": ["<s>"], "min_new_tokens": 30}),
     ("a special token after the shortest answer", TEXTS, {**VARIED, "until": ["<s>"], "min_new_tokens": 4}),
+    ("an empty stop text and a shortest answer", TEXTS, {**VARIED, "until": ["", "<s>"], "min_new_tokens": 30}),
     ("one beam", TEXTS, {**VARIED, "until": [], "num_beams": 1, "length_penalty": 1.0}),
     ("prompts that do not fit", TOO_LONG, {**VARIED, "until": ["<s>"]}),
     ("prompts that do not fit, stopped at once", TOO_LONG, {**VARIED, "until": [""]}),
@@ -127,6 +128,14 @@ def test_special_tokens_are_kept_where_a_task_asks_for_it(tiny_engine: VLLMEngin
         assert "<s>" not in without
         # Half characters on both sides of a special token may be a whole one without it.
         assert without.startswith(text.split("<s>")[0].rstrip("\ufffd"))
+
+
+def test_a_shortest_answer_that_leaves_no_room_gives_way_to_the_longest(tiny_engine: VLLMEngine) -> None:
+    options = {"until": [], "max_gen_toks": 40, "min_new_tokens": 30, "max_total_tokens": 12}
+    ((answer,),) = asked(tiny_engine, "generate_until", [("a" * 6, {**options, "skip_special_tokens": False})])
+    longer = asked(tiny_engine, "generate_until", [("a" * 6, {"until": [], "max_gen_toks": 40, "min_new_tokens": 30})])
+    assert answer
+    assert len(answer) < len(longer[0][0])
 
 
 def test_a_greedy_task_that_repeats_gets_its_answer_as_often(tiny_engine: VLLMEngine, tmp_path: Path) -> None:

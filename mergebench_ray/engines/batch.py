@@ -169,8 +169,11 @@ def _parts(last_tokens: dict[int, int]) -> Iterator[dict[int, int]]:
 
 def _decoding(request: GenerationRequest, defaults: GenerationDefaults) -> SamplingParams:
     own = {name: getattr(request, name) for name in vars(defaults)}
+    decoding = {name: getattr(defaults, name) if value is None else value for name, value in own.items()}
+    # The longest answer counts where the shortest is longer, as in transformers.
+    decoding["min_tokens"] = min(decoding["min_tokens"], request.max_tokens)
     return SamplingParams(
-        **{name: getattr(defaults, name) if value is None else value for name, value in own.items()},
+        **decoding,
         max_tokens=request.max_tokens,
         stop=list(request.stop),
         # Stop strings are looked for in the text, where special tokens must then stand.

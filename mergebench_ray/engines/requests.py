@@ -19,7 +19,7 @@ class GenerationRequest:
         top_k: number of tokens to sample from; 0 for all.
         min_p: probability, relative to the likeliest token's, below which no token is sampled.
         repetition_penalty: by which the scores of tokens that occurred before, in prompt or answer, are divided.
-        min_tokens: shortest answer.
+        min_tokens: shortest answer; at most `max_tokens` of it count.
         n: answers to sample.
         seed: of the sampling; equal seeds give equal answers.
         special_tokens: whether special tokens are kept in the answer's text.

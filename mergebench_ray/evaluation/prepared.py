@@ -376,7 +376,7 @@ def _generation_request(
         top_k=options.top_k,
         min_p=options.min_p,
         repetition_penalty=options.repetition_penalty,
-        min_tokens=0 if options.first_token_only else options.min_tokens,
+        min_tokens=options.min_tokens,
         n=_repeats(instance) if sampled else 1,
         seed=int.from_bytes(hashlib.sha256(f"{task.name}/{item.id}".encode()).digest()[:4], "big"),
         special_tokens=options.special_tokens,
