@@ -46,6 +46,25 @@ def test_earlier_reports_are_written_over_each_by_its_own_kind(run: Path, tmp_pa
             report([run], **{option: files[other]})
 
 
+@pytest.mark.parametrize("option", OPTIONS[1:])
+@pytest.mark.parametrize("edit", ["a number", "a line more", "a line less", "the end"])
+def test_a_table_that_was_edited_is_never_written_over(run: Path, tmp_path: Path, option: str, edit: str) -> None:
+    file = tmp_path / "table"
+    report([run], **{option: file})
+    text = file.read_text()
+    *lines, last = text.splitlines(keepends=True)
+    edited = {
+        "a number": text[: len(text) // 2] + "7" + text[len(text) // 2 :],
+        "a line more": f"{text}{lines[-1]}",
+        "a line less": "".join([*lines[:-2], last]),
+        "the end": f"{text}mine\n",
+    }[edit]
+    file.write_text(edited)
+    with pytest.raises(InputError, match="edited"):
+        report([run], **{option: file})
+    assert file.read_text() == edited
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("text", ["", "mine", "<!DOCTYPE html>\n<html>mine</html>", "| mine |", "% mine", "a,b\n1,2\n"])
 def test_a_file_of_the_users_is_never_written_over(run: Path, tmp_path: Path, option: str, text: str) -> None:

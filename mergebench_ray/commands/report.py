@@ -34,7 +34,7 @@ def report(
 
     Raises:
         InputError: if a folder is no run or given twice, a run is damaged, or a file cannot be written, or is there and
-            was not written by an earlier report.
+            is not as an earlier report wrote it.
     """
     if not runs:
         raise InputError("give the folder of at least one run")
@@ -44,8 +44,9 @@ def report(
     paths = {option: path for option, path in given.items() if path is not None}
     check_outputs(paths, runs)
     rows = compare(found)
-    written = {"report": write_output(page_file, run_page(found[0]) if len(found) == 1 else comparison_page(found))}
+    page = run_page(found[0]) if len(found) == 1 else comparison_page(found)
+    written = {"report": write_output(page_file, page, "out")}
     for name, export in (("csv", methods_csv), ("markdown", methods_markdown), ("latex", methods_latex)):
         if name in paths:
-            written[name] = write_output(paths[name], export(rows))
+            written[name] = write_output(paths[name], export(rows), name)
     return written

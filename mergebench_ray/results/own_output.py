@@ -1,7 +1,12 @@
-"""What a report may write over: nothing but what an earlier report wrote, which says so itself."""
+"""What a report may write over: nothing but what an earlier report wrote, which says so itself.
+
+A table also holds a digest of itself, so that one which was edited is known: in a comment at its end, and in CSV, which
+has none, in a last column.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +26,8 @@ _MARKS: Mapping[str, Sequence[str]] = {
     "markdown": (MARKDOWN_MARK,),
     "latex": (LATEX_MARK, "% needs \\usepackage{booktabs}; after each number one standard error"),
 }
+_DIGEST_COLUMN = b",report_digest"
+_COMMENTS = {"markdown": (b"\n<!-- mergebench-ray report ", b" -->\n"), "latex": (b"% mergebench-ray report ", b"\n")}
 _FILES_OF_A_RUN = {TRIALS_FILE, "sweep.yaml", "plan.json", "study.db", "run.log", "run_id", ".lock"}
 _FOLDERS_OF_A_RUN = {ITEMS_FOLDER, FORGETTING_FOLDER, "best"}
 
@@ -48,18 +55,24 @@ def check_outputs(paths: Mapping[str, Path], runs: Sequence[Path]) -> None:
                 raise InputError(f"{path} is for the run {run} itself: choose another --{option}")
         if target.exists() and not _is_own(target, option):
             raise InputError(
-                f"{path} exists, and no `report --{option}` wrote it: choose another --{option} or remove it"
+                f"{path} exists, and no `report --{option}` wrote it as it is (another file, edited, or of an "
+                f"earlier version): choose another --{option} or remove it"
             )
 
 
-def write_output(path: Path, text: str) -> Path:
+def write_output(path: Path, text: str, option: str) -> Path:
     """Write a file of a report whole, where a link leads to.
+
+    Args:
+        path: the file.
+        text: what it says, without a digest.
+        option: without its dashes.
 
     Raises:
         InputError: if it cannot be written.
     """
     with whole_file(path.resolve()) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_bytes(_sealed(text.encode("utf-8", "backslashreplace"), option))
     return path
 
 
@@ -71,9 +84,30 @@ def _is_part_of(target: Path, run: Path) -> bool:
 
 
 def _is_own(path: Path, option: str) -> bool:
+    marks = [mark.encode() for mark in _MARKS[option]]
     with open_regular(path) as stream:
         beginning = stream.read(1 << 16)
-    marks = [mark.encode() for mark in _MARKS[option]]
-    if option == "out":
-        return any(mark in beginning for mark in marks)
-    return beginning.startswith(tuple(marks))
+        if option == "out":
+            return any(mark in beginning for mark in marks)
+        if not beginning.startswith(tuple(marks)):
+            return False
+        content = beginning + stream.read()
+    return content == _sealed(_unsealed(content, option), option)
+
+
+def _sealed(content: bytes, option: str) -> bytes:
+    """A table with its digest in it; a page as it is."""
+    digest = hashlib.sha256(content).hexdigest()[:16].encode()
+    if option == "csv":
+        heading, *lines = content.splitlines()
+        return b"".join([heading, _DIGEST_COLUMN, b"\n", *(line + b"," + digest + b"\n" for line in lines)])
+    before, after = _COMMENTS.get(option, (b"", b""))
+    return content + before + digest + after if before else content
+
+
+def _unsealed(content: bytes, option: str) -> bytes:
+    """What `_sealed` made this of, if it did."""
+    if option != "csv":
+        return content.rpartition(_COMMENTS[option][0])[0]
+    heading, *lines = content.splitlines()
+    return b"\n".join([heading.removesuffix(_DIGEST_COLUMN), *(line.rpartition(b",")[0] for line in lines), b""])

@@ -42,7 +42,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     path = out or run_folder / REPORT_FILE
     page = run_page(Run.read(run_folder))
     check_outputs({"out": path}, [run_folder])
-    return write_output(path, page)
+    return write_output(path, page, "out")
 
 
 def run_page(run: Run) -> str:
