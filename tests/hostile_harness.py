@@ -1,6 +1,6 @@
 """Run hostile programs beside things that they could harm; print what became of them and what they harmed.
 
-Run by itself, with the sandbox's folder on the path. Standard input: JSON, name -> [program, check].
+Run by itself, with the folder around the sandbox on the path. Standard input: JSON, name -> [program, check].
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import sandbox  # type: ignore[import-not-found]
+import sandbox.runner as sandbox  # type: ignore[import-not-found]
 
-FILES_OF_THE_SANDBOX = sorted(Path(sandbox.__file__).parent.glob("sandbox*.py"))
+FILES_OF_THE_SANDBOX = sorted(Path(sandbox.__file__).parent.glob("*.py"))
 WORKERS = 4
 
 

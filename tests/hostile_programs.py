@@ -73,8 +73,8 @@ HOSTILE = {
         '            setattr(module, name, lambda *_: {"verdict": "passed", "message": ""})'
     ),
     "checker's files changed": (
-        "import json\nfor name in ('', '_child', '_filter', '_kernel', '_landlock', '_room', '_values'):\n"
-        "    try: open(f'SANDBOX/sandbox{name}.py', 'a').write('broken(')\n    except OSError: pass"
+        "import json\nfor name in ('runner', 'child', 'system_calls', 'kernel', 'landlock', 'room', 'values'):\n"
+        "    try: open(f'SANDBOX/{name}.py', 'a').write('broken(')\n    except OSError: pass"
     ),
     "assert and equality disarmed": (
         "import builtins\nbuiltins.AssertionError = builtins.Exception = type('Calm', (BaseException,), {})\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 NOBODY = 65534
 _PATIENCE_SECONDS = 300
 PACKAGE = Path(__file__).parents[1]
-SANDBOX = PACKAGE / "mergebench_ray" / "evaluation"
+SANDBOX = PACKAGE / "mergebench_ray"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Setup:
     def run(
         self, script: str, text: str = "", *, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a script that can import the sandbox by itself (`import sandbox`), as well as the package.
+        """Run a script that can import the sandbox by itself (`import sandbox.runner`), as well as the package.
 
         Args:
             script: its source.

@@ -10,16 +10,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergebench_ray.evaluation import sandbox_values
+from mergebench_ray.sandbox import values
 
-# What the checker takes as the end of the program (`sandbox_child.Untrusted`).
+# What the checker takes as the end of the program (`child.Untrusted`).
 REFUSED = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(sorted(sandbox_values._DECODERS)) | st.text(), inner, max_size=2)
+        | st.dictionaries(st.sampled_from(sorted(values._DECODERS)) | st.text(), inner, max_size=2)
         | st.fixed_dictionaries({"array": st.lists(inner, min_size=4, max_size=4)})
     ),
     max_leaves=12,
@@ -41,12 +41,12 @@ plain_data = st.recursive(
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_reply_is_plain_data_or_refused(reply: bytes) -> None:
     with contextlib.suppress(*REFUSED):
-        sandbox_values.from_json(reply)
+        values.from_json(reply)
 
 
 @given(plain_data)
 def test_plain_data_arrive_as_they_were(value: Any) -> None:
-    arrived = sandbox_values.from_json(sandbox_values.to_json(value))
+    arrived = values.from_json(values.to_json(value))
     assert arrived == value
     assert type(arrived) is type(value)
 
@@ -62,6 +62,6 @@ def test_arrays_arrive_as_they_were(kind: str, shape: list[int], content: bytes)
     filled = np.frombuffer(content, "u1")[: int(np.prod(shape))] % 2 if dtype.kind in "?bUS" else None
     array = np.frombuffer(content, dtype)[: int(np.prod(shape))] if filled is None else filled.astype(dtype)
     array = array.reshape(shape)
-    arrived = sandbox_values.from_json(sandbox_values.to_json(array))
+    arrived = values.from_json(values.to_json(array))
     assert (arrived.dtype, arrived.shape, arrived.tobytes()) == (array.dtype, array.shape, array.tobytes())
     assert isinstance(arrived, np.ndarray)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mergebench_ray.evaluation.sandbox import Limits, Program, SandboxPool, check_of, run_program, run_programs
+from mergebench_ray.sandbox.runner import Limits, Program, SandboxPool, check_of, run_program, run_programs
 
 QUICK = Limits(wall_seconds=3.0, cpu_seconds=1)
 HUMANEVAL = Path(__file__).parents[2] / "shared" / "data" / "humaneval.jsonl"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mergebench_ray.evaluation import sandbox_kernel, sandbox_room
-from mergebench_ray.evaluation.sandbox import Limits, run_program
+from mergebench_ray.sandbox import kernel
+from mergebench_ray.sandbox import room as rooms
+from mergebench_ray.sandbox.runner import Limits, run_program
 
-FOLDER = Path(sandbox_kernel.__file__).parent
+FOLDER = Path(kernel.__file__).parent.parent
 
 
 def run_beside_kernel(script: str) -> str:
@@ -24,7 +25,7 @@ def run_beside_kernel(script: str) -> str:
 
 
 def kernel_lacks() -> str:
-    script = "import sandbox_child as c, tempfile; print(*c.find_setup(tempfile.mkdtemp(), {}).lacking, sep='; ')"
+    script = "import sandbox.child as c, tempfile; print(*c.find_setup(tempfile.mkdtemp(), {}).lacking, sep='; ')"
     return run_beside_kernel(script)
 
 
@@ -33,7 +34,7 @@ needs_namespaces = pytest.mark.skipif("namespaces" in LACKING, reason="this syst
 
 
 DAEMON = """
-import os, sandbox_kernel as k, time
+import os, sandbox.kernel as k, time
 {prepare}
 reading, writing = os.pipe()
 child = os.fork()
@@ -54,7 +55,7 @@ except ProcessLookupError:
 """
 
 
-@pytest.mark.skipif(not sandbox_kernel.LINUX, reason="orphans are adopted on Linux only")
+@pytest.mark.skipif(not kernel.LINUX, reason="orphans are adopted on Linux only")
 def test_daemons_are_ended_without_a_process_table_of_their_own() -> None:
     assert run_beside_kernel(DAEMON.format(prepare="k.adopt_orphans()")) == "gone\n"
 
@@ -70,13 +71,15 @@ def test_namespaces_reach_no_port_of_this_machine() -> None:
         connect = f"socket.create_connection(('127.0.0.1', {server.getsockname()[1]}))"
         assert run_beside_kernel(f"import socket; {connect}; print('reached')") == "reached\n"
         script = (
-            f"import socket, sandbox_kernel as k; k.enter_namespaces()\ntry: {connect}\nexcept OSError: print('not')"
+            f"import socket, sandbox.kernel as k; k.enter_namespaces()\ntry: {connect}\nexcept OSError: print('not')"
         )
         assert run_beside_kernel(script) == "not\n"
 
 
 def test_nothing_remains_when_the_process_that_owns_the_pool_is_killed() -> None:
-    script = "import os, sandbox; pool = sandbox.SandboxPool(num_workers=1); assert pool.submit('1').result().passed\n"
+    script = (
+        "import os, sandbox.runner as s; pool = s.SandboxPool(num_workers=1); assert pool.submit('1').result().passed\n"
+    )
     script += "launcher = pool._launchers[0]; print(launcher._process.pid, launcher._folder.name, flush=True)\n"
     pid, folder = run_beside_kernel(script + "os._exit(0)").split()
     deadline = time.monotonic() + 20.0
@@ -109,7 +112,7 @@ def test_threads_are_limited() -> None:
 
 
 def test_a_room_on_disk_is_full_when_its_files_are_or_when_nobody_can_look(tmp_path: Path) -> None:
-    room = sandbox_room.Room(str(tmp_path / "room"), 10_000, owner=None, mounts=False)
+    room = rooms.Room(str(tmp_path / "room"), 10_000, owner=None, mounts=False)
     assert room.watched
     (tmp_path / "room" / "a").mkdir()
     (tmp_path / "room" / "a" / "b").write_bytes(b"x")
@@ -130,6 +133,6 @@ def test_a_folder_of_any_depth_and_mode_is_removed(tmp_path: Path) -> None:
         "os.mkdir('b', 0); open('c', 'w').close(); os.chmod('.', 0)"
     )
     run_beside_kernel(script)
-    sandbox_room.remove_tree(str(tmp_path / "room"))
+    rooms.remove_tree(str(tmp_path / "room"))
     assert [path.name for path in tmp_path.iterdir()] == ["outside"]
     assert outside.read_text() == "kept"

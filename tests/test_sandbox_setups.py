@@ -22,7 +22,7 @@ def setup(request: pytest.FixtureRequest) -> Setup:
 
 RUN = """
 import json, sys
-from sandbox import *
+from sandbox.runner import *
 limits = Limits(wall_seconds=5.0)
 json.dump([[one.verdict, one.message] for one in run_programs(json.load(sys.stdin), limits=limits)], sys.stdout)
 """
@@ -43,7 +43,7 @@ def test_programs_do_what_they_may_in_every_setup(setup: Setup) -> None:
 
 def test_without_landlock_no_program_runs_until_a_weak_sandbox_is_allowed(setup: Setup) -> None:
     script = """
-from sandbox import *
+from sandbox.runner import *
 print(*weak_points())
 try: run_program("1")
 except WeakSandboxError as error: print(error)

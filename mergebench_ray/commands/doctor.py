@@ -126,7 +126,7 @@ def _cache_folder() -> Finding:
 
 
 def _sandbox() -> Finding:
-    from mergebench_ray.evaluation.sandbox import Program, run_programs, weak_points
+    from mergebench_ray.sandbox.runner import Program, run_programs, weak_points
 
     what = "sandbox for generated programs"
     if points := weak_points():

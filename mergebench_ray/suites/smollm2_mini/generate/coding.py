@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from mergebench_ray.evaluation.sandbox import Program, check_of, run_programs
+from mergebench_ray.sandbox.runner import Program, check_of, run_programs
 from mergebench_ray.suites.smollm2_mini.generate.common import Draft, Item, Kind, build, split_of
 
 _DRAWS = 2000

@@ -40,8 +40,8 @@ from typing import Any, Literal
 Verdict = Literal["passed", "failed", "timed_out"]
 
 _logger = logging.getLogger(__name__)
-_CHILD = Path(__file__).with_name("sandbox_child.py")
-_HEADER_BYTES = 512  # as in `sandbox_child`
+_CHILD = Path(__file__).with_name("child.py")
+_HEADER_BYTES = 512  # as in `child`
 _START_SECONDS = 60.0
 _PATIENCE_SECONDS = 10.0  # for a launcher's answer, beyond the program's own time
 _warned = threading.Event()
@@ -217,7 +217,7 @@ def weak_points() -> tuple[str, ...]:
 
 
 class _Launcher:
-    """A small clean process that forks for each program; see `sandbox_child`. Used by one thread."""
+    """A small clean process that forks for each program; see `child.py`. Used by one thread."""
 
     def __init__(self, modules: dict[str, str], *, probe: bool = False) -> None:
         self._modules = modules

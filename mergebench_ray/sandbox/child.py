@@ -1,6 +1,6 @@
 """The inside of the sandbox: a launcher that forks twice for each program, and what the two forks do.
 
-Run as a file by `python -I -S`; it imports nothing of the package but its two neighbours. Forking a small process that
+Run as a file by `python -I -S`; it imports nothing but its neighbours in this folder. Forking a small process that
 has its imports behind it takes milliseconds, a new interpreter for each program many times that.
 
 For each job the launcher forks a *checker*, which reads the program, forks the *program's process*, and only then reads
@@ -27,19 +27,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
-    from mergebench_ray.evaluation import sandbox_filter as system_calls
-    from mergebench_ray.evaluation import sandbox_kernel as kernel
-    from mergebench_ray.evaluation import sandbox_landlock as landlock
-    from mergebench_ray.evaluation import sandbox_room as rooms
-    from mergebench_ray.evaluation import sandbox_values as values
+    from mergebench_ray.sandbox import kernel, landlock, system_calls, values
+    from mergebench_ray.sandbox import room as rooms
 else:
-    # The package itself is out of reach here, and must be: its modules would come along into every program's process.
-    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-    import sandbox_filter as system_calls
-    import sandbox_kernel as kernel
-    import sandbox_landlock as landlock
-    import sandbox_room as rooms
-    import sandbox_values as values
+    # The package around this one is out of reach, and must be: its modules would come along into every program.
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from sandbox import kernel, landlock, system_calls, values
+    from sandbox import room as rooms
 
     sys.path.pop()
 
