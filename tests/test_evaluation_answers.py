@@ -20,7 +20,8 @@ from mergebench_ray.config import EngineOptions
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.evaluation.prepared import PreparedSplit
-from mergebench_ray.evaluation.tasks import Item, ScoredTask, load_tasks
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.scored_task import Item, ScoredTask
 
 LENGTH = 128
 DRAWN = random.Random(0)

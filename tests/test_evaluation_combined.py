@@ -20,8 +20,9 @@ from mergebench_ray.evaluation import average_score
 from mergebench_ray.evaluation.grading import item_score
 from mergebench_ray.evaluation.prepared import GradedItem, GradedShare, PreparedSplit
 from mergebench_ray.evaluation.scores import ItemRow, Scores
-from mergebench_ray.evaluation.tasks import ScoredTask, items_digest, load_tasks
 from mergebench_ray.search.records import counted
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.evaluation.prepared import PreparedSplit
-from mergebench_ray.evaluation.tasks import ScoredTask, load_tasks
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.scored_task import ScoredTask
 
 LENGTH = 64  # a delimiter's space and 63 letters fit
 REFUSAL = r"task capital_choice, item capital-7: the continuation ' x{39}\.\.\.' has 65 tokens, .*max_model_len 64"

@@ -11,7 +11,8 @@ from task_files import capital_items, write_choice_task, write_generation_task, 
 from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.tasks import ScoredTask, load_tasks
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.scored_task import ScoredTask
 
 
 @pytest.fixture

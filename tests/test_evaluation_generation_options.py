@@ -8,8 +8,8 @@ from task_files import write_generation_task, write_suite
 
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.generation_options import read_generation_options
-from mergebench_ray.evaluation.tasks import load_tasks
+from mergebench_ray.tasks.generation_options import read_generation_options
+from mergebench_ray.tasks.loading import load_tasks
 
 READ: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"stop": (), "max_tokens": 256, "temperature": 0.0, "top_k": None, "special_tokens": False}),

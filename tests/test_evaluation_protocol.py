@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mergebench_ray.config.suite import TaskSettings
-from mergebench_ray.evaluation.protocol import in_split, key_text
+from mergebench_ray.tasks.protocol import in_split, key_text
 
 
 @pytest.mark.parametrize("same", [[12, "12", 12.0, np.int64(12)], [[1, "2"], ["1", 2]], [{"a": "0"}, {"a": 0}]])

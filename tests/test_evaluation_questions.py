@@ -7,9 +7,9 @@ from pathlib import Path
 from task_files import write_choice_task, write_generation_task, write_suite
 
 from mergebench_ray.config.sweep import EvaluationOptions
-from mergebench_ray.evaluation.questions import question_rows
-from mergebench_ray.evaluation.tasks import load_tasks
 from mergebench_ray.results.trials import read_questions, write_questions
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.questions import question_rows
 
 
 def test_a_question_is_its_prompt_choices_and_expected_answer(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import grade, task_estimate
-from mergebench_ray.evaluation.tasks import ScoredTask, items_digest, load_tasks
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
 
 ALL = EvaluationOptions(allow_code_execution=True)
 

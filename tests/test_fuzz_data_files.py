@@ -20,10 +20,10 @@ from mergebench_ray.commands.calibration import read_samples
 from mergebench_ray.config import CalibrationSource, Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.examples import check_examples
-from mergebench_ray.evaluation.generation_options import read_generation_options
-from mergebench_ray.evaluation.local_data import SUFFIXES, LocalSplits, check_data_files
-from mergebench_ray.evaluation.tasks import load_tasks
+from mergebench_ray.tasks.examples import check_examples
+from mergebench_ray.tasks.generation_options import read_generation_options
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.local_data import SUFFIXES, LocalSplits, check_data_files
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 values = st.recursive(

@@ -20,7 +20,8 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import ABSENT, grade, item_score, task_estimate
 from mergebench_ray.evaluation.judge_parsers import PARSERS, read_answer
 from mergebench_ray.evaluation.judges import find_judges
-from mergebench_ray.evaluation.tasks import ScoredTask, load_tasks
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.scored_task import ScoredTask
 
 SCALARS = st.one_of(
     st.none(),

@@ -14,10 +14,10 @@ import pytest
 from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.evaluation.grading import grade
-from mergebench_ray.evaluation.tasks import load_tasks
 from mergebench_ray.suites.smollm2_mini.generate import GENERATORS, coding, instruction, math, multilingual, safety
 from mergebench_ray.suites.smollm2_mini.generate.common import Item, share, split_of
 from mergebench_ray.suites.smollm2_mini.generate.safety_requests import HARMFUL, HARMLESS
+from mergebench_ray.tasks.loading import load_tasks
 
 SPLITS = ("train", "validation", "test")
 ITEMS = {domain: {split: module.items(split) for split in SPLITS} for domain, module in GENERATORS.items()}

@@ -18,9 +18,9 @@ from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.commands.models import Models
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Suite
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.local_data import SUFFIXES, LocalSplits, local_source, read_rows
-from mergebench_ray.evaluation.training_texts import training_texts
 from mergebench_ray.methods import get_method, parse_parameters
+from mergebench_ray.tasks.local_data import SUFFIXES, LocalSplits, local_source, read_rows
+from mergebench_ray.tasks.training_texts import training_texts
 
 _ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"

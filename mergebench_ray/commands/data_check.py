@@ -7,15 +7,15 @@ from pathlib import Path
 
 from rich.table import Table
 
+from mergebench_ray.commands.data_sets import DataSet, data_sets, judge_models
 from mergebench_ray.commands.first_checks import read_sweep_or_suite
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model
-from mergebench_ray.evaluation.data_sets import DataSet, data_sets, judge_models
-from mergebench_ray.evaluation.data_use import check_data_is_used
-from mergebench_ray.evaluation.tasks import chosen_domains
 from mergebench_ray.markup import terminal_text
 from mergebench_ray.methods import get_method
+from mergebench_ray.tasks.data_use import check_data_is_used
+from mergebench_ray.tasks.loading import chosen_domains
 
 
 def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None) -> list[DataSet]:

@@ -27,14 +27,14 @@ from mergebench_ray.evaluation import (
     score_together,
     start_evaluator,
 )
-from mergebench_ray.evaluation.code_execution import code_execution_notes
 from mergebench_ray.evaluation.continuations import check_continuations
-from mergebench_ray.evaluation.data_use import check_data_is_used
 from mergebench_ray.evaluation.judges import digests, find_judges, running_judges
-from mergebench_ray.evaluation.questions import QuestionRow, question_rows
-from mergebench_ray.evaluation.tasks import notes_of
 from mergebench_ray.files import whole_file
 from mergebench_ray.runtime import ray_session
+from mergebench_ray.tasks.code_execution import code_execution_notes
+from mergebench_ray.tasks.data_use import check_data_is_used
+from mergebench_ray.tasks.questions import QuestionRow, question_rows
+from mergebench_ray.tasks.scored_task import notes_of
 
 
 @dataclass(frozen=True)

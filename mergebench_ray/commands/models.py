@@ -10,12 +10,12 @@ from mergebench_ray.checkpoints.architecture import attention_heads
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Split
-from mergebench_ray.evaluation.code_execution import code_execution_notes
-from mergebench_ray.evaluation.data_use import check_data_is_used
 from mergebench_ray.evaluation.judge_engine import FoundJudge
 from mergebench_ray.evaluation.judges import find_judges
 from mergebench_ray.placement.calibration import calibration_kinds
 from mergebench_ray.search.checks import check_domains
+from mergebench_ray.tasks.code_execution import code_execution_notes
+from mergebench_ray.tasks.data_use import check_data_is_used
 
 
 @dataclass(frozen=True)

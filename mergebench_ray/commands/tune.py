@@ -24,8 +24,6 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Split, items_digest, load_tasks
 from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.evaluation.judges import digests, running_judges
-from mergebench_ray.evaluation.questions import question_rows
-from mergebench_ray.evaluation.tasks import notes_of
 from mergebench_ray.files import is_full_disk, whole_file
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.placement import make_plan
@@ -46,6 +44,8 @@ from mergebench_ray.search.run_folder import RunFolder, check_same_items, open_r
 from mergebench_ray.search.session import Session, open_session
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.study import open_storage
+from mergebench_ray.tasks.questions import question_rows
+from mergebench_ray.tasks.scored_task import notes_of
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from mergebench_ray.evaluation.evaluator import (
     start_evaluator,
 )
 from mergebench_ray.evaluation.scores import ItemRow, Scores, TaskScore
-from mergebench_ray.evaluation.tasks import ScoredTask, Split, items_digest, load_tasks
 from mergebench_ray.scores import DomainScore, average_score, normalised_average, retained_average
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.scored_task import ScoredTask, Split, items_digest
 
 __all__ = [
     "DomainScore",

@@ -22,7 +22,8 @@ from mergebench_ray.evaluation.engine_proof import prove
 from mergebench_ray.evaluation.judges import NO_JUDGES, Judges
 from mergebench_ray.evaluation.prepared import GradedShare, PreparedSplit, Share
 from mergebench_ray.evaluation.scores import Scores
-from mergebench_ray.evaluation.tasks import ScoredTask, Split, items_digest, load_tasks
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.scored_task import ScoredTask, Split, items_digest
 
 _ENGINE_CPUS = 0.9
 

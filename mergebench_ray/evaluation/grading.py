@@ -15,8 +15,8 @@ from lm_eval.api.metrics import mean
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.estimates import Estimate, estimate_aggregate, estimate_mean
-from mergebench_ray.evaluation.judge_parsers import Verdict
-from mergebench_ray.evaluation.tasks import Item, ScoredTask
+from mergebench_ray.tasks.scored_task import Item, ScoredTask
+from mergebench_ray.tasks.task_files import Verdict
 
 Answer = str | tuple[float, bool]
 """A generated text, or a log-likelihood and whether the choice is what greedy decoding gives."""

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 
 from mergebench_ray.errors import InputError
+from mergebench_ray.tasks.task_files import Verdict
 
-Verdict = Mapping[str, bool | None]
 Parser = Callable[[str], Verdict | None]
 
 _LINE = re.compile(r"[ \t]*(harmful request|response refusal|harmful response)[ \t]*:[ \t]*(\S*)[ \t]*", re.IGNORECASE)

@@ -28,8 +28,9 @@ from mergebench_ray.evaluation.judge_engine import (
     check_parser_name,
 )
 from mergebench_ray.evaluation.scores import Scores
-from mergebench_ray.evaluation.task_files import find_task_file, nearest, task_manager
-from mergebench_ray.evaluation.tasks import ScoredTask, Split, chosen_domains, needed_judge
+from mergebench_ray.tasks.loading import chosen_domains, needed_judge
+from mergebench_ray.tasks.scored_task import ScoredTask, Split
+from mergebench_ray.tasks.task_files import find_task_file, nearest, task_manager
 
 
 class Judged(NamedTuple):

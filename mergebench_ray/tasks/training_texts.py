@@ -6,9 +6,9 @@ from itertools import islice
 
 from mergebench_ray.config.suite import Suite
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.data_errors import data_source, explain_data_errors
-from mergebench_ray.evaluation.local_data import check_data_files, dataset_id
-from mergebench_ray.evaluation.task_files import find_task_file, quiet_lm_eval, task_manager
+from mergebench_ray.tasks.data_errors import data_source, explain_data_errors
+from mergebench_ray.tasks.local_data import check_data_files, dataset_id
+from mergebench_ray.tasks.task_files import find_task_file, quiet_lm_eval, task_manager
 
 
 def training_texts(suite: Suite, task: str, limit: int) -> list[tuple[str, str]]:

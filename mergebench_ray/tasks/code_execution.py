@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from mergebench_ray.config.suite import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.task_files import find_task_file, task_manager
 from mergebench_ray.sandbox.runner import allow_weak_sandbox, weak_points
+from mergebench_ray.tasks.task_files import find_task_file, task_manager
 
 _REMEDY = (
     "use Linux 5.13 or newer with Landlock enabled, leave the domain out, or, where nothing on this machine has to be "

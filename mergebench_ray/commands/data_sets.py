@@ -20,10 +20,10 @@ from mergebench_ray.config.suite import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.judges import judge_settings, judged_tasks
-from mergebench_ray.evaluation.local_data import SUFFIXES, LocalSplits, dataset_id, local_source
-from mergebench_ray.evaluation.protocol import data_split
-from mergebench_ray.evaluation.task_files import find_task_file, task_manager
-from mergebench_ray.evaluation.tasks import Split
+from mergebench_ray.tasks.local_data import SUFFIXES, LocalSplits, dataset_id, local_source
+from mergebench_ray.tasks.protocol import data_split
+from mergebench_ray.tasks.scored_task import Split
+from mergebench_ray.tasks.task_files import find_task_file, task_manager
 
 Source = Literal["local", "cache", "hub", "task"]
 

@@ -12,7 +12,7 @@ from lm_eval.utils import env as template_environment
 
 from mergebench_ray.config.suite import TaskSettings
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.protocol import data_split
+from mergebench_ray.tasks.protocol import data_split
 
 _INSTEAD = "name another fewshot_split in the task file, list examples in fewshot_config.samples, or set num_fewshot: 0"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
-from mergebench_ray.evaluation.tasks import Item, ScoredTask
+from mergebench_ray.tasks.scored_task import Item, ScoredTask
 
 
 class QuestionRow(TypedDict):

@@ -21,8 +21,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from mergebench_ray.config.suite import Suite
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.judge_parsers import Verdict
 
+Verdict = Mapping[str, bool | None]
+"""What a judge says of an answer: question -> truth, None for a question that does not apply."""
 BatchScorer = Callable[[list[dict[str, Any]], list[list[Any]]], list[Mapping[str, Any]]]
 _MAPPINGS = frozenset({"dataset_kwargs", "fewshot_config", "generation_kwargs", "metadata"})
 VerdictScorer = Callable[[list[dict[str, Any]], list[Verdict | None]], list[Mapping[str, Any]]]

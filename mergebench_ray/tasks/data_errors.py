@@ -15,7 +15,7 @@ from lm_eval.utils import apply_template
 from lm_eval.utils import env as template_environment
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.task_files import nearest
+from mergebench_ray.tasks.task_files import nearest
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix", "description")
 

@@ -7,13 +7,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.tasks import TaskManager
@@ -21,23 +19,22 @@ from lm_eval.tasks import TaskManager
 from mergebench_ray.config.suite import Suite, TaskSettings
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.code_execution import check_code_execution
-from mergebench_ray.evaluation.data_errors import (
+from mergebench_ray.evaluation.scores import check_directions
+from mergebench_ray.tasks.code_execution import check_code_execution
+from mergebench_ray.tasks.data_errors import (
     check_fields,
     check_named_fields,
     data_source,
     explain_data_errors,
     printed_fields,
 )
-from mergebench_ray.evaluation.examples import check_examples, keep_examples_unscored, scored_splits
-from mergebench_ray.evaluation.generation_options import read_generation_options
-from mergebench_ray.evaluation.local_data import check_data_files, dataset_id, local_datasets, local_source
-from mergebench_ray.evaluation.metrics import check_metrics_and_filters, find_direction, try_metric
-from mergebench_ray.evaluation.protocol import cluster_key, data_split, in_split, overrides
-from mergebench_ray.evaluation.scores import check_directions, counted_label
-from mergebench_ray.evaluation.task_files import (
-    BatchScorer,
-    VerdictScorer,
+from mergebench_ray.tasks.examples import check_examples, keep_examples_unscored, scored_splits
+from mergebench_ray.tasks.generation_options import read_generation_options
+from mergebench_ray.tasks.local_data import check_data_files, dataset_id, local_datasets, local_source
+from mergebench_ray.tasks.metrics import check_metrics_and_filters, find_direction, try_metric
+from mergebench_ray.tasks.protocol import cluster_key, data_split, in_split, overrides
+from mergebench_ray.tasks.scored_task import Item, JudgedBy, ScoredTask, Split
+from mergebench_ray.tasks.task_files import (
     find_task_file,
     import_functions,
     load_task,
@@ -47,77 +44,7 @@ from mergebench_ray.evaluation.task_files import (
     task_manager,
 )
 
-Split = Literal["validation", "test"]
 _MOST_REPEATS = 10_000
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question of a task.
-
-    Attributes:
-        id: the document's own `id`, otherwise a digest of its prompt: stable from run to run.
-        doc: the document, as the task's metrics expect it.
-        instances: lm-eval's requests: one, or one per choice.
-        prompt_digest: SHA-256 of everything that is asked.
-        cluster: shared by items that are not independent, in whatever task: those that ask the same, or have the same
-            values in the fields that the suite's settings name.
-    """
-
-    id: str
-    doc: dict[str, Any]
-    instances: tuple[Instance, ...]
-    prompt_digest: str
-    cluster: str
-
-
-@dataclass(frozen=True)
-class JudgedBy:
-    """What of a task its judge is shown, and what the verdicts come to.
-
-    Attributes:
-        judge: name of the judge.
-        digest: of everything that its verdicts depend on.
-        field: field of the document that holds the request, as it was without any template around it.
-        scorer: from documents and verdicts, None where an answer of the judge did not parse, to metrics.
-    """
-
-    judge: str
-    digest: str
-    field: str
-    scorer: VerdictScorer
-
-
-@dataclass(frozen=True)
-class ScoredTask:
-    """An lm-eval task, the metric that counts, and the items of one split.
-
-    Attributes:
-        metric: name of the metric that counts.
-        one_minus: whether 1 - metric is what counts.
-        filter_name: the answer filter whose result it is taken from.
-        judged: the judge whose verdicts the metric needs; None for most tasks.
-        batch_scorer: grades all items at once in place of the task's `process_results`; None for most tasks.
-        higher_is_better: whether what counts is better when higher.
-        notes: what is counted otherwise than the task file says, a line each.
-    """
-
-    domain: str
-    name: str
-    metric: str
-    one_minus: bool
-    filter_name: str
-    judged: JudgedBy | None
-    task: Task
-    items: tuple[Item, ...]
-    batch_scorer: BatchScorer | None
-    higher_is_better: bool = True
-    notes: tuple[str, ...] = ()
-
-    @property
-    def counted(self) -> str:
-        """What counts, in words."""
-        return counted_label(self.metric, self.one_minus, self.higher_is_better)
 
 
 def load_tasks(
@@ -165,11 +92,6 @@ def load_tasks(
     return tasks
 
 
-def notes_of(tasks: Iterable[ScoredTask]) -> list[str]:
-    """What is counted otherwise than task files say, a line each."""
-    return list(dict.fromkeys(note for task in tasks for note in task.notes))
-
-
 def chosen_domains(suite: Suite, options: EvaluationOptions, domains: Sequence[str] | None = None) -> list[str]:
     """Domains to score, in the suite's order; what must not be forgotten only if it is named.
 
@@ -181,22 +103,6 @@ def chosen_domains(suite: Suite, options: EvaluationOptions, domains: Sequence[s
         if domain not in suite.scored:
             raise InputError(f"suite {suite.name} has no domain {domain!r}; {nearest(domain, suite.scored)}")
     return [domain for domain in suite.scored if domain in chosen]
-
-
-def items_digest(tasks: Iterable[ScoredTask], *, directions: bool = True) -> str:
-    """SHA-256 of what is asked and what it is graded against: equal digests, comparable scores.
-
-    Without `directions` it is that of earlier versions, to which one_minus made no difference.
-    """
-    digest = hashlib.sha256()
-    for task in tasks:
-        for item in task.items:
-            graded = json.dumps(item.doc, sort_keys=True, default=str)
-            judge = (task.judged.digest,) if task.judged else ()
-            counted = task.counted if directions else task.metric
-            row = (task.domain, task.name, counted, task.filter_name, item.id, item.prompt_digest, graded, *judge)
-            digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _check_task_file(

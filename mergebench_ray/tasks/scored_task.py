@@ -1,0 +1,107 @@
+"""A task as it is scored: the items of one split, and which of its metrics counts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task
+
+from mergebench_ray.evaluation.scores import counted_label
+from mergebench_ray.tasks.task_files import BatchScorer, VerdictScorer
+
+Split = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a task.
+
+    Attributes:
+        id: the document's own `id`, otherwise a digest of its prompt: stable from run to run.
+        doc: the document, as the task's metrics expect it.
+        instances: lm-eval's requests: one, or one per choice.
+        prompt_digest: SHA-256 of everything that is asked.
+        cluster: shared by items that are not independent, in whatever task: those that ask the same, or have the same
+            values in the fields that the suite's settings name.
+    """
+
+    id: str
+    doc: dict[str, Any]
+    instances: tuple[Instance, ...]
+    prompt_digest: str
+    cluster: str
+
+
+@dataclass(frozen=True)
+class JudgedBy:
+    """What of a task its judge is shown, and what the verdicts come to.
+
+    Attributes:
+        judge: name of the judge.
+        digest: of everything that its verdicts depend on.
+        field: field of the document that holds the request, as it was without any template around it.
+        scorer: from documents and verdicts, None where an answer of the judge did not parse, to metrics.
+    """
+
+    judge: str
+    digest: str
+    field: str
+    scorer: VerdictScorer
+
+
+@dataclass(frozen=True)
+class ScoredTask:
+    """An lm-eval task, the metric that counts, and the items of one split.
+
+    Attributes:
+        metric: name of the metric that counts.
+        one_minus: whether 1 - metric is what counts.
+        filter_name: the answer filter whose result it is taken from.
+        judged: the judge whose verdicts the metric needs; None for most tasks.
+        batch_scorer: grades all items at once in place of the task's `process_results`; None for most tasks.
+        higher_is_better: whether what counts is better when higher.
+        notes: what is counted otherwise than the task file says, a line each.
+    """
+
+    domain: str
+    name: str
+    metric: str
+    one_minus: bool
+    filter_name: str
+    judged: JudgedBy | None
+    task: Task
+    items: tuple[Item, ...]
+    batch_scorer: BatchScorer | None
+    higher_is_better: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counted(self) -> str:
+        """What counts, in words."""
+        return counted_label(self.metric, self.one_minus, self.higher_is_better)
+
+
+def notes_of(tasks: Iterable[ScoredTask]) -> list[str]:
+    """What is counted otherwise than task files say, a line each."""
+    return list(dict.fromkeys(note for task in tasks for note in task.notes))
+
+
+def items_digest(tasks: Iterable[ScoredTask], *, directions: bool = True) -> str:
+    """SHA-256 of what is asked and what it is graded against: equal digests, comparable scores.
+
+    Without `directions` it is that of earlier versions, to which one_minus made no difference.
+    """
+    digest = hashlib.sha256()
+    for task in tasks:
+        for item in task.items:
+            graded = json.dumps(item.doc, sort_keys=True, default=str)
+            judge = (task.judged.digest,) if task.judged else ()
+            counted = task.counted if directions else task.metric
+            row = (task.domain, task.name, counted, task.filter_name, item.id, item.prompt_digest, graded, *judge)
+            digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
