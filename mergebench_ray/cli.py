@@ -155,7 +155,7 @@ def evaluate(
 
     from mergebench_ray.commands.evaluate import evaluate as run
     from mergebench_ray.evaluation import average_score
-    from mergebench_ray.evaluation.judges import parse_error_lines
+    from mergebench_ray.judges.judges import parse_error_lines
 
     warnings.filterwarnings("ignore", "the scores were not written")  # said at the end
     result = run(

@@ -29,9 +29,9 @@ from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Evaluator, Scores, load_tasks
 from mergebench_ray.evaluation.grading import grade
-from mergebench_ray.evaluation.judge_engine import FoundJudge, JudgeEngine
-from mergebench_ray.evaluation.judge_parsers import read_answer, wildguard
-from mergebench_ray.evaluation.judges import (
+from mergebench_ray.evaluation.prepared import Share
+from mergebench_ray.judges.judge_engine import FoundJudge, JudgeEngine
+from mergebench_ray.judges.judges import (
     Judges,
     _check_gpus,
     digests,
@@ -39,7 +39,7 @@ from mergebench_ray.evaluation.judges import (
     parse_error_lines,
     running_judges,
 )
-from mergebench_ray.evaluation.prepared import Share
+from mergebench_ray.judges.parsers import read_answer, wildguard
 from mergebench_ray.placement import Machine, make_plan
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.run_folder import check_same_items

@@ -18,8 +18,8 @@ from mergebench_ray.config.suite import built_in_suites
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import ABSENT, grade, item_score, task_estimate
-from mergebench_ray.evaluation.judge_parsers import PARSERS, read_answer
-from mergebench_ray.evaluation.judges import find_judges
+from mergebench_ray.judges.judges import find_judges
+from mergebench_ray.judges.parsers import PARSERS, read_answer
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask
 

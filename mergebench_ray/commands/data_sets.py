@@ -19,7 +19,7 @@ from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.suite import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.judges import judge_settings, judged_tasks
+from mergebench_ray.judges.judges import judge_settings, judged_tasks
 from mergebench_ray.tasks.local_data import SUFFIXES, LocalSplits, dataset_id, local_source
 from mergebench_ray.tasks.protocol import data_split
 from mergebench_ray.tasks.scored_task import Split

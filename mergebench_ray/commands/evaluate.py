@@ -28,8 +28,8 @@ from mergebench_ray.evaluation import (
     start_evaluator,
 )
 from mergebench_ray.evaluation.continuations import check_continuations
-from mergebench_ray.evaluation.judges import digests, find_judges, running_judges
 from mergebench_ray.files import whole_file
+from mergebench_ray.judges.judges import digests, find_judges, running_judges
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.tasks.code_execution import code_execution_notes
 from mergebench_ray.tasks.data_use import check_data_is_used

@@ -23,8 +23,8 @@ from mergebench_ray.config.storage_url import without_secrets
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Split, items_digest, load_tasks
 from mergebench_ray.evaluation.continuations import check_continuations
-from mergebench_ray.evaluation.judges import digests, running_judges
 from mergebench_ray.files import is_full_disk, whole_file
+from mergebench_ray.judges.judges import digests, running_judges
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.placement import make_plan
 from mergebench_ray.results import (

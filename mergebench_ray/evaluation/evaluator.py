@@ -19,9 +19,9 @@ from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.checkpoint_weights import checkpoint_in_memory
 from mergebench_ray.evaluation.engine_proof import prove
-from mergebench_ray.evaluation.judges import NO_JUDGES, Judges
 from mergebench_ray.evaluation.prepared import GradedShare, PreparedSplit, Share
 from mergebench_ray.evaluation.scores import Scores
+from mergebench_ray.judges.judges import NO_JUDGES, Judges
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, Split, items_digest
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from mergebench_ray.checkpoints import Checkpoint, merged_names
 from mergebench_ray.config import Sweep
 from mergebench_ray.engines.environment import engine_dtype
-from mergebench_ray.evaluation.judge_engine import FoundJudge
+from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.placement.calibration import calibration_needs
 from mergebench_ray.placement.need import Need, Record
 

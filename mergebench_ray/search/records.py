@@ -14,7 +14,7 @@ import ray
 from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Scores
-from mergebench_ray.evaluation.judges import parse_error_lines
+from mergebench_ray.judges.judges import parse_error_lines
 from mergebench_ray.results import COEFFICIENTS, DomainResult, Role, Split, Trial, TrialStore, engine_names
 from mergebench_ray.results.trials import as_scores
 from mergebench_ray.scores import DomainScore, check_references, normalised_average

@@ -15,7 +15,7 @@ from mergebench_ray.bank import Bank, Calibrator, compiled_ahead
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
-from mergebench_ray.evaluation.judges import Judges
+from mergebench_ray.judges.judges import Judges
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.search.scorer import start_scorer
 

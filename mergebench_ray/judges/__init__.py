@@ -1,0 +1,1 @@
+"""Judges: second models that answer about the answers of the first."""
