@@ -154,8 +154,8 @@ def evaluate(
     checked_evaluation(model, suite, split, chosen, engines, out, options, address)
 
     from mergebench_ray.commands.evaluate import evaluate as run
-    from mergebench_ray.evaluation import average_score
     from mergebench_ray.judges.judges import parse_error_lines
+    from mergebench_ray.scores import average_score
 
     warnings.filterwarnings("ignore", "the scores were not written")  # said at the end
     result = run(

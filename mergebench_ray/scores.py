@@ -1,4 +1,4 @@
-"""Scores of domains: what of a reference is reached, averages over domains, and their standard errors.
+"""Scores of items, tasks and domains, each with its error; what of a reference is reached; averages over domains.
 
 A score is better when higher, unless its metric is better when lower and was not turned round (perplexity, say). What
 of a reference is reached is always better when higher: score / reference, or reference / score where lower is better.
@@ -7,8 +7,9 @@ of a reference is reached is always better when higher: score / reference, or re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 from mergebench_ray.errors import InputError
 
@@ -34,6 +35,150 @@ class DomainScore:
     standard_error: float
     items: int
     higher_is_better: bool = True
+
+
+class ItemRow(TypedDict):
+    """What is kept of an item, so that a score can be explained. A list of rows goes into `pyarrow.Table.from_pylist`.
+
+    `answer` is the text that the model gave; where it gave several (repeats, or a log-likelihood per choice), they are
+    a JSON list. `score` is what counts of it; None for metrics that exist only over all items (a corpus-wide BLEU, say)
+    and for items that the metric leaves out. `judgement` is what a judge said of the answer, empty without one. Items
+    with one `cluster` are not independent of each other.
+    """
+
+    domain: str
+    task: str
+    item: str
+    cluster: str
+    prompt_digest: str
+    answer: str
+    score: float | None
+    judgement: str
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """A task's score.
+
+    Attributes:
+        task: its name.
+        metric: the metric that was measured.
+        value: what it came to.
+        standard_error: by cluster of items; NaN for a single one.
+        items: number of items that have the metric.
+        one_minus: whether 1 - value is what counts, for shares where lower is better.
+        judge_errors: answers of the task's judge that did not parse; None without a judge.
+        higher_is_better: whether what counts is better when higher.
+        domain: the domain that it was scored for.
+    """
+
+    task: str
+    metric: str
+    value: float
+    standard_error: float
+    items: int
+    one_minus: bool = False
+    judge_errors: int | None = None
+    higher_is_better: bool = True
+    domain: str = ""
+
+    @property
+    def score(self) -> float:
+        """What counts."""
+        return 1 - self.value if self.one_minus else self.value
+
+    @property
+    def label(self) -> str:
+        """What counts, in words."""
+        return counted_label(self.metric, self.one_minus, self.higher_is_better)
+
+
+def counted_label(metric: str, one_minus: bool, higher_is_better: bool) -> str:
+    """What counts of a metric, in words."""
+    if one_minus:
+        return f"1 - {metric}"
+    return metric if higher_is_better else f"{metric}, lower is better"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model scored on one split.
+
+    Attributes:
+        split: "validation" or "test".
+        domains: score per domain.
+        items: a row per item.
+        version: weight version of the engine that answered (recipe digest, or the base's).
+        seconds: wall time of scoring, grading included.
+        engine_seconds: in which engines computed, those of all engines that shared the items added up.
+        tokens: tokens read and written by the engines.
+        truncated: prompts that were cut from the left to fit the context.
+        tasks: score per task, with the metric that was counted; the names are those of `task_names`.
+        influences: of each domain's clusters of items on its score; without those of domains whose error is not known.
+        judge_seconds: in which judges computed.
+        judge_tokens: tokens read and written by judges.
+    """
+
+    split: str
+    domains: dict[str, DomainScore]
+    items: list[ItemRow] = field(repr=False)
+    version: str
+    seconds: float
+    engine_seconds: float
+    tokens: int
+    truncated: int
+    tasks: dict[str, TaskScore] = field(default_factory=dict)
+    judge_seconds: float = 0.0
+    judge_tokens: int = 0
+    influences: dict[str, Influences] = field(default_factory=dict, repr=False)
+
+
+def task_names(tasks: Sequence[TaskScore]) -> dict[str, TaskScore]:
+    """The tasks by name; one that several domains have is there for each of them, as DOMAIN/TASK."""
+    names = [task.task for task in tasks]
+    return {f"{one.domain}/{one.task}" if names.count(one.task) > 1 else one.task: one for one in tasks}
+
+
+def combine_tasks(tasks: Sequence[TaskScore], influences: Influences | None = None) -> DomainScore:
+    """A domain from its tasks: the mean of what counts.
+
+    Args:
+        tasks: its tasks.
+        influences: of clusters of items on that mean; without, the tasks' errors are combined as if independent.
+
+    Raises:
+        InputError: if lower is better in some of the tasks and higher in others.
+    """
+    check_directions(tasks[0].domain, {task.task: (task.label, task.higher_is_better) for task in tasks})
+    count = len(tasks)
+    if influences is None:
+        error = math.hypot(*(task.standard_error for task in tasks)) / count
+    else:
+        error = combined_error([influences])
+    return DomainScore(
+        score=math.fsum(task.score for task in tasks) / count,
+        standard_error=error,
+        items=sum(task.items for task in tasks),
+        higher_is_better=tasks[0].higher_is_better,
+    )
+
+
+def check_directions(domain: str, tasks: Mapping[str, tuple[str, bool]]) -> None:
+    """Refuse a domain whose tasks count in different directions, since their mean would say nothing.
+
+    Args:
+        domain: its name.
+        tasks: task -> what counts in it, and whether that is better when higher.
+
+    Raises:
+        InputError: naming a task of each direction.
+    """
+    ways = {higher: f"{task} ({label})" for task, (label, higher) in tasks.items()}
+    if len(ways) > 1:
+        raise InputError(
+            f"domain {domain!r}: higher is better for {ways[True]}, lower for {ways[False]}, so their mean says "
+            "nothing; put them into domains of their own, or set one_minus: true for a metric from 0 to 1"
+        )
 
 
 def recovered(score: float, reference: float, higher_is_better: bool = True) -> float | None:

@@ -12,8 +12,7 @@ from small_disks import small_disk
 
 from mergebench_ray.commands.evaluate import EvaluationResult, keep
 from mergebench_ray.commands.first_checks import items_file
-from mergebench_ray.evaluation import Scores
-from mergebench_ray.scores import DomainScore
+from mergebench_ray.scores import DomainScore, Scores
 
 ITEM = {"domain": "math", "task": "t", "item": "1", "prompt_digest": "aa", "answer": "7", "score": 1.0}
 QUESTION = {"domain": "math", "task": "t", "item": "1", "prompt_digest": "aa", "prompt": "3 + 4?", "expected": "7"}

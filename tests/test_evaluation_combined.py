@@ -16,10 +16,9 @@ from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import average_score
 from mergebench_ray.evaluation.grading import item_score
 from mergebench_ray.evaluation.prepared import GradedItem, GradedShare, PreparedSplit
-from mergebench_ray.evaluation.scores import ItemRow, Scores
+from mergebench_ray.scores import ItemRow, Scores, average_score
 from mergebench_ray.search.records import counted
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest

@@ -27,7 +27,7 @@ from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import Evaluator, Scores, load_tasks
+from mergebench_ray.evaluation import Evaluator
 from mergebench_ray.evaluation.grading import grade
 from mergebench_ray.evaluation.prepared import Share
 from mergebench_ray.judges.judge_engine import FoundJudge, JudgeEngine
@@ -42,7 +42,9 @@ from mergebench_ray.judges.judges import (
 from mergebench_ray.judges.parsers import read_answer, wildguard
 from mergebench_ray.placement import Machine, make_plan
 from mergebench_ray.runtime import ray_session
+from mergebench_ray.scores import Scores
 from mergebench_ray.search.run_folder import check_same_items
+from mergebench_ray.tasks.loading import load_tasks
 
 ENGINE_LENGTH = 1024  # of the session's engine
 SAFETY = ["wildguardtest", "harmbench", "do_anything_now", "xstest"]

@@ -19,10 +19,11 @@ from mergebench_ray.commands.data_check import data_check
 from mergebench_ray.config import CalibrationSource, Suite, Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import ScoredTask, load_tasks
 from mergebench_ray.evaluation.grading import grade
 from mergebench_ray.tasks.data_use import check_data_is_used
+from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.local_data import LocalSplits, local_datasets, read_rows
+from mergebench_ray.tasks.scored_task import ScoredTask
 
 ROWS: list[dict[str, Any]] = [{"id": "1", "text": "caf\u00e9", "number": 3}, {"id": "2", "text": "tea", "number": 4}]
 

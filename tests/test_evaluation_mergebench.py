@@ -15,18 +15,11 @@ from mergebench_ray.config.suite import Decoding
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import (
-    DomainScore,
-    Evaluator,
-    ScoredTask,
-    Split,
-    TaskScore,
-    average_score,
-    items_digest,
-    load_tasks,
-)
+from mergebench_ray.evaluation import Evaluator
 from mergebench_ray.evaluation.grading import grade, task_estimate
-from mergebench_ray.evaluation.scores import combine_tasks
+from mergebench_ray.scores import DomainScore, TaskScore, average_score, combine_tasks
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.scored_task import ScoredTask, Split, items_digest
 
 SUITES = ("mergebench", "mergebench-published-proxies")
 ENGINE_LENGTH = 1024  # of the session's engine

@@ -18,11 +18,11 @@ from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.batch import Batch, ScoringPrompt
+from mergebench_ray.engines.tokens import encode_pairs, encode_texts
 from mergebench_ray.evaluation import grading
 from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.evaluation.prepared import PreparedSplit
-from mergebench_ray.evaluation.scores import Scores
-from mergebench_ray.evaluation.tokens import encode_pairs, encode_texts
+from mergebench_ray.scores import Scores
 from mergebench_ray.tasks import task_files
 from mergebench_ray.tasks.loading import load_tasks
 

@@ -9,15 +9,18 @@ import pytest
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.estimates import estimate_aggregate, estimate_mean, in_common, influences_of_mean
-from mergebench_ray.evaluation.scores import ItemRow, TaskScore, combine_tasks, task_names
 from mergebench_ray.scores import (
     DomainScore,
+    ItemRow,
+    TaskScore,
     average_score,
     check_references,
+    combine_tasks,
     combined_error,
     normalised_average,
     recovered,
     retained_average,
+    task_names,
 )
 
 

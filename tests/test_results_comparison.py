@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from mergebench_ray.cli import app
 from mergebench_ray.commands.report import report
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import Scores, TaskScore
 from mergebench_ray.markup import latex_text
 from mergebench_ray.results import Trial, TrialStore, best_of_each_method
 from mergebench_ray.results.comparison import comparable, compare, read_runs, wall_seconds
@@ -33,6 +32,7 @@ from mergebench_ray.results.items import (
     scored_models,
 )
 from mergebench_ray.results.method_table import methods_csv, methods_latex, methods_markdown
+from mergebench_ray.scores import Scores, TaskScore
 from mergebench_ray.search.records import counted
 
 KEYWORDS = {"harmbench": "1 - keyword_refusal", "xstest": "keyword_refusal_accuracy"}

@@ -63,7 +63,7 @@ from mergebench_ray.commands.doctor import _sandbox
 from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import load_tasks
+from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.code_execution import code_execution_notes
 
 suite = Suite.load("smollm2-mini")

@@ -19,20 +19,15 @@ from mergebench_ray.commands.models import check_judges_parallel
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import (
-    Scores,
-    average_score,
-    check_engines_fit,
-    load_tasks,
-    score_together,
-    start_evaluator,
-)
+from mergebench_ray.evaluation import check_engines_fit, score_together, start_evaluator
 from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.files import whole_file
 from mergebench_ray.judges.judges import digests, find_judges, running_judges
 from mergebench_ray.runtime import ray_session
+from mergebench_ray.scores import Scores, average_score
 from mergebench_ray.tasks.code_execution import code_execution_notes
 from mergebench_ray.tasks.data_use import check_data_is_used
+from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.questions import QuestionRow, question_rows
 from mergebench_ray.tasks.scored_task import notes_of
 

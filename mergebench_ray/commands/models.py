@@ -9,13 +9,13 @@ from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, fit
 from mergebench_ray.checkpoints.architecture import attention_heads
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import Split
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import find_judges
 from mergebench_ray.placement.calibration import calibration_kinds
 from mergebench_ray.search.checks import check_domains
 from mergebench_ray.tasks.code_execution import code_execution_notes
 from mergebench_ray.tasks.data_use import check_data_is_used
+from mergebench_ray.tasks.scored_task import Split
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from mergebench_ray.commands.models import Models, resolve_sweep_models
 from mergebench_ray.config import Recipe, Suite, Sweep
 from mergebench_ray.config.storage_url import without_secrets
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import Split, items_digest, load_tasks
 from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.files import is_full_disk, whole_file
 from mergebench_ray.judges.judges import digests, running_judges
@@ -44,8 +43,9 @@ from mergebench_ray.search.run_folder import RunFolder, check_same_items, open_r
 from mergebench_ray.search.session import Session, open_session
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.study import open_storage
+from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.questions import question_rows
-from mergebench_ray.tasks.scored_task import notes_of
+from mergebench_ray.tasks.scored_task import Split, items_digest, notes_of
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from mergebench_ray.engines.tokens import encode_pairs
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.tokens import encode_pairs
 from mergebench_ray.tasks.scored_task import ScoredTask
 
 TokenPair = tuple[list[int], list[int]]

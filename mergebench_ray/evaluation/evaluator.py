@@ -20,8 +20,8 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.checkpoint_weights import checkpoint_in_memory
 from mergebench_ray.evaluation.engine_proof import prove
 from mergebench_ray.evaluation.prepared import GradedShare, PreparedSplit, Share
-from mergebench_ray.evaluation.scores import Scores
 from mergebench_ray.judges.judges import NO_JUDGES, Judges
+from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, Split, items_digest
 

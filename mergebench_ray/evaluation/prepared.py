@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.instance import Instance
 
 from mergebench_ray.engines import Generation, GenerationRequest, Likelihood, LoglikelihoodRequest, Request, VLLMEngine
+from mergebench_ray.engines.tokens import encode_texts
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.continuations import encode_continuations
 from mergebench_ray.evaluation.estimates import Estimate, in_common, influences_of_mean
 from mergebench_ray.evaluation.grading import Answer, grade, graded_apart, item_score, responses, task_estimate
-from mergebench_ray.evaluation.scores import ItemRow, Scores, TaskScore, combine_tasks, task_names
-from mergebench_ray.evaluation.tokens import encode_texts
 from mergebench_ray.judges.judges import NO_JUDGES, Judged, Judges, judge_responses
+from mergebench_ray.scores import ItemRow, Scores, TaskScore, combine_tasks, task_names
 from mergebench_ray.tasks.generation_options import read_generation_options
 from mergebench_ray.tasks.scored_task import Item, ScoredTask, Split
 from mergebench_ray.tasks.task_files import Verdict

@@ -19,7 +19,6 @@ from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.scores import Scores
 from mergebench_ray.judges.judge_engine import (
     FoundJudge,
     JudgedPairs,
@@ -28,6 +27,7 @@ from mergebench_ray.judges.judge_engine import (
     Pair,
     check_parser_name,
 )
+from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import chosen_domains, needed_judge
 from mergebench_ray.tasks.scored_task import ScoredTask, Split
 from mergebench_ray.tasks.task_files import find_task_file, nearest, task_manager

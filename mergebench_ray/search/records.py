@@ -13,11 +13,10 @@ import ray
 
 from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import Scores
 from mergebench_ray.judges.judges import parse_error_lines
 from mergebench_ray.results import COEFFICIENTS, DomainResult, Role, Split, Trial, TrialStore, engine_names
 from mergebench_ray.results.trials import as_scores
-from mergebench_ray.scores import DomainScore, check_references, normalised_average
+from mergebench_ray.scores import DomainScore, Scores, check_references, normalised_average
 from mergebench_ray.search.scorer import Measurement
 from mergebench_ray.search.session import Session
 

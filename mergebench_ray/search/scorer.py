@@ -17,8 +17,8 @@ from mergebench_ray.bank import Bank
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import Scores, score_together
-from mergebench_ray.scores import DomainScore, normalised_average
+from mergebench_ray.evaluation import score_together
+from mergebench_ray.scores import DomainScore, Scores, normalised_average
 from mergebench_ray.search.space import Space
 
 

@@ -19,7 +19,7 @@ from lm_eval.tasks import TaskManager
 from mergebench_ray.config.suite import Suite, TaskSettings
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.scores import check_directions
+from mergebench_ray.scores import check_directions
 from mergebench_ray.tasks.code_execution import check_code_execution
 from mergebench_ray.tasks.data_errors import (
     check_fields,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
-from mergebench_ray.evaluation.scores import counted_label
+from mergebench_ray.scores import counted_label
 from mergebench_ray.tasks.task_files import BatchScorer, VerdictScorer
 
 Split = Literal["validation", "test"]
