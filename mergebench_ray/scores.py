@@ -29,12 +29,19 @@ class DomainScore:
         standard_error: by cluster of items; NaN where a task has a single one.
         items: number of items scored.
         higher_is_better: which way it counts.
+        counted: task -> what was counted in it, such as ``1 - keyword_refusal``; empty in runs that did not keep it.
     """
 
     score: float
     standard_error: float
     items: int
     higher_is_better: bool = True
+    counted: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """What was counted, each name once; empty where that is not known."""
+        return ", ".join(dict.fromkeys(self.counted.values()))
 
 
 class ItemRow(TypedDict):
@@ -160,6 +167,7 @@ def combine_tasks(tasks: Sequence[TaskScore], influences: Influences | None = No
         standard_error=error,
         items=sum(task.items for task in tasks),
         higher_is_better=tasks[0].higher_is_better,
+        counted={task.task: task.label for task in tasks},
     )
 
 

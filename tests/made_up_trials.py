@@ -7,7 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mergebench_ray.results import DomainResult, Trial
+from mergebench_ray.results import Trial
+from mergebench_ray.scores import DomainScore
 
 DOMAINS = ("coding", "instruction", "math", "multilingual", "safety")
 BASE = {"coding": 0.11, "instruction": 0.21, "math": 0.09, "multilingual": 0.33, "safety": 0.48}
@@ -98,7 +99,7 @@ def _trial(
     domains = {}
     for domain, chance in truth.items():
         score = sum(source.random() < chance for _ in range(items)) / items
-        domains[domain] = DomainResult(score, (score * (1 - score) / items) ** 0.5, items)
+        domains[domain] = DomainScore(score, (score * (1 - score) / items) ** 0.5, items)
     ratios = [result.score / SPECIALIST[domain] for domain, result in domains.items()]
     seconds = source.uniform(24, 34) * items / 64
     return Trial(

@@ -19,7 +19,6 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import item_score
 from mergebench_ray.evaluation.prepared import GradedItem, GradedShare, PreparedSplit
 from mergebench_ray.scores import ItemRow, Scores, average_score
-from mergebench_ray.search.records import counted
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
 
@@ -105,8 +104,8 @@ def test_a_task_in_two_domains_is_kept_in_both_with_what_each_counts(folder: Pat
     tasks = loaded(folder, {"a": {"choice": "acc"}, "b": {"choice": "acc_norm", "text": "exact_match"}})
     scores = combined(tasks, tokenizer, lambda number, place: float(place % 2 == 0 or number == 1))
     assert {name: task.score for name, task in scores.tasks.items()} == {"a/choice": 0.5, "b/choice": 1.0, "text": 0.5}
-    assert counted(scores, "a") == {"choice": "acc"}
-    assert counted(scores, "b") == {"choice": "acc_norm", "text": "exact_match"}
+    assert scores.domains["a"].counted == {"choice": "acc"}
+    assert scores.domains["b"].counted == {"choice": "acc_norm", "text": "exact_match"}
     assert [row["domain"] for row in scores.items].count("a") == 6
     same = combined(
         loaded(folder, {"a": {"choice": "acc"}, "b": {"choice": "acc"}}), tokenizer, lambda _, place: place % 2

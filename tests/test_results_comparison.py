@@ -32,8 +32,7 @@ from mergebench_ray.results.items import (
     scored_models,
 )
 from mergebench_ray.results.method_table import methods_csv, methods_latex, methods_markdown
-from mergebench_ray.scores import Scores, TaskScore
-from mergebench_ray.search.records import counted
+from mergebench_ray.scores import TaskScore, combine_tasks
 
 KEYWORDS = {"harmbench": "1 - keyword_refusal", "xstest": "keyword_refusal_accuracy"}
 JUDGED = {"harmbench": "1 - micro_asr", "xstest": "overall_accuracy"}
@@ -371,22 +370,11 @@ def test_browser_compares_two_models_item_by_item(tmp_path: Path) -> None:
     assert body.count("<b>coding-test-") == 20
 
 
-def test_what_was_counted_comes_from_the_tasks_of_the_domain() -> None:
-    tasks = {"harmbench": ("micro_asr", True), "xstest": ("keyword_refusal_accuracy", False), "gsm8k": ("acc", False)}
-    domains = {"harmbench": "safety", "xstest": "safety", "gsm8k": "math"}
-    scores = Scores(
-        split="test",
-        domains={},
-        items=[],
-        version="",
-        seconds=0,
-        engine_seconds=0,
-        tokens=0,
-        truncated=0,
-        tasks={
-            name: TaskScore(name, metric, 0.5, 0.1, 4, minus, domain=domains[name])
-            for name, (metric, minus) in tasks.items()
-        },
-    )
-    assert counted(scores, "safety") == {"harmbench": "1 - micro_asr", "xstest": "keyword_refusal_accuracy"}
-    assert counted(scores, "math") == {"gsm8k": "acc"}
+def test_a_domain_says_of_each_of_its_tasks_what_was_counted() -> None:
+    tasks = [
+        TaskScore("harmbench", "micro_asr", 0.5, 0.1, 4, one_minus=True, domain="safety"),
+        TaskScore("xstest", "keyword_refusal_accuracy", 0.5, 0.1, 4, domain="safety"),
+    ]
+    domain = combine_tasks(tasks)
+    assert domain.counted == {"harmbench": "1 - micro_asr", "xstest": "keyword_refusal_accuracy"}
+    assert domain.metric == "1 - micro_asr, keyword_refusal_accuracy"

@@ -11,7 +11,6 @@ from made_up_trials import DOMAINS, made_up_trials
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.results import (
-    DomainResult,
     Trial,
     TrialStore,
     best_candidate,
@@ -22,6 +21,7 @@ from mergebench_ray.results import (
 )
 from mergebench_ray.results.leaderboard import distinct
 from mergebench_ray.results.summary import RunSummary
+from mergebench_ray.scores import DomainScore
 
 
 def _report(folder: Path, trials: list[Trial]) -> str:
@@ -57,7 +57,7 @@ VARIANTS = {
     "a single item a domain": [
         replace(
             trial,
-            domains={name: DomainResult(result.score, float("nan"), 1) for name, result in trial.domains.items()},
+            domains={name: DomainScore(result.score, float("nan"), 1) for name, result in trial.domains.items()},
             normalised_standard_error=float("nan"),
         )
         for trial in made_up_trials(4)

@@ -13,7 +13,7 @@ import pytest
 
 from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
-from mergebench_ray.results import DomainResult, Split, Trial, TrialStore
+from mergebench_ray.results import Split, Trial, TrialStore
 from mergebench_ray.scores import DomainScore, Scores
 from mergebench_ray.search.records import Records
 from mergebench_ray.search.scorer import Measurement
@@ -24,7 +24,7 @@ def records(folder: Path, specialists: Mapping[str, float], higher_is_better: bo
     store = TrialStore(folder)
     for split in ("validation", "test"):
         for name, score in specialists.items():
-            result = DomainResult(score, 0.01, 64, higher_is_better=higher_is_better)
+            result = DomainScore(score, 0.01, 64, higher_is_better=higher_is_better)
             store.append(Trial("specialist", name, split, "d", "i", domains={name: result}))
     session: Any = SimpleNamespace(
         domains=list(specialists),

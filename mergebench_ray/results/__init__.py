@@ -14,7 +14,6 @@ from mergebench_ray.results.live import LiveView
 from mergebench_ray.results.report import write_report
 from mergebench_ray.results.trials import (
     COEFFICIENTS,
-    DomainResult,
     Role,
     Split,
     Trial,
@@ -26,7 +25,6 @@ from mergebench_ray.results.trials import (
 
 __all__ = [
     "COEFFICIENTS",
-    "DomainResult",
     "LeaderboardRow",
     "LiveView",
     "Role",

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
-from mergebench_ray.results.trials import DomainResult, Trial, as_scores
-from mergebench_ray.scores import recovered, retained_average
+from mergebench_ray.results.trials import Trial
+from mergebench_ray.scores import DomainScore, recovered, retained_average
 
 FORGETTING_FOLDER = "forgetting"
 BASE = "base"
@@ -30,7 +30,7 @@ class Forgetting:
     """
 
     split: str
-    results: Mapping[str, DomainResult]
+    results: Mapping[str, DomainScore]
     retained: float | None
     retained_error: float | None
 
@@ -94,14 +94,14 @@ def _read(file: Path) -> _Scored:
         raise InputError(f"{file}: cannot be read ({error.strerror}); write it again") from error
 
 
-def _results(content: _Scored, own: set[str]) -> dict[str, DomainResult]:
+def _results(content: _Scored, own: set[str]) -> dict[str, DomainScore]:
     return {
-        name: DomainResult(
+        name: DomainScore(
             score.score,
             score.standard_error,
             score.items,
-            {name: content.tasks[name].counted} if name in content.tasks else {},
             score.higher_is_better,
+            {name: content.tasks[name].counted} if name in content.tasks else {},
         )
         for name, score in content.domains.items()
         if name not in own
@@ -109,7 +109,7 @@ def _results(content: _Scored, own: set[str]) -> dict[str, DomainResult]:
 
 
 def _retained(
-    file: Path, results: Mapping[str, DomainResult], base: Mapping[str, DomainResult] | None
+    file: Path, results: Mapping[str, DomainScore], base: Mapping[str, DomainScore] | None
 ) -> tuple[float | None, float | None]:
     if not results or base is None:
         return None, None
@@ -121,6 +121,6 @@ def _retained(
     if any(recovered(own.score, of_base.score, own.higher_is_better) is None for own, of_base in of_both):
         return None, None
     try:
-        return retained_average(as_scores(results), as_scores(base))
+        return retained_average(results, base)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error

@@ -12,7 +12,7 @@ from mergebench_ray.results.comparison import MethodRow
 from mergebench_ray.results.leaderboard import MISSING, domain_metric, with_error
 from mergebench_ray.results.own_output import CSV_MARK, LATEX_MARK
 from mergebench_ray.results.page import Cell, table_html
-from mergebench_ray.results.trials import DomainResult
+from mergebench_ray.scores import DomainScore
 
 NOT_RECORDED = "metric not recorded"
 
@@ -157,7 +157,7 @@ def _forgetting_tasks(rows: Sequence[MethodRow]) -> list[str]:
     return sorted({task for row in rows if row.forgetting for task in row.forgetting.results})
 
 
-def _score_cell(result: DomainResult | None, name_metric: bool) -> Cell:
+def _score_cell(result: DomainScore | None, name_metric: bool) -> Cell:
     if result is None:
         return Cell(MISSING)
     text = with_error(result.score, result.standard_error)
@@ -181,7 +181,7 @@ def _candidate(row: MethodRow) -> int | None:
     return row.trial.number if row.searched else None
 
 
-def _result_columns(name: str, result: DomainResult | None) -> dict[str, Any]:
+def _result_columns(name: str, result: DomainScore | None) -> dict[str, Any]:
     if result is None:
         return dict.fromkeys((f"{name}.score", f"{name}.standard_error", f"{name}.items", f"{name}.metric"))
     return {

@@ -38,30 +38,6 @@ _COSTS = (
 
 
 @dataclass(frozen=True)
-class DomainResult:
-    """What a model scored in a domain.
-
-    Attributes:
-        score: mean over the domain's tasks.
-        standard_error: of `score`, by cluster of items; NaN for a single one.
-        items: number of items behind it.
-        counted: task -> what was counted in it, such as ``1 - keyword_refusal``; empty in runs that did not keep it.
-        higher_is_better: which way `score` counts.
-    """
-
-    score: float
-    standard_error: float
-    items: int
-    counted: Mapping[str, str] = field(default_factory=dict)
-    higher_is_better: bool = True
-
-    @property
-    def metric(self) -> str:
-        """What was counted, each name once; empty where that is not known."""
-        return ", ".join(dict.fromkeys(self.counted.values()))
-
-
-@dataclass(frozen=True)
 class Trial:
     """One model, scored on one split.
 
@@ -104,7 +80,7 @@ class Trial:
     method: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     coefficients: Mapping[str, Coefficient] = field(default_factory=dict)
-    domains: Mapping[str, DomainResult] = field(default_factory=dict)
+    domains: Mapping[str, DomainScore] = field(default_factory=dict)
     normalised_average: float | None = None
     normalised_standard_error: float | None = None
     merge_seconds: float = 0.0
@@ -213,14 +189,6 @@ def flatten(prefix: str, value: Any) -> dict[str, Any]:
         empty = isinstance(part, Mapping | list | tuple) and not part
         flat |= {f"{prefix}.{key}": json.dumps(part)} if empty else flatten(f"{prefix}.{key}", part)
     return flat
-
-
-def as_scores(results: Mapping[str, DomainResult]) -> dict[str, DomainScore]:
-    """Stored results as scores that can be computed with."""
-    return {
-        name: DomainScore(result.score, result.standard_error, result.items, result.higher_is_better)
-        for name, result in results.items()
-    }
 
 
 def is_known(value: float | None) -> bool:

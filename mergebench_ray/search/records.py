@@ -14,8 +14,7 @@ import ray
 from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import parse_error_lines
-from mergebench_ray.results import COEFFICIENTS, DomainResult, Role, Split, Trial, TrialStore, engine_names
-from mergebench_ray.results.trials import as_scores
+from mergebench_ray.results import COEFFICIENTS, Role, Split, Trial, TrialStore, engine_names
 from mergebench_ray.scores import DomainScore, Scores, check_references, normalised_average
 from mergebench_ray.search.scorer import Measurement
 from mergebench_ray.search.session import Session
@@ -149,7 +148,7 @@ class Records:
                 normalised_standard_error=error,
             )
             self._store.append(found, measurement.scores.items)
-        return as_scores(found.domains)
+        return dict(found.domains)
 
     def _normalised(
         self, name: str, role: Role, scores: Scores, split: Split
@@ -179,12 +178,7 @@ class Records:
             role=role,
             name=name,
             split=split,
-            domains={
-                domain: DomainResult(
-                    score.score, score.standard_error, score.items, counted(scores, domain), score.higher_is_better
-                )
-                for domain, score in scores.domains.items()
-            },
+            domains=scores.domains,
             merge_seconds=measurement.merge_seconds,
             load_seconds=measurement.load_seconds,
             score_seconds=measurement.score_seconds,
@@ -206,11 +200,6 @@ def repeated(trial: Trial, **changes: Any) -> Trial:
     seconds = ("merge_seconds", "load_seconds", "score_seconds", "engine_seconds", "judge_seconds")
     spent: dict[str, Any] = {**dict.fromkeys(seconds, 0.0), "tokens": 0, "judge_tokens": 0}
     return replace(trial, **{**spent, "started": now, "finished": now, **changes})
-
-
-def counted(scores: Scores, domain: str) -> dict[str, str]:
-    """Task -> what was counted in it, of one domain."""
-    return {task.task: task.label for task in scores.tasks.values() if task.domain == domain}
 
 
 def _coefficients(recipe: Recipe) -> dict[str, Any]:
