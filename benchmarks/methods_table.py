@@ -17,7 +17,8 @@ from calibrate_one import measure
 from mergebench_ray.commands.peak_memory import interpreter_memory, peak_memory
 from mergebench_ray.config import Suite
 from mergebench_ray.methods import get_method
-from mergebench_ray.results import Trial, best_of_each_method, read_trials
+from mergebench_ray.runs.leaderboard import best_of_each_method
+from mergebench_ray.runs.trials import Trial, read_trials
 
 SAMPLES = 32
 KINDS = {"fisher": "fisher", "gram": "regmean", "layerwise": "regmean_plusplus", "mask": "localize_and_stitch"}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mergebench_ray.results import Trial
+from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore
 
 DOMAINS = ("coding", "instruction", "math", "multilingual", "safety")

@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergebench_ray.config import Recipe
 from mergebench_ray.config.yaml_files import to_yaml
-from mergebench_ray.results import Trial, best_candidate, read_trials
+from mergebench_ray.runs.leaderboard import best_candidate
+from mergebench_ray.runs.trials import Trial, read_trials
 
 TRIALS = 6
 DOMAINS = ["coding", "instruction", "math", "multilingual", "safety"]

@@ -41,9 +41,9 @@ from mergebench_ray.judges.judges import (
 )
 from mergebench_ray.judges.parsers import read_answer, wildguard
 from mergebench_ray.placement import Machine, make_plan
+from mergebench_ray.runs.run_folder import check_same_items
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.scores import Scores
-from mergebench_ray.search.run_folder import check_same_items
 from mergebench_ray.tasks.loading import load_tasks
 
 ENGINE_LENGTH = 1024  # of the session's engine

@@ -17,7 +17,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.evaluation.prepared import Share
 from mergebench_ray.placement import engines_per_candidate
-from mergebench_ray.results.trials import read_items, read_trials
+from mergebench_ray.runs.trials import read_items, read_trials
 from mergebench_ray.scores import ItemRow, Scores
 
 ITEMS = 12  # of the two tasks together

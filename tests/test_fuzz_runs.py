@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from made_up_trials import made_up_trials
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.results import TrialStore
-from mergebench_ray.results.comparison import Run, compare
-from mergebench_ray.results.method_sections import items_section
-from mergebench_ray.results.method_table import methods_csv, methods_latex, methods_markdown
-from mergebench_ray.results.report import run_page
+from mergebench_ray.report.method_sections import items_section
+from mergebench_ray.report.method_table import methods_csv, methods_latex, methods_markdown
+from mergebench_ray.report.pages import run_page
+from mergebench_ray.runs.comparison import Run, compare
+from mergebench_ray.runs.trials import TrialStore
 
 TRIALS = made_up_trials(2)
 ITEMS = [

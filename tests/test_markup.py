@@ -11,11 +11,14 @@ import pytest
 from made_up_trials import made_up_trials
 from rich.console import Console
 
+from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.report import report
 from mergebench_ray.markup import csv_text, markdown_text, terminal_text
-from mergebench_ray.results import LiveView, TrialStore, leaderboard, leaderboard_table
-from mergebench_ray.results.comparison import Run, compare
-from mergebench_ray.results.method_table import methods_csv, methods_markdown
+from mergebench_ray.report.leaderboard_table import leaderboard_table
+from mergebench_ray.report.method_table import methods_csv, methods_markdown
+from mergebench_ray.runs.comparison import Run, compare
+from mergebench_ray.runs.leaderboard import leaderboard
+from mergebench_ray.runs.trials import TrialStore
 
 HOSTILE = [
     "=HYPERLINK(1)",

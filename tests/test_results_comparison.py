@@ -20,9 +20,7 @@ from mergebench_ray.cli import app
 from mergebench_ray.commands.report import report
 from mergebench_ray.errors import InputError
 from mergebench_ray.markup import latex_text
-from mergebench_ray.results import Trial, TrialStore, best_of_each_method
-from mergebench_ray.results.comparison import comparable, compare, read_runs, wall_seconds
-from mergebench_ray.results.items import (
+from mergebench_ray.report.items import (
     ITEMS_A_TASK,
     MAX_ANSWER,
     Answered,
@@ -31,7 +29,10 @@ from mergebench_ray.results.items import (
     paired,
     scored_models,
 )
-from mergebench_ray.results.method_table import methods_csv, methods_latex, methods_markdown
+from mergebench_ray.report.method_table import methods_csv, methods_latex, methods_markdown
+from mergebench_ray.runs.comparison import comparable, compare, read_runs, wall_seconds
+from mergebench_ray.runs.leaderboard import best_of_each_method
+from mergebench_ray.runs.trials import Trial, TrialStore
 from mergebench_ray.scores import TaskScore, combine_tasks
 
 KEYWORDS = {"harmbench": "1 - keyword_refusal", "xstest": "keyword_refusal_accuracy"}

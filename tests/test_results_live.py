@@ -12,12 +12,13 @@ import pytest
 from made_up_trials import made_up_trials
 from rich.console import Console
 
-from mergebench_ray.results import LiveView, best_candidate
+from mergebench_ray.commands.live import LiveView
+from mergebench_ray.runs.leaderboard import best_candidate
 
 RUN = """
 import sys, time
 from made_up_trials import made_up_trials
-from mergebench_ray.results import LiveView
+from mergebench_ray.commands.live import LiveView
 with LiveView("run", 14) as view:
     view.phase("starting vLLM (about 30 s)")
     for trial in made_up_trials(2)[8:10]:

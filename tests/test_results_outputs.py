@@ -12,7 +12,7 @@ from small_disks import small_disk
 
 from mergebench_ray.commands.report import report
 from mergebench_ray.errors import InputError
-from mergebench_ray.results import TrialStore
+from mergebench_ray.runs.trials import TrialStore
 
 OPTIONS = ("out", "csv", "markdown", "latex")
 

@@ -10,17 +10,11 @@ from browser import body_in_browser
 from made_up_trials import DOMAINS, made_up_trials
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.results import (
-    Trial,
-    TrialStore,
-    best_candidate,
-    leaderboard,
-    leaderboard_markdown,
-    leaderboard_table,
-    write_report,
-)
-from mergebench_ray.results.leaderboard import distinct
-from mergebench_ray.results.summary import RunSummary
+from mergebench_ray.report.leaderboard_table import leaderboard_markdown, leaderboard_table
+from mergebench_ray.report.pages import write_report
+from mergebench_ray.runs.leaderboard import best_candidate, distinct, leaderboard
+from mergebench_ray.runs.summary import RunSummary
+from mergebench_ray.runs.trials import Trial, TrialStore
 from mergebench_ray.scores import DomainScore
 
 

@@ -14,7 +14,7 @@ import pytest
 from made_up_trials import made_up_trials
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.results import Trial, TrialStore, read_trials
+from mergebench_ray.runs.trials import Trial, TrialStore, read_trials
 
 ITEMS = [
     {"domain": "math", "task": "mini_math", "item": "m1", "prompt_digest": "aa", "answer": "7", "score": 1.0},
@@ -101,7 +101,7 @@ import os, signal
 from pathlib import Path
 import pyarrow.parquet as pq
 from made_up_trials import made_up_trials
-from mergebench_ray.results import TrialStore
+from mergebench_ray.runs.trials import TrialStore
 store = TrialStore(Path({str(tmp_path)!r}))
 first, second = made_up_trials(0)[:2]
 store.append(first)
@@ -206,7 +206,7 @@ def test_every_leaf_of_the_parameters_has_a_column_of_its_own(tmp_path: Path) ->
 READ_ON = """
 import sys
 from pathlib import Path
-from mergebench_ray.results.trials import read_items, read_trials
+from mergebench_ray.runs.trials import read_items, read_trials
 seen = 0
 while seen < int(sys.argv[2]):
     trials = read_trials(Path(sys.argv[1]))

@@ -12,7 +12,7 @@ from small_disks import small_disk
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk
-from mergebench_ray.search.run_folder import check_run_folder, open_run
+from mergebench_ray.runs.run_folder import check_run_folder, open_run
 
 
 @pytest.fixture

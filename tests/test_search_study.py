@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError
-from mergebench_ray.search.run_folder import open_run
+from mergebench_ray.runs.run_folder import open_run
 from mergebench_ray.search.storage import check_storage
 from mergebench_ray.search.study import is_new, open_storage, reconcile
 

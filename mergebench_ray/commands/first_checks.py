@@ -23,8 +23,8 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_file, check_new_folder, check_writable
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.ray_address import check_ray
+from mergebench_ray.runs.run_folder import check_run_folder
 from mergebench_ray.search.checks import check_sweep
-from mergebench_ray.search.run_folder import check_run_folder
 
 BUILT_IN_SUITE = "smollm2-mini"  # whose specialists can be trained here
 DTYPE = "bfloat16"  # of every merged model

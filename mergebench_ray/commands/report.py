@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.results.comparison import compare, read_runs
-from mergebench_ray.results.method_table import methods_csv, methods_latex, methods_markdown
-from mergebench_ray.results.own_output import check_outputs, write_output
-from mergebench_ray.results.report import REPORT_FILE, comparison_page, run_page
+from mergebench_ray.report.method_table import methods_csv, methods_latex, methods_markdown
+from mergebench_ray.report.own_output import check_outputs, write_output
+from mergebench_ray.report.pages import REPORT_FILE, comparison_page, run_page
+from mergebench_ray.runs.comparison import compare, read_runs
 
 
 def report(

@@ -16,6 +16,7 @@ from mergebench_ray.calibration import Calibration
 from mergebench_ray.checkpoints import model_card
 from mergebench_ray.commands.calibration import load_calibration
 from mergebench_ray.commands.first_checks import checked_run
+from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.merge import write_merged
 from mergebench_ray.commands.models import Models, resolve_sweep_models
 from mergebench_ray.config import Recipe, Suite, Sweep
@@ -26,20 +27,13 @@ from mergebench_ray.files import is_full_disk, whole_file
 from mergebench_ray.judges.judges import digests, running_judges
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.placement import make_plan
-from mergebench_ray.results import (
-    LiveView,
-    Trial,
-    TrialStore,
-    best_candidate,
-    best_of_each_method,
-    write_questions,
-    write_report,
-)
-from mergebench_ray.results.leaderboard import with_error
+from mergebench_ray.report.pages import write_report
+from mergebench_ray.runs.leaderboard import best_candidate, best_of_each_method, with_error
+from mergebench_ray.runs.run_folder import RunFolder, check_same_items, open_run
+from mergebench_ray.runs.trials import Trial, TrialStore, write_questions
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.records import AVERAGE, AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
-from mergebench_ray.search.run_folder import RunFolder, check_same_items, open_run
 from mergebench_ray.search.session import Session, open_session
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.study import open_storage

@@ -16,9 +16,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.placement import engines_per_candidate
-from mergebench_ray.results import Trial, TrialStore
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import Trial, TrialStore
 from mergebench_ray.search.records import Records, repeated
-from mergebench_ray.search.run_folder import RunFolder
 from mergebench_ray.search.samplers import make_sampler
 from mergebench_ray.search.session import Session
 from mergebench_ray.search.space import OPTUNA_NUMBER, Space

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergebench_ray.results.leaderboard import best_candidate, describe, on_split, with_error
-from mergebench_ray.results.trials import Split, Trial, is_known
+from mergebench_ray.runs.leaderboard import best_candidate, describe, on_split, with_error
+from mergebench_ray.runs.trials import Split, Trial, is_known
 from mergebench_ray.scores import recovered
 
 METHOD_COLOURS = (

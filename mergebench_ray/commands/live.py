@@ -15,8 +15,8 @@ from rich.text import Text
 
 from mergebench_ray import interrupts
 from mergebench_ray.markup import terminal_text
-from mergebench_ray.results.leaderboard import MISSING, with_error
-from mergebench_ray.results.trials import Trial
+from mergebench_ray.runs.leaderboard import MISSING, with_error
+from mergebench_ray.runs.trials import Trial
 
 
 class LiveView:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_replaceable_file, open_regular, whole_file
-from mergebench_ray.results.forgetting import FORGETTING_FOLDER
-from mergebench_ray.results.trials import ITEMS_FOLDER, TRIALS_FILE
+from mergebench_ray.runs.forgetting import FORGETTING_FOLDER
+from mergebench_ray.runs.trials import ITEMS_FOLDER, TRIALS_FILE
 
 HTML_MARK = '<meta name="generator" content="mergebench-ray report">'
 MARKDOWN_MARK = "| place | method |"

@@ -19,8 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import remove_leftovers, whole_file
-from mergebench_ray.results.columns import column_order, typed_array
-from mergebench_ray.results.parquet import read_parquet
+from mergebench_ray.runs.columns import column_order, typed_array
+from mergebench_ray.runs.parquet import read_parquet
 from mergebench_ray.scores import DomainScore
 
 Role = Literal["base", "specialist", "average", "reference", "candidate"]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mergebench_ray.markup import csv_text, latex_text, markdown_text
-from mergebench_ray.results.comparison import MethodRow
-from mergebench_ray.results.leaderboard import MISSING, domain_metric, with_error
-from mergebench_ray.results.own_output import CSV_MARK, LATEX_MARK
-from mergebench_ray.results.page import Cell, table_html
+from mergebench_ray.report.own_output import CSV_MARK, LATEX_MARK
+from mergebench_ray.report.page import Cell, table_html
+from mergebench_ray.runs.comparison import MethodRow
+from mergebench_ray.runs.leaderboard import MISSING, domain_metric, with_error
 from mergebench_ray.scores import DomainScore
 
 NOT_RECORDED = "metric not recorded"

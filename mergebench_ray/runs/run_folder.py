@@ -25,7 +25,7 @@ from mergebench_ray.files import (
 
 if TYPE_CHECKING:  # a wrong --out is refused before these are imported
     from mergebench_ray.placement import Plan
-    from mergebench_ray.results import Trial
+    from mergebench_ray.runs.trials import Trial
 
 _LOCK = ".lock"
 _ID = re.compile(r"[0-9a-f]{32}")

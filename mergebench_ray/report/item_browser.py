@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 
-from mergebench_ray.results.items import MAX_ANSWER, ItemKey, Question, ScoredModel, item_payload
+from mergebench_ray.report.items import MAX_ANSWER, ItemKey, Question, ScoredModel, item_payload
 
 
 def item_browser_html(
@@ -32,7 +32,7 @@ def item_browser_html(
     notes.append(f"Answers are cut after {MAX_ANSWER:,} characters.")
     if missing:
         notes.append(f"Without items on disk, or left out: {', '.join(missing)}.")
-    script = resources.files("mergebench_ray.results").joinpath("item_browser.js").read_text(encoding="utf-8")
+    script = resources.files("mergebench_ray.report").joinpath("item_browser.js").read_text(encoding="utf-8")
     # Inside a script element only "<" could end it.
     data = payload.replace("<", "\\u003c")
     return f"""<p class="hint">{escape(" ".join(notes))}</p>

@@ -10,9 +10,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mergebench_ray.results.leaderboard import describe, distinct, leaderboard, on_split, with_error
-from mergebench_ray.results.summary import SPLIT_MEANING, RunSummary
-from mergebench_ray.results.trials import Split, Trial, is_known
+from mergebench_ray.runs.leaderboard import describe, distinct, leaderboard, on_split, with_error
+from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary
+from mergebench_ray.runs.trials import Split, Trial, is_known
 
 INK, GRID, FAINT = "#22272e", "#e6e8eb", "#8b949e"
 BEST = "#111111"

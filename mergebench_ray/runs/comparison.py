@@ -14,10 +14,10 @@ from pydantic import BaseModel, ValidationError
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
-from mergebench_ray.results.forgetting import Forgetting, read_forgetting
-from mergebench_ray.results.leaderboard import best_of_each_method, describe, on_split
-from mergebench_ray.results.summary import RunSummary
-from mergebench_ray.results.trials import TRIALS_FILE, Trial, is_known, read_trials
+from mergebench_ray.runs.forgetting import Forgetting, read_forgetting
+from mergebench_ray.runs.leaderboard import best_of_each_method, describe, on_split
+from mergebench_ray.runs.summary import RunSummary
+from mergebench_ray.runs.trials import TRIALS_FILE, Trial, is_known, read_trials
 
 
 @dataclass(frozen=True)

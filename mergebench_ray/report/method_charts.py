@@ -8,11 +8,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from mergebench_ray.results.charts import FAINT, GRID, INK, finite, hover, styled
-from mergebench_ray.results.comparison import MethodRow, Run
-from mergebench_ray.results.leaderboard import with_error
-from mergebench_ray.results.method_table import method_domains, method_label
-from mergebench_ray.results.trials import is_known
+from mergebench_ray.report.charts import FAINT, GRID, INK, finite, hover, styled
+from mergebench_ray.report.method_table import method_domains, method_label
+from mergebench_ray.runs.comparison import MethodRow, Run
+from mergebench_ray.runs.leaderboard import with_error
+from mergebench_ray.runs.trials import is_known
 
 REFERENCE_COLOUR = "#5f6b76"
 # Of plotly, and as text; a run each.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from mergebench_ray.results.comparison import MethodRow, Run, comparable
-from mergebench_ray.results.item_browser import item_browser_html
-from mergebench_ray.results.items import questions_of, scored_models
-from mergebench_ray.results.method_charts import cost_charts, cost_names, radar_charts
-from mergebench_ray.results.method_table import forgetting_html, methods_html
-from mergebench_ray.results.page import Charts, Section
+from mergebench_ray.report.item_browser import item_browser_html
+from mergebench_ray.report.items import questions_of, scored_models
+from mergebench_ray.report.method_charts import cost_charts, cost_names, radar_charts
+from mergebench_ray.report.method_table import forgetting_html, methods_html
+from mergebench_ray.report.page import Charts, Section
+from mergebench_ray.runs.comparison import MethodRow, Run, comparable
 
 TABLE_HINT = (
     "The best candidate of each method, chosen on validation, and the references; the column split says which items "

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
-from mergebench_ray.results.trials import Trial
+from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore, recovered, retained_average
 
 FORGETTING_FOLDER = "forgetting"

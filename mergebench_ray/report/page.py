@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mergebench_ray.results.own_output import HTML_MARK
+from mergebench_ray.report.own_output import HTML_MARK
 
 STYLE = """
 :root { color-scheme: light; --ink: #22272e; --soft: #57606a; --line: #d8dee4; --paper: #ffffff; --ground: #f4f6f8; }

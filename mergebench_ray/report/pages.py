@@ -12,16 +12,16 @@ import plotly.graph_objects as go
 
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
-from mergebench_ray.results import charts
-from mergebench_ray.results.comparison import MethodRow, Run, compare, wall_seconds
-from mergebench_ray.results.leaderboard import MISSING, describe, with_error
-from mergebench_ray.results.method_charts import methods_chart
-from mergebench_ray.results.method_sections import items_section, method_sections, methods_table
-from mergebench_ray.results.method_table import method_label
-from mergebench_ray.results.own_output import check_outputs, write_output
-from mergebench_ray.results.page import Cell, Charts, Section, page_html, table_html
-from mergebench_ray.results.summary import SPLIT_MEANING, RunSummary, method_colours, within_errors
-from mergebench_ray.results.trials import Trial, is_known
+from mergebench_ray.report import charts
+from mergebench_ray.report.method_charts import methods_chart
+from mergebench_ray.report.method_sections import items_section, method_sections, methods_table
+from mergebench_ray.report.method_table import method_label
+from mergebench_ray.report.own_output import check_outputs, write_output
+from mergebench_ray.report.page import Cell, Charts, Section, page_html, table_html
+from mergebench_ray.runs.comparison import MethodRow, Run, compare, wall_seconds
+from mergebench_ray.runs.leaderboard import MISSING, describe, with_error
+from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary, method_colours, within_errors
+from mergebench_ray.runs.trials import Trial, is_known
 
 REPORT_FILE = "report.html"
 
