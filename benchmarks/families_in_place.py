@@ -102,8 +102,8 @@ def measure(family: str) -> dict[str, Any]:
     from mergebench_ray.config import EngineOptions
     from mergebench_ray.engines import VLLMEngine
     from mergebench_ray.errors import InputError
-    from mergebench_ray.evaluation.checkpoint_weights import checkpoint_in_memory
     from mergebench_ray.evaluation.engine_proof import prove
+    from mergebench_ray.weights.checkpoint_weights import checkpoint_in_memory
 
     with tempfile.TemporaryDirectory() as room:
         folders = make_models(family, Path(room))

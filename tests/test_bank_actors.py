@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny_llama, tiny_specialist
 
 from mergebench_ray.bank import Bank
-from mergebench_ray.bank.memory_file import map_memory
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.errors import InputError
 from mergebench_ray.runtime import ray_session
+from mergebench_ray.weights.memory_file import map_memory
 
 Models = tuple[Checkpoint, dict[str, Checkpoint]]
 

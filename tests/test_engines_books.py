@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_models import tiny_llama
 
-from mergebench_ray.config import WeightManifest, WeightTensor
-from mergebench_ray.engines.held_weights import HeldWeights, layer_of
-from mergebench_ray.engines.shared_memory import MemoryFiles
+from mergebench_ray.weights.held_weights import HeldWeights, layer_of
+from mergebench_ray.weights.manifest import WeightManifest, WeightTensor
+from mergebench_ray.weights.memory_file import MappedFiles
 
 NAMES = ["model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.gate_proj.weight", "model.norm.weight"]
 
@@ -72,7 +72,7 @@ def test_tensors_that_a_manifest_would_leave_behind_are_noticed() -> None:
 
 def test_a_tensor_is_put_together_from_pieces_of_several_memory_files() -> None:
     (first, first_path), (second, second_path) = (memory_file(torch.arange(8.0) + 10 * i) for i in range(2))
-    files = MemoryFiles()
+    files = MappedFiles()
     pieces = [[first_path, 5, 3], [second_path, 0, 1]]
     assert files.read([2, 2], torch.float32, pieces).tolist() == [[5, 6], [7, 10]]
     os.close(first)
@@ -81,14 +81,14 @@ def test_a_tensor_is_put_together_from_pieces_of_several_memory_files() -> None:
 
 def test_one_piece_is_read_where_it_lies() -> None:
     descriptor, path = memory_file(torch.zeros(4))
-    view = MemoryFiles().read([4], torch.float32, [[path, 0, 4]])
+    view = MappedFiles().read([4], torch.float32, [[path, 0, 4]])
     os.pwrite(descriptor, torch.ones(1).numpy().tobytes(), 8)
     assert view.tolist() == [0, 0, 1, 0]
     os.close(descriptor)
 
 
 def test_a_descriptor_used_again_for_another_file_is_mapped_anew() -> None:
-    files = MemoryFiles()
+    files = MappedFiles()
     descriptor, path = memory_file(torch.zeros(4))
     assert files.read([4], torch.float32, [[path, 0, 4]]).tolist() == [0] * 4
     os.close(descriptor)
@@ -99,7 +99,7 @@ def test_a_descriptor_used_again_for_another_file_is_mapped_anew() -> None:
 
 
 def test_files_whose_owner_has_gone_are_unmapped() -> None:
-    files = MemoryFiles()
+    files = MappedFiles()
     descriptor, path = memory_file(torch.zeros(4))
     files.read([4], torch.float32, [[path, 0, 4]])
     files.forget_dead()
@@ -115,7 +115,7 @@ def test_files_whose_owner_has_gone_are_unmapped() -> None:
 def test_pieces_that_do_not_fit_are_refused(shape: list[int], piece: tuple[int, int]) -> None:
     descriptor, path = memory_file(torch.zeros(4))
     with pytest.raises(ValueError, match="elements"):
-        MemoryFiles().read(shape, torch.float32, [[path, *piece]])
+        MappedFiles().read(shape, torch.float32, [[path, *piece]])
     os.close(descriptor)
 
 

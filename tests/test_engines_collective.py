@@ -15,7 +15,7 @@ from vllm.distributed.weight_transfer.m2n_common import check_transferable, reso
 from vllm.distributed.weight_transfer.m2n_trainer import M2NTrainerWeightTransferEngine
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine, NCCLWeightTransferUpdateInfo
 
-from mergebench_ray.config import EngineOptions, WeightManifest, WeightTensor
+from mergebench_ray.config import EngineOptions
 from mergebench_ray.engines.collective import (
     BankM2NSource,
     BankSource,
@@ -24,6 +24,7 @@ from mergebench_ray.engines.collective import (
     sender_init_info,
 )
 from mergebench_ray.engines.shared_memory import BACKEND, SharedMemoryWeightTransferEngine
+from mergebench_ray.weights.manifest import WeightManifest, WeightTensor
 
 SHAPES = {
     "model.layers.0.mlp.up_proj.weight": (6, 4),

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 from weight_server import Factors, WeightServer, factor_of
 
-from mergebench_ray.config import WeightManifest
 from mergebench_ray.engines import Generation, GenerationRequest, LoglikelihoodRequest, VLLMEngine
 from mergebench_ray.errors import InputError
+from mergebench_ray.weights.manifest import WeightManifest
 
 VARIANTS: dict[str, Factors] = {
     "calm": {"down_proj": 0.9, "self_attn.v_proj": 1.1},

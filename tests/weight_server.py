@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from mergebench_ray.config import Piece, WeightManifest, WeightTensor
+from mergebench_ray.weights.manifest import Piece, WeightManifest, WeightTensor
 
 Factors = Mapping[str, float]
 """Part of a tensor's name -> the factor that its elements are multiplied by."""

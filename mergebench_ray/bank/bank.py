@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.bank.layout import Layout
-from mergebench_ray.bank.memory_file import MemoryFile, map_memory
 from mergebench_ray.bank.shard import BankShard, ShardMerge, ShardPlace, this_node, usable_threads
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
 from mergebench_ray.bank.work import plan_work
 from mergebench_ray.checkpoints import Checkpoint, fit_tensors
-from mergebench_ray.config import CalibrationRecord, Piece, Recipe, WeightManifest, WeightTensor
+from mergebench_ray.config import CalibrationRecord, Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.kernels import BlockFunction, Scalars, warn_not_compiled
 from mergebench_ray.methods import (
@@ -28,6 +27,8 @@ from mergebench_ray.methods import (
     get_method,
     parse_parameters,
 )
+from mergebench_ray.weights.manifest import Piece, WeightManifest, WeightTensor
+from mergebench_ray.weights.memory_file import MemoryFile, map_memory
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from mergebench_ray.bank.companions import CompanionArrays
 from mergebench_ray.bank.layout import Layout, Overlap, shard_range
-from mergebench_ray.bank.memory_file import MemoryFile
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.work import Work, segments_of
 from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of, require_finite
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, magnitude_histogram
 from mergebench_ray.methods import Solver
+from mergebench_ray.weights.memory_file import MemoryFile
 
 _READ_BLOCK = 1 << 22
 
@@ -94,6 +94,7 @@ class BankShard:
         self._base = torch.empty(size, dtype=torch.bfloat16, device=self._device)
         self._task_vectors = torch.empty(len(specialists), size, dtype=torch.bfloat16, device=self._device)
         self._file = MemoryFile(size)
+        self._file.touch()
         self._output = torch.empty_like(self._base) if use_gpu else self._file.tensor
         self._held: dict[tuple[str, int], str] = {}
         self._passes: dict[str, Pass] = {}

@@ -12,7 +12,6 @@ from mergebench_ray.config.recipe import Recipe
 from mergebench_ray.config.reference import ModelRef, exists_here
 from mergebench_ray.config.suite import Domain, Suite
 from mergebench_ray.config.sweep import Choices, EngineOptions, Fixed, Range, SearchOptions, Sweep
-from mergebench_ray.config.weights import Piece, WeightManifest, WeightTensor
 
 __all__ = [
     "CalibrationInput",
@@ -24,13 +23,10 @@ __all__ = [
     "EngineOptions",
     "Fixed",
     "ModelRef",
-    "Piece",
     "Range",
     "Recipe",
     "SearchOptions",
     "Suite",
     "Sweep",
-    "WeightManifest",
-    "WeightTensor",
     "exists_here",
 ]

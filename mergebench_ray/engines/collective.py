@@ -25,8 +25,8 @@ from vllm.distributed.weight_transfer import ParamMeta, WeightSource, WeightTran
 from vllm.distributed.weight_transfer.m2n_common import REPLICATED, M2NMesh, M2NParamMeta
 from vllm.distributed.weight_transfer.m2n_source import M2NWeightSource
 
-from mergebench_ray.config import WeightManifest
 from mergebench_ray.engines.transport import WeightReceiver, WeightTransport
+from mergebench_ray.weights.manifest import WeightManifest
 
 Backend = Literal["ipc", "nccl", "nccl_m2n"]
 ReadTensors = Callable[[Sequence[str]], Iterable[tuple[str, torch.Tensor]]]

@@ -6,10 +6,8 @@ through the same four calls. It runs inside vLLM's workers, whichever executor r
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +15,10 @@ from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransfe
 from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from mergebench_ray.config import WeightManifest
 from mergebench_ray.engines.repacking import packed_again
 from mergebench_ray.engines.transport import WeightTransport
+from mergebench_ray.weights.manifest import WeightManifest
+from mergebench_ray.weights.memory_file import MappedFiles
 
 BACKEND = "mergebench_ray_shared_memory"
 
@@ -64,42 +63,6 @@ class SharedMemoryUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
     pieces: list[list[list[Any]]]
 
 
-class MemoryFiles:
-    """Memory files of other processes, mapped once and kept between candidates."""
-
-    def __init__(self) -> None:
-        self._mapped: dict[str, tuple[tuple[int, int], torch.Tensor]] = {}
-
-    def read(self, shape: Sequence[int], dtype: torch.dtype, pieces: Sequence[Sequence[Any]]) -> torch.Tensor:
-        """A tensor made of pieces; a view of the memory file where there is only one piece.
-
-        Raises:
-            OSError: if a memory file is gone, as when its owner died.
-            ValueError: if the pieces do not make up the shape, or lie outside their file.
-        """
-        parts = [self._piece(path, offset, count, dtype) for path, offset, count in pieces]
-        if sum(len(part) for part in parts) != prod(shape):
-            raise ValueError(f"pieces hold {sum(len(p) for p in parts)} elements, shape {list(shape)} needs others")
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*shape)
-
-    def _piece(self, path: str, offset: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-        status = os.stat(path)
-        identity = (status.st_dev, status.st_ino)
-        # A path such as /proc/PID/fd/N may name another file tomorrow; its inode tells.
-        if path not in self._mapped or self._mapped[path][0] != identity:
-            content = torch.from_file(path, shared=True, size=status.st_size, dtype=torch.uint8)
-            self._mapped[path] = (identity, content)
-        start, stop = offset * dtype.itemsize, (offset + count) * dtype.itemsize
-        content = self._mapped[path][1]
-        if not 0 <= start <= stop <= len(content):
-            raise ValueError(f"elements {offset} to {offset + count} lie outside {path}")
-        return content[start:stop].view(dtype)
-
-    def forget_dead(self) -> None:
-        """Unmap files whose owner has gone, so that their memory is freed."""
-        self._mapped = {path: mapped for path, mapped in self._mapped.items() if os.path.exists(path)}
-
-
 class SharedMemoryWeightTransferEngine(WeightTransferEngine):  # type: ignore[misc]
     """The receiving side, in each of vLLM's workers."""
 
@@ -108,7 +71,7 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine):  # type: ignore[mi
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._files = MemoryFiles()
+        self._files = MappedFiles()
 
     def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
         """Meet the sender: nothing to agree on."""
@@ -137,7 +100,7 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine):  # type: ignore[mi
 
     def shutdown(self) -> None:
         """Unmap all memory files."""
-        self._files = MemoryFiles()
+        self._files = MappedFiles()
 
 
 class SharedMemoryWorker:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
-from mergebench_ray.config import WeightManifest
+from mergebench_ray.weights.manifest import WeightManifest
 
 
 class WeightReceiver(Protocol):

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from mergebench_ray.config import EngineOptions, WeightManifest
+from mergebench_ray.config import EngineOptions
 from mergebench_ray.engines.environment import engine_dtype, prepare_environment, usable_cores
 from mergebench_ray.engines.generation_defaults import generation_defaults
-from mergebench_ray.engines.held_weights import HeldWeights
 from mergebench_ray.engines.model_folder import ModelFolder
 from mergebench_ray.engines.requests import (
     Generation,
@@ -28,6 +27,8 @@ from mergebench_ray.engines.requests import (
     Request,
 )
 from mergebench_ray.errors import InputError
+from mergebench_ray.weights.held_weights import HeldWeights
+from mergebench_ray.weights.manifest import WeightManifest
 
 if TYPE_CHECKING:
     from mergebench_ray.engines.batch import Answer, Batch, Prompt

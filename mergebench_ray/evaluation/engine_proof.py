@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 
 from mergebench_ray.checkpoints import Checkpoint
-from mergebench_ray.config import WeightManifest
 from mergebench_ray.engines import LoglikelihoodRequest, VLLMEngine
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.checkpoint_weights import tensors_in_memory
 from mergebench_ray.evaluation.same_function import SameFunction
+from mergebench_ray.weights.checkpoint_weights import tensors_in_memory
+from mergebench_ray.weights.manifest import WeightManifest
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 2e-2}
 """Largest error of the log-probability, in nats, by what the engine computes in. A right load gives the same number

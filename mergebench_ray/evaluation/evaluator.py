@@ -12,18 +12,19 @@ from typing import Any
 import ray
 
 from mergebench_ray.checkpoints import Checkpoint
-from mergebench_ray.config import EngineOptions, Suite, WeightManifest
+from mergebench_ray.config import EngineOptions, Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import LoadReport, VLLMEngine
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.checkpoint_weights import checkpoint_in_memory
 from mergebench_ray.evaluation.engine_proof import prove
 from mergebench_ray.evaluation.prepared import GradedShare, PreparedSplit, Share
 from mergebench_ray.judges.judges import NO_JUDGES, Judges
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, Split, items_digest
+from mergebench_ray.weights.checkpoint_weights import checkpoint_in_memory
+from mergebench_ray.weights.manifest import WeightManifest
 
 _ENGINE_CPUS = 0.9
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mergebench_ray.config import WeightManifest
+from mergebench_ray.weights.manifest import WeightManifest
 
 _LAYER_INDEX = re.compile(r"^(.*?\.\d+)\.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of
-from mergebench_ray.config import Piece, WeightManifest, WeightTensor
+from mergebench_ray.weights.manifest import Piece, WeightManifest, WeightTensor
+from mergebench_ray.weights.memory_file import MemoryFile
 
 
 @contextmanager
@@ -57,19 +57,15 @@ def tensors_in_memory(
     Yields:
         the manifest.
     """
-    total = sum(map(prod, shapes.values()))
-    descriptor = os.memfd_create("mergebench_ray_checkpoint")
+    file = MemoryFile(sum(map(prod, shapes.values())), dtype)
     try:
-        os.ftruncate(descriptor, total * dtype.itemsize)
-        path = f"/proc/{os.getpid()}/fd/{descriptor}"
-        memory = torch.from_file(path, shared=True, size=total, dtype=dtype)
         tensors, offset = [], 0
         for name, shape in shapes.items():
             count = prod(shape)
-            memory[offset : offset + count] = read(name).flatten()
-            piece = Piece(path=path, offset=offset, count=count)
+            file.tensor[offset : offset + count] = read(name).flatten()
+            piece = Piece(path=file.path, offset=offset, count=count)
             tensors.append(WeightTensor(name, shape, (piece,), f"{version}/{name}"))
             offset += count
         yield WeightManifest(version=version, dtype=str(dtype).removeprefix("torch."), tensors=tuple(tensors))
     finally:
-        os.close(descriptor)
+        file.close()

@@ -1,0 +1,79 @@
+"""Memory that other processes of the node can map, and that is gone when its last user is, however that one ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class MemoryFile:
+    """An anonymous file in memory, as a flat tensor.
+
+    Args:
+        size: number of elements.
+        dtype: their type.
+
+    Attributes:
+        path: where other processes of this node can open it, as long as this process lives.
+        tensor: [size] of that type, zero until something is written.
+    """
+
+    def __init__(self, size: int, dtype: torch.dtype = torch.bfloat16) -> None:
+        self._descriptor = os.memfd_create("mergebench_ray")
+        os.ftruncate(self._descriptor, max(size, 1) * dtype.itemsize)
+        self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        self.tensor: Tensor = map_memory(self.path, size, dtype)
+
+    def touch(self) -> None:
+        """Write zeros once, so that what is written first pays for no page faults."""
+        self.tensor.zero_()
+
+    def close(self) -> None:
+        """Give the memory back once nobody maps it any more."""
+        os.close(self._descriptor)
+
+
+def map_memory(path: str, size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """The first elements of a memory file, [size], shared with its owner."""
+    return torch.from_file(path, shared=True, size=max(size, 1), dtype=dtype)[:size]
+
+
+class MappedFiles:
+    """Memory files of other processes, mapped once and kept between candidates."""
+
+    def __init__(self) -> None:
+        self._mapped: dict[str, tuple[tuple[int, int], torch.Tensor]] = {}
+
+    def read(self, shape: Sequence[int], dtype: torch.dtype, pieces: Sequence[Sequence[Any]]) -> torch.Tensor:
+        """A tensor made of pieces; a view of the memory file where there is only one piece.
+
+        Raises:
+            OSError: if a memory file is gone, as when its owner died.
+            ValueError: if the pieces do not make up the shape, or lie outside their file.
+        """
+        parts = [self._piece(path, offset, count, dtype) for path, offset, count in pieces]
+        if sum(len(part) for part in parts) != prod(shape):
+            raise ValueError(f"pieces hold {sum(len(p) for p in parts)} elements, shape {list(shape)} needs others")
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*shape)
+
+    def _piece(self, path: str, offset: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        status = os.stat(path)
+        identity = (status.st_dev, status.st_ino)
+        # A path such as /proc/PID/fd/N may name another file tomorrow; its inode tells.
+        if path not in self._mapped or self._mapped[path][0] != identity:
+            content = torch.from_file(path, shared=True, size=status.st_size, dtype=torch.uint8)
+            self._mapped[path] = (identity, content)
+        start, stop = offset * dtype.itemsize, (offset + count) * dtype.itemsize
+        content = self._mapped[path][1]
+        if not 0 <= start <= stop <= len(content):
+            raise ValueError(f"elements {offset} to {offset + count} lie outside {path}")
+        return content[start:stop].view(dtype)
+
+    def forget_dead(self) -> None:
+        """Unmap files whose owner has gone, so that their memory is freed."""
+        self._mapped = {path: mapped for path, mapped in self._mapped.items() if os.path.exists(path)}
