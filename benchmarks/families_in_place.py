@@ -101,8 +101,8 @@ def measure(family: str) -> dict[str, Any]:
     from mergebench_ray.checkpoints import resolve
     from mergebench_ray.config import EngineOptions
     from mergebench_ray.engines import VLLMEngine
+    from mergebench_ray.engines.engine_proof import prove
     from mergebench_ray.errors import InputError
-    from mergebench_ray.evaluation.engine_proof import prove
     from mergebench_ray.weights.checkpoint_weights import checkpoint_in_memory
 
     with tempfile.TemporaryDirectory() as room:

@@ -371,7 +371,7 @@ def train_specialists(
     chosen = _names(domains, "--domains")
     checked_adapters(out, chosen)
 
-    from mergebench_ray.training.specialists import train_specialists as run
+    from mergebench_ray.suites.smollm2_mini.training.specialists import train_specialists as run
 
     run(domains=chosen, out=out)
 

@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.engines import VLLMEngine, shared_memory
+from mergebench_ray.engines.engine_proof import _prompt, prove
 from mergebench_ray.engines.model_folder import ModelFolder
 from mergebench_ray.engines.repacking import Received
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.engine_proof import _prompt, prove
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "families_in_place.py"
 LENGTH = 1024

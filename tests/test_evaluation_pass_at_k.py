@@ -8,7 +8,7 @@ from statistics import mean
 import pytest
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.pass_at_k import pass_at_k
+from mergebench_ray.suites.pass_at_k import pass_at_k
 
 
 def naive_pass_at_k(num_samples: int, num_correct: int, k: int) -> float:

@@ -15,8 +15,8 @@ from tiny_models import small
 from torch import Tensor
 
 from mergebench_ray.checkpoints import resolve
-from mergebench_ray.evaluation.engine_proof import TOLERANCES
-from mergebench_ray.evaluation.same_function import SameFunction
+from mergebench_ray.engines.engine_proof import TOLERANCES
+from mergebench_ray.engines.same_function import SameFunction
 
 CONTEXT = [1, 7, 9, 30, 44]
 ANSWER = [55, 123, 200, 17, 99]

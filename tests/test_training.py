@@ -14,8 +14,15 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.training import PLANS, Example, Progress, TrainingPlan, train_adapter, train_specialists
-from mergebench_ray.training.batches import IGNORED, collate, schedule
+from mergebench_ray.suites.smollm2_mini.training import (
+    PLANS,
+    Example,
+    Progress,
+    TrainingPlan,
+    train_adapter,
+    train_specialists,
+)
+from mergebench_ray.suites.smollm2_mini.training.batches import IGNORED, collate, schedule
 
 PLAN = TrainingPlan(num_steps=5, batch_size=2, checkpoint_every=2, learning_rate=1e-2)
 EXAMPLES = [Example(tuple(range(1, 4 + n)), (20 + n, 30 + n, 0)) for n in range(6)]

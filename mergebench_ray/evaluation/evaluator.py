@@ -15,9 +15,9 @@ from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import EngineOptions, Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import LoadReport, VLLMEngine
+from mergebench_ray.engines.engine_proof import prove
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.engine_proof import prove
 from mergebench_ray.evaluation.prepared import GradedShare, PreparedSplit, Share
 from mergebench_ray.judges.judges import NO_JUDGES, Judges
 from mergebench_ray.scores import Scores

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from mergebench_ray.evaluation.pass_at_k import pass_at_k
 from mergebench_ray.sandbox.runner import Limits, Program, check_of, run_programs
+from mergebench_ray.suites.pass_at_k import pass_at_k
 
 # Those of the public harness. Some checks hold thousands of cases, and compare with NumPy.
 _HUMANEVAL_SECONDS, _MBPP_SECONDS = 20, 10

@@ -17,8 +17,8 @@ import torch
 
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.engines import LoglikelihoodRequest, VLLMEngine
+from mergebench_ray.engines.same_function import SameFunction
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.same_function import SameFunction
 from mergebench_ray.weights.checkpoint_weights import tensors_in_memory
 from mergebench_ray.weights.manifest import WeightManifest
 

@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mergebench_ray.files import whole_file, whole_folder
-from mergebench_ray.training.batches import IGNORED, Batch, Example, collate, schedule
-from mergebench_ray.training.progress import Progress
+from mergebench_ray.suites.smollm2_mini.training.batches import IGNORED, Batch, Example, collate, schedule
+from mergebench_ray.suites.smollm2_mini.training.progress import Progress
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of each weight."""

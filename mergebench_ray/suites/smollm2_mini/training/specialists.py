@@ -13,9 +13,9 @@ from mergebench_ray.checkpoints import resolve
 from mergebench_ray.commands.first_checks import BUILT_IN_SUITE, checked_adapters
 from mergebench_ray.config import Suite
 from mergebench_ray.suites.smollm2_mini.generate import GENERATORS
-from mergebench_ray.training.adapter import TrainingPlan, train_adapter
-from mergebench_ray.training.batches import encode
-from mergebench_ray.training.progress import Progress
+from mergebench_ray.suites.smollm2_mini.training.adapter import TrainingPlan, train_adapter
+from mergebench_ray.suites.smollm2_mini.training.batches import encode
+from mergebench_ray.suites.smollm2_mini.training.progress import Progress
 
 PLANS: Mapping[str, TrainingPlan] = {
     "coding": TrainingPlan(num_steps=100),

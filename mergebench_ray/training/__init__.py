@@ -1,8 +1,0 @@
-"""Training the specialists that ship with the built-in suite."""
-
-from mergebench_ray.training.adapter import TrainingPlan, train_adapter
-from mergebench_ray.training.batches import Example, encode
-from mergebench_ray.training.progress import Progress
-from mergebench_ray.training.specialists import PLANS, train_specialists
-
-__all__ = ["PLANS", "Example", "Progress", "TrainingPlan", "encode", "train_adapter", "train_specialists"]
