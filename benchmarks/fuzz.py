@@ -2,7 +2,7 @@
 
     python benchmarks/fuzz.py [--minutes 10] [--only NAME]
 
-Runs tests/test_fuzz_*.py again and again, each round with a new seed, and prints how many inputs were tried, how many
+Runs tests/*/test_fuzz_*.py again and again, each round with a new seed, and prints how many inputs were tried, how many
 tests found one that fails, how many rounds hung, and what was left over: files in the temporary folder, in shared
 memory or in the repository, and processes. Exit status 1 if there was any.
 """
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--only", default="", help="Only files whose name holds this.")
     arguments = parser.parse_args()
-    files = sorted(str(file) for file in (REPOSITORY / "tests").glob("test_fuzz_*.py") if arguments.only in file.name)
+    files = sorted(str(file) for file in (REPOSITORY / "tests").rglob("test_fuzz_*.py") if arguments.only in file.name)
     if not files:
         sys.exit("no such tests")
     end = time.monotonic() + 60 * arguments.minutes

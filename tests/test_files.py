@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from small_disks import small_disk
 
 from mergebench_ray import files
 from mergebench_ray.errors import InputError
@@ -22,6 +21,7 @@ from mergebench_ray.files import (
     whole_file,
     whole_folder,
 )
+from small_disks import small_disk
 
 
 def test_regular_files_and_links_to_them_are_opened(tmp_path: Path) -> None:

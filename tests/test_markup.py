@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_trials import made_up_trials
 from rich.console import Console
 
+from made_up_trials import made_up_trials
 from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.report import report
 from mergebench_ray.markup import csv_text, markdown_text, terminal_text

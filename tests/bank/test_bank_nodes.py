@@ -1,0 +1,45 @@
+"""A bank over two nodes (two raylets of this machine): parts of the other node reach the reader through Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.cluster_utils import Cluster
+
+from bank_in_process import LocalBank
+from mergebench_ray.bank import Bank
+from mergebench_ray.checkpoints import resolve
+from tiny_models import tiny_llama, tiny_specialist
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[None]:
+    node = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster.add_node(**node)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_merged_tensors_of_two_nodes_are_read_on_one(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "base")
+    base = resolve(str(folder))
+    specialists = {name: resolve(str(tiny_specialist(tmp_path / name, folder, seed=i))) for i, name in enumerate("ab")}
+    local = LocalBank(base, specialists)
+    bank = Bank.load(base, specialists, shards=3, threads=1)
+    for method in ("task_arithmetic", "dare"):
+        manifest = bank.merge(bank.recipe(method, {})).manifest
+        here = bank.localise(manifest)
+        assert here.version == manifest.version
+        assert here != manifest, "all shards were put on one node"
+        expected = local.merge(method, {})
+        for name, tensor in bank.tensors():
+            assert torch.equal(tensor.view(torch.int16), expected[name].view(torch.int16)), name
+    bank.close()

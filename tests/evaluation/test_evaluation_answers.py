@@ -1,0 +1,152 @@
+"""Answers and likelihoods beside lm-eval's runner for transformers, on a tiny model that often says special tokens."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from mergebench_ray.config import EngineOptions
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.engines import VLLMEngine
+from mergebench_ray.evaluation.prepared import PreparedSplit
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.scored_task import Item, ScoredTask
+from task_files import write_generation_task, write_suite
+from tiny_models import tiny_llama
+
+LENGTH = 128
+DRAWN = random.Random(0)
+TEXTS = ["".join(DRAWN.choice("abcdefgh <>|") for _ in range(DRAWN.randint(1, 30))) for _ in range(8)]
+SPECIAL = [f"{text[:4]}<s>{text[4:]}</s><pad>" for text in TEXTS]
+TOO_LONG = [text * 40 for text in TEXTS[:3]]
+VARIED = {"max_gen_toks": 40, "repetition_penalty": 1.1}
+LETTERS = [chr(code) for code in range(33, 127)]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte a token, so that its answers are of all kinds: special tokens, half characters, stop texts.
+
+    Its own file of decoding has a penalty, which holds where a task has none, as in transformers.
+    """
+    folder = tiny_llama(tmp_path_factory.mktemp("model"), seed=3, dtype="float32", initializer_range=0.4)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "repetition_penalty": 1.05}))
+    return folder
+
+
+# Until the session's end: vLLM's engines of one process share its groups, which the first to be closed takes down.
+@pytest.fixture(scope="session")
+def tiny_engine(model: Path) -> Iterator[VLLMEngine]:
+    engine = VLLMEngine(model, EngineOptions(dtype="float32", kv_cache_gib=0.1), LENGTH)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def lm_eval(model: Path) -> HFLM:
+    return HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=1, max_length=LENGTH)
+
+
+def asked(engine: VLLMEngine, kind: Any, arguments: list[tuple[Any, ...]], repeats: int = 1) -> list[list[Any]]:
+    """Answers of the engine to requests of a made-up task."""
+    instances = [
+        Instance(request_type=kind, doc={}, arguments=one, idx=0, metadata=("t", number, repeats))
+        for number, one in enumerate(arguments)
+    ]
+    items = tuple(Item(str(number), {}, (one,), "", "") for number, one in enumerate(instances))
+    task = cast(ScoredTask, SimpleNamespace(name="t", items=items, task=SimpleNamespace(OUTPUT_TYPE=kind), metric=""))
+    prepared = PreparedSplit("test", [task], engine.tokenizer, LENGTH)
+    answers = engine.answer(engine.batch([one.request for one in prepared._asked]))
+    return [
+        [getattr(answer, "text", answer)] * one.repeats for one, answer in zip(prepared._asked, answers, strict=True)
+    ]
+
+
+CASES: list[tuple[str, list[str], dict[str, Any]]] = [
+    ("to the end", TEXTS, {"until": [], "max_gen_toks": 40}),
+    ("stop at a special token", TEXTS, {**VARIED, "until": ["<s>"]}),
+    ("stop at special tokens after them", SPECIAL, {**VARIED, "until": ["<pad>", "<s>", "</s>"]}),
+    ("stop where a special token and a letter meet", SPECIAL, {**VARIED, "until": [f"<s>{one}" for one in LETTERS]}),
+    ("stop at texts", TEXTS, {**VARIED, "until": ["q", "W", "\n", "K"]}),
+    ("one stop text", TEXTS, {**VARIED, "until": "W"}),
+    ("an empty stop text", TEXTS, {**VARIED, "until": [""]}),
+    ("an empty stop text among others", SPECIAL, {**VARIED, "until": ["<s>", "", "a"]}),
+    ("repetition penalty", SPECIAL, {"until": [], "max_gen_toks": 40, "repetition_penalty": 1.3}),
+    ("repetition reward", TEXTS, {"until": ["a"], "max_new_tokens": 40, "repetition_penalty": 0.7}),
+    ("sampling of one", TEXTS, {"until": [], "max_tokens": 40, "do_sample": True, "temperature": 0.8, "top_k": 1}),
+    ("greedy with sampling options", TEXTS, {**VARIED, "until": [], "top_k": 5, "top_p": 0.5, "min_p": 0.1}),
+    ("greedy with a temperature", TEXTS, {**VARIED, "until": [], "do_sample": False, "temperature": 1.0}),
+    ("no end before some tokens", TEXTS, {**VARIED, "until": ["a", "W"], "min_new_tokens": 30}),
+    ("no end before some tokens but special ones", SPECIAL, {**VARIED, "until": ["<s>"], "min_new_tokens": 30}),
+    ("a special token after the shortest answer", TEXTS, {**VARIED, "until": ["<s>"], "min_new_tokens": 4}),
+    ("an empty stop text and a shortest answer", TEXTS, {**VARIED, "until": ["", "<s>"], "min_new_tokens": 30}),
+    ("one beam", TEXTS, {**VARIED, "until": [], "num_beams": 1, "length_penalty": 1.0}),
+    ("prompts that do not fit", TOO_LONG, {**VARIED, "until": ["<s>"]}),
+    ("prompts that do not fit, stopped at once", TOO_LONG, {**VARIED, "until": [""]}),
+]
+
+
+@pytest.mark.parametrize(("prompts", "options"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_answers_are_those_of_lm_eval(
+    tiny_engine: VLLMEngine, lm_eval: HFLM, prompts: list[str], options: dict[str, Any]
+) -> None:
+    answers = asked(tiny_engine, "generate_until", [(prompt, options) for prompt in prompts])
+    requests = [cast(Instance, SimpleNamespace(args=(prompt, copy.deepcopy(options)))) for prompt in prompts]
+    assert [answer for (answer,) in answers] == lm_eval.generate_until(requests, disable_tqdm=True)
+
+
+def test_likelihoods_are_those_of_lm_eval_where_texts_fill_the_model_and_more(
+    tiny_engine: VLLMEngine, lm_eval: HFLM
+) -> None:
+    pairs = [
+        ("a" * length + TEXTS[0][:3], continuation)
+        for length in (0, *range(LENGTH - 14, LENGTH + 3), 300)
+        for continuation in ("a", "abcdefgh", "<s>", "x" * (LENGTH - 1))
+    ]
+    found = [answer for (answer,) in asked(tiny_engine, "loglikelihood", pairs)]
+    requests = [cast(Instance, SimpleNamespace(args=pair)) for pair in pairs]
+    expected = lm_eval.loglikelihood(requests, disable_tqdm=True)
+    assert [one[0] for one in found] == pytest.approx([one[0] for one in expected], abs=2e-3)
+    assert [one[1] for one in found] == [one[1] for one in expected]
+
+
+def test_special_tokens_are_kept_where_a_task_asks_for_it(tiny_engine: VLLMEngine) -> None:
+    options = {**VARIED, "until": [], "repetition_penalty": 1.1}
+    dropped = asked(tiny_engine, "generate_until", [(text, options) for text in TEXTS])
+    kept = asked(tiny_engine, "generate_until", [(text, {**options, "skip_special_tokens": False}) for text in TEXTS])
+    assert any("<s>" in text for (text,) in kept)
+    for (text,), (without,) in zip(kept, dropped, strict=True):
+        assert "<s>" not in without
+        # Half characters on both sides of a special token may be a whole one without it.
+        assert without.startswith(text.split("<s>")[0].rstrip("\ufffd"))
+
+
+def test_a_shortest_answer_that_leaves_no_room_gives_way_to_the_longest(tiny_engine: VLLMEngine) -> None:
+    options = {"until": [], "max_gen_toks": 40, "min_new_tokens": 30, "max_total_tokens": 12}
+    ((answer,),) = asked(tiny_engine, "generate_until", [("a" * 6, {**options, "skip_special_tokens": False})])
+    longer = asked(tiny_engine, "generate_until", [("a" * 6, {"until": [], "max_gen_toks": 40, "min_new_tokens": 30})])
+    assert answer
+    assert len(answer) < len(longer[0][0])
+
+
+def test_a_greedy_task_that_repeats_gets_its_answer_as_often(tiny_engine: VLLMEngine, tmp_path: Path) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    votes = {"name": "votes", "filter": [{"function": "majority_vote"}, {"function": "take_first"}]}
+    write_generation_task(folder, repeats=3, filter_list=[votes])
+    suite = write_suite(tmp_path, {"facts": {"capital_text": "exact_match"}}, max_model_len=LENGTH)
+    tasks = load_tasks(suite, "test", EvaluationOptions(test_items=2))
+    scores = PreparedSplit("test", tasks, tiny_engine.tokenizer, LENGTH).score(tiny_engine)
+    for row in scores.items:
+        first, *others = json.loads(row["answer"])
+        assert others == [first, first]

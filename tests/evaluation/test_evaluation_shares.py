@@ -1,0 +1,104 @@
+"""Several engines share one candidate's items: nothing is asked twice or left out, and the scores are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mergebench_ray import evaluate, tune
+from mergebench_ray.config import Suite, Sweep
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.engines import VLLMEngine
+from mergebench_ray.engines.environment import usable_cores
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.evaluator import Evaluator
+from mergebench_ray.evaluation.prepared import Share
+from mergebench_ray.placement import engines_per_candidate
+from mergebench_ray.runs.trials import read_items, read_trials
+from mergebench_ray.scores import ItemRow, Scores
+from task_files import write_choice_task, write_generation_task, write_suite
+
+ITEMS = 12  # of the two tasks together
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    write_choice_task(folder)
+    write_generation_task(folder)
+    return write_suite(tmp_path, {"choice": {"capital_choice": "acc"}, "text": {"capital_text": "exact_match"}})
+
+
+@pytest.mark.parametrize("count", [2, 5, ITEMS + 3])
+def test_shares_together_are_the_whole(suite: Suite, engine: VLLMEngine, count: int) -> None:
+    engine.restore_base()
+    evaluator = Evaluator(suite, EvaluationOptions(), lambda: engine)
+    whole = evaluator.score("test")
+    shares = [evaluator.grade_share("test", Share(index, count)) for index in range(count)]
+    sizes = [sum(len(items) for items in share.items.values()) for share in shares]
+    assert sum(sizes) == ITEMS
+    assert max(sizes) - min(sizes) <= 1
+    together = evaluator.combine("test", shares)
+    check_same(together, whole)
+    assert together.tokens >= whole.tokens
+
+
+def test_engines_of_a_search_share_each_candidate(base_folder: Path, tmp_path: Path) -> None:
+    sweep = {
+        "name": "shared",
+        "suite": "smollm2-mini",
+        "methods": {"task_arithmetic": {"scaling_coef": {"low": 0.2, "high": 0.6}}},
+        "search": {"trials": 2},
+        "evaluation": {"domains": ["math"], "validation_items": 5, "test_items": 3},
+        "engine": {"count": 2},
+    }
+    if usable_cores() < 2:
+        pytest.skip("two engines need two cores")
+    result = tune(Sweep.model_validate(sweep), out=tmp_path / "run")
+    trials = read_trials(tmp_path / "run")
+    assert {trial.engine for trial in trials} == {"vllm-0+vllm-1"}
+    assert {trial.domains["math"].items for trial in trials if trial.split == "validation"} == {5}
+    assert result.test.domains["math"].items == 3
+    assert len(read_items(tmp_path / "run", result.best)) == 5
+
+
+def test_more_engines_than_the_cluster_has_room_for_are_refused(
+    suite: Suite, base_folder: Path, tmp_path: Path
+) -> None:
+    too_many = usable_cores() + 1
+    with pytest.raises(InputError, match=rf"engine.count = {too_many}: .* CPUs, the cluster has"):
+        evaluate(str(base_folder), suite=str(tmp_path / "suite.yaml"), engines=too_many, out=tmp_path / "scores.json")
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_few_rounds_of_a_search_make_engines_share_a_candidate() -> None:
+    def engines(trials: int, division: str) -> int:
+        content = {
+            "name": "x",
+            "suite": "smollm2-mini",
+            "methods": {"ties": {}},
+            "search": {"trials": trials},
+            "engine": {"count": 4, "division": division},
+        }
+        return engines_per_candidate(Sweep.model_validate(content))
+
+    assert [engines(trials, "auto") for trials in (4, 31, 32, 400)] == [4, 4, 1, 1]
+    assert [engines(trials, "items") for trials in (4, 400)] == [4, 4]
+    assert [engines(trials, "candidates") for trials in (4, 400)] == [1, 1]
+
+
+def check_same(one: Scores, other: Scores) -> None:
+    """The same items and scores; what else is in a batch changes the rounding of answers."""
+    assert one.domains == other.domains
+    assert one.tasks == other.tasks
+    assert [without_answer(row) for row in one.items] == [without_answer(row) for row in other.items]
+    for row, same in zip(one.items, other.items):
+        if row["domain"] == "choice":
+            assert json.loads(row["answer"]) == pytest.approx(json.loads(same["answer"]), abs=1e-3)
+
+
+def without_answer(row: ItemRow) -> dict[str, object]:
+    return {name: value for name, value in row.items() if name != "answer"}

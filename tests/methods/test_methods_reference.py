@@ -1,0 +1,160 @@
+"""Every method against its naive reference, on real files: a Llama with an output head of its own, and a Gemma-2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import naive_methods as naive
+from bank_in_process import LocalBank
+from mergebench_ray.checkpoints import Checkpoint, resolve
+from mergebench_ray.methods import get_method, method_names, parse_parameters
+from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
+
+SPECIALISTS = ["coding", "instruction", "math", "multilingual", "safety"]
+
+
+@dataclass
+class Models:
+    base: Checkpoint
+    specialists: dict[str, Checkpoint]
+
+    def weights(self) -> tuple[naive.Model, dict[str, naive.Model]]:
+        return _weights(self.base), {name: _weights(checkpoint) for name, checkpoint in self.specialists.items()}
+
+
+def _weights(checkpoint: Checkpoint) -> naive.Model:
+    return {name: checkpoint.read(name).view(info.shape) for name, info in checkpoint.tensors.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The eager pass: that the compiled one equals it bit for bit has a test of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", "no-such-compiler")
+        patch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module", params=["llama, untied head, further vocabulary", "gemma-2"])
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    folder = tmp_path_factory.mktemp("models")
+    gemma = request.param == "gemma-2"
+    base = tiny_gemma2(folder / "base") if gemma else tiny_llama(folder / "base", tied=False)
+    specialists = {
+        name: resolve(str(tiny_specialist(folder / name, base, seed=seed, extra_vocabulary=0 if gemma else 64)))
+        for seed, name in enumerate(reversed(SPECIALISTS))
+    }
+    return Models(resolve(str(base)), specialists)
+
+
+CASES: list[tuple[str, dict[str, Any], Callable[..., naive.Model], dict[str, Any]]] = [
+    ("model_soup", {}, naive.model_soup, {}),
+    ("task_arithmetic", {"scaling_coef": 0.4}, naive.task_arithmetic, {"scaling_coef": [0.4] * 5}),
+    (
+        "task_arithmetic",
+        {"scaling_coef": dict(zip(SPECIALISTS, [0.1, 0.9, -0.3, 1.5, 0.2]))},
+        naive.task_arithmetic,
+        {"scaling_coef": [0.1, 0.9, -0.3, 1.5, 0.2]},
+    ),
+    ("ties", {"density": 0.2}, naive.ties, {"scaling_coef": 0.4, "density": 0.2}),
+    ("ties", {"density": 1.0}, naive.ties, {"scaling_coef": 0.4, "density": 1.0}),
+    (
+        "ties",
+        {"density": 0.7, "merge_func": "mean", "scaling_coef": 1.0},
+        naive.ties,
+        {"scaling_coef": 1.0, "density": 0.7, "merge_func": "mean"},
+    ),
+    (
+        "ties",
+        {"density": 0.5, "merge_func": "max", "scaling_coef": 0.7},
+        naive.ties,
+        {"scaling_coef": 0.7, "density": 0.5, "merge_func": "max"},
+    ),
+    ("dare", {"p": 0.8, "seed": 3}, naive.dare, {"scaling_coef": 0.4, "p": 0.8, "seed": 3}),
+    ("dare", {"p": 0.0}, naive.dare, {"scaling_coef": 0.4, "p": 0.0, "seed": 0}),
+    ("consensus", {}, naive.consensus, {"scaling_coef": 0.4, "mu": 0.2, "k": 2}),
+    (
+        "consensus",
+        {"mu": 0.6, "k": 3, "scaling_coef": 1.1},
+        naive.consensus,
+        {"scaling_coef": 1.1, "mu": 0.6, "k": 3},
+    ),
+    ("localize_and_stitch", {}, naive.localize_and_stitch, {"sparsity": 0.1}),
+    (
+        "localize_and_stitch",
+        {"sparsity": 0.3, "overlap": "mergebench"},
+        naive.localize_and_stitch,
+        {"sparsity": 0.3, "overlap": "mergebench"},
+    ),
+]
+
+
+def test_every_method_has_a_reference() -> None:
+    """Those that see data have theirs in test_methods_calibrated.py."""
+    data_free = {n for n in method_names() if not get_method(n).calibration_samples(parse_parameters(n, {}))}
+    assert {case[0] for case in CASES} == data_free
+
+
+@pytest.mark.parametrize(("method", "parameters", "reference", "arguments"), CASES)
+def test_method_equals_its_definition(
+    models: Models,
+    method: str,
+    parameters: dict[str, Any],
+    reference: Callable[..., naive.Model],
+    arguments: dict[str, Any],
+) -> None:
+    base, specialists = models.weights()
+    expected = reference(base, specialists, **arguments)
+    merged = LocalBank(models.base, models.specialists).merge(method, parameters)
+    assert set(merged) == set(expected)
+    assert all("embed" not in name and "lm_head" not in name for name in merged)
+    for name, tensor in expected.items():
+        assert_equal_but_for_rounding(merged[name], tensor, base[name], name)
+        # A wrong threshold, mask or sign shows as entries that move or stay where the definition says otherwise.
+        moved = merged[name] != base[name]
+        assert torch.equal(moved, tensor != base[name]) or method not in ("ties", "localize_and_stitch"), name
+
+
+def test_layer_groups_scale_their_own_layers(models: Models) -> None:
+    base, specialists = models.weights()
+    low = naive.task_arithmetic(base, specialists, [0.2] * 5)
+    high = naive.task_arithmetic(base, specialists, [0.8] * 5)
+    merged = LocalBank(models.base, models.specialists).merge(
+        "task_arithmetic", {"scaling_coef": {name: [0.2, 0.8] for name in SPECIALISTS}}
+    )
+    for name, tensor in merged.items():
+        # Two layers, two groups; the final norm lies outside the layers and joins the last group.
+        expected = low if ".layers.0." in name else high
+        assert_equal_but_for_rounding(tensor, expected[name], base[name], name)
+
+
+def test_untied_head_counts_for_the_threshold(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base", tied=False)
+    models = {n: resolve(str(tiny_specialist(tmp_path / n, base, seed=i))) for i, n in enumerate("ab")}
+    bank = LocalBank(resolve(str(base)), models)
+    weights = {name: _weights(checkpoint) for name, checkpoint in models.items()}
+    vectors = naive.task_vectors(_weights(resolve(str(base))), weights)
+    assert any(tensor.name == "lm_head.weight" for tensor in bank.bank.layout.streamed)
+    assert bank.bank.statistics.magnitude_histograms().sum(1).tolist() == [
+        len(naive.flat(vector)) for vector in vectors
+    ]
+
+
+def assert_equal_but_for_rounding(merged: Tensor, expected: Tensor, base: Tensor, name: str) -> None:
+    """At most one bf16 number apart; where the sum nearly cancels the base, a few float32 roundings of the base."""
+    distance = (bf16_order(merged) - bf16_order(expected)).abs()
+    cancelled = (merged.float() - expected.float()).abs() <= 2**-22 * base.float().abs()
+    assert bool(((distance <= 1) | cancelled).all()), f"{name}: {int(distance.max())} bf16 numbers apart"
+
+
+def bf16_order(tensor: Tensor) -> Tensor:
+    """Rank of each number among all bf16 numbers, zero at 0."""
+    bits = tensor.contiguous().view(torch.int16).int()
+    return torch.where(bits < 0, -(bits & 0x7FFF), bits)

@@ -1,0 +1,84 @@
+"""A run's folder: begun whole, for its owner only, and again after a full disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+
+from mergebench_ray.config import Sweep
+from mergebench_ray.errors import InputError
+from mergebench_ray.files import is_full_disk
+from mergebench_ray.runs.run_folder import check_run_folder, open_run
+from small_disks import small_disk
+
+
+@pytest.fixture
+def sweep() -> Sweep:
+    return Sweep(name="x", suite="smollm2-mini", methods={"ties": {"density": {"low": 0.1, "high": 0.5}}})
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 1 << 20) as folder:
+        yield folder
+
+
+def fill(disk: Path) -> Path:
+    """Take all room but that for a few empty files."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as stream:
+        try:
+            while stream.write(bytes(4096)):
+                pass
+        except OSError:
+            return ballast
+    raise AssertionError
+
+
+def test_a_run_is_for_its_owner_only(sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o755)
+    with open_run(tmp_path / "run", sweep, resume=False) as run:
+        assert run.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_looking_at_a_place_for_a_run_leaves_nothing(sweep: Sweep, tmp_path: Path) -> None:
+    check_run_folder(tmp_path / "a" / "run", sweep, resume=False)
+    assert list(tmp_path.iterdir()) == []
+    with open_run(tmp_path / "run", sweep, resume=False), pytest.raises(InputError, match="another process"):
+        check_run_folder(tmp_path / "run", sweep, resume=True)
+
+
+@pytest.mark.parametrize("bad", ["file", "file/run", "dangling", "x" * 300])
+def test_places_where_no_run_can_be_are_refused(sweep: Sweep, tmp_path: Path, bad: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    before = sorted(tmp_path.iterdir())
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"output|--out"):
+            check_run_folder(tmp_path / bad, sweep, resume=resume)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_run_that_a_full_disk_kept_from_beginning_can_begin(sweep: Sweep, disk: Path) -> None:
+    ballast = fill(disk)
+    with pytest.raises(InputError, match="no space left"), open_run(disk / "run", sweep, resume=False):
+        pass
+    ballast.unlink()
+    with open_run(disk / "run", sweep, resume=False) as run:
+        assert run.sweep_file.is_file()
+
+
+def test_a_study_on_a_full_disk_is_known_as_such(disk: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(storage=f"sqlite:///{disk / 'study.db'}")
+    fill(disk)
+
+    def search() -> None:
+        study.optimize(lambda trial: trial.suggest_float("x" * 400, 0, 1), n_trials=1000)
+
+    with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
+        search()
+    assert is_full_disk(caught.value)

@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from command_line import CommandLine
+from mergebench_data import DATA_SETS, ifeval, multiple_choice, write_data
+from mergebench_ray.commands.data_check import data_check
+from mergebench_ray.config import CalibrationSource, Suite, Sweep
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.grading import grade
+from mergebench_ray.tasks.data_use import check_data_is_used
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.local_data import LocalSplits, local_datasets, read_rows
+from mergebench_ray.tasks.scored_task import ScoredTask
+from task_files import write_lines
+from tiny_models import tiny_llama
+
+ROWS: list[dict[str, Any]] = [{"id": "1", "text": "caf\u00e9", "number": 3}, {"id": "2", "text": "tea", "number": 4}]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    return CommandLine(capsys, monkeypatch)
+
+
+def one_task(name: str, data: dict[str, str], split: Any = "test", **settings: Any) -> ScoredTask:
+    """A task of lm-eval's own, on a suite that a user might write."""
+    folders = {"m_mmlu_fr": "okapi/mmlu_multilingual", "squadv2": "squadv2", "ifeval": "ifeval"}
+    suite = Suite.model_validate(
+        {"name": "s", "lm_eval_folders": [folders[name]], "domains": {"d": {"tasks": {name: settings}}}}
+    )
+    return load_tasks(suite, split, EvaluationOptions(data=data))[0]
+
+
+def write_file(file: Path) -> None:
+    if file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), file)
+    elif file.suffix == ".csv":
+        file.write_text("id,text,number\n" + "".join(f"{r['id']},{r['text']},{r['number']}\n" for r in ROWS))
+    elif file.suffix == ".json":
+        file.write_text(json.dumps(ROWS, indent=1))
+    else:
+        write_lines(file, ROWS)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".csv"])
+def test_each_kind_of_file_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"some{suffix}"
+    write_file(file)
+    rows = read_rows(file)
+    assert [{**row, "number": int(row["number"])} for row in rows] == ROWS
+    assert LocalSplits("a/b", None, file, "test")["test"]["text"][:] == ["caf\u00e9", "tea"]
+
+
+PLACES = ["fr/test.jsonl", "fr_test.jsonl", "test.jsonl", "data/test.jsonl", "fr/test-00000-of-00001.parquet"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_split_is_found_in_a_folder(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    write_file(tmp_path / place)
+    write_lines(tmp_path / "test_other.jsonl", ROWS[:1])
+    assert LocalSplits("a/b:fr", "fr", tmp_path, None)["test"]["id"][:] == ["1", "2"]
+
+
+def test_shards_are_read_in_order_and_lacking_fields_are_none(tmp_path: Path) -> None:
+    write_lines(tmp_path / "test-00001-of-00002.jsonl", ROWS[1:])
+    write_lines(tmp_path / "test-00000-of-00002.jsonl", [{"id": "1"}])
+    assert LocalSplits("a/b", None, tmp_path, None)["test"].to_list() == [
+        {"id": "1", "text": None, "number": None},
+        ROWS[1],
+    ]
+
+
+REFUSED: list[tuple[str, str, str]] = [
+    ("some.jsonl", '{"id": 1}\n\n{"id": 2,}\n', r"some\.jsonl, line 3: not valid JSON"),
+    ("some.jsonl", '{"id": 1}\n[2]\n', r"some\.jsonl, line 2: expected an object of fields, found list"),
+    ("some.json", '[{"id": 1},\n {"id": }]', r"some\.json, line 2: not valid JSON"),
+    ("some.json", '{"id": 1}', r"some\.json: expected a list of objects"),
+    ("some.jsonl", "\n", r"some\.jsonl: holds no item"),
+    ("some.parquet", "no parquet", r"some\.parquet: cannot be read"),
+    ("some.jsonl", '{"id": 1}\n{"id": "two"}\n', r"some\.jsonl: field 'id' mixes kinds of values"),
+    ("some.jsonl", '{"id": ' + "9" * 5000 + "}", r"some\.jsonl, line 1: not usable JSON"),
+    ("some.jsonl", '{"id": ' + "9" * 30 + "}", r"some\.jsonl: field 'id'"),
+    ("some.jsonl", '{"id": ' + "[" * 100_000 + "}", r"some\.jsonl, line 1: not usable JSON"),
+    ("some.jsonl", '{"id": "\\ud800"}', r"some\.jsonl, line 1: not usable JSON .*surrogates"),
+    ("some.json", '[{"id": "\\ud800"}]', r"some\.json: not usable JSON .*surrogates"),
+    ("some.csv", "a,b\n1\n", r"some\.csv, line 2: not one value for each of 2 columns"),
+    ("some.csv", "a,b\n1,2,3\n", r"some\.csv, line 2: not one value for each of 2 columns"),
+    ("some.csv", "a,a\n1,2\n", r"some\.csv: two columns have the same name"),
+    ("some.csv", "a\n", r"some\.csv: holds no item"),
+    ("some.txt", "1\n", r"some\.txt: not a data file; give one that ends in \.jsonl"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "message"), REFUSED)
+def test_a_file_that_cannot_be_used_is_named_with_its_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        _ = LocalSplits("a/b", None, tmp_path / name, None)["test"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".csv"])
+def test_what_is_no_file_or_no_text_is_refused_at_once(tmp_path: Path, suffix: str) -> None:
+    pipe, folder, latin = (tmp_path / f"{name}{suffix}" for name in ("pipe", "folder", "latin"))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    latin.write_bytes("caf\u00e9".encode("latin-1"))
+    for path in (pipe, folder):
+        with pytest.raises(InputError, match="not a regular file"):
+            read_rows(path)
+    with pytest.raises(InputError, match="a pipe or device"):
+        LocalSplits("a/b", None, pipe, None)
+    with pytest.raises(InputError, match=r"latin.*cannot be read"):
+        read_rows(latin)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_field(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"some{suffix}"
+    write_file(file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert list(read_rows(file)[0]) == list(ROWS[0])
+
+
+def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data a/b: .*nowhere: no such file or folder"):
+        LocalSplits("a/b", None, tmp_path / "nowhere", None)
+    write_lines(tmp_path / "train.jsonl", ROWS)
+    with pytest.raises(InputError, match=r"no file for the split 'test', only train\.jsonl; add test\.jsonl"):
+        _ = LocalSplits("a/b", None, tmp_path, None)["test"]
+
+
+def test_a_configuration_of_its_own_comes_before_the_whole_data_set(tmp_path: Path) -> None:
+    french, other = tmp_path / "french.jsonl", tmp_path / "other.jsonl"
+    write_lines(french, [multiple_choice(1)])
+    write_lines(other, [multiple_choice(2)])
+    data = {"alexandrainst/m_mmlu": str(other), "alexandrainst/m_mmlu:fr": str(french)}
+    assert [item.id for item in one_task("m_mmlu_fr", data, metric="acc").items] == ["item-1"]
+    assert [item.id for item in one_task("m_mmlu_fr", {"alexandrainst/m_mmlu": str(other)}, metric="acc").items] == [
+        "item-2"
+    ]
+
+
+def test_nothing_stays_replaced_afterwards(tmp_path: Path) -> None:
+    before = datasets.load_dataset
+    write_lines(tmp_path / "a.jsonl", ROWS)
+    with local_datasets({"a/b": str(tmp_path / "a.jsonl")}, None):
+        assert datasets.load_dataset("a/b", split="test", trust_remote_code=False).to_list() == ROWS
+    assert datasets.load_dataset is before
+    with (
+        pytest.raises(InputError, match="no such file"),
+        local_datasets({"a/b": str(tmp_path / "b.jsonl")}, None),
+    ):
+        datasets.load_dataset("a/b", trust_remote_code=False)
+    assert datasets.load_dataset is before
+
+
+def test_a_function_that_makes_a_tasks_data_may_read_local_files(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"q": "Say yes.", "a": "yes"}) + "\n")
+    (tmp_path / "made.py").write_text(
+        "import datasets\n\ndef rows(**_):\n    return {'test': datasets.load_dataset('owner/name', split='test')}\n"
+    )
+    (tmp_path / "made.yaml").write_text(
+        "task: made\ncustom_dataset: !function made.rows\ntest_split: test\noutput_type: generate_until\n"
+        "doc_to_text: '{{q}}'\ndoc_to_target: '{{a}}'\nmetric_list: [{metric: exact_match}]\n"
+    )
+    file = tmp_path / "suite.yaml"
+    file.write_text("name: s\ntasks_folder: .\ndomains: {text: {tasks: {made: exact_match}}}\n")
+    data = {"owner/name": str(tmp_path / "rows.jsonl")}
+    suite = Suite.load(str(file))
+    check_data_is_used(suite, data)
+    (task,) = load_tasks(suite, "test", EvaluationOptions(data=data))
+    assert task.items[0].instances[0].args[0] == "Say yes."
+    with pytest.raises(InputError, match="no task of suite s reads 'owner/nam'"):
+        check_data_is_used(suite, {"owner/nam": "x"})
+
+
+def test_a_task_that_is_a_class_reads_local_files_too(tmp_path: Path) -> None:
+    row = {"id": "1", "title": "T", "context": "C.", "question": "Q?", "answers": {"text": ["a"], "answer_start": [0]}}
+    for split in ("train", "validation"):
+        write_lines(tmp_path / f"{split}.jsonl", [row])
+    task = one_task("squadv2", {"lighteval/squad_v2": str(tmp_path)}, "validation", metric="f1")
+    assert task.items[0].instances[0].args[0].startswith("Title: T\n\nBackground: C.")
+
+
+def test_a_single_file_is_no_source_of_examples_for_its_own_questions(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [multiple_choice(n) for n in range(6)])
+    data = {"alexandrainst/m_mmlu": str(tmp_path / "a.jsonl")}
+    with pytest.raises(InputError, match=r"stands for the split 'test', but 'train' is needed too; give a folder"):
+        one_task("m_mmlu_fr", data, metric="acc", num_fewshot=2)
+    write_lines(tmp_path / "test.jsonl", [multiple_choice(n) for n in range(6)])
+    write_lines(tmp_path / "train.jsonl", [multiple_choice(n) for n in range(10, 16)])
+    task = one_task("m_mmlu_fr", {"alexandrainst/m_mmlu": str(tmp_path)}, metric="acc", num_fewshot=2)
+    assert task.items[0].instances[0].args[0].count("Answer:") == 3
+
+
+def test_a_missing_field_is_one_error_with_file_field_and_task(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    rows = [multiple_choice(n) for n in range(3)]
+    del rows[1]["option_c"]
+    write_lines(file, rows)
+    with pytest.raises(InputError, match=r"task m_mmlu_fr: .*a\.jsonl, item 2: field 'option_c' is missing"):
+        one_task("m_mmlu_fr", {"alexandrainst/m_mmlu": str(file)}, metric="acc")
+    for lacking in ("prompt", "instruction_id_list", "kwargs", "key"):
+        write_lines(file, [{key: value for key, value in ifeval(3).items() if key != lacking}])
+        data = {"google/IFEval": str(file)}
+        with pytest.raises(InputError, match=rf"task ifeval: .*a\.jsonl.*field '{lacking}' is missing"):
+            one_task("ifeval", data, metric="prompt_level_strict_acc", test_split="train", try_grading=True)
+
+
+def test_data_without_a_local_copy_say_how_to_give_one() -> None:
+    with pytest.raises(InputError, match=r"data set google/IFEval cannot be had .*--data google/IFEval=PATH"):
+        one_task("ifeval", {}, metric="prompt_level_strict_acc", test_split="train")
+    gated = Suite.load("mergebench").only_tasks(["wildguardtest"], "test")
+    with pytest.raises(InputError, match=r"wildguardmix:wildguardtest is gated; accept its licence at .*HF_TOKEN, or"):
+        load_tasks(gated, "test", EvaluationOptions())
+
+
+def test_a_sweep_sends_data_sets_to_absolute_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = {
+        "name": "s",
+        "suite": "mergebench",
+        "methods": {"ties": None},
+        "evaluation": {"data": {"a/b": "c.jsonl"}},
+    }
+    Path("sweep.yaml").write_text(json.dumps(content))
+    assert Sweep.from_yaml(Path("sweep.yaml")).evaluation.data == {"a/b": str(tmp_path / "c.jsonl")}
+
+
+ONLY_OF_PROXIES = {"allenai/wildjailbreak", "EleutherAI/lambada_openai", "neulab/conala"}
+
+
+def mergebench_copies(folder: Path) -> dict[str, str]:
+    """Copies of what the suite mergebench reads, without those that only mergebench-published-proxies does."""
+    return {name: path for name, path in write_data(folder).items() if name.partition(":")[0] not in ONLY_OF_PROXIES}
+
+
+def test_every_data_set_of_a_suite_is_listed_with_its_gate_and_place(tmp_path: Path, run: CommandLine) -> None:
+    data = mergebench_copies(tmp_path)
+    options = [part for name, path in data.items() for part in ("--data", f"{name}={path}")]
+    finished = run("data", "check", "mergebench", "--json", *options)
+    assert finished.status == 0, finished
+    found = {one["id"]: one for one in json.loads(finished.out)}
+    judge = found.pop("allenai/wildguard")
+    assert judge["tasks"][0] == "judge wildguard of wildguardtest"
+    assert (judge["gated"], judge["there"], judge["optional"]) == (True, False, True)
+    assert {name.partition(":")[0] for name in found} == set(DATA_SETS) - ONLY_OF_PROXIES
+    assert {name for name, one in found.items() if one["gated"]} == {
+        "allenai/wildguardmix:wildguardtest",
+        "walledai/XSTest",
+    }
+    assert found["alexandrainst/m_mmlu:fr"]["splits"] == ["val", "test"]
+    assert all(one["source"] == "local" and one["there"] for one in found.values())
+
+
+def test_a_data_set_that_is_not_there_makes_the_check_fail(tmp_path: Path, run: CommandLine) -> None:
+    write_lines(tmp_path / "a.jsonl", [ifeval(1)])
+    finished = run("data", "check", "mergebench", "--data", f"google/IFEval={tmp_path / 'a.jsonl'}")
+    assert finished.status == 1
+    assert "HF_HUB_OFFLINE is set" in finished.out
+    assert "google/IFEval" not in finished.out.splitlines()[-2]
+    finished = run("data", "check", "mergebench", "--data", f"openai/gsm8k={tmp_path}")
+    assert "no file for the split 'test', only a.jsonl" in finished.out
+
+
+def test_a_judge_that_the_user_names_must_be_there(tmp_path: Path, run: CommandLine) -> None:
+    sweep: dict[str, Any] = {"name": "s", "suite": "mergebench", "methods": {"ties": None}}
+    sweep["evaluation"] = {"domains": ["safety"], "data": mergebench_copies(tmp_path)}
+    file = tmp_path / "sweep.yaml"
+    file.write_text(json.dumps(sweep))
+    finished = run("data", "check", str(file))
+    assert finished.status == 0, finished
+    assert "judge allenai/wildguard: not in the cache, and HF_HUB_OFFLINE is set; without it" in finished.out
+    sweep["evaluation"]["judges"] = {"wildguard": "./nowhere"}
+    file.write_text(json.dumps(sweep))
+    finished = run("data", "check", str(file))
+    assert finished.status == 1
+    assert "./nowhere: model ./nowhere: no such file or folder" in finished.out
+    (tmp_path / "judge").mkdir()
+    sweep["evaluation"]["judges"] = {"wildguard": str(tmp_path / "judge")}
+    file.write_text(json.dumps(sweep))
+    (*_, judge) = data_check(file)
+    assert (judge.id, judge.source, judge.there, judge.gated) == (str(tmp_path / "judge"), "local", True, False)
+    sweep["evaluation"]["judges"] = {"wildguard": None}
+    file.write_text(json.dumps(sweep))
+    assert not any(one.id == "allenai/wildguard" for one in data_check(file))
+
+
+def test_only_the_chosen_domains_of_a_sweep_are_checked_and_generated_data_are_there(tmp_path: Path) -> None:
+    sweep: dict[str, Any] = {"name": "s", "suite": "mergebench", "methods": {"ties": None}}
+    sweep["evaluation"] = {"domains": ["math"], "data": {"openai/gsm8k": str(tmp_path)}}
+    (tmp_path / "sweep.yaml").write_text(json.dumps(sweep))
+    write_lines(tmp_path / "test.jsonl", ROWS)
+    assert [(one.id, one.there) for one in data_check(tmp_path / "sweep.yaml")] == [("openai/gsm8k:main", True)]
+    assert all(one.source == "task" and one.there for one in data_check("smollm2-mini"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "gsm9k"], "no task 'gsm9k'; it has .*gsm8k_cot.* and the domains instruction"),
+        (["--tasks", "ifeval", "--data", "google/IFEval"], "--data 'google/IFEval': write ID=PATH"),
+        (["--tasks", "ifeval", "--data", "google/IFEval=nowhere"], "nowhere: no such file or folder"),
+        (["--tasks", "coding"], "runs generated programs"),
+    ],
+)
+def test_evaluate_refuses_wrong_data_before_anything_starts(
+    tmp_path: Path, run: CommandLine, arguments: list[str], message: str
+) -> None:
+    line = run.refused("evaluate", tiny_llama(tmp_path / "model"), "--suite", "mergebench", *arguments)
+    assert re.search(message, line), line
+
+
+SHARED = Path(os.environ.get("MERGEBENCH_RAY_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason=f"real data sets are not in {SHARED} (MERGEBENCH_RAY_TEST_DATA names another folder)"
+)
+
+
+@needs_shared
+def test_real_multilingual_mmlu_is_asked_as_lm_eval_asks_it(tmp_path: Path) -> None:
+    for language in ("fr", "es", "de"):
+        rows = []
+        for number, row in enumerate(read_rows(SHARED / f"mmlu_{language}.jsonl")):
+            options = {f"option_{letter}": choice for letter, choice in zip("abcd", row["choices"], strict=True)}
+            rows.append({"id": str(number), "instruction": row["question"], "answer": "ABCD"[row["answer"]], **options})
+        write_lines(tmp_path / f"{language}_test.jsonl", rows)
+    names = [f"m_mmlu_{language}" for language in ("fr", "es", "de")]
+    suite = Suite.load("mergebench").only_tasks(names, "test")
+    tasks = load_tasks(suite, "test", EvaluationOptions(data={"alexandrainst/m_mmlu": str(tmp_path)}))
+    assert [len(task.items) for task in tasks] == [285, 285, 285]
+    first = tasks[0].items[0].instances[1]
+    assert first.args[0].startswith("Trouver tout c dans Z_3")
+    assert first.args[0].endswith("\nD. 3\nAnswer:")
+    gold = [[[(float(item.doc["answer"] == letter), False)] for letter in "ABCD"] for item in tasks[0].items]
+    assert grade(tasks[0], gold) == [1.0] * 285
+
+
+@needs_shared
+def test_real_ifeval_divides_into_validation_and_test_and_is_graded(tmp_path: Path) -> None:
+    # The other items need NLTK's sentence model, which a machine without a net may lack.
+    needs_model = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
+    rows = [r for r in read_rows(SHARED / "ifeval.jsonl") if not needs_model & set(r["instruction_id_list"])]
+    write_lines(tmp_path / "ifeval.jsonl", rows)
+    suite = Suite.load("mergebench").only_tasks(["ifeval"], "test")
+    options = EvaluationOptions(data={"google/IFEval": str(tmp_path / "ifeval.jsonl")})
+    validation, test = (load_tasks(suite, split, options)[0] for split in ("validation", "test"))
+    keys = [{item.doc["key"] for item in task.items} for task in (validation, test)]
+    assert not keys[0] & keys[1]
+    assert len(keys[0] | keys[1]) == len(rows) > 440
+    assert 0.15 < len(keys[0]) / len(rows) < 0.25
+    commas = [n for n, i in enumerate(test.items) if i.doc["instruction_id_list"] == ["punctuation:no_comma"]]
+    values = grade(test, [[["no commas here"]] for _ in test.items])
+    assert commas
+    assert all(values[number] for number in commas)
+
+
+@needs_shared
+def test_real_harmful_requests_go_into_the_published_template(tmp_path: Path) -> None:
+    rows = [{"Behavior": row["prompt"]} for row in read_rows(SHARED / "harmbench_val.jsonl")]
+    write_lines(tmp_path / "a.jsonl", rows)
+    suite = Suite.load("mergebench-published-proxies").only_tasks(["harmbench"], "test")
+    data = {"allenai/tulu-3-harmbench-eval": str(tmp_path / "a.jsonl")}
+    task = load_tasks(suite, "test", EvaluationOptions(data=data))[0]
+    assert len(task.items) == 80
+    prompt = task.items[0].instances[0].args[0]
+    assert prompt == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
+        f"{rows[0]['Behavior']}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+
+
+def test_data_that_no_task_reads_is_refused_with_the_closest(run: CommandLine, tmp_path: Path) -> None:
+    write_file(tmp_path / "some.jsonl")
+    suite = Suite.model_validate(
+        {"name": "s", "lm_eval_folders": ["okapi/mmlu_multilingual"], "domains": {"d": {"tasks": {"m_mmlu_fr": "acc"}}}}
+    )
+    read = "alexandrainst/m_mmlu"
+    for known in (read, f"{read}:fr"):
+        check_data_is_used(suite, {known: "x"})
+    with pytest.raises(InputError, match=f"no task of suite s reads 'alexandria/m_mmlu'; did you mean .*{read}'"):
+        check_data_is_used(suite, {read: "x", "alexandria/m_mmlu": "x"})
+    check_data_is_used(suite, {"mine": "x"}, [CalibrationSource(data="mine")])
+    (tmp_path / "model").mkdir()
+    arguments = ["--data", f"some={tmp_path / 'some.jsonl'}"]
+    for command in (["evaluate", tmp_path / "model", "--suite", "smollm2-mini"], ["data", "check", "smollm2-mini"]):
+        assert "bring data of their own" in run.refused(*command, *arguments)
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        f"name: x\nsuite: smollm2-mini\nmethods: {{ties: {{density: {{low: 0.1, high: 0.5}}}}}}\n"
+        f"evaluation: {{allow_code_execution: true, data: {{some: {tmp_path / 'some.jsonl'}}}}}\n"
+    )
+    for line in (run.refused("plan", sweep), run.refused("tune", sweep, "--out", tmp_path / "run")):
+        assert "evaluation.data: no task of suite" in line
