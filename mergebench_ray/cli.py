@@ -366,7 +366,7 @@ def train_specialists(
     domains: Annotated[str | None, typer.Option(help="Only these domains, separated by commas.")] = None,
 ) -> None:
     """Train the LoRA specialists of the built-in suite; goes on where it was interrupted."""
-    from mergebench_ray.commands.first_checks import checked_adapters
+    from mergebench_ray.suites.smollm2_mini.adapter_folders import checked_adapters
 
     chosen = _names(domains, "--domains")
     checked_adapters(out, chosen)

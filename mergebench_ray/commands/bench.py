@@ -21,7 +21,7 @@ from rich.table import Table
 from mergebench_ray.bank import Bank
 from mergebench_ray.bank.bench import measure_methods
 from mergebench_ray.checkpoints import is_merged
-from mergebench_ray.commands.first_checks import BUILT_IN_SUITE, check_bench
+from mergebench_ray.commands.first_checks import check_bench
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.peak_memory import interpreter_memory, peak_memory
 from mergebench_ray.commands.progress import Report, progress_line
@@ -30,6 +30,7 @@ from mergebench_ray.engines import GenerationRequest, VLLMEngine
 from mergebench_ray.files import whole_file
 from mergebench_ray.methods import get_method, method_names
 from mergebench_ray.runtime import ray_session
+from mergebench_ray.suites import smollm2_mini
 
 _SWAPS = 9
 _BYTES = 2  # bf16
@@ -75,7 +76,7 @@ def bench(
 
 
 def _models(model: str | None) -> Models:
-    suite = Suite.load(BUILT_IN_SUITE)
+    suite = Suite.load(smollm2_mini.NAME)
     if model is None:
         assert suite.base is not None
         return resolve_models(suite.base, suite.specialists)

@@ -20,13 +20,12 @@ from mergebench_ray.config.suite import built_in_suites
 from mergebench_ray.config.sweep import BankOptions, EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import check_new_file, check_new_folder, check_writable
+from mergebench_ray.files import check_new_file, check_new_folder
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.ray_address import check_ray
 from mergebench_ray.runs.run_folder import check_run_folder
 from mergebench_ray.search.checks import check_sweep
 
-BUILT_IN_SUITE = "smollm2-mini"  # whose specialists can be trained here
 DTYPE = "bfloat16"  # of every merged model
 _MANY_LAYERS = 1000  # before it is known how many the model has
 
@@ -194,24 +193,6 @@ def check_bench(model: str | None, json_file: Path | str | None) -> None:
         check_new_file(Path(json_file), "--json")
     if model is not None:
         check_there(ModelRef.parse(model))
-
-
-def checked_adapters(out: Path, domains: Sequence[str] | None) -> dict[str, Path]:
-    """The folder of each adapter that `train-specialists` is asked for; arguments as there.
-
-    Raises:
-        InputError: a folder in the way or that cannot be written, or an unknown domain.
-    """
-    check_writable(out)
-    known = Suite.load(BUILT_IN_SUITE).domains
-    chosen = list(known) if domains is None else domains
-    for domain in chosen:
-        if domain not in known:
-            raise InputError(f"suite {BUILT_IN_SUITE} has no domain {domain!r}: choose from {', '.join(known)}")
-        folder = out / domain
-        if folder.exists() and not (folder / "adapter_model.safetensors").is_file():
-            raise InputError(f"{folder} exists and is no adapter: choose another --out or remove it")
-    return {domain: out / domain for domain in chosen}
 
 
 def read_sweep_or_suite(name: str) -> tuple[Sweep | None, Suite]:

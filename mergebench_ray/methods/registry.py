@@ -7,9 +7,9 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
-import mergebench_ray.methods as package
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods.base import Method, MethodParameters
@@ -37,8 +37,8 @@ def register(method: MethodT) -> MethodT:
 
 @cache
 def _scan() -> None:
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{__package__}.{module.name}")
 
 
 def method_names() -> list[str]:

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from mergebench_ray.checkpoints import resolve
-from mergebench_ray.commands.first_checks import BUILT_IN_SUITE, checked_adapters
 from mergebench_ray.config import Suite
+from mergebench_ray.suites.smollm2_mini import NAME
+from mergebench_ray.suites.smollm2_mini.adapter_folders import checked_adapters
 from mergebench_ray.suites.smollm2_mini.generate import GENERATORS
 from mergebench_ray.suites.smollm2_mini.training.adapter import TrainingPlan, train_adapter
 from mergebench_ray.suites.smollm2_mini.training.batches import encode
@@ -42,7 +43,7 @@ def train_specialists(*, out: Path, domains: Sequence[str] | None = None) -> dic
         InputError: an unknown domain, a folder in the way, or a base that cannot be found; before anything is trained.
     """
     folders = checked_adapters(out, domains)
-    base = Suite.load(BUILT_IN_SUITE).base
+    base = Suite.load(NAME).base
     assert base is not None
     with Progress() as progress:
         for domain, folder in folders.items():
