@@ -1,0 +1,183 @@
+"""`merge` and `evaluate`: one model."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mergebench_ray.commands.terminal.options import (
+    Address,
+    LocalData,
+    Setting,
+    method_completions,
+    parse_names,
+    parse_pairs,
+    parse_settings,
+    suite_completions,
+)
+from mergebench_ray.markup import terminal_text
+
+if TYPE_CHECKING:
+    from mergebench_ray.commands.evaluate import EvaluationResult
+
+Method = Annotated[
+    str | None,
+    typer.Option(help="Merging method; see `mergebench-ray methods`.", autocompletion=method_completions),
+]
+Specialists = Annotated[list[str] | None, typer.Option(metavar="NAME=REF", help="A specialist; give one for each.")]
+Recipe = Annotated[Path | None, typer.Option(help="Recipe file, instead of all of these.")]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-changes", help="Merge a recipe that was changed after it was written.")
+]
+Calibration = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=SOURCE", help="A specialist's samples, for methods that see data; one for each."),
+]
+CalibrationSuite = Annotated[
+    str | None,
+    typer.Option(
+        help="Suite whose samples are used instead, for methods that see data.", autocompletion=suite_completions
+    ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SETTING", help="A setting of config.json that may differ from the base's."),
+]
+Suite = Annotated[str, typer.Option(help="Built-in suite or suite file.", autocompletion=suite_completions)]
+Tasks = Annotated[str | None, typer.Option(help="Only these tasks or domains (or: forgetting), separated by commas.")]
+Items = Annotated[int | None, typer.Option(min=1, help="Only the first items of each task.")]
+WeakSandbox = Annotated[bool, typer.Option(help="Run them even where the system cannot keep them from your files.")]
+Judges = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=REF", help="Use this model as a judge, in place of the suite's.")
+]
+Scores = Annotated[Path | None, typer.Option(help="Write scores here as JSON, items beside it as Parquet.")]
+
+
+def merge(
+    out: Annotated[Path, typer.Option(help="Folder of the merged model.")],
+    method: Method = None,
+    base: Annotated[str | None, typer.Option(help="Reference of the base.")] = None,
+    specialist: Specialists = None,
+    settings: Setting = None,
+    recipe: Recipe = None,
+    accept_changes: AcceptChanges = False,
+    shards: Annotated[int, typer.Option(help="Bank shards.")] = 1,
+    calibration: Calibration = None,
+    suite: CalibrationSuite = None,
+    allow: Allow = None,
+    address: Address = None,
+) -> None:
+    """Merge once and write the model."""
+    from mergebench_ray.commands.first_checks import checked_merge
+
+    request: dict[str, Any] = {
+        "out": out,
+        "method": method,
+        "base": base,
+        "specialists": parse_pairs(specialist, "--specialist", "NAME=REF"),
+        "parameters": parse_settings(settings),
+        "recipe": recipe,
+        "calibration": parse_pairs(calibration, "--calibration", "NAME=SOURCE"),
+        "suite": suite,
+        "accept_changes": accept_changes,
+        "shards": shards,
+        "address": address,
+    }
+    checked_merge(**request)
+
+    from mergebench_ray.commands.merge import merge as run
+
+    result = run(**request, allow=allow or (), show_progress=True)
+    for note in result.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(
+        f"merged in {result.merge_seconds:.2f} s, written to {result.folder}, recipe digest {result.recipe.digest}"
+    )
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Reference of a model.")],
+    suite: Suite,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    tasks: Tasks = None,
+    items: Items = None,
+    allow_code_execution: Annotated[bool, typer.Option(help="Run generated programs in the sandbox.")] = False,
+    allow_weak_sandbox: WeakSandbox = False,
+    data: LocalData = None,
+    judge: Judges = None,
+    engines: Annotated[int, typer.Option(min=1, help="vLLM engines that share the items.")] = 1,
+    out: Scores = None,
+    address: Address = None,
+) -> None:
+    """Score a model on the tasks of a suite."""
+    from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings
+
+    chosen, pairs = parse_names(tasks, "--tasks"), parse_pairs(data, "--data", "ID=PATH")
+    judges = parse_pairs(judge, "--judge", "NAME=REF")
+    options = evaluation_settings(items, allow_code_execution, allow_weak_sandbox, pairs, judges)
+    checked_evaluation(model, suite, split, chosen, engines, out, options, address)
+
+    from mergebench_ray.commands.evaluate import evaluate as run
+
+    warnings.filterwarnings("ignore", "the scores were not written")  # said at the end
+    result = run(
+        model,
+        suite=suite,
+        split=split,
+        tasks=chosen,
+        items=items,
+        allow_code_execution=allow_code_execution,
+        allow_weak_sandbox=allow_weak_sandbox,
+        data=pairs,
+        judges=judges,
+        engines=engines,
+        out=out,
+        address=address,
+        show_progress=True,
+    )
+    _print_scores(result, f"{model} on {suite}, {split} split")
+    if result.not_written:
+        typer.echo(f"error: {result.not_written}", err=True)
+        raise typer.Exit(1)
+
+
+def _print_scores(result: EvaluationResult, title: str) -> None:
+    """Domains, tasks, and what was scored otherwise than the suite says."""
+    from mergebench_ray.judges.judges import parse_error_lines
+
+    Console().print(_domain_table(result, title))
+    Console().print(_task_table(result))
+    for note in [*result.notes, *parse_error_lines(result.scores)]:
+        typer.echo(f"note: {note}")
+    if cut := result.scores.truncated:
+        typer.echo(f"note: {cut} prompts did not fit the suite's max_model_len and lost their oldest tokens")
+
+
+def _domain_table(result: EvaluationResult, title: str) -> Table:
+    from mergebench_ray.scores import average_score
+
+    table = Table(title=terminal_text(title))
+    for column in ("domain", "score", "standard error", "items"):
+        table.add_column(column, justify="left" if column == "domain" else "right")
+    for domain, score in result.scores.domains.items():
+        table.add_row(terminal_text(domain), f"{score.score:.3f}", f"{score.standard_error:.3f}", str(score.items))
+    average, error = average_score(result.scores.domains, result.scores.influences)
+    if not math.isnan(average):
+        table.add_row("average", f"{average:.3f}", f"{error:.3f}", "")
+    return table
+
+
+def _task_table(result: EvaluationResult) -> Table:
+    table = Table(title="Tasks")
+    for column in ("task", "counted", "score", "standard error", "items"):
+        table.add_column(column, justify="left" if column in ("task", "counted") else "right")
+    for name, task in result.scores.tasks.items():
+        texts = (name, task.label, f"{task.score:.3f}", f"{task.standard_error:.3f}", str(task.items))
+        table.add_row(*map(terminal_text, texts))
+    return table

@@ -1,0 +1,87 @@
+"""`tune`, `plan` and `report`: a search before, while and after it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mergebench_ray.commands.terminal.options import Address, Json, Setting, SweepFile, parse_settings
+
+
+def tune(
+    sweep: SweepFile,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = False,
+    settings: Setting = None,
+    address: Address = None,
+    dashboard_port: Annotated[int | None, typer.Option(help="Show Ray's dashboard on this loopback port.")] = None,
+) -> None:
+    """Search for the best merge that a sweep file describes."""
+    from mergebench_ray.commands.first_checks import checked_run
+
+    checked, folder = checked_run(
+        sweep, parse_settings(settings), out, resume=resume, address=address, dashboard_port=dashboard_port
+    )
+
+    from mergebench_ray.commands.tune import tune as run
+
+    run(
+        checked,
+        folder,
+        resume=resume,
+        address=address,
+        dashboard_port=dashboard_port,
+        show_progress=True,
+    )
+
+
+def plan(
+    sweep: SweepFile,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes to plan for; default: this machine.")] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=0)] = 0,
+    gpu_memory: Annotated[float, typer.Option(min=0, help="GiB a GPU.")] = 80.0,
+    host_memory: Annotated[float | None, typer.Option(min=0, help="GiB a node.")] = None,
+    settings: Setting = None,
+    as_json: Json = False,
+) -> None:
+    """Print what a sweep would run and how much memory it takes, without loading weights."""
+    from mergebench_ray.search.checks import read_sweep
+
+    checked = read_sweep(sweep, parse_settings(settings))
+
+    from mergebench_ray.commands.plan import plan as run
+    from mergebench_ray.commands.plan import plan_table
+
+    result = run(
+        checked,
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        gpu_memory_gib=gpu_memory,
+        host_memory_gib=host_memory,
+    )
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2))
+        return
+    Console().print(plan_table(result))
+    for note in result.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"does not fit: {result.problem}" if result.problem else "fits")
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File of the page; default: report.html, in the run's folder if it is one run.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the leaderboard here as CSV.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write it here as Markdown.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Write it here as LaTeX (booktabs).")] = None,
+) -> None:
+    """Write the report of a run again, or one that compares several."""
+    from mergebench_ray.commands.report import report as run
+
+    for name, path in run(runs, out=out, csv=csv, markdown=markdown, latex=latex).items():
+        typer.echo(f"{name}: {path}")
