@@ -62,8 +62,8 @@ class CalibrationInput(CalibrationSource):
 class CalibrationRecord(Strict):
     """What calibration a merge depends on."""
 
-    max_length: int
-    dtype: str
+    max_length: int = Field(description="Longest sample in tokens.")
+    dtype: str = Field(description="Type that was computed in.")
     inputs: dict[Name, CalibrationInput] = Field(description="By specialist.")
 
     @property

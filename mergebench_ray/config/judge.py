@@ -22,7 +22,7 @@ class Judge(Strict):
     parser: Line = Field(
         description="Built-in parser of its answers, or MODULE.FUNCTION of a file in the suite's tasks_folder.",
     )
-    max_answer_tokens: int = Field(default=32, ge=1)
+    max_answer_tokens: int = Field(default=32, ge=1, description="Longest answer.")
     temperature: float = Field(default=0.0, ge=0, description="0 is greedy.")
     stop: tuple[str, ...] = Field(default=(), description="Texts that end an answer.")
     max_model_len: int = Field(
@@ -30,7 +30,7 @@ class Judge(Strict):
     )
     max_num_seqs: int = Field(default=128, ge=1, description="Sequences that run at once.")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="Memory of the key-value cache on a CPU, in GiB.")
-    tensor_parallel_size: int = Field(default=1, ge=1)
+    tensor_parallel_size: int = Field(default=1, ge=1, description="Workers that share the judge's model.")
     num_gpus: float = Field(
         default=0.5, gt=0, description="GPUs that Ray sets aside, where there are any; below 1 it shares one."
     )

@@ -21,8 +21,8 @@ class Decoding(Strict):
     """How answers are generated, where a suite asks for something else than the task file."""
 
     temperature: float | None = Field(default=None, ge=0, description="0 is greedy.")
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    max_answer_tokens: int | None = Field(default=None, ge=1)
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Sample from the likeliest tokens of this mass.")
+    max_answer_tokens: int | None = Field(default=None, ge=1, description="Longest answer.")
     max_total_tokens: int | None = Field(default=None, ge=2, description="Longest prompt plus answer.")
     samples: int | None = Field(default=None, ge=1, description="Answers to each item.")
 
@@ -40,8 +40,8 @@ class TaskSettings(Strict):
     without_judge: str | None = Field(
         default=None, description="Metric that is counted as it stands where the task's judge is not at hand."
     )
-    num_fewshot: int | None = Field(default=None, ge=0)
-    decoding: Decoding = Decoding()
+    num_fewshot: int | None = Field(default=None, ge=0, description="Worked examples before each item.")
+    decoding: Decoding = Field(default=Decoding(), description="How answers are generated.")
     test_split: str | None = Field(default=None, description="Split of the data that test items come from.")
     validation_split: str | None = Field(default=None, description="Split of the data that validation items come from.")
     held_out_by: str | None = Field(
@@ -106,8 +106,8 @@ class Suite(Strict):
 
     model_config = ConfigDict(frozen=False)
 
-    name: Name
-    description: str = ""
+    name: Name = Field(description="Name of the suite, as tables show it.")
+    description: str = Field(default="", description="One line for `mergebench-ray suites`.")
     base: Line | None = Field(default=None, description="Reference of the base model.")
     specialists: dict[Name, Line] = Field(default_factory=dict, description="Specialist name -> reference.")
     calibration: dict[Name, CalibrationSource] = Field(
@@ -121,7 +121,7 @@ class Suite(Strict):
         default_factory=list,
         description="Folders of lm-eval's own tasks that are used too; reading all of them takes seconds.",
     )
-    domains: dict[Name, Domain] = Field(min_length=1)
+    domains: dict[Name, Domain] = Field(min_length=1, description="Domain -> the tasks that score it.")
     forgetting: dict[Name, Domain] = Field(
         default_factory=dict, description="What a merge should not lose against the base; scored only when asked for."
     )

@@ -28,8 +28,8 @@ _MAX_EXACT = 2**53  # up to here every integer is a float
 class Range(Strict):
     """Numbers between two bounds, searched."""
 
-    low: float = Field(allow_inf_nan=True)
-    high: float = Field(allow_inf_nan=True)
+    low: float = Field(allow_inf_nan=True, description="Smallest number.")
+    high: float = Field(allow_inf_nan=True, description="Largest number.")
     log: bool = Field(default=False, description="Search the logarithm; needs low > 0.")
     integer: bool = Field(default=False, description="Whole numbers only.")
     per: Literal["all", "specialist"] = Field(default="all", description="One number for all, or one per specialist.")
@@ -55,7 +55,7 @@ class Range(Strict):
 class Choices(Strict):
     """One of several values, searched."""
 
-    choices: list[Annotated[Value, Plain]] = Field(min_length=1, max_length=1000)
+    choices: list[Annotated[Value, Plain]] = Field(min_length=1, max_length=1000, description="The values.")
 
     @field_validator("choices")
     @classmethod
@@ -69,7 +69,7 @@ class Choices(Strict):
 class Fixed(Strict):
     """A value that is not searched."""
 
-    value: Plain
+    value: Plain = Field(description="The value; a bare value stands for {value: VALUE}.")
 
 
 def _kind(value: Any) -> str:
@@ -102,8 +102,8 @@ class SearchOptions(Strict):
 
     trials: int = Field(default=20, ge=1, le=MAX_TRIALS, description="Candidates to score.")
     sampler: Line = Field(default="TPESampler", description="Any Optuna sampler, by class name.")
-    sampler_options: dict[Line, Plain] = Field(default_factory=dict, description="Its keyword arguments.")
-    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    sampler_options: dict[Line, Plain] = Field(default_factory=dict, description="Keyword arguments of the sampler.")
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Seed of the sampler.")
     points_to_evaluate: list[dict[Line, Plain]] = Field(
         default_factory=list, description="Candidates to score first: {method: NAME, PARAMETER: value, ...}."
     )
@@ -135,7 +135,7 @@ class EvaluationOptions(Strict):
     )
     allow_code_execution: bool = Field(default=False, description="Run generated programs, in the sandbox.")
     allow_weak_sandbox: bool = Field(
-        default=False, description="Run them even where the system cannot keep them from your files (docs/sandbox.md)."
+        default=False, description="Run generated programs even where the system cannot keep them from your files."
     )
     data: dict[Line, Line] = Field(
         default_factory=dict,
@@ -171,7 +171,7 @@ class EvaluationOptions(Strict):
 class EngineOptions(Strict):
     """The vLLM engines that score candidates."""
 
-    count: int = Field(default=1, ge=1, le=10_000, description="Engines.")
+    count: int = Field(default=1, ge=1, le=10_000, description="How many engines.")
     division: Literal["auto", "candidates", "items"] = Field(
         default="auto",
         description="Engines score a candidate each, or share the items of one; auto lets the planner choose.",
@@ -183,7 +183,7 @@ class EngineOptions(Strict):
         default="auto",
         description="What engines compute in; auto is bfloat16, but float32 on a CPU that is slow in it.",
     )
-    tensor_parallel_size: int = Field(default=1, ge=1, le=1024)
+    tensor_parallel_size: int = Field(default=1, ge=1, le=1024, description="Workers that share an engine's model.")
     max_num_seqs: int = Field(default=128, ge=1, le=65_536, description="Sequences that run at once.")
     kv_cache_gib: float = Field(
         default=1.0, gt=0, le=1e6, description="Memory of the key-value cache on a CPU, in GiB."
@@ -201,33 +201,42 @@ class EngineOptions(Strict):
 class BankOptions(Strict):
     """The actors that hold base and task vectors."""
 
-    shards: int = Field(default=1, ge=1, le=10_000)
+    shards: int = Field(
+        default=1, ge=1, le=10_000, description="Actors that share the weights; merged weights do not depend on it."
+    )
 
 
 class Sweep(Strict):
     """A coefficient search, whole."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="Name of the run and its folder."
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
+        description="Name of the run, and of its folder.",
     )
     suite: Line = Field(description="Built-in suite, or path of a suite file.")
     base: Line | None = Field(default=None, description="Reference of the base; None for the suite's.")
     specialists: dict[Name, Line] | None = Field(
-        default=None, min_length=1, max_length=1000, description="None for the suite's."
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="Domain that a specialist is for -> its reference; None for the suite's.",
     )
     methods: dict[Line, dict[Line, Parameter]] = Field(
         min_length=1, description="Method -> its hyper-parameters: a value, {low, high} or {choices}."
     )
-    search: SearchOptions = SearchOptions()
-    evaluation: EvaluationOptions = EvaluationOptions()
-    engine: EngineOptions = EngineOptions()
-    bank: BankOptions = BankOptions()
+    search: SearchOptions = Field(default=SearchOptions(), description="How the space is searched.")
+    evaluation: EvaluationOptions = Field(default=EvaluationOptions(), description="What candidates are scored on.")
+    engine: EngineOptions = Field(default=EngineOptions(), description="The vLLM engines that score candidates.")
+    bank: BankOptions = Field(default=BankOptions(), description="The actors that hold base and task vectors.")
     allow: list[str] = Field(
         default_factory=list,
         description="Settings of config.json that specialists may have otherwise than the base although they change "
         "what the model computes, such as rope_parameters.",
     )
-    calibration: CalibrationOptions = CalibrationOptions()
+    calibration: CalibrationOptions = Field(
+        default=CalibrationOptions(), description="How methods that need data see it."
+    )
 
     @model_validator(mode="before")
     @classmethod
