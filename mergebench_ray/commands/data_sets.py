@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import datasets
 from huggingface_hub import HfApi, constants
@@ -15,6 +15,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from mergebench_ray.checkpoints.sources import is_on_hub, locate
 from mergebench_ray.config import ModelRef
 from mergebench_ray.config.calibration import CalibrationSource
+from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.suite import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
@@ -22,7 +23,6 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import judge_settings, judged_tasks
 from mergebench_ray.tasks.local_data import SUFFIXES, LocalSplits, dataset_id, local_source
 from mergebench_ray.tasks.protocol import data_split
-from mergebench_ray.tasks.scored_task import Split
 from mergebench_ray.tasks.task_files import find_task_file, task_manager
 
 Source = Literal["local", "cache", "hub", "task"]
@@ -82,7 +82,7 @@ def data_sets(
     asked: dict[str, dict[str, dict[str, None]]] = {}
     configs: dict[str, Mapping[str, Any]] = {}
     for domain in domains:
-        for split in ("test",) if domain in suite.forgetting else get_args(Split):
+        for split in ("test",) if domain in suite.forgetting else SPLITS:
             for name, settings in suite.scored[domain].tasks_of(split).items():
                 config = find_task_file(manager, suite, name)
                 key = dataset_id(config) or name
@@ -117,7 +117,7 @@ def judge_models(suite: Suite, options: EvaluationOptions, domains: Iterable[str
     """
     hub = _Hub("model")
     found = []
-    for name, tasks in judged_tasks(suite, domains, get_args(Split)).items():
+    for name, tasks in judged_tasks(suite, domains, SPLITS).items():
         judge = judge_settings(name, suite, options)
         if judge is not None:
             use = tuple(f"judge {name} of {task}" for task in tasks)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, fit, resolve
 from mergebench_ray.checkpoints.architecture import attention_heads
 from mergebench_ray.config import ModelRef, Suite, Sweep
+from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import find_judges
@@ -15,7 +16,6 @@ from mergebench_ray.placement.calibration import calibration_kinds
 from mergebench_ray.search.checks import check_domains
 from mergebench_ray.tasks.code_execution import code_execution_notes
 from mergebench_ray.tasks.data_use import check_data_is_used
-from mergebench_ray.tasks.scored_task import Split
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
         from mergebench_ray.calibration.model import require_calibratable
 
         require_calibratable(models.base, kinds)
-    splits: list[Split] = ["validation", "test"]
+    splits = list(SPLITS)
     judges, missing = find_judges(suite, sweep.evaluation, splits)
     check_judges_parallel(judges)
     programs = code_execution_notes(suite, sweep.evaluation, splits)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,6 +20,7 @@ from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.merge import write_merged
 from mergebench_ray.commands.models import Models, resolve_sweep_models
 from mergebench_ray.config import Recipe, Suite, Sweep
+from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.config.storage_url import without_secrets
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.continuations import check_continuations
@@ -39,7 +40,7 @@ from mergebench_ray.search.space import Space
 from mergebench_ray.search.study import open_storage
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.questions import question_rows
-from mergebench_ray.tasks.scored_task import Split, items_digest, notes_of
+from mergebench_ray.tasks.scored_task import items_digest, notes_of
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,7 @@ def tune(
     suite = checked.load_suite()
     models = resolve_sweep_models(checked, suite)
     space = Space(checked, list(models.specialists), models.num_layers)
-    tasks = {
-        split: load_tasks(suite, split, checked.evaluation, judges=digests(models.judges)) for split in get_args(Split)
-    }
+    tasks = {split: load_tasks(suite, split, checked.evaluation, judges=digests(models.judges)) for split in SPLITS}
     check_continuations(itertools.chain(*tasks.values()), models.base.folder, suite.max_model_len)
     of_tasks = notes_of(task for some in tasks.values() for task in some)
     notes = [*models.notes, *of_tasks]

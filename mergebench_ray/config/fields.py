@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 MAX_TEXT = 4096  # as long as a path can be
 _LARGEST = 2**63 - 1  # what Optuna's storages, JSON readers and kernels can hold
+
+Split = Literal["validation", "test"]
+"""Which items of a task: the search compares candidates on the first, the second is for the end."""
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Strict(BaseModel):

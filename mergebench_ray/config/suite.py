@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from mergebench_ray.config.calibration import CalibrationSource
-from mergebench_ray.config.fields import Line, Strict
+from mergebench_ray.config.fields import Line, Split, Strict
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.names import Name
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
@@ -156,7 +156,7 @@ class Suite(Strict):
         """Everything that can be scored: the domains, then what must not be forgotten."""
         return {**self.domains, **self.forgetting}
 
-    def only_tasks(self, names: list[str], split: Literal["validation", "test"]) -> Suite:
+    def only_tasks(self, names: list[str], split: Split) -> Suite:
         """The suite with only some of its tasks, as domains.
 
         Args:

@@ -13,6 +13,7 @@ import ray
 
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import EngineOptions, Suite
+from mergebench_ray.config.fields import Split
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import LoadReport, VLLMEngine
 from mergebench_ray.engines.engine_proof import prove
@@ -22,7 +23,7 @@ from mergebench_ray.evaluation.prepared import GradedShare, PreparedSplit, Share
 from mergebench_ray.judges.judges import NO_JUDGES, Judges
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import load_tasks
-from mergebench_ray.tasks.scored_task import ScoredTask, Split, items_digest
+from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
 from mergebench_ray.weights.checkpoint_weights import checkpoint_in_memory
 from mergebench_ray.weights.manifest import WeightManifest
 

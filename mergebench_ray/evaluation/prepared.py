@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
 
+from mergebench_ray.config.fields import Split
 from mergebench_ray.engines import Generation, GenerationRequest, Likelihood, LoglikelihoodRequest, Request, VLLMEngine
 from mergebench_ray.engines.tokens import encode_texts
 from mergebench_ray.errors import InputError
@@ -22,7 +23,7 @@ from mergebench_ray.evaluation.grading import Answer, grade, graded_apart, item_
 from mergebench_ray.judges.judges import NO_JUDGES, Judged, Judges, judge_responses
 from mergebench_ray.scores import ItemRow, Scores, TaskScore, combine_tasks, task_names
 from mergebench_ray.tasks.generation_options import read_generation_options
-from mergebench_ray.tasks.scored_task import Item, ScoredTask, Split
+from mergebench_ray.tasks.scored_task import Item, ScoredTask
 from mergebench_ray.tasks.task_files import Verdict
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import ray
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import EngineOptions, Suite
+from mergebench_ray.config.fields import Split
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model
@@ -29,7 +30,7 @@ from mergebench_ray.judges.judge_engine import (
 )
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import chosen_domains, needed_judge
-from mergebench_ray.tasks.scored_task import ScoredTask, Split
+from mergebench_ray.tasks.scored_task import ScoredTask
 from mergebench_ray.tasks.task_files import find_task_file, nearest, task_manager
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.runs.leaderboard import describe, distinct, leaderboard, on_split, with_error
 from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary
-from mergebench_ray.runs.trials import Split, Trial, is_known
+from mergebench_ray.runs.trials import Trial, is_known
 
 INK, GRID, FAINT = "#22272e", "#e6e8eb", "#8b949e"
 BEST = "#111111"
@@ -33,7 +34,7 @@ def leaderboard_chart(run: RunSummary) -> go.Figure | None:
     if not models:
         return None
     models.reverse()
-    splits: tuple[Split, ...] = ("validation", "test") if run.final_split == "test" else ("validation",)
+    splits: tuple[Split, ...] = SPLITS if run.final_split == "test" else ("validation",)
     figure = go.Figure()
     for split in splits:
         offset = 0.0 if len(splits) == 1 else (0.14 if split == "test" else -0.14)

@@ -11,6 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from mergebench_ray.config import Sweep
+from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.errors import InputError
 from mergebench_ray.report import charts
 from mergebench_ray.report.method_charts import methods_chart
@@ -160,7 +161,7 @@ def _facts(found: Run) -> list[tuple[str, Any]]:
     facts = _sweep_facts(found.sweep) if found.sweep is not None else []
     if found.notes:
         facts.append(("notes", "\n".join(found.notes)))
-    for split in ("validation", "test"):
+    for split in SPLITS:
         counts = {d: r.items for t in run.trials if t.split == split for d, r in t.domains.items()}
         if counts:
             items = ", ".join(f"{domain} {counts[domain]}" for domain in sorted(counts))

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mergebench_ray.runs.trials import Split, Trial, is_known
+from mergebench_ray.config.fields import Split
+from mergebench_ray.runs.trials import Trial, is_known
 
 MISSING = "–"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergebench_ray.config import Sweep
+from mergebench_ray.config.fields import Split
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import (
@@ -134,7 +135,7 @@ def _is_only_begun(path: Path) -> bool:
 
 
 def check_same_items(
-    folder: Path, trials: Iterable[Trial], items: Mapping[str, str], as_earlier: Mapping[str, str]
+    folder: Path, trials: Iterable[Trial], items: Mapping[Split, str], as_earlier: Mapping[Split, str]
 ) -> None:
     """Refuse to go on where data, the suite, or what a judge depends on have changed since a run's trials were scored.
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mergebench_ray.config.fields import Split
 from mergebench_ray.runs.leaderboard import best_candidate, describe, on_split, with_error
-from mergebench_ray.runs.trials import Split, Trial, is_known
+from mergebench_ray.runs.trials import Trial, is_known
 from mergebench_ray.scores import recovered
 
 METHOD_COLOURS = (

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
+from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import remove_leftovers, whole_file
 from mergebench_ray.runs.columns import column_order, typed_array
@@ -24,7 +25,6 @@ from mergebench_ray.runs.parquet import read_parquet
 from mergebench_ray.scores import DomainScore
 
 Role = Literal["base", "specialist", "average", "reference", "candidate"]
-Split = Literal["validation", "test"]
 Coefficient = float | list[float]
 
 COEFFICIENTS = "scaling_coef"
@@ -98,7 +98,7 @@ class Trial:
     optuna_parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.role not in get_args(Role) or self.split not in get_args(Split):
+        if self.role not in get_args(Role) or self.split not in SPLITS:
             raise ValueError(f"role {self.role!r} or split {self.split!r} is not one of {Role}, {Split}")
         if self.started.tzinfo is None or self.finished.tzinfo is None:
             raise ValueError("started and finished need a time zone (UTC)")

@@ -12,9 +12,10 @@ from typing import Any
 import ray
 
 from mergebench_ray.config import Recipe
+from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import parse_error_lines
-from mergebench_ray.runs.trials import COEFFICIENTS, Role, Split, Trial, TrialStore, engine_names
+from mergebench_ray.runs.trials import COEFFICIENTS, Role, Trial, TrialStore, engine_names
 from mergebench_ray.scores import DomainScore, Scores, check_references, normalised_average
 from mergebench_ray.search.scorer import Measurement
 from mergebench_ray.search.session import Session

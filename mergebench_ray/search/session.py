@@ -14,6 +14,7 @@ import ray
 from mergebench_ray.bank import Bank, Calibrator, compiled_ahead
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Suite, Sweep
+from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
 from mergebench_ray.judges.judges import Judges
 from mergebench_ray.placement import engines_per_candidate
@@ -104,7 +105,7 @@ def open_session(
         stats = ray.get([evaluator.start.remote() for evaluator in evaluators])
         ray.get([evaluator.connect.remote(bank.localise) for evaluator in evaluators])
         # Builds and tokenises the items of both splits, once.
-        ray.get([evaluator.items_digest.remote(split) for evaluator in evaluators for split in ("validation", "test")])
+        ray.get([evaluator.items_digest.remote(split) for evaluator in evaluators for split in SPLITS])
         yield Session(
             bank=bank,
             scorer=start_scorer(bank, evaluators, engines_per_candidate(sweep)),

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 from lm_eval.api.task import Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.tasks import TaskManager
 
+from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.config.suite import Suite, TaskSettings
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
@@ -33,7 +34,7 @@ from mergebench_ray.tasks.generation_options import read_generation_options
 from mergebench_ray.tasks.local_data import check_data_files, dataset_id, local_datasets, local_source
 from mergebench_ray.tasks.metrics import check_metrics_and_filters, find_direction, try_metric
 from mergebench_ray.tasks.protocol import cluster_key, data_split, in_split, overrides
-from mergebench_ray.tasks.scored_task import Item, JudgedBy, ScoredTask, Split
+from mergebench_ray.tasks.scored_task import Item, JudgedBy, ScoredTask
 from mergebench_ray.tasks.task_files import (
     find_task_file,
     import_functions,
@@ -67,8 +68,8 @@ def load_tasks(
         InputError: unknown task, metric or domain; a task without that split; programs that are not allowed to run or
             cannot be isolated; data that is missing or lacks a field. All task files are checked before any data.
     """
-    if split not in get_args(Split):
-        raise InputError(f"split {split!r}: choose one of {', '.join(get_args(Split))}")
+    if split not in SPLITS:
+        raise InputError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
     manager = task_manager(suite)
     wanted = [
         (domain, name, settings)

@@ -6,15 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
 from mergebench_ray.scores import counted_label
 from mergebench_ray.tasks.task_files import BatchScorer, VerdictScorer
-
-Split = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 
 from mergebench_data import COUNT, DATA_SETS, LANGUAGES, write_data
 from mergebench_ray.config import Domain, Suite
+from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.config.suite import Decoding
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
@@ -18,12 +19,11 @@ from mergebench_ray.evaluation import Evaluator
 from mergebench_ray.evaluation.grading import grade, task_estimate
 from mergebench_ray.scores import DomainScore, TaskScore, average_score, combine_tasks
 from mergebench_ray.tasks.loading import load_tasks
-from mergebench_ray.tasks.scored_task import ScoredTask, Split, items_digest
+from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
 from task_files import write_lines
 
 SUITES = ("mergebench", "mergebench-published-proxies")
 ENGINE_LENGTH = 1024  # of the session's engine
-SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,14 @@ import functools
 import pytest
 
 from mergebench_ray.config import Suite
+from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import grade, task_estimate
 from mergebench_ray.tasks.loading import load_tasks
-from mergebench_ray.tasks.scored_task import ScoredTask, Split, items_digest
+from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
 
 DOMAINS = ["coding", "instruction", "math", "multilingual", "safety"]
-SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 @functools.cache

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from mergebench_ray.config import Recipe
+from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
-from mergebench_ray.runs.trials import Split, Trial, TrialStore
+from mergebench_ray.runs.trials import Trial, TrialStore
 from mergebench_ray.scores import DomainScore, Scores
 from mergebench_ray.search.records import Records
 from mergebench_ray.search.scorer import Measurement
