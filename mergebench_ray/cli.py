@@ -41,7 +41,11 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def main() -> NoReturn:
-    """Run a command: exit status 0 if done, 2 if the input was wrong (one line says how), 1 for anything else."""
+    """Run a command.
+
+    Exit status 0 if done, 2 if the input was wrong (one line says how), 128 and the signal's number if one ended it, 1
+    for anything else.
+    """
     interrupts.install()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
@@ -66,7 +70,7 @@ def main() -> NoReturn:
             _stop(None, 1)
         status = _INTERRUPTED
     if status == _INTERRUPTED:
-        _stop("stopped", interrupts.STATUS)
+        _stop("stopped", interrupts.status())
     _stop(None, status if isinstance(status, int) else 0)
 
 

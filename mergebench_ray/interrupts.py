@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP end a command alike: one line, exit status 1, what is finished is kept.
+"""Ctrl-C, SIGTERM and SIGHUP end a command alike: one line, what is finished is kept, exit status 128 + signal.
 
 `install` comes before every slow import, so this module imports nothing that is slow itself.
 """
@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-STATUS = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN_SECONDS = 0.1
 
@@ -26,6 +25,7 @@ class _State:
     installed = False
     must_clean_up = False
     received = 0
+    number: int = signal.SIGINT  # the signal that asked this process to end first
 
 
 def install() -> None:
@@ -55,6 +55,11 @@ def leave() -> None:
 def received() -> bool:
     """Whether a signal asked this process to end."""
     return _State.received > 0
+
+
+def status() -> int:
+    """Exit status of a process that a signal ended, as shells count them: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + _State.number
 
 
 @contextmanager
@@ -87,6 +92,8 @@ def _take_signals() -> None:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     _State.received += 1
+    if _State.received == 1:
+        _State.number = number
     if not _State.must_clean_up:
         _end()
     if _State.received == 1:
@@ -100,7 +107,7 @@ def _end() -> None:
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     _say("stopped")
-    os._exit(STATUS)
+    os._exit(status())
 
 
 def _say(line: str) -> None:
@@ -115,6 +122,6 @@ def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(unraisable)
         return
     _State.received = 0
-    timer = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    timer = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.main_thread().ident, _State.number))
     timer.daemon = True
     timer.start()

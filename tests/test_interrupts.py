@@ -61,7 +61,7 @@ def test_a_signal_in_the_middle_of_an_import_ends_in_one_line(number: signal.Sig
     )
     time.sleep(0.3)
     process.send_signal(number)
-    assert end(process) == (1, "", "stopped\n")
+    assert end(process) == (128 + number, "", "stopped\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -71,7 +71,7 @@ def test_a_command_ends_in_one_line(number: signal.Signals, tmp_path: Path, monk
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
     process = begin("-m", "mergebench_ray", "methods")
     process.send_signal(number)
-    assert end(process) == (1, "", "stopped\n")
+    assert end(process) == (128 + number, "", "stopped\n")
 
 
 def test_what_must_be_cleaned_up_is_and_a_second_signal_does_not_disturb_it() -> None:
@@ -141,7 +141,7 @@ finally:
     )
     process.send_signal(signal.SIGINT)
     status, out, err = end(process)
-    assert (status, out) == (1, "")
+    assert (status, out) == (128 + signal.SIGINT, "")
     assert err.splitlines()[-1] == "stopped"
 
 

@@ -201,7 +201,7 @@ def _one_of_each(corners: Iterable[tuple[str, dict[str, Any]]]) -> list[tuple[st
 def _keep_what_is_there(error: BaseException, run: RunFolder, store: TrialStore, view: LiveView) -> None:
     """Say how to go on, keep the traceback of an internal fault, and report on the trials that were finished."""
     if isinstance(error, KeyboardInterrupt):
-        view.finished([f"stopped; finished trials are kept, go on with the same command and --resume: {run.path}"])
+        view.finished([f"finished trials are kept: go on with the same command and --resume, in {run.path}"])
     elif not isinstance(error, InputError):
         logging.getLogger(__name__).error("the run stopped", exc_info=error)
     if store.trials():

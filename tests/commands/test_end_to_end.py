@@ -159,8 +159,9 @@ def kill(pid: int) -> None:
 
 
 def test_sigterm_ends_all_children_and_keeps_results(story: Story) -> None:
-    assert story.status_after_interrupt == 1
+    assert story.status_after_interrupt == 128 + signal.SIGTERM
     assert story.output_after_interrupt.splitlines()[-1] == "stopped"
+    assert story.output_after_interrupt.count("stopped") == 1
     assert "--resume" in story.output_after_interrupt
     assert "Traceback" not in story.output_after_interrupt
     assert story.left_after_interrupt == []
