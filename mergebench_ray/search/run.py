@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -138,6 +139,8 @@ def search(
     )
     trainable = tune.with_parameters(CandidateTrial, scorer=session.scorer)
     os.environ.update(_TUNE_SETTINGS)
+    # What Tune warns of could leak is the session's, which ends with the block it is in.
+    warnings.filterwarnings("ignore", "fail_fast='raise' detected")
     with tempfile.TemporaryDirectory(prefix="mergebench_ray-tune-") as folder:
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": _TRIAL_CPUS}),
