@@ -4,39 +4,81 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from mergebench_ray.commands.terminal.options import Json, LocalData, parse_pairs
+from mergebench_ray.commands.terminal.options import Json, LocalData, method_completions, parse_pairs
+
+if TYPE_CHECKING:
+    from mergebench_ray.methods import Method
 
 
-def methods(as_json: Json = False) -> None:
-    """List the merging methods and their hyper-parameters."""
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Everything about this one.", autocompletion=method_completions)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the merging methods, or say what one does, where it comes from and which hyper-parameters it takes."""
     from mergebench_ray.methods import get_method, method_names
 
-    found = [get_method(name) for name in method_names()]
+    found = [get_method(one) for one in (method_names() if name is None else [name])]
     if as_json:
-        listing = [
-            {
-                "name": method.name,
-                "summary": method.summary,
-                "source": method.source,
-                "parameters": method.Parameters.model_json_schema(),
-            }
-            for method in found
-        ]
-        typer.echo(json.dumps(listing, indent=2))
-        return
+        listing = [_as_json(method) for method in found]
+        typer.echo(json.dumps(listing if name is None else listing[0], indent=2))
+    elif name is not None:
+        for line in _details(found[0]):
+            typer.echo(line)
+    else:
+        Console().print(_method_table(found))
+
+
+def _as_json(method: Method) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "summary": method.summary,
+        "source": method.source,
+        "parameters": method.Parameters.model_json_schema(),
+    }
+
+
+def _method_table(found: Iterable[Method]) -> Table:
     table = Table(title="Merging methods")
     for column in ("method", "what it does", "hyper-parameters (default)"):
         table.add_column(column)
     for method in found:
         fields = method.Parameters.model_fields.items()
         table.add_row(method.name, method.summary, "\n".join(f"{name} ({field.default})" for name, field in fields))
-    Console().print(table)
+    return table
+
+
+def _details(method: Method) -> list[str]:
+    lines = [f"{method.name}: {method.summary}", f"source: {method.source}"]
+    schemas = method.Parameters.model_json_schema().get("properties", {})
+    for name, schema in schemas.items():
+        lines += ["", f"{name} (default {json.dumps(schema.get('default'))}): {schema.get('description', '')}".rstrip()]
+        lines.append(f"    {', or '.join(map(_allowed, schema.get('anyOf', [schema])))}")
+    return lines if schemas else [*lines, "no hyper-parameters"]
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """In words, what the JSON schema of a hyper-parameter lets through."""
+    if "enum" in schema:
+        return " or ".join(map(str, schema["enum"]))
+    kind = schema.get("type")
+    if kind == "object":
+        of_groups = "anyOf" in schema.get("additionalProperties", {})
+        return "such a number for each specialist" + (", or a list of them for its layer groups" if of_groups else "")
+    if kind not in ("number", "integer"):
+        return {"boolean": "true or false", "string": "a text"}.get(str(kind), str(kind))
+    words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "up to", "exclusiveMaximum": "below"}
+    numbers = {key: schema[key] for key in words if key in schema}
+    bounds = [f"{words[key]} {one if isinstance(one, int) else format(one, 'g')}" for key, one in numbers.items()]
+    return " ".join(["a whole number" if kind == "integer" else "a number", *bounds])
 
 
 def suites(as_json: Json = False) -> None:

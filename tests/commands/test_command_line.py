@@ -1,0 +1,67 @@
+"""What a shell's user tries first: version, help, the Tab key, one method."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from command_line import CommandLine
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    return CommandLine(capsys, monkeypatch)
+
+
+def test_the_version_is_the_packages(run: CommandLine) -> None:
+    finished = run("--version")
+    assert (finished.status, finished.out) == (0, f"mergebench-ray {version('mergebench_ray')}\n")
+
+
+@pytest.mark.parametrize("command", [[], ["tune"], ["data", "check"]])
+def test_every_command_takes_h_for_help(run: CommandLine, command: list[str]) -> None:
+    short, long = run(*command, "-h"), run(*command, "--help")
+    assert short.status == long.status == 0
+    assert short.out == long.out
+    assert "Usage" in short.out
+
+
+def test_one_method_is_shown_with_its_source_and_what_its_hyper_parameters_may_be(run: CommandLine) -> None:
+    finished = run("methods", "ties")
+    assert finished.status == 0
+    assert "arXiv 2306.01708" in finished.out
+    assert (
+        "density (default 0.2): Share of each task vector that is kept.\n    a number above 0 up to 1\n" in finished.out
+    )
+    assert (
+        "from -2 up to 3, or such a number for each specialist, or a list of them for its layer group" in finished.out
+    )
+    assert "sum or mean or max" in finished.out
+    assert json.loads(run("methods", "ties", "--json").out)["name"] == "ties"
+
+
+def test_a_method_that_does_not_exist_is_refused_with_the_nearest_name(run: CommandLine) -> None:
+    assert "'ties'" in run.refused("methods", "tise")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("methods t", "task_arithmetic ties"), ("evaluate x --suite smol", "smollm2-mini"), ("do", "doctor")],
+)
+def test_the_shell_completes_commands_methods_and_suites(words: str, expected: str) -> None:
+    line = f"mergebench-ray {words}"
+    asked = {
+        "_MERGEBENCH_RAY_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
+    }
+    program = "import sys; sys.argv = ['mergebench-ray']; from mergebench_ray.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **asked}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == expected.split()
