@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 _MAX_CHARACTERS = 1500
 _MAX_WORD = 300
+_MAX_NAMES = 20
 
 
 class InputError(ValueError):
@@ -27,3 +31,13 @@ def _shortened(text: str, most: int) -> str:
 def printable(text: str) -> str:
     """Text with everything escaped that a terminal or a page would obey instead of showing it, line breaks too."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known names that are closest to one that is not known, or some of all, as the hint that ends an error."""
+    names = sorted(map(str, known))
+    if not names:
+        return "there are none"
+    if close := get_close_matches(name, names, n=3):
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"known: {', '.join(names[:_MAX_NAMES])}{', ...' if len(names) > _MAX_NAMES else ''}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from mergebench_ray.config.storage_url import hide_passwords_in
 from mergebench_ray.config.yaml_reader import MAX_BYTES, YAMLReadError, dump_yaml, load_yaml
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.files import open_regular
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -132,10 +131,7 @@ def _known_keys(model: type[BaseModel], location: Sequence[str]) -> str:
     for part in location[:-1]:
         owner = _below(owner, part)
     fields = [name for one in _models(owner) for name in one.model_fields]
-    if not fields:
-        return "remove it"
-    close = get_close_matches(location[-1], fields, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known keys here: {', '.join(fields)}"
+    return nearest(location[-1], fields) if fields else "remove it"
 
 
 def _below(annotation: Any, part: str) -> Any:

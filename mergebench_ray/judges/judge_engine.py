@@ -16,9 +16,9 @@ from mergebench_ray.checkpoints.digest import canonical_digest
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.engines import GenerationRequest, VLLMEngine
 from mergebench_ray.engines.tokens import encode_texts
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.judges.parsers import PARSERS, Parser, read_answer
-from mergebench_ray.tasks.task_files import Verdict, find_function, nearest
+from mergebench_ray.tasks.task_files import Verdict, find_function
 
 Pair = tuple[str, str]
 """A request and the response to it."""

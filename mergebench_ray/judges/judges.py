@@ -19,7 +19,7 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.judges.judge_engine import (
     FoundJudge,
     JudgedPairs,
@@ -31,7 +31,7 @@ from mergebench_ray.judges.judge_engine import (
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import chosen_domains, needed_judge
 from mergebench_ray.tasks.scored_task import ScoredTask
-from mergebench_ray.tasks.task_files import find_task_file, nearest, task_manager
+from mergebench_ray.tasks.task_files import find_task_file, task_manager
 
 
 class Judged(NamedTuple):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mergebench_ray.config.yaml_files import parse_model
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.methods.base import Method, MethodParameters
 
 MethodT = TypeVar("MethodT", bound=type[Method])
@@ -53,12 +52,10 @@ def get_method(name: str) -> Method:
     Raises:
         InputError: naming the closest known method.
     """
-    names = method_names()
-    if name in _methods:
-        return _methods[name]
-    close = get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known methods: {', '.join(names)}"
-    raise InputError(f"unknown method {name!r}; {hint}")
+    _scan()
+    if name not in _methods:
+        raise InputError(f"unknown method {name!r}; {nearest(name, _methods)}")
+    return _methods[name]
 
 
 def parse_parameters(method: str, parameters: Mapping[str, Any]) -> MethodParameters:

@@ -7,13 +7,12 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from typing import Any
 
 import optuna
 
 from mergebench_ray.config import Choices, Range, Sweep
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.search.space import Space
 
 _MOST = 1_000_000  # of an option, and of the candidates that a sampler would write down one by one
@@ -31,9 +30,7 @@ def make_sampler(name: str, seed: int, options: Mapping[str, Any]) -> optuna.sam
     kind = getattr(optuna.samplers, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, optuna.samplers.BaseSampler)):
         known = [key for key in optuna.samplers.__all__ if key.endswith("Sampler")]
-        close = get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-        raise InputError(f"search.sampler = {name!r:.80}: no such Optuna sampler; {hint}")
+        raise InputError(f"search.sampler = {name!r:.80}: no such Optuna sampler; {nearest(name, known)}")
     accepted = inspect.signature(kind).parameters
     seeded = {"seed": seed} if "seed" in accepted and "seed" not in options else {}
     kind = {"GridSampler": _Grid, "BruteForceSampler": _BruteForce}.get(name, kind)

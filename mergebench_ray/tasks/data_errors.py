@@ -14,8 +14,7 @@ from jinja2 import meta, nodes
 from lm_eval.utils import apply_template
 from lm_eval.utils import env as template_environment
 
-from mergebench_ray.errors import InputError
-from mergebench_ray.tasks.task_files import nearest
+from mergebench_ray.errors import InputError, nearest
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix", "description")
 

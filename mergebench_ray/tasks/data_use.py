@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mergebench_ray.config import CalibrationSource, Suite
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.tasks.local_data import dataset_id
-from mergebench_ray.tasks.task_files import nearest, task_manager
+from mergebench_ray.tasks.task_files import task_manager
 
 
 def check_data_is_used(

@@ -19,7 +19,7 @@ from lm_eval.tasks import TaskManager
 from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.config.suite import Suite, TaskSettings
 from mergebench_ray.config.sweep import EvaluationOptions
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.scores import check_directions
 from mergebench_ray.tasks.code_execution import check_code_execution
 from mergebench_ray.tasks.data_errors import (
@@ -40,7 +40,6 @@ from mergebench_ray.tasks.task_files import (
     import_functions,
     load_task,
     metadata_function,
-    nearest,
     quiet_lm_eval,
     task_manager,
 )

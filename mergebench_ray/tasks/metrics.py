@@ -18,8 +18,7 @@ from lm_eval.api.registry import (
 )
 from lm_eval.api.task import ConfigurableTask, Task
 
-from mergebench_ray.errors import InputError
-from mergebench_ray.tasks.task_files import nearest
+from mergebench_ray.errors import InputError, nearest
 
 # lm-eval's aggregations whose values are not from 0 to 1, and the values that they have.
 _OTHER_RANGES = {

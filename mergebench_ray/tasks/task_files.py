@@ -8,8 +8,7 @@ import importlib
 import importlib.util
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +19,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from mergebench_ray.config.suite import Suite
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, nearest
 
 Verdict = Mapping[str, bool | None]
 """What a judge says of an answer: question -> truth, None for a question that does not apply."""
@@ -168,14 +167,3 @@ def quiet_lm_eval() -> Iterator[None]:
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names that are closest to one that is not, for an error."""
-    names = sorted(map(str, known))
-    if not names:
-        return "there are none"
-    close = get_close_matches(name, names, n=3)
-    if close:
-        return f"did you mean {' or '.join(repr(one) for one in close)}?"
-    return f"known: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"

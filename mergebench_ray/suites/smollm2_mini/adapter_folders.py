@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mergebench_ray.config import Suite
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.files import check_writable
 from mergebench_ray.suites.smollm2_mini import NAME
 
@@ -22,7 +22,7 @@ def checked_adapters(out: Path, domains: Sequence[str] | None) -> dict[str, Path
     chosen = list(known) if domains is None else domains
     for domain in chosen:
         if domain not in known:
-            raise InputError(f"suite {NAME} has no domain {domain!r}: choose from {', '.join(known)}")
+            raise InputError(f"suite {NAME} has no domain {domain!r}; {nearest(domain, known)}")
         folder = out / domain
         if folder.exists() and not (folder / "adapter_model.safetensors").is_file():
             raise InputError(f"{folder} exists and is no adapter: choose another --out or remove it")
