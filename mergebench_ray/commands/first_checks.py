@@ -24,7 +24,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_file, check_new_folder
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.ray_address import check_ray
-from mergebench_ray.runs.run_folder import check_run_folder
+from mergebench_ray.runs.opening import check_run_folder
 from mergebench_ray.search.checks import check_sweep
 
 DTYPE = "bfloat16"  # of every merged model

@@ -8,8 +8,9 @@ from pathlib import Path
 from mergebench_ray.errors import InputError
 from mergebench_ray.report.method_table import methods_csv, methods_latex, methods_markdown
 from mergebench_ray.report.own_output import check_outputs, write_output
-from mergebench_ray.report.pages import REPORT_FILE, comparison_page, run_page
+from mergebench_ray.report.pages import comparison_page, run_page
 from mergebench_ray.runs.comparison import compare, read_runs
+from mergebench_ray.runs.run_folder import RunFolder
 
 
 def report(
@@ -39,7 +40,7 @@ def report(
     if not runs:
         raise InputError("give the folder of at least one run")
     found = read_runs(runs)
-    page_file = out or (runs[0] / REPORT_FILE if len(runs) == 1 else Path(REPORT_FILE))
+    page_file = out or RunFolder(runs[0] if len(runs) == 1 else Path()).report_file
     given = {"out": page_file, "csv": csv, "markdown": markdown, "latex": latex}
     paths = {option: path for option, path in given.items() if path is not None}
     check_outputs(paths, runs)

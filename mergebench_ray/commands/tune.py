@@ -30,7 +30,8 @@ from mergebench_ray.methods import complete_parameters, get_method, parse_parame
 from mergebench_ray.placement import make_plan
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.leaderboard import best_candidate, best_of_each_method, with_error
-from mergebench_ray.runs.run_folder import RunFolder, check_same_items, open_run
+from mergebench_ray.runs.opening import check_same_items, open_run
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, write_questions
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.records import AVERAGE, AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
@@ -104,13 +105,13 @@ def tune(
         raise InputError(f"sweep {checked.name}: {plan.problem}")
     calibration = _calibration(checked, suite, models, space)
     if checked.search.storage is not None:
-        open_storage(folder, checked.search)  # makes its tables, before there is a folder
+        open_storage(RunFolder(folder), checked.search)  # makes its tables, before there is a folder
     with (
         open_run(folder, checked, resume=resume) as run,
         _log_to(run.log_file, checked.search.storage),
         _full_disk_explained(run),
     ):
-        open_storage(run.path, checked.search)
+        open_storage(run, checked.search)
         run.write_plan(plan)
         store = TrialStore(run.path)
         items, as_earlier = (
@@ -164,9 +165,9 @@ def _run(
     for note in models.notes:
         view.note(note)
     with (
-        running_judges(models.judges, sweep.engine, run.path) as judges,
+        running_judges(models.judges, sweep.engine, run.judge_log) as judges,
         open_session(
-            sweep, suite, models.base, models.specialists, warm_up, run.path, calibration, judges, report
+            sweep, suite, models.base, models.specialists, warm_up, run, calibration, judges, report
         ) as session,
     ):
         view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")
@@ -240,9 +241,9 @@ def _finish(
 
 
 def _write_best(session: Session, recipe: Recipe, models: Models, store: TrialStore, run: RunFolder) -> None:
-    if (run.best_folder / "model").exists():
+    if run.model_folder.exists():
         return
-    with whole_file(run.best_folder / "recipe.yaml") as temporary:
+    with whole_file(run.recipe_file) as temporary:
         temporary.write_text(recipe.to_yaml())
     scores = {
         trial.label: {domain: (result.score, result.standard_error) for domain, result in trial.domains.items()}
@@ -250,7 +251,7 @@ def _write_best(session: Session, recipe: Recipe, models: Models, store: TrialSt
         if trial.split == "test"
     }
     card = model_card(recipe, scores, models.notes)
-    write_merged(run.best_folder / "model", session.bank, models.base, card)
+    write_merged(run.model_folder, session.bank, models.base, card)
 
 
 def _summary(result: TuneResult) -> list[str]:
@@ -264,8 +265,8 @@ def _summary(result: TuneResult) -> list[str]:
         f"best of {count} candidates on validation: {result.best.label}, normalised average {_value(result.best)}",
         f"on test: {_value(result.test)}; {AVERAGE} {_value(average)}; {SIMPLE} {_value(simple)}",
         f"vLLM computed {result.engine_share:.0%} of the time since it was up",
-        f"model: {result.folder / 'best' / 'model'}",
-        f"report: {result.folder / 'report.html'}",
+        f"model: {RunFolder(result.folder).model_folder}",
+        f"report: {RunFolder(result.folder).report_file}",
     ]
 
 

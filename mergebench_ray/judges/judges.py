@@ -179,7 +179,7 @@ class RemoteJudge:
 
 @contextlib.contextmanager
 def running_judges(
-    found: Mapping[str, FoundJudge], engine_options: EngineOptions, log_folder: Path | None = None
+    found: Mapping[str, FoundJudge], engine_options: EngineOptions, log_file: Callable[[str], Path] | None = None
 ) -> Iterator[Judges]:
     """Start the judges, each in an actor of its own; they end with the block.
 
@@ -189,7 +189,7 @@ def running_judges(
     Args:
         found: the judges.
         engine_options: of the engines that answer, which take GPUs too.
-        log_folder: for vLLM's logs; None drops them.
+        log_file: judge -> file for what its vLLM says; None drops it.
 
     Raises:
         InputError: if the cluster has too few GPUs for engines and judges.
@@ -201,10 +201,8 @@ def running_judges(
     try:
         for name, one in found.items():
             options = EngineOptions(**one.judge.model_dump(include=_ENGINE_SETTINGS))
-            log_file = None if log_folder is None else log_folder / f"judge-{name}.log"
-            make_engine = functools.partial(
-                VLLMEngine, one.checkpoint.folder, options, one.max_model_len, log_file=log_file
-            )
+            log = None if log_file is None else log_file(name)
+            make_engine = functools.partial(VLLMEngine, one.checkpoint.folder, options, one.max_model_len, log_file=log)
             actor_class = ray.remote(JudgeEngine).options(
                 num_cpus=0,
                 num_gpus=one.num_gpus if gpus else 0,

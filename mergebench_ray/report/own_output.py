@@ -12,8 +12,7 @@ from pathlib import Path
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_replaceable_file, open_regular, whole_file
-from mergebench_ray.runs.forgetting import FORGETTING_FOLDER
-from mergebench_ray.runs.trials import ITEMS_FOLDER, TRIALS_FILE
+from mergebench_ray.runs.run_folder import RunFolder
 
 HTML_MARK = '<meta name="generator" content="mergebench-ray report">'
 MARKDOWN_MARK = "| place | method |"
@@ -28,8 +27,6 @@ _MARKS: Mapping[str, Sequence[str]] = {
 }
 _DIGEST_COLUMN = b",report_digest"
 _COMMENTS = {"markdown": (b"\n<!-- mergebench-ray report ", b" -->\n"), "latex": (b"% mergebench-ray report ", b"\n")}
-_FILES_OF_A_RUN = {TRIALS_FILE, "sweep.yaml", "plan.json", "study.db", "run.log", "run_id", ".lock"}
-_FOLDERS_OF_A_RUN = {ITEMS_FOLDER, FORGETTING_FOLDER, "best"}
 
 
 def check_outputs(paths: Mapping[str, Path], runs: Sequence[Path]) -> None:
@@ -51,7 +48,7 @@ def check_outputs(paths: Mapping[str, Path], runs: Sequence[Path]) -> None:
             raise InputError(f"{path}: both --{seen[target]} and --{option} name it; name two files")
         seen[target] = option
         for run in runs:
-            if _is_part_of(target, run.resolve()):
+            if RunFolder(run).holds(target):
                 raise InputError(f"{path} is for the run {run} itself: choose another --{option}")
         if target.exists() and not _is_own(target, option):
             raise InputError(
@@ -74,13 +71,6 @@ def write_output(path: Path, text: str, option: str) -> Path:
     with whole_file(path.resolve()) as temporary:
         temporary.write_bytes(_sealed(text.encode("utf-8", "backslashreplace"), option))
     return path
-
-
-def _is_part_of(target: Path, run: Path) -> bool:
-    if not target.is_relative_to(run):
-        return False
-    first, *others = target.relative_to(run).parts
-    return first in _FOLDERS_OF_A_RUN or (not others and (first in _FILES_OF_A_RUN or first.startswith("engine-")))
 
 
 def _is_own(path: Path, option: str) -> bool:

@@ -21,10 +21,9 @@ from mergebench_ray.report.own_output import check_outputs, write_output
 from mergebench_ray.report.page import Cell, Charts, Section, page_html, table_html
 from mergebench_ray.runs.comparison import MethodRow, Run, compare, wall_seconds
 from mergebench_ray.runs.leaderboard import MISSING, describe, with_error
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary, method_colours, within_errors
 from mergebench_ray.runs.trials import Trial, is_known
-
-REPORT_FILE = "report.html"
 
 
 def write_report(run_folder: Path, out: Path | None = None) -> Path:
@@ -40,7 +39,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     Raises:
         InputError: if the folder holds no trials, or they are damaged.
     """
-    path = out or run_folder / REPORT_FILE
+    path = out or RunFolder(run_folder).report_file
     page = run_page(Run.read(run_folder))
     check_outputs({"out": path}, [run_folder])
     return write_output(path, page, "out")

@@ -9,15 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
-
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import open_regular
 from mergebench_ray.runs.forgetting import Forgetting, read_forgetting
 from mergebench_ray.runs.leaderboard import best_of_each_method, describe, on_split
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.summary import RunSummary
-from mergebench_ray.runs.trials import TRIALS_FILE, Trial, is_known, read_trials
+from mergebench_ray.runs.trials import Trial, is_known, read_trials
 
 
 @dataclass(frozen=True)
@@ -47,33 +45,15 @@ class Run:
         Raises:
             InputError: if it holds no trials, or any of its files is damaged.
         """
+        paths = RunFolder(folder)
         trials = read_trials(folder)
         if not trials:
             raise InputError(
-                f"{folder / TRIALS_FILE}: no model has been scored yet; wait for the first, or resume the run"
+                f"{paths.trials_file}: no model has been scored yet; wait for the first, or resume the run"
             )
-        sweep_file = folder / "sweep.yaml"
-        sweep = Sweep.from_yaml(sweep_file) if os.path.lexists(sweep_file) else None
+        sweep = Sweep.from_yaml(paths.sweep_file) if os.path.lexists(paths.sweep_file) else None
         name = sweep.name if sweep else folder.resolve().name
-        return cls(name, folder, sweep, RunSummary.of(trials), read_forgetting(folder, trials), _notes(folder))
-
-
-class _Plan(BaseModel):
-    """What is read of a run's plan.json."""
-
-    notes: list[str] = []
-
-
-def _notes(folder: Path) -> tuple[str, ...]:
-    path = folder / "plan.json"
-    try:
-        with open_regular(path) as stream:
-            return tuple(_Plan.model_validate_json(stream.read(), strict=True).notes)
-    except FileNotFoundError:
-        return ()
-    except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
-        raise InputError(f"{path}: damaged, cannot be read as a plan ({reason}); restore it, or remove it") from error
+        return cls(name, folder, sweep, RunSummary.of(trials), read_forgetting(folder, trials), paths.read_notes())
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

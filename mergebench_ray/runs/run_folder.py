@@ -1,34 +1,20 @@
-"""A run's folder: one process at a time works in it, and it is only resumed with the sweep that began it."""
+"""What a run's folder holds: every file name of it is here, and nowhere else."""
 
 from __future__ import annotations
 
-import fcntl
-import json
 import re
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mergebench_ray.config import Sweep
-from mergebench_ray.config.fields import Split
-from mergebench_ray.config.yaml_files import to_yaml
+from pydantic import BaseModel, ValidationError
+
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import (
-    check_new_folder,
-    check_writable,
-    explain_refusals,
-    open_regular,
-    remove_leftovers,
-    whole_file,
-)
+from mergebench_ray.files import open_regular, whole_file
 
 if TYPE_CHECKING:  # a wrong --out is refused before these are imported
+    from mergebench_ray.config import Sweep
     from mergebench_ray.placement import Plan
-    from mergebench_ray.runs.trials import Trial
 
-_LOCK = ".lock"
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -48,19 +34,97 @@ class RunFolder:
         return self.path / "sweep.yaml"
 
     @property
+    def plan_file(self) -> Path:
+        """What the run takes, and notes about its models."""
+        return self.path / "plan.json"
+
+    @property
+    def study_file(self) -> Path:
+        """The Optuna study, unless the sweep names another storage."""
+        return self.path / "study.db"
+
+    @property
+    def trials_file(self) -> Path:
+        """A row per scored model."""
+        return self.path / "trials.parquet"
+
+    @property
+    def items_folder(self) -> Path:
+        """What the models answered, and what they were asked."""
+        return self.path / "items"
+
+    def items_file(self, digest: str, split: str) -> Path:
+        """The scored items of a model on a split."""
+        return self.items_folder / f"{digest}-{split}.parquet"
+
+    def questions_file(self, split: str) -> Path:
+        """What the items of a split ask, once for all models."""
+        return self.items_folder / f"questions-{split}.parquet"
+
+    @property
+    def forgetting_folder(self) -> Path:
+        """What models scored on tasks of no domain: NAME.json, as `evaluate --out` writes it."""
+        return self.path / "forgetting"
+
+    @property
+    def best_folder(self) -> Path:
+        """The best candidate."""
+        return self.path / "best"
+
+    @property
+    def recipe_file(self) -> Path:
+        """The best candidate's recipe."""
+        return self.best_folder / "recipe.yaml"
+
+    @property
+    def model_folder(self) -> Path:
+        """The best candidate as a model."""
+        return self.best_folder / "model"
+
+    @property
+    def report_file(self) -> Path:
+        """The report's page."""
+        return self.path / "report.html"
+
+    @property
     def log_file(self) -> Path:
         """Tracebacks and what libraries say."""
         return self.path / "run.log"
 
+    def engine_log(self, index: int) -> Path:
+        """What vLLM says in one of the engines."""
+        return self.path / f"engine-{index}.log"
+
+    def judge_log(self, name: str) -> Path:
+        """What vLLM says in a judge's engine."""
+        return self.path / f"judge-{name}.log"
+
     @property
-    def best_folder(self) -> Path:
-        """The best candidate: recipe.yaml and model/."""
-        return self.path / "best"
+    def lock_file(self) -> Path:
+        """Held by the process that works in the folder."""
+        return self.path / ".lock"
 
     @property
     def id_file(self) -> Path:
         """What makes the run's study its own in a storage that runs of the same name share."""
         return self.path / "run_id"
+
+    def holds(self, path: Path) -> bool:
+        """Whether a path is one of the run's own, which nothing else may write; the report is not.
+
+        Args:
+            path: it, resolved.
+        """
+        root = self.path.resolve()
+        if path == root or not path.is_relative_to(root):
+            return False
+        first, *others = path.relative_to(root).parts
+        if first in {folder.name for folder in (self.items_folder, self.forgetting_folder, self.best_folder)}:
+            return True
+        files = (self.sweep_file, self.plan_file, self.trials_file, self.log_file, self.lock_file, self.id_file)
+        # SQLite has files of its own beside the study.
+        beginnings = (self.study_file.name, "engine-", "judge-")
+        return not others and (first in {file.name for file in files} or first.startswith(beginnings))
 
     def study_name(self, sweep: Sweep) -> str:
         """Name of the run's study; runs of before there was an id have the sweep's name alone.
@@ -79,126 +143,29 @@ class RunFolder:
 
     def write_plan(self, plan: Plan) -> None:
         """Keep the plan beside the results."""
-        with whole_file(self.path / "plan.json") as temporary:
+        with whole_file(self.plan_file) as temporary:
             temporary.write_text(plan.model_dump_json(indent=2) + "\n")
 
+    def read_notes(self) -> tuple[str, ...]:
+        """Notes of the plan: rules that were applied where models differ, and judges that were missing.
 
-def check_run_folder(path: Path, sweep: Sweep, *, resume: bool) -> None:
-    """Find out without leaving anything behind whether `open_run` can work.
-
-    Raises:
-        InputError: as `open_run`.
-    """
-    with explain_refusals(path, "--out"):
-        run = RunFolder(path.resolve())
-        if resume:
-            _check_same_sweep(run, _as_written(sweep))
-        elif run.sweep_file.exists():
-            raise InputError(f"{path} holds a run already: go on with --resume, or choose another --out")
-        elif not _is_only_begun(run.path):
-            check_new_folder(path)
-        check_writable(path)
-        if (run.path / _LOCK).is_file():
-            with _locked(run.path):
-                pass
-
-
-@contextmanager
-def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
-    """Create a run's folder, or open it again with `resume`; locked until the block ends.
-
-    A new one is for its owner only: it holds questions and answers.
-
-    Raises:
-        InputError: the folder holds a run and `resume` is off, was begun with another sweep, is not a run, cannot be
-            written, or another process works in it.
-    """
-    check_run_folder(path, sweep, resume=resume)
-    run = RunFolder(path.resolve())
-    run.path.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        run.path.chmod(0o700)
-    with _locked(run.path):
-        remove_leftovers(run.path)
-        remove_leftovers(run.best_folder)
-        if not run.sweep_file.exists():
-            with whole_file(run.id_file) as temporary:
-                temporary.write_text(f"{secrets.token_hex(16)}\n")
-            with whole_file(run.sweep_file) as temporary:
-                temporary.write_text(to_yaml(_as_written(sweep)))
-        yield run
-
-
-def _is_only_begun(path: Path) -> bool:
-    """Whether a folder holds nothing but what comes before sweep.yaml, as after a full disk."""
-    return path.is_dir() and (path / _LOCK).is_file() and {file.name for file in path.iterdir()} <= {_LOCK, "run_id"}
-
-
-def check_same_items(
-    folder: Path, trials: Iterable[Trial], items: Mapping[Split, str], as_earlier: Mapping[Split, str]
-) -> None:
-    """Refuse to go on where data, the suite, or what a judge depends on have changed since a run's trials were scored.
-
-    Args:
-        folder: the run's.
-        trials: what it holds.
-        items: split -> digest of all items that are scored now. Specialists are scored on some of them only.
-        as_earlier: the same as earlier versions made it, to which directions of metrics made no difference.
-
-    Raises:
-        InputError: naming the split.
-    """
-    for trial in trials:
-        if trial.role != "specialist" and trial.items_digest != items[trial.split]:
-            if trial.items_digest == as_earlier[trial.split]:
-                raise InputError(
-                    f"{folder}: an earlier version of mergebench_ray began it, in which items' scores meant something "
-                    "else where one_minus is set or lower is better; start a new run with another --out, or finish "
-                    "this one with the version that began it"
-                )
-            raise InputError(
-                f"{folder}: its trials on {trial.split} were scored on other items, or with another judge, than there "
-                "are now; undo the change, or start a new run with another --out"
-            )
-
-
-def _as_written(sweep: Sweep) -> dict[str, Any]:
-    """The sweep as plain YAML data; passing it through JSON makes it comparable with what a file holds."""
-    data: dict[str, Any] = json.loads(sweep.model_dump_json(exclude_none=True))
-    return data
-
-
-def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
-    if not run.sweep_file.is_file():
-        raise InputError(f"{run.path}: nothing to resume (no sweep.yaml there); start without --resume, or check --out")
-    before = _flatten(_as_written(Sweep.from_yaml(run.sweep_file)))
-    now = _flatten(written)
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if changed:
-        key = changed[0]
-        raise InputError(
-            f"{run.sweep_file}: the run was begun with {key} = {before.get(key)!r}, now it is {now.get(key)!r}; "
-            f"undo the change, or start a new run with another --out"
-        )
-
-
-def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict):
-        return {prefix: data}
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold an advisory lock; the kernel frees it when the process ends, however it ends."""
-    with (folder / _LOCK).open("w") as stream:
+        Raises:
+            InputError: the plan is damaged.
+        """
+        path = self.plan_file
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            with open_regular(path) as stream:
+                return tuple(_PlanNotes.model_validate_json(stream.read(), strict=True).notes)
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValidationError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
             raise InputError(
-                f"{folder}: another process is working in this run's folder; wait for it or end it"
-            ) from None
-        yield
+                f"{path}: damaged, cannot be read as a plan ({reason}); restore it, or remove it"
+            ) from error
+
+
+class _PlanNotes(BaseModel):
+    """What is read of a plan."""
+
+    notes: list[str] = []

@@ -22,6 +22,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.files import remove_leftovers, whole_file
 from mergebench_ray.runs.columns import column_order, typed_array
 from mergebench_ray.runs.parquet import read_parquet
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.scores import DomainScore
 
 Role = Literal["base", "specialist", "average", "reference", "candidate"]
@@ -29,8 +30,6 @@ Coefficient = float | list[float]
 
 COEFFICIENTS = "scaling_coef"
 """The hyper-parameter that is the coefficient, in every method that has one."""
-TRIALS_FILE = "trials.parquet"
-ITEMS_FOLDER = "items"
 _COSTS = (
     *("merge_seconds", "load_seconds", "score_seconds", "engine_seconds", "tokens"),
     *("judge_seconds", "judge_tokens", "engine"),
@@ -212,7 +211,7 @@ def read_trials(folder: Path) -> list[Trial]:
     Raises:
         InputError: if the run has no trials file, or it is damaged.
     """
-    path = folder / TRIALS_FILE
+    path = RunFolder(folder).trials_file
     try:
         records = read_parquet(path, {"record": pa.string()})["record"].to_pylist()
     except FileNotFoundError:
@@ -236,7 +235,7 @@ def read_items(folder: Path, trial: Trial) -> pa.Table:
     """
     text, number = pa.string(), pa.float64()
     return read_parquet(
-        items_path(folder, trial),
+        RunFolder(folder).items_file(trial.digest, trial.split),
         {"domain": text, "task": text, "item": text, "prompt_digest": text, "score": number},
         {"answer": text, "judgement": text, "cluster": text},
     )
@@ -250,7 +249,7 @@ def write_questions(folder: Path, split: str, questions: Sequence[Mapping[str, A
         split: the split.
         questions: a row per item: domain, task, item, prompt_digest, prompt, expected.
     """
-    path = _questions_path(folder, split)
+    path = RunFolder(folder).questions_file(split)
     if not path.exists():
         with whole_file(path) as temporary:
             pq.write_table(pa.Table.from_pylist([dict(question) for question in questions]), temporary)
@@ -264,18 +263,9 @@ def read_questions(folder: Path, split: str) -> pa.Table | None:
     """
     columns = ("domain", "task", "item", "prompt_digest", "prompt", "expected")
     try:
-        return read_parquet(_questions_path(folder, split), dict.fromkeys(columns, pa.string()))
+        return read_parquet(RunFolder(folder).questions_file(split), dict.fromkeys(columns, pa.string()))
     except FileNotFoundError:
         return None
-
-
-def _questions_path(folder: Path, split: str) -> Path:
-    return folder / ITEMS_FOLDER / f"questions-{split}.parquet"
-
-
-def items_path(folder: Path, trial: Trial) -> Path:
-    """Where a run keeps the scored items of a trial."""
-    return folder / ITEMS_FOLDER / f"{trial.digest}-{trial.split}.parquet"
 
 
 class TrialStore:
@@ -291,10 +281,11 @@ class TrialStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._paths = RunFolder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
-        remove_leftovers(folder / ITEMS_FOLDER)
-        self._trials = read_trials(folder) if os.path.lexists(folder / TRIALS_FILE) else []
+        remove_leftovers(self._paths.items_folder)
+        self._trials = read_trials(folder) if os.path.lexists(self._paths.trials_file) else []
         self._rows = [trial.flat() for trial in self._trials]
 
     def append(self, trial: Trial, items: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -312,7 +303,7 @@ class TrialStore:
         if any(other.key == trial.key for other in self._trials):
             raise ValueError(f"trial {trial.key} is stored already")
         if items:
-            with whole_file(items_path(self.folder, trial)) as temporary:
+            with whole_file(self._paths.items_file(trial.digest, trial.split)) as temporary:
                 pq.write_table(pa.Table.from_pylist([dict(item) for item in items]), temporary)
         self._write([*self._trials, trial])
 
@@ -349,6 +340,6 @@ class TrialStore:
             row if trial is before else trial.flat()
             for trial, before, row in zip_longest(trials, self._trials, self._rows)
         ]
-        with whole_file(self.folder / TRIALS_FILE) as temporary:
+        with whole_file(self._paths.trials_file) as temporary:
             pq.write_table(_table(rows), temporary)
         self._trials, self._rows = trials, rows

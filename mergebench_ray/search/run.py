@@ -113,7 +113,7 @@ def search(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     done = candidates(store)
-    storage = open_storage(run.path, sweep.search)
+    storage = open_storage(run, sweep.search)
     study = run.study_name(sweep)
     reconcile(storage, study, {t.optuna_number: _value(t) for t in done})  # type: ignore[misc]
     remaining = sweep.search.trials - len(done)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +17,7 @@ from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
 from mergebench_ray.judges.judges import Judges
 from mergebench_ray.placement import engines_per_candidate
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search.scorer import start_scorer
 
 
@@ -68,7 +68,7 @@ def open_session(
     base: Checkpoint,
     specialists: dict[str, Checkpoint],
     warm_up: Sequence[tuple[str, dict[str, Any]]],
-    log_folder: Path,
+    run: RunFolder,
     calibrator: Calibrator | None,
     judges: Judges,
     report: Callable[[float, str], None],
@@ -82,7 +82,7 @@ def open_session(
         specialists: by name.
         warm_up: methods and hyper-parameters to merge once while vLLM starts, so that each method's pass is compiled
             and its statistics are there before the engines wait for them.
-        log_folder: folder for the engines' logs.
+        run: where the engines' logs go.
         calibrator: for methods that see data.
         judges: the judges at hand, shared by all engines.
         report: called with (fraction done, what is happening).
@@ -90,7 +90,7 @@ def open_session(
     check_engines_fit(sweep.engine)
     report(0.0, f"starting {sweep.engine.count} vLLM engine(s), about half a minute, and loading the bank")
     evaluators = [
-        start_evaluator(suite, base, sweep.engine, sweep.evaluation, log_folder / f"engine-{index}.log", judges)
+        start_evaluator(suite, base, sweep.engine, sweep.evaluation, run.engine_log(index), judges)
         for index in range(sweep.engine.count)
     ]
     bank: Bank | None = None

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
 from mergebench_ray.config import SearchOptions
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search.storage import storage_error
 
 _AGAIN = "tries again"  # of a queued trial: number of the one whose numbers it has
 
 
-def open_storage(run_folder: Path, options: SearchOptions) -> optuna.storages.RDBStorage:
+def open_storage(run: RunFolder, options: SearchOptions) -> optuna.storages.RDBStorage:
     """The study's storage: SQLite in the run's folder, or what the sweep names.
 
     Raises:
         InputError: if the storage cannot be opened.
     """
-    url = options.storage or f"sqlite:///{run_folder / 'study.db'}"
+    url = options.storage or f"sqlite:///{run.study_file}"
     try:
         return optuna.storages.RDBStorage(url)
     except Exception as error:

@@ -38,7 +38,7 @@ from mergebench_ray.judges.judges import (
 )
 from mergebench_ray.judges.parsers import read_answer, wildguard
 from mergebench_ray.placement import Machine, make_plan
-from mergebench_ray.runs.run_folder import check_same_items
+from mergebench_ray.runs.opening import check_same_items
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import load_tasks
@@ -381,7 +381,10 @@ def judges(options: EvaluationOptions, tmp_path_factory: pytest.TempPathFactory)
     """The tiny judge in its own actor, with its own vLLM."""
     found, notes = find_judges(Suite.load("mergebench"), options, ["test"])
     assert notes == []
-    with ray_session(num_cpus=1), running_judges(found, EngineOptions(), tmp_path_factory.mktemp("log")) as running:
+    with (
+        ray_session(num_cpus=1),
+        running_judges(found, EngineOptions(), tmp_path_factory.mktemp("log").joinpath) as running,
+    ):
         yield running
 
 

@@ -11,7 +11,8 @@ import pytest
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk
-from mergebench_ray.runs.run_folder import check_run_folder, open_run
+from mergebench_ray.runs.opening import check_run_folder, open_run
+from mergebench_ray.runs.run_folder import RunFolder
 from small_disks import small_disk
 
 
@@ -82,3 +83,18 @@ def test_a_study_on_a_full_disk_is_known_as_such(disk: Path) -> None:
     with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
         search()
     assert is_full_disk(caught.value)
+
+
+def test_all_that_a_run_writes_is_its_own_and_the_report_is_not(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    own = [run.sweep_file, run.plan_file, run.study_file, run.trials_file, run.log_file, run.lock_file, run.id_file]
+    own += [run.items_file("d", "test"), run.questions_file("test"), run.forgetting_folder / "base.json"]
+    own += [
+        run.recipe_file,
+        run.model_folder / "x",
+        run.engine_log(0),
+        run.judge_log("j"),
+        tmp_path / "study.db-journal",
+    ]
+    assert [path for path in own if not run.holds(path)] == []
+    assert not any(run.holds(path) for path in (run.report_file, tmp_path, tmp_path.parent / "x", tmp_path / "x" / "y"))

@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError
-from mergebench_ray.runs.run_folder import open_run
+from mergebench_ray.runs.opening import open_run
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search.storage import check_storage
 from mergebench_ray.search.study import is_new, open_storage, reconcile
 
@@ -18,7 +19,7 @@ METHODS = {"ties": {"density": {"low": 0.1, "high": 0.5}}}
 
 
 def start_study(folder: Path) -> tuple[optuna.storages.BaseStorage, optuna.Study]:
-    storage = open_storage(folder, SearchOptions())
+    storage = open_storage(RunFolder(folder), SearchOptions())
     return storage, optuna.create_study(storage=storage, study_name="x", direction="maximize")
 
 
@@ -26,7 +27,7 @@ def test_the_study_lies_in_the_runs_folder(tmp_path: Path) -> None:
     storage, study = start_study(tmp_path)
     assert is_new(storage, "x")
     study.tell(study.ask(), 0.5)
-    again = open_storage(tmp_path, SearchOptions())
+    again = open_storage(RunFolder(tmp_path), SearchOptions())
     assert not is_new(again, "x")
     assert optuna.load_study(study_name="x", storage=again).best_value == 0.5
 
@@ -91,13 +92,15 @@ def test_two_runs_of_one_name_in_one_storage_do_not_touch_each_others_trials(tmp
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     (sweep, first), (_, second) = (shared_run(tmp_path, name, url) for name in ("a", "b"))
     assert first != second
-    storage = open_storage(tmp_path, sweep.search)
+    storage = open_storage(RunFolder(tmp_path), sweep.search)
     study = optuna.create_study(storage=storage, study_name=first, direction="maximize")
     running = study.ask()
     number = running.suggest_float("a", 0, 1)
     # The second run starts, and is resumed, while the first one's trial is being scored.
     assert is_new(storage, second)
-    other = optuna.create_study(storage=open_storage(tmp_path, sweep.search), study_name=second, direction="maximize")
+    other = optuna.create_study(
+        storage=open_storage(RunFolder(tmp_path), sweep.search), study_name=second, direction="maximize"
+    )
     other.ask()
     for _ in range(2):
         reconcile(storage, second, {})
@@ -158,4 +161,4 @@ def test_trying_a_storage_makes_no_file(tmp_path: Path) -> None:
 
 def test_opening_a_storage_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"search\.storage"):
-        open_storage(tmp_path, SearchOptions(storage=f"sqlite:///{tmp_path}/no/such/folder/study.db"))
+        open_storage(RunFolder(tmp_path), SearchOptions(storage=f"sqlite:///{tmp_path}/no/such/folder/study.db"))

@@ -17,7 +17,7 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import ABSENT, grade, item_score, task_estimate
-from mergebench_ray.runs.run_folder import check_same_items
+from mergebench_ray.runs.opening import check_same_items
 from mergebench_ray.scores import DomainScore, normalised_average
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest, notes_of

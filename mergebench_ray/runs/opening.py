@@ -1,0 +1,150 @@
+"""Opening a run's folder: one process at a time works in it, and it is only resumed with the sweep that began it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergebench_ray.config import Sweep
+from mergebench_ray.config.fields import Split
+from mergebench_ray.config.yaml_files import to_yaml
+from mergebench_ray.errors import InputError
+from mergebench_ray.files import (
+    check_new_folder,
+    check_writable,
+    explain_refusals,
+    remove_leftovers,
+    whole_file,
+)
+from mergebench_ray.runs.run_folder import RunFolder
+
+if TYPE_CHECKING:  # a wrong --out is refused before this is imported
+    from mergebench_ray.runs.trials import Trial
+
+
+def check_run_folder(path: Path, sweep: Sweep, *, resume: bool) -> None:
+    """Find out without leaving anything behind whether `open_run` can work.
+
+    Raises:
+        InputError: as `open_run`.
+    """
+    with explain_refusals(path, "--out"):
+        run = RunFolder(path.resolve())
+        if resume:
+            _check_same_sweep(run, _as_written(sweep))
+        elif run.sweep_file.exists():
+            raise InputError(f"{path} holds a run already: go on with --resume, or choose another --out")
+        elif not _is_only_begun(run):
+            check_new_folder(path)
+        check_writable(path)
+        if run.lock_file.is_file():
+            with _locked(run):
+                pass
+
+
+@contextmanager
+def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
+    """Create a run's folder, or open it again with `resume`; locked until the block ends.
+
+    A new one is for its owner only: it holds questions and answers.
+
+    Raises:
+        InputError: the folder holds a run and `resume` is off, was begun with another sweep, is not a run, cannot be
+            written, or another process works in it.
+    """
+    check_run_folder(path, sweep, resume=resume)
+    run = RunFolder(path.resolve())
+    run.path.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        run.path.chmod(0o700)
+    with _locked(run):
+        remove_leftovers(run.path)
+        remove_leftovers(run.best_folder)
+        if not run.sweep_file.exists():
+            with whole_file(run.id_file) as temporary:
+                temporary.write_text(f"{secrets.token_hex(16)}\n")
+            with whole_file(run.sweep_file) as temporary:
+                temporary.write_text(to_yaml(_as_written(sweep)))
+        yield run
+
+
+def _is_only_begun(run: RunFolder) -> bool:
+    """Whether a folder holds nothing but what comes before sweep.yaml, as after a full disk."""
+    return run.lock_file.is_file() and set(run.path.iterdir()) <= {run.lock_file, run.id_file}
+
+
+def check_same_items(
+    folder: Path, trials: Iterable[Trial], items: Mapping[Split, str], as_earlier: Mapping[Split, str]
+) -> None:
+    """Refuse to go on where data, the suite, or what a judge depends on have changed since a run's trials were scored.
+
+    Args:
+        folder: the run's.
+        trials: what it holds.
+        items: split -> digest of all items that are scored now. Specialists are scored on some of them only.
+        as_earlier: the same as earlier versions made it, to which directions of metrics made no difference.
+
+    Raises:
+        InputError: naming the split.
+    """
+    for trial in trials:
+        if trial.role != "specialist" and trial.items_digest != items[trial.split]:
+            if trial.items_digest == as_earlier[trial.split]:
+                raise InputError(
+                    f"{folder}: an earlier version of mergebench_ray began it, in which items' scores meant something "
+                    "else where one_minus is set or lower is better; start a new run with another --out, or finish "
+                    "this one with the version that began it"
+                )
+            raise InputError(
+                f"{folder}: its trials on {trial.split} were scored on other items, or with another judge, than there "
+                "are now; undo the change, or start a new run with another --out"
+            )
+
+
+def _as_written(sweep: Sweep) -> dict[str, Any]:
+    """The sweep as plain YAML data; passing it through JSON makes it comparable with what a file holds."""
+    data: dict[str, Any] = json.loads(sweep.model_dump_json(exclude_none=True))
+    return data
+
+
+def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
+    if not run.sweep_file.is_file():
+        raise InputError(
+            f"{run.path}: nothing to resume (no {run.sweep_file.name} there); start without --resume, or check --out"
+        )
+    before = _flatten(_as_written(Sweep.from_yaml(run.sweep_file)))
+    now = _flatten(written)
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        key = changed[0]
+        raise InputError(
+            f"{run.sweep_file}: the run was begun with {key} = {before.get(key)!r}, now it is {now.get(key)!r}; "
+            f"undo the change, or start a new run with another --out"
+        )
+
+
+def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix: data}
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+@contextmanager
+def _locked(run: RunFolder) -> Iterator[None]:
+    """Hold an advisory lock; the kernel frees it when the process ends, however it ends."""
+    with run.lock_file.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"{run.path}: another process is working in this run's folder; wait for it or end it"
+            ) from None
+        yield
