@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +12,7 @@ import pyarrow.parquet as pq
 import ray
 
 from mergebench_ray.checkpoints import check_accompanying_files, resolve
-from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings, items_file
+from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings
 from mergebench_ray.commands.models import check_judges_parallel
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
@@ -23,8 +21,9 @@ from mergebench_ray.evaluation import check_engines_fit, score_together, start_e
 from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.files import whole_file
 from mergebench_ray.judges.judges import digests, find_judges, running_judges
+from mergebench_ray.runs.evaluation_file import EvaluationFile, items_file
 from mergebench_ray.runtime import ray_session
-from mergebench_ray.scores import Scores, average_score
+from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.code_execution import code_execution_notes
 from mergebench_ray.tasks.data_use import check_data_is_used
 from mergebench_ray.tasks.loading import load_tasks
@@ -155,24 +154,4 @@ def _write(result: EvaluationResult, target: Path, questions: Iterable[QuestionR
     rows = [{**question, **item} for question, item in zip(questions, scores.items, strict=True)]
     with whole_file(items_file(target), new=True) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
-    average, error = average_score(scores.domains, scores.influences)
-    content = {
-        "model": result.model,
-        "digest": result.digest,
-        "suite": result.suite,
-        "split": scores.split,
-        "domains": {name: asdict(score) for name, score in scores.domains.items()},
-        "average": None if math.isnan(average) else {"score": average, "standard_error": error},
-        "tasks": {
-            name: {**asdict(one), "score": one.score, "counted": one.label} for name, one in scores.tasks.items()
-        },
-        "seconds": scores.seconds,
-        "engine_seconds": scores.engine_seconds,
-        "tokens": scores.tokens,
-        "truncated": scores.truncated,
-        "judge_seconds": scores.judge_seconds,
-        "judge_tokens": scores.judge_tokens,
-        "notes": result.notes,
-    }
-    with whole_file(target, new=True) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+    EvaluationFile.of(result.model, result.digest, result.suite, scores, result.notes).write(target)

@@ -24,6 +24,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_file, check_new_folder
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.ray_address import check_ray
+from mergebench_ray.runs.evaluation_file import items_file
 from mergebench_ray.runs.opening import check_run_folder
 from mergebench_ray.search.checks import check_sweep
 
@@ -224,8 +225,3 @@ def evaluation_settings(
         "data": dict(data or {}),
         "judges": {name: {"model": one} for name, one in (judges or {}).items()},
     }
-
-
-def items_file(target: Path) -> Path:
-    """Where the items go that belong to a file of scores: ``x.json`` has ``x.items.parquet`` beside it."""
-    return target.with_name(f"{target.name.removesuffix('.json')}.items.parquet")

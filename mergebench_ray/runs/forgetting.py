@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
-
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import open_regular
+from mergebench_ray.runs.evaluation_file import EvaluationFile
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore, recovered, retained_average
 
-FORGETTING_FOLDER = "forgetting"
 BASE = "base"
 
 
@@ -42,67 +40,29 @@ def read_forgetting(folder: Path, trials: Sequence[Trial]) -> dict[str, Forgetti
         InputError: if a file is damaged, stands for no model of the run, or was scored on other tasks, or by other
             metrics, than the base.
     """
-    files = sorted((folder / FORGETTING_FOLDER).glob("*.json"))
+    files = sorted(RunFolder(folder).forgetting_folder.glob("*.json"))
     names = {trial.method or trial.name if trial.role == "candidate" else trial.name for trial in trials}
-    contents: dict[str, _Scored] = {}
+    contents: dict[Path, EvaluationFile] = {}
     for file in files:
         if file.stem not in names:
             raise InputError(f"{file}: the run has no model of that name; call it one of {', '.join(sorted(names))}")
-        contents[file.stem] = _read(file)
+        contents[file] = EvaluationFile.read(file)
     own = {domain for trial in trials for domain in trial.domains}
-    results = {name: _results(content, own) for name, content in contents.items()}
+    results = {file.stem: _results(content, own) for file, content in contents.items()}
+    split_of_base = next((content.split for file, content in contents.items() if file.stem == BASE), None)
     found = {}
-    for name, content in contents.items():
-        file = folder / FORGETTING_FOLDER / f"{name}.json"
-        if BASE in contents and content.split != contents[BASE].split:
+    for file, content in contents.items():
+        if split_of_base is not None and content.split != split_of_base:
             raise InputError(f"{file}: scored on {content.split}, the base was not; score both on the same split")
-        retained, error = _retained(file, results[name], results.get(BASE))
-        found[name] = Forgetting(content.split, results[name], retained, error)
+        retained, error = _retained(file, results[file.stem], results.get(BASE))
+        found[file.stem] = Forgetting(content.split, results[file.stem], retained, error)
     return found
 
 
-class _Score(BaseModel):
-    score: float
-    standard_error: float
-    items: int
-    higher_is_better: bool = True
-
-
-class _Task(BaseModel):
-    counted: str
-
-
-class _Scored(BaseModel):
-    """What is read of the file that `evaluate --out` writes."""
-
-    split: str
-    domains: dict[str, _Score]
-    tasks: dict[str, _Task]
-
-
-def _read(file: Path) -> _Scored:
-    try:
-        with open_regular(file) as stream:
-            return _Scored.model_validate_json(stream.read(), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{file}: not what `evaluate --out` writes ({where}: {first['msg']}); write it again"
-        ) from error
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); write it again") from error
-
-
-def _results(content: _Scored, own: set[str]) -> dict[str, DomainScore]:
+def _results(content: EvaluationFile, own: set[str]) -> dict[str, DomainScore]:
+    """Scores of what is no domain of the run."""
     return {
-        name: DomainScore(
-            score.score,
-            score.standard_error,
-            score.items,
-            score.higher_is_better,
-            {name: content.tasks[name].counted} if name in content.tasks else {},
-        )
+        name: replace(score, counted={name: content.tasks[name].counted} if name in content.tasks else {})
         for name, score in content.domains.items()
         if name not in own
     }

@@ -10,7 +10,7 @@ import pytest
 
 from command_line import CommandLine
 from mergebench_ray.commands.evaluate import EvaluationResult, keep
-from mergebench_ray.commands.first_checks import items_file
+from mergebench_ray.runs.evaluation_file import EvaluationFile, items_file
 from mergebench_ray.scores import DomainScore, Scores
 from small_disks import small_disk
 
@@ -43,6 +43,7 @@ def test_scores_and_items_are_written(result: EvaluationResult, tmp_path: Path) 
     kept = keep(result, tmp_path / "x.json", [QUESTION])  # type: ignore[list-item]
     assert kept.not_written is None
     assert json.loads((tmp_path / "x.json").read_text())["domains"]["math"]["score"] == 1.0
+    assert EvaluationFile.read(tmp_path / "x.json").domains == result.scores.domains
     assert pq.read_table(tmp_path / "x.items.parquet").to_pylist() == [{**QUESTION, **ITEM}]
 
 
