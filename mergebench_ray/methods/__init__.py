@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from mergebench_ray.methods.base import (
-    Calibrated,
-    CalibrationRequest,
-    Method,
+from mergebench_ray.methods.method import Method, sum_of
+from mergebench_ray.methods.parameters import (
     MethodParameters,
-    Solver,
-    Statistics,
+    ScalingCoefficient,
     TensorPlace,
     layer_group,
+    per_specialist,
 )
 from mergebench_ray.methods.registry import complete_parameters, get_method, method_names, parse_parameters, register
+from mergebench_ray.methods.solver import Solver
+from mergebench_ray.methods.statistics import Calibrated, CalibrationRequest, Statistics
 
 __all__ = [
     "Calibrated",
     "CalibrationRequest",
     "Method",
     "MethodParameters",
+    "ScalingCoefficient",
     "Solver",
     "Statistics",
     "TensorPlace",
@@ -27,5 +28,7 @@ __all__ = [
     "layer_group",
     "method_names",
     "parse_parameters",
+    "per_specialist",
     "register",
+    "sum_of",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from mergebench_ray.methods.base import (
+from mergebench_ray.methods import (
     Calibrated,
     CalibrationRequest,
     Method,
@@ -15,9 +15,9 @@ from mergebench_ray.methods.base import (
     Statistics,
     TensorPlace,
     per_specialist,
+    register,
     sum_of,
 )
-from mergebench_ray.methods.registry import register
 
 if TYPE_CHECKING:
     import torch

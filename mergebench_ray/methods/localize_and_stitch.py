@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from mergebench_ray import kernels
-from mergebench_ray.methods.base import (
+from mergebench_ray.methods import (
     Calibrated,
     CalibrationRequest,
     Method,
     MethodParameters,
     Statistics,
     TensorPlace,
+    register,
     sum_of,
 )
-from mergebench_ray.methods.registry import register
 
 if TYPE_CHECKING:
     import torch

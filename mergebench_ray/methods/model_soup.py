@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mergebench_ray.methods.base import Method, TensorPlace, sum_of
-from mergebench_ray.methods.registry import register
+from mergebench_ray.methods import Method, TensorPlace, register, sum_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError, nearest
-from mergebench_ray.methods.base import Method, MethodParameters
+from mergebench_ray.methods.method import Method
+from mergebench_ray.methods.parameters import MethodParameters
 
 MethodT = TypeVar("MethodT", bound=type[Method])
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from mergebench_ray.methods.base import (
+from mergebench_ray.methods import (
     Calibrated,
     CalibrationRequest,
     Method,
@@ -17,9 +17,9 @@ from mergebench_ray.methods.base import (
     Solver,
     Statistics,
     TensorPlace,
+    register,
     sum_of,
 )
-from mergebench_ray.methods.registry import register
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from mergebench_ray.methods.base import Calibrated, CalibrationRequest, Solver, Statistics
-from mergebench_ray.methods.registry import register
+from mergebench_ray.methods import Calibrated, CalibrationRequest, Solver, Statistics, register
 from mergebench_ray.methods.regmean import RegMean, RegMeanParameters
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from mergebench_ray.methods.base import (
+from mergebench_ray.methods import (
     Method,
     MethodParameters,
     ScalingCoefficient,
     TensorPlace,
     per_specialist,
+    register,
     sum_of,
 )
-from mergebench_ray.methods.registry import register
 
 if TYPE_CHECKING:
     from torch import Tensor

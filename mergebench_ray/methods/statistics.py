@@ -1,0 +1,71 @@
+"""What a method may ask about all weights at once, or about calibration data, before it merges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mergebench_ray.kernels import BlockFunction, Scalars
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """A statistic that takes calibration data, made once and kept on disk.
+
+    Attributes:
+        kind: which one (a file of `mergebench_ray.calibration`).
+        samples: calibration samples of each specialist.
+        options: hyper-parameters that it depends on.
+        thresholds: a magnitude for each specialist that it starts from; follows from the options and the weights.
+    """
+
+    kind: str
+    samples: int
+    options: tuple[tuple[str, float], ...] = ()
+    thresholds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A statistic on disk.
+
+    Attributes:
+        path: safetensors file.
+        key: digest of all that determines its content.
+        groups: where several tensors share one entry of the file: entry -> names of the tensors.
+    """
+
+    path: Path
+    key: str
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+class Statistics(Protocol):
+    """What a method may ask for while it prepares; whoever holds the weights answers, once, from all shards.
+
+    Attributes:
+        specialists: sorted names.
+        num_entries: n, the entries of a task vector that count for global thresholds.
+    """
+
+    @property
+    def specialists(self) -> Sequence[str]:
+        """Sorted names."""
+
+    @property
+    def num_entries(self) -> int:
+        """Entries of a task vector that count for global statistics (an untied output head included)."""
+
+    def magnitude_histograms(self) -> Tensor:
+        """Exact counts of the magnitudes of every task vector, int64 [K, 32768]."""
+
+    def total(self, function: BlockFunction, scalars: Scalars) -> int:
+        """Sum of an element-wise function over those entries; its values must be small whole numbers (|v| <= 8)."""
+
+    def calibrated(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
+        """A statistic of every specialist, in the order of their sorted names, or one of all of them."""
