@@ -22,6 +22,11 @@ def terminal_text(text: str) -> Text:
     return Text(_CONTROL_ON_TERMINAL.sub(" ", text))
 
 
+def line_text(text: str) -> str:
+    """Text for one line, or one cell of a table that is separated by tabs."""
+    return _CONTROL.sub(" ", text)
+
+
 def markdown_text(text: str) -> str:
     """Text for a Markdown table's cell."""
     return _MARKDOWN.sub(lambda found: f"\\{found[0]}", _CONTROL.sub(" ", text))

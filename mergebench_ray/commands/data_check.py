@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-from rich.table import Table
 
 from mergebench_ray.commands.data_sets import DataSet, data_sets, judge_models
 from mergebench_ray.commands.first_checks import read_sweep_or_suite
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model
-from mergebench_ray.markup import terminal_text
+from mergebench_ray.markup import line_text
 from mergebench_ray.methods import get_method
 from mergebench_ray.tasks.data_use import check_data_is_used
 from mergebench_ray.tasks.loading import chosen_domains
+
+_COLUMNS = "{:7}{:7}{:9}{}"
+_INDENT = 7 * " "
 
 
 def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None) -> list[DataSet]:
@@ -45,17 +47,28 @@ def _sees_data(sweep: Sweep) -> bool:
     return any("calibration_samples" in get_method(name).Parameters.model_fields for name in sweep.methods)
 
 
-def data_table(found: list[DataSet]) -> Table:
-    """The list as a table."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("there", "from", "licence", "data set or judge", "splits", "tasks"):
-        table.add_column(column, no_wrap=True, min_width=min(len(column), len("licence")))
+def data_blocks(found: Iterable[DataSet], width: int) -> list[str]:
+    """The list for a terminal: what matters first, nothing cut, no line broken inside a name or path."""
+    lines = [_COLUMNS.format("there", "from", "licence", "data set or judge")]
     for one in found:
-        licence = "unknown" if one.gated is None else "gated" if one.gated else "open"
-        there = "yes" if one.there else "no"
-        texts = (there, one.source, licence, one.id, ",".join(one.splits), ",".join(one.tasks))
-        table.add_row(*map(terminal_text, texts))
-    return table
+        lines.append(_COLUMNS.format("yes" if one.there else "no", one.source, _licence(one), line_text(one.id)))
+        use = f"{', '.join(one.splits)} of {', '.join(one.tasks)}" if one.splits else ", ".join(one.tasks)
+        whole_words = textwrap.TextWrapper(width - len(_INDENT), break_long_words=False, break_on_hyphens=False)
+        lines += [_INDENT + text for text in (*whole_words.wrap(line_text(use)), line_text(one.place))]
+    return lines
+
+
+def data_rows(found: Iterable[DataSet]) -> list[str]:
+    """The list for another program: a line each, separated by tabs."""
+    lines = ["\t".join(("there", "from", "licence", "data set or judge", "splits", "tasks", "place", "problem"))]
+    for one in found:
+        names = (one.id, ",".join(one.splits), ",".join(one.tasks), one.place, one.problem)
+        lines.append("\t".join(["yes" if one.there else "no", one.source, _licence(one), *map(line_text, names)]))
+    return lines
+
+
+def _licence(one: DataSet) -> str:
+    return "unknown" if one.gated is None else "gated" if one.gated else "open"
 
 
 def problem_lines(found: list[DataSet]) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from command_line import CommandLine
 from mergebench_data import DATA_SETS, ifeval, multiple_choice, write_data
-from mergebench_ray.commands.data_check import data_check
+from mergebench_ray.commands.data_check import data_blocks, data_check
 from mergebench_ray.config import CalibrationSource, Suite, Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
@@ -269,10 +269,29 @@ def test_a_data_set_that_is_not_there_makes_the_check_fail(tmp_path: Path, run: 
     write_lines(tmp_path / "a.jsonl", [ifeval(1)])
     finished = run("data", "check", "mergebench", "--data", f"google/IFEval={tmp_path / 'a.jsonl'}")
     assert finished.status == 1
-    assert "HF_HUB_OFFLINE is set" in finished.out
-    assert "google/IFEval" not in finished.out.splitlines()[-2]
+    assert "HF_HUB_OFFLINE is set" in finished.err
+    assert "google/IFEval" not in finished.err
     finished = run("data", "check", "mergebench", "--data", f"openai/gsm8k={tmp_path}")
     assert "no file for the split 'test', only a.jsonl" in finished.out
+
+
+def test_a_listing_of_data_sets_that_is_piped_has_a_line_and_all_columns_for_each(run: CommandLine) -> None:
+    header, *rows = [line.split("\t") for line in run("data", "check", "mergebench").out.splitlines()]
+    assert header[:4] == ["there", "from", "licence", "data set or judge"]
+    assert {len(row) for row in rows} == {len(header)}
+    listed = {row[3]: dict(zip(header, row, strict=True)) for row in rows}
+    assert listed["bigbio/pubmed_qa:pubmed_qa_labeled_fold0_source"]["tasks"] == "pubmedqa"
+    assert listed["allenai/wildguard"]["licence"] == "gated"
+
+
+def test_a_listing_of_data_sets_on_a_narrow_terminal_shows_names_and_paths_whole() -> None:
+    found = data_check("mergebench", {"google/IFEval": "/my data/" + 80 * "x"})
+    lines = data_blocks(found, 80)
+    assert lines[1] == "no     local  open     google/IFEval"
+    assert lines[2] == "       train of ifeval"
+    assert lines[3] == "       /my data/" + 80 * "x"
+    assert all(len(line) <= 80 for line in lines if "/my data/" not in line)
+    assert all(", ".join(one.tasks) in " ".join(" ".join(lines).split()) for one in found)
 
 
 def test_a_judge_that_the_user_names_must_be_there(tmp_path: Path, run: CommandLine) -> None:
@@ -282,12 +301,12 @@ def test_a_judge_that_the_user_names_must_be_there(tmp_path: Path, run: CommandL
     file.write_text(json.dumps(sweep))
     finished = run("data", "check", str(file))
     assert finished.status == 0, finished
-    assert "judge allenai/wildguard: not in the cache, and HF_HUB_OFFLINE is set; without it" in finished.out
+    assert "judge allenai/wildguard: not in the cache, and HF_HUB_OFFLINE is set; without it" in finished.err
     sweep["evaluation"]["judges"] = {"wildguard": "./nowhere"}
     file.write_text(json.dumps(sweep))
     finished = run("data", "check", str(file))
     assert finished.status == 1
-    assert "./nowhere: model ./nowhere: no such file or folder" in finished.out
+    assert "./nowhere: model ./nowhere: no such file or folder" in finished.err
     (tmp_path / "judge").mkdir()
     sweep["evaluation"]["judges"] = {"wildguard": str(tmp_path / "judge")}
     file.write_text(json.dumps(sweep))

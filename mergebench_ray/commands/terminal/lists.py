@@ -31,8 +31,7 @@ def methods(
         listing = [_as_json(method) for method in found]
         typer.echo(json.dumps(listing if name is None else listing[0], indent=2))
     elif name is not None:
-        for line in _details(found[0]):
-            typer.echo(line)
+        _echo(_details(found[0]))
     else:
         Console().print(_method_table(found))
 
@@ -109,15 +108,20 @@ def data_check(
     pairs = parse_pairs(data, "--data", "ID=PATH")
     read_sweep_or_suite(sweep_or_suite)
 
+    from mergebench_ray.commands.data_check import data_blocks, data_rows, is_complete, problem_lines
     from mergebench_ray.commands.data_check import data_check as run
-    from mergebench_ray.commands.data_check import data_table, is_complete, problem_lines
 
     found = run(sweep_or_suite, pairs)
     if as_json:
         typer.echo(json.dumps([{**vars(one), "there": one.there} for one in found], indent=2))
+    elif sys.stdout.isatty():
+        _echo([*data_blocks(found, Console().width), *problem_lines(found)])
     else:
-        # A pipe is no terminal with 80 columns.
-        Console(width=None if sys.stdout.isatty() else 160).print(data_table(found))
-        for line in problem_lines(found):
-            typer.echo(line)
+        _echo(data_rows(found))
+        _echo(problem_lines(found), err=True)
     raise typer.Exit(0 if is_complete(found) else 1)
+
+
+def _echo(lines: Iterable[str], *, err: bool = False) -> None:
+    for line in lines:
+        typer.echo(line, err=err)
