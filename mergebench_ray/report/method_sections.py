@@ -10,7 +10,7 @@ from mergebench_ray.report.items import questions_of, scored_models
 from mergebench_ray.report.method_charts import cost_charts, cost_names, radar_charts
 from mergebench_ray.report.method_table import forgetting_html, methods_html
 from mergebench_ray.report.page import Charts, Section
-from mergebench_ray.runs.comparison import MethodRow, Run, comparable
+from mergebench_ray.runs.comparison import MethodRow, Run, reservations
 
 TABLE_HINT = (
     "The best candidate of each method, chosen on validation, and the references; the column split says which items "
@@ -24,7 +24,7 @@ def methods_table(runs: Sequence[Run], rows: Sequence[MethodRow]) -> str:
     """The leaderboard of methods with what must be known to read it."""
     if not rows:
         return ""
-    warnings = "".join(f'<p class="warning">{escape(warning)}</p>' for warning in comparable(runs))
+    warnings = "".join(f'<p class="warning">{escape(warning)}</p>' for warning in reservations(runs, rows))
     return f'<p class="hint">{escape(TABLE_HINT)}</p>{warnings}{methods_html(rows)}'
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mergebench_ray.markup import csv_text, latex_text, markdown_text
-from mergebench_ray.report.own_output import CSV_MARK, LATEX_MARK
+from mergebench_ray.report.own_output import CSV_MARK, LATEX_MARK, NOT_COMPARABLE_MARK
 from mergebench_ray.report.page import Cell, table_html
-from mergebench_ray.runs.comparison import MethodRow
+from mergebench_ray.runs.comparison import MethodRow, not_comparable
 from mergebench_ray.runs.leaderboard import MISSING, domain_metric, with_error
 from mergebench_ray.scores import DomainScore
 
@@ -79,13 +79,14 @@ def methods_csv(rows: Sequence[MethodRow]) -> str:
 
     Text that a spreadsheet would take for a formula has an apostrophe before it.
     """
-    domains, tasks = method_domains(rows), _forgetting_tasks(rows)
+    domains, tasks, reason = method_domains(rows), _forgetting_tasks(rows), not_comparable(rows)
     lines: list[dict[str, Any]] = []
     for row in rows:
         trial, kept = row.trial, row.forgetting
         line: dict[str, Any] = {"place": row.place, "method": row.label, "candidate": _candidate(row), "run": row.run}
         line |= {"split": trial.split, "normalised_average": trial.normalised_average}
         line["normalised_standard_error"] = trial.normalised_standard_error
+        line["comparable"] = reason or "yes"
         for domain in domains:
             line |= _result_columns(domain, trial.domains.get(domain))
         line["retained"] = kept.retained if kept else None
@@ -115,7 +116,9 @@ def methods_markdown(rows: Sequence[MethodRow]) -> str:
     alignment = ["---" if name in ("method", "run", "split") else "---:" for name, _ in headings]
     lines = [header, alignment, *([cell.text for cell in line] for line in method_cells(rows))]
     escaped = [[markdown_text(cell) for cell in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in escaped) + "\n"
+    reason = not_comparable(rows)
+    said = f"{NOT_COMPARABLE_MARK}{reason}\n\n" if reason else ""
+    return said + "\n".join("| " + " | ".join(line) + " |" for line in escaped) + "\n"
 
 
 def methods_latex(rows: Sequence[MethodRow]) -> str:
@@ -130,6 +133,8 @@ def methods_latex(rows: Sequence[MethodRow]) -> str:
         " & ".join(f"{{\\scriptsize {latex_text(unit)}}}" if unit else "" for _, unit in headings) + " \\\\",
         "\\midrule",
     ]
+    if reason := not_comparable(rows):
+        lines += [f"\\multicolumn{{{len(headings)}}}{{l}}{{\\textbf{{{latex_text(reason)}}}}} \\\\", "\\midrule"]
     for row, cells in zip(rows, method_cells(rows)):
         texts = [latex_text(cell.text) for cell in cells]
         lines.append(" & ".join(f"\\textbf{{{t}}}" if row.place == 1 and t else t for t in texts) + " \\\\")

@@ -16,13 +16,14 @@ from mergebench_ray.runs.run_folder import RunFolder
 
 HTML_MARK = '<meta name="generator" content="mergebench-ray report">'
 MARKDOWN_MARK = "| place | method |"
+NOT_COMPARABLE_MARK = "> "  # before the table, where it says that runs cannot be compared
 LATEX_MARK = "% mergebench-ray report"
 CSV_MARK = "place,method,candidate,run,split,normalised_average,normalised_standard_error"
 # A report begins with one of the marks of its kind; behind the first are those of earlier versions.
 _MARKS: Mapping[str, Sequence[str]] = {
     "out": (HTML_MARK, '<link rel="icon" href="data:,">\n<style>\n:root { color-scheme: light;'),
     "csv": (CSV_MARK,),
-    "markdown": (MARKDOWN_MARK,),
+    "markdown": (MARKDOWN_MARK, NOT_COMPARABLE_MARK),
     "latex": (LATEX_MARK, "% needs \\usepackage{booktabs}; after each number one standard error"),
 }
 _DIGEST_COLUMN = b",report_digest"

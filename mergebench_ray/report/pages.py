@@ -19,7 +19,7 @@ from mergebench_ray.report.method_sections import items_section, method_sections
 from mergebench_ray.report.method_table import method_label
 from mergebench_ray.report.own_output import check_outputs, write_output
 from mergebench_ray.report.page import Cell, Charts, Section, page_html, table_html
-from mergebench_ray.runs.comparison import MethodRow, Run, compare, wall_seconds
+from mergebench_ray.runs.comparison import MethodRow, Run, compare, not_comparable, wall_seconds
 from mergebench_ray.runs.leaderboard import MISSING, describe, with_error
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary, method_colours, within_errors
@@ -57,6 +57,8 @@ def comparison_page(runs: Sequence[Run]) -> str:
     drawn = Charts()
     leaders = _chart(drawn, methods_chart(rows, colours)) + methods_table(runs, rows)
     hint = "Further right is better; where error bars overlap, the order may be chance. Grey: references. "
+    if not_comparable(rows):
+        hint = "Each run's models by themselves: what stands further right than another run's need not be better. "
     hint += "Circles: the test split, which no search saw; open diamonds: validation, by which the row was chosen."
     sections = [
         Section("Leaderboard", hint, leaders),
@@ -64,10 +66,13 @@ def comparison_page(runs: Sequence[Run]) -> str:
         *items_section(runs),
     ]
     title = f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
-    return page_html(title, _comparison_finding(rows), _run_facts(runs), sections)
+    return page_html(title, comparison_finding(rows), _run_facts(runs), sections)
 
 
-def _comparison_finding(rows: Sequence[MethodRow]) -> str:
+def comparison_finding(rows: Sequence[MethodRow]) -> str:
+    """What a comparison of runs found, in one or two sentences of plain text."""
+    if reason := not_comparable(rows):
+        return f"These runs are {reason}. So none of their models is the best, and no row has a place."
     placed = [row for row in rows if row.place is not None]
     if not placed:
         return "No model has a normalised average yet."

@@ -17,6 +17,8 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.summary import RunSummary
 from mergebench_ray.runs.trials import Trial, is_known, read_trials
 
+NOT_COMPARABLE = "not comparable: the runs were not scored on the same items and metrics"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -83,7 +85,8 @@ class MethodRow:
     """A row of the leaderboard of methods.
 
     Attributes:
-        place: 1 for the best; None where the model was not scored on the split that is compared.
+        place: 1 for the best; None where the model was not scored on the split that is compared, and for all rows of
+            runs that are not comparable.
         runs: names of the runs it stands for: several only for a reference that is the same in all of them.
         label: the method, or what else the model is.
         trial: the model's scores.
@@ -120,24 +123,38 @@ def compare(runs: Sequence[Run]) -> list[MethodRow]:
     """The best candidate of each method in each run (chosen on validation), and the references; best first.
 
     Scores are those of the test split where the model was scored there, else of validation. Only rows of one split
-    have places: those of test if there are any.
+    have places: those of test if there are any. Where those were not scored on the same items, none has a place, and
+    the rows of each run stand together.
     """
     rows = _merged_references([row for run in runs for row in _rows(run)])
     rows.sort(key=_order)
-    split = rows[0].trial.split if rows else "test"
-    placed = [row for row in rows if row.trial.split == split and is_known(row.trial.normalised_average)]
+    if not_comparable(rows):
+        order = [run.name for run in runs]
+        return sorted(rows, key=lambda row: order.index(row.runs[0]))
+    placed = _ranked(rows)
     return [replace(row, place=placed.index(row) + 1 if row in placed else None) for row in rows]
 
 
-def comparable(runs: Sequence[Run]) -> list[str]:
-    """Why numbers of these runs should not be compared, in sentences; empty if they may be."""
+def not_comparable(rows: Sequence[MethodRow]) -> str | None:
+    """What to say where the rows that would have places were scored on different items or metrics; None otherwise."""
+    return NOT_COMPARABLE if len({row.trial.items_digest for row in _ranked(rows)}) > 1 else None
+
+
+def reservations(runs: Sequence[Run], rows: Sequence[MethodRow]) -> list[str]:
+    """What must be known before numbers of these runs are compared, in sentences.
+
+    Args:
+        runs: the runs.
+        rows: what `compare` made of them.
+    """
     warnings = []
-    rows = compare(runs)
     splits = {row.trial.split for row in rows}
+    if not_comparable(rows):
+        warnings.append(f"These runs are {NOT_COMPARABLE}. No row has a place; each run's rows stand together.")
+    elif any(len({row.trial.items_digest for row in rows if row.trial.split == split}) > 1 for split in splits):
+        warnings.append("Rows without a place were not all scored on the same items and metrics.")
     if len(splits) > 1:
         warnings.append("Some rows were scored on validation only, by which they were chosen: those flatter.")
-    if any(len({row.trial.items_digest for row in rows if row.trial.split == split}) > 1 for split in splits):
-        warnings.append("The runs were not scored on the same items and metrics: differences between them say little.")
     yardsticks = {
         frozenset((t.name, t.digest) for t in run.summary.trials if t.role == "specialist" and t.split in splits)
         for run in runs
@@ -213,6 +230,12 @@ def _merged_references(rows: Sequence[MethodRow]) -> list[MethodRow]:
         else:
             kept[same] = replace(kept[same], runs=(*kept[same].runs, *row.runs))
     return kept
+
+
+def _ranked(rows: Sequence[MethodRow]) -> list[MethodRow]:
+    """The rows that a ranking is about: those with a normalised average, on test if there are any."""
+    split = "test" if any(row.trial.split == "test" for row in rows) else "validation"
+    return [row for row in rows if row.trial.split == split and is_known(row.trial.normalised_average)]
 
 
 def _same_reference(first: MethodRow, second: MethodRow) -> bool:

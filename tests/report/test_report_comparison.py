@@ -30,7 +30,7 @@ from mergebench_ray.report.items import (
     scored_models,
 )
 from mergebench_ray.report.method_table import methods_csv, methods_latex, methods_markdown
-from mergebench_ray.runs.comparison import comparable, compare, read_runs, wall_seconds
+from mergebench_ray.runs.comparison import NOT_COMPARABLE, compare, read_runs, reservations, wall_seconds
 from mergebench_ray.runs.leaderboard import best_of_each_method
 from mergebench_ray.runs.trials import Trial, TrialStore
 from mergebench_ray.scores import TaskScore, combine_tasks
@@ -129,11 +129,42 @@ def test_cost_is_of_all_candidates_of_the_method_and_waiting_does_not_count(tmp_
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     trials = made_up_trials()
     same = read_runs([_run(tmp_path / "one", trials), _run(tmp_path / "two", trials)])
-    assert not [warning for warning in comparable(same) if "same items" in warning or "specialists" in warning]
-    other = [replace(trial, items_digest="others", digest=trial.digest[::-1]) for trial in trials]
-    warnings = comparable(read_runs([tmp_path / "one", _run(tmp_path / "three", other)]))
-    assert any("not scored on the same items" in warning for warning in warnings)
-    assert any("different specialists" in warning for warning in warnings)
+    said = reservations(same, compare(same))
+    assert not [warning for warning in said if "same items" in warning or "specialists" in warning]
+    other = [replace(trial, digest=trial.digest[::-1]) for trial in trials]
+    runs = read_runs([tmp_path / "one", _run(tmp_path / "three", other)])
+    assert any("different specialists" in warning for warning in reservations(runs, compare(runs)))
+
+
+def test_runs_over_different_items_have_no_best_and_every_form_of_the_table_says_so(tmp_path: Path) -> None:
+    one = _run(tmp_path / "one", made_up_trials())
+    two = _run(tmp_path / "two", [replace(t, items_digest=f"other-{t.split}") for t in made_up_trials(seed=1)])
+    rows = compare(read_runs([one, two]))
+    assert {row.place for row in rows} == {None}
+    assert [row.run for row in rows] == sorted(row.run for row in rows)
+    paths = {name: tmp_path / f"t.{name}" for name in ("csv", "markdown", "latex")}
+    for _ in range(2):  # the second time over what the first wrote
+        page = report([one, two], out=tmp_path / "both.html", **paths)["report"].read_text()
+    assert f'<p class="finding">These runs are {NOT_COMPARABLE}.' in page
+    assert f'<p class="warning">These runs are {NOT_COMPARABLE}.' in page
+    assert '<tr class="best">' not in page
+    assert not re.search(r"The best of \d", page)
+    table = list(csv.DictReader(paths["csv"].open()))
+    assert {(line["place"], line["comparable"]) for line in table} == {("", NOT_COMPARABLE)}
+    assert paths["markdown"].read_text().startswith(f"> {NOT_COMPARABLE}\n\n|")
+    assert f"\\textbf{{{NOT_COMPARABLE}}}" in paths["latex"].read_text()
+    shown = CliRunner().invoke(app, ["report", str(one), str(two), "--out", str(tmp_path / "both.html")])
+    assert "not comparable" in shown.output
+    assert all(line.split()[1] == "–" for line in shown.output.splitlines() if " base " in line)
+
+
+def test_runs_over_the_same_items_have_a_best_and_the_terminal_shows_it(tmp_path: Path) -> None:
+    one, two = _run(tmp_path / "one", made_up_trials()), _run(tmp_path / "two", made_up_trials(seed=1))
+    result = CliRunner().invoke(app, ["report", str(one), str(two), "--out", str(tmp_path / "both.html")])
+    assert "not comparable" not in result.output
+    best = compare(read_runs([one, two]))[0]
+    assert any("1" in line and best.label in line and best.run in line for line in result.output.splitlines())
+    assert max(map(len, result.output.splitlines()[:-1])) <= 80
 
 
 def test_a_metric_that_is_not_the_judges_is_named_in_every_form_of_the_leaderboard(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 from browser import body_in_browser
 from made_up_trials import DOMAINS, made_up_trials
 from mergebench_ray.errors import InputError
-from mergebench_ray.report.leaderboard_table import leaderboard_markdown, leaderboard_table
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.leaderboard import best_candidate, distinct, leaderboard
 from mergebench_ray.runs.summary import RunSummary
@@ -155,16 +154,6 @@ def test_leaderboard_orders_by_normalised_average_and_leaves_out_the_yardstick()
     assert [row.place for row in rows] == [1, 2, 3, 4]
     assert {row.trial.role for row in rows} == {"base", "average", "reference", "candidate"}
     assert len(leaderboard(trials, "validation", candidates=3)) == 6
-
-
-def test_leaderboard_as_markdown_and_in_a_terminal() -> None:
-    rows = leaderboard(made_up_trials(), "test")
-    lines = leaderboard_markdown(rows).splitlines()
-    assert lines[0].startswith("| place | model | normalised average | coding |")
-    assert len(lines) == 2 + len(rows)
-    assert lines[2].startswith("| 1 | best: ")
-    assert " ± " in lines[2]
-    assert leaderboard_table(rows, "test").row_count == len(rows)
 
 
 @pytest.mark.parametrize("name", ["whole run", "a domain missing in some"])

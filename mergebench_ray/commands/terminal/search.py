@@ -82,6 +82,10 @@ def report(
 ) -> None:
     """Write the report of a run again, or one that compares several."""
     from mergebench_ray.commands.report import report as run
+    from mergebench_ray.report.terminal_table import terminal_table
+    from mergebench_ray.runs.comparison import compare, read_runs
 
-    for name, path in run(runs, out=out, csv=csv, markdown=markdown, latex=latex).items():
+    written = run(runs, out=out, csv=csv, markdown=markdown, latex=latex)
+    Console().print(terminal_table(compare(read_runs(runs))))
+    for name, path in written.items():
         typer.echo(f"{name}: {path}")
