@@ -51,7 +51,6 @@ class Trial:
         items_digest: which items were scored, and how.
         method: merging method; None for base and specialists.
         parameters: every hyper-parameter of the method, plain JSON types.
-        coefficients: per specialist a number, or a list with one number per layer group.
         domains: results by domain, the scored ones only.
         normalised_average: mean over domains of what is recovered of the specialist's score; None while unknown.
         normalised_standard_error: of `normalised_average`; None while unknown.
@@ -66,8 +65,8 @@ class Trial:
         versions: package -> version.
         started: UTC.
         finished: UTC.
-        optuna_number: number of the trial in the Optuna study; None where it is not part of one.
-        optuna_parameters: what Optuna suggested.
+        optuna_number: number of the trial in the Optuna study, which holds what was suggested; None where it is not
+            part of one.
     """
 
     role: Role
@@ -78,7 +77,6 @@ class Trial:
     number: int = 0
     method: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    coefficients: Mapping[str, Coefficient] = field(default_factory=dict)
     domains: Mapping[str, DomainScore] = field(default_factory=dict)
     normalised_average: float | None = None
     normalised_standard_error: float | None = None
@@ -94,7 +92,6 @@ class Trial:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     finished: datetime = field(default_factory=lambda: datetime.now(UTC))
     optuna_number: int | None = None
-    optuna_parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role) or self.split not in SPLITS:
@@ -106,6 +103,12 @@ class Trial:
     def key(self) -> tuple[str, str, int, str]:
         """What tells this trial from all others of the run."""
         return self.role, self.name, self.number, self.split
+
+    @property
+    def coefficients(self) -> Mapping[str, Coefficient]:
+        """Per specialist a number, or a list with one number per layer group; empty where there is one for all."""
+        found = self.parameters.get(COEFFICIENTS)
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def answering_seconds(self) -> float:
@@ -133,7 +136,10 @@ class Trial:
         return _checked_trial().validate_json(text, strict=True)
 
     def flat(self) -> dict[str, Any]:
-        """One level of readable columns, such as ``score.math`` or ``coefficient.math.0``, for the Parquet table."""
+        """One level of readable columns, such as ``score.math`` or ``coefficient.math.0``, for the Parquet table.
+
+        docs/run-folder.md says what each means.
+        """
         row: dict[str, Any] = {
             "role": self.role,
             "name": self.name,
@@ -158,7 +164,6 @@ class Trial:
             row[name] = getattr(self, name)
         row |= flatten("version", self.versions)
         row |= {"started": self.started, "finished": self.finished, "optuna_number": self.optuna_number}
-        row |= {f"optuna.{name}": value for name, value in self.optuna_parameters.items()}
         return row | {"digest": self.digest, "items_digest": self.items_digest, "record": self.to_json()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from mergebench_ray.config import Recipe
 from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import parse_error_lines
-from mergebench_ray.runs.trials import COEFFICIENTS, Role, Trial, TrialStore, engine_names
+from mergebench_ray.runs.trials import Role, Trial, TrialStore, engine_names
 from mergebench_ray.scores import DomainScore, Scores, check_references, normalised_average
 from mergebench_ray.search.scorer import Measurement
 from mergebench_ray.search.session import Session
@@ -79,7 +79,7 @@ class Records:
         self._phase(f"scoring {name} on {split}")
         before = self._store.find(recipe.digest, self.items_digest(split), split)
         if before is not None:
-            trial = repeated(before, role=role, name=name, number=number, optuna_number=None, optuna_parameters={})
+            trial = repeated(before, role=role, name=name, number=number, optuna_number=None)
             self._store.append(trial)
             return trial
         started = datetime.now(UTC)
@@ -110,7 +110,6 @@ class Records:
             items_digest=self.items_digest(split),
             method=recipe.method,
             parameters=recipe.parameters,
-            coefficients=_coefficients(recipe),
             normalised_average=value,
             normalised_standard_error=error,
             **fields,
@@ -201,11 +200,6 @@ def repeated(trial: Trial, **changes: Any) -> Trial:
     seconds = ("merge_seconds", "load_seconds", "score_seconds", "engine_seconds", "judge_seconds")
     spent: dict[str, Any] = {**dict.fromkeys(seconds, 0.0), "tokens": 0, "judge_tokens": 0}
     return replace(trial, **{**spent, "started": now, "finished": now, **changes})
-
-
-def _coefficients(recipe: Recipe) -> dict[str, Any]:
-    coefficients = recipe.parameters.get(COEFFICIENTS, {})
-    return dict(coefficients) if isinstance(coefficients, Mapping) else {}
 
 
 def _versions() -> dict[str, str]:

@@ -65,14 +65,11 @@ class KeepTrials(tune.Callback):  # type: ignore[misc]
     ) -> None:
         """Store the candidate."""
         recipe = Recipe(**result[RECIPE])
-        suggestion = dict(trial.config)
-        number = suggestion.pop(OPTUNA_NUMBER)
         names: dict[str, Any] = {
             "role": "candidate",
             "name": recipe.method,
             "number": len(candidates(self._store)),
-            "optuna_number": number,
-            "optuna_parameters": suggestion,
+            "optuna_number": trial.config[OPTUNA_NUMBER],
         }
         measurement = ray.get(self._session.scorer.take.remote(recipe.digest))
         started = self._started.pop(trial.trial_id, datetime.now(UTC))

@@ -97,8 +97,12 @@ def test_names_from_files_cannot_inject_markup(tmp_path: Path) -> None:
             name=nasty if trial.role in ("candidate", "reference") else trial.name,
             method=nasty if trial.method else None,
             domains={nasty if name == "math" else name: result for name, result in trial.domains.items()},
-            coefficients={nasty if name == "math" else name: value for name, value in trial.coefficients.items()},
-            parameters={nasty: index % 3},
+            parameters={
+                "scaling_coef": {
+                    nasty if name == "math" else name: value for name, value in trial.coefficients.items()
+                },
+                nasty: index % 3,
+            },
         )
         for index, trial in enumerate(made_up_trials())
     ]
@@ -127,7 +131,8 @@ def test_report_of_a_folder_without_trials_is_refused(tmp_path: Path) -> None:
 
 
 def test_one_coefficient_for_all_specialists_is_one_chart() -> None:
-    even = [replace(t, coefficients=dict.fromkeys(DOMAINS, 0.1 * t.number)) for t in made_up_trials(4, test=False)[8:]]
+    trials = made_up_trials(4, test=False)[8:]
+    even = [replace(t, parameters={"scaling_coef": dict.fromkeys(DOMAINS, 0.1 * t.number)}) for t in trials]
     names = list(RunSummary.of(even).searched_values())
     assert names[0] == "coefficient (one for all specialists)"
     assert not [name for name in names if name.startswith("coefficient of")]
@@ -142,7 +147,9 @@ def test_a_parameter_that_is_the_same_for_all_specialists_is_one_chart() -> None
 
 
 def test_what_does_not_differ_between_candidates_has_no_chart() -> None:
-    trials = [replace(t, parameters={"k": 2}) for t in made_up_trials(4, test=False)[8:]]
+    trials = [
+        replace(t, parameters={"scaling_coef": t.coefficients, "k": 2}) for t in made_up_trials(4, test=False)[8:]
+    ]
     assert set(RunSummary.of(trials).searched_values()) == {f"coefficient of {domain}" for domain in DOMAINS}
 
 

@@ -61,7 +61,7 @@ def test_table_has_readable_flat_columns(tmp_path: Path) -> None:
 
 
 def test_coefficients_per_layer_group_are_columns_of_their_own(tmp_path: Path) -> None:
-    trial = replace(made_up_trials(1)[8], coefficients={"math": [0.1, 0.2]}, parameters={"k": 2})
+    trial = replace(made_up_trials(1)[8], parameters={"scaling_coef": {"math": [0.1, 0.2]}, "k": 2})
     store = _filled(tmp_path, [trial])
     row = store.table().to_pylist()[0]
     assert (row["coefficient.math.0"], row["coefficient.math.1"], row["parameter.k"]) == (0.1, 0.2, 2)
@@ -187,8 +187,8 @@ def test_a_hyper_parameter_with_the_values_of_the_coefficients_keeps_its_columns
 
 
 def test_every_leaf_of_the_parameters_has_a_column_of_its_own(tmp_path: Path) -> None:
-    parameters = {"p": {"a.0": 1, "a": [2, {}]}, "empty": [], "large": 1 << 70}
-    trial = replace(made_up_trials(1)[8], parameters=parameters, coefficients={"a.b": 0.1, "a": 0.2})
+    parameters = {"p": {"a.0": 1, "a": [2, {}]}, "empty": [], "large": 1 << 70, "scaling_coef": {"a.b": 0.1, "a": 0.2}}
+    trial = replace(made_up_trials(1)[8], parameters=parameters)
     row = _filled(tmp_path, [trial]).table().to_pylist()[0]
     found = {name: value for name, value in row.items() if name.startswith(("parameter.", "coefficient."))}
     assert found == {
@@ -231,3 +231,14 @@ def test_a_reader_beside_a_running_search_always_sees_whole_files(tmp_path: Path
         store.append(trial, ITEMS)
     out, _ = reader.communicate(timeout=300)
     assert (reader.returncode, out.strip()) == (0, str(len(trials)))
+
+
+def test_a_run_that_stored_coefficients_thrice_reads_as_before() -> None:
+    trial = next(trial for trial in made_up_trials() if trial.role == "candidate")
+    old = {
+        **json.loads(trial.to_json()),
+        "coefficients": dict(trial.coefficients),
+        "optuna_parameters": {"method": "x"},
+    }
+    assert Trial.from_json(json.dumps(old)) == trial
+    assert trial.coefficients == trial.parameters["scaling_coef"]

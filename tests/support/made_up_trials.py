@@ -61,7 +61,6 @@ def _merge(
         for domain, weight in coefficients.items()
     }
     parameters = {"scaling_coef": coefficients, **extra}
-    optuna = {f"{method}.scaling_coef.{domain}": value for domain, value in coefficients.items()} | {"method": method}
     return _trial(
         source,
         role,
@@ -71,10 +70,8 @@ def _merge(
         number=number,
         method=method,
         parameters=parameters,
-        coefficients=coefficients,
         merge_seconds=source.uniform(0.08, 0.14),
         optuna_number=number if role == "candidate" else None,
-        optuna_parameters=optuna if role == "candidate" else {},
     )
 
 
@@ -88,7 +85,7 @@ def _again_on_test(source: random.Random, trial: Trial) -> Trial:
         return _specialist(source, trial.name, "test")
     scores = {domain: result.score for domain, result in trial.domains.items()}
     again = _trial(source, trial.role, trial.name, "test", scores)
-    kept = ("number", "digest", "method", "parameters", "coefficients")
+    kept = ("number", "digest", "method", "parameters")
     return replace(again, **{name: getattr(trial, name) for name in kept})
 
 
