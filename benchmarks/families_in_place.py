@@ -137,8 +137,8 @@ def measure(family: str) -> dict[str, Any]:
 @contextmanager
 def nothing_packed_again() -> Iterator[None]:
     """VLLM as it comes."""
-    from mergebench_ray.engines import shared_memory
     from mergebench_ray.engines.repacking import Received
+    from mergebench_ray.engines.transports import shared_memory
 
     @contextmanager
     def only_vllm(_model: Any) -> Iterator[Received]:

@@ -15,6 +15,7 @@ from mergebench_ray.config.names import Name
 from mergebench_ray.config.reference import ModelRef
 from mergebench_ray.config.storage_url import hide_password
 from mergebench_ray.config.suite import Suite
+from mergebench_ray.config.transports import TransportName
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
 
@@ -176,9 +177,7 @@ class EngineOptions(Strict):
         default="auto",
         description="Engines score a candidate each, or share the items of one; auto lets the planner choose.",
     )
-    transport: Literal["shared_memory", "ipc", "nccl", "nccl_m2n"] = Field(
-        default="shared_memory", description="How merged weights travel to the engine."
-    )
+    transport: TransportName = Field(default="shared_memory", description="How merged weights travel to the engine.")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto",
         description="What engines compute in; auto is bfloat16, but float32 on a CPU that is slow in it.",

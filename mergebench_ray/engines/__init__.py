@@ -13,7 +13,7 @@ from mergebench_ray.engines.requests import (
     LoglikelihoodRequest,
     Request,
 )
-from mergebench_ray.engines.transport import WeightReceiver, WeightTransport
+from mergebench_ray.engines.transports.transport import WeightReceiver, WeightTransport
 from mergebench_ray.engines.vllm_engine import VLLMEngine
 
 __all__ = [

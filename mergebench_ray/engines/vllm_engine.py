@@ -26,6 +26,7 @@ from mergebench_ray.engines.requests import (
     LoglikelihoodRequest,
     Request,
 )
+from mergebench_ray.engines.transports import WeightTransport, transport_class
 from mergebench_ray.errors import InputError
 from mergebench_ray.weights.held_weights import HeldWeights
 from mergebench_ray.weights.manifest import WeightManifest
@@ -83,12 +84,12 @@ class VLLMEngine:
         # Only here, since vLLM reads its environment when it is imported.
         from vllm import LLM
 
-        from mergebench_ray.engines.shared_memory import BACKEND, SharedMemoryTransport, SharedMemoryWorker
+        from mergebench_ray.engines.worker import EngineWorker
 
         self.dtype = engine_dtype(options.dtype)
         self._folder = ModelFolder(model_folder)
         on_cpu = not torch.cuda.is_available()
-        shared_memory = options.transport == "shared_memory"
+        transport = transport_class(options.transport)
         with _explained(model_folder):
             self._llm: Any = LLM(
                 model=str(model_folder),
@@ -106,8 +107,8 @@ class VLLMEngine:
                 enable_prefix_caching=True,
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
-                weight_transfer_config={"backend": BACKEND if shared_memory else options.transport},
-                worker_extension_cls=f"{SharedMemoryWorker.__module__}.{SharedMemoryWorker.__qualname__}",
+                weight_transfer_config={"backend": transport.backend},
+                worker_extension_cls=f"{EngineWorker.__module__}.{EngineWorker.__qualname__}",
                 **(_cpu_arguments(options) if on_cpu else _gpu_arguments(options)),
             )
         self.tokenizer: Any = self._llm.get_tokenizer()
@@ -117,7 +118,7 @@ class VLLMEngine:
         self._held = HeldWeights()
         self._names = itertools.count()
         self._llm.update_weight_version(BASE_VERSION)
-        self._transport = SharedMemoryTransport(self) if shared_memory else None
+        self._transport: WeightTransport | None = transport(self) if transport.beside_engine else None
         if self._transport is not None:
             self._transport.connect()
 

@@ -16,10 +16,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mergebench_ray.checkpoints import resolve
-from mergebench_ray.engines import VLLMEngine, shared_memory
+from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.engine_proof import _prompt, prove
 from mergebench_ray.engines.model_folder import ModelFolder
 from mergebench_ray.engines.repacking import Received
+from mergebench_ray.engines.transports import shared_memory
 from mergebench_ray.errors import InputError
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "families_in_place.py"

@@ -16,7 +16,7 @@ from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, Weight
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from mergebench_ray.engines.repacking import packed_again
-from mergebench_ray.engines.transport import WeightTransport
+from mergebench_ray.engines.transports.transport import WeightTransport
 from mergebench_ray.weights.manifest import WeightManifest
 from mergebench_ray.weights.memory_file import MappedFiles
 
@@ -27,6 +27,7 @@ class SharedMemoryTransport(WeightTransport):
     """The default transport, between processes of one node."""
 
     backend: ClassVar[str] = BACKEND
+    beside_engine: ClassVar[bool] = True
 
     def connect(self) -> None:
         """Meet the receiving side: nothing to agree on."""
@@ -101,22 +102,6 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine):  # type: ignore[mi
     def shutdown(self) -> None:
         """Unmap all memory files."""
         self._files = MappedFiles()
-
-
-class SharedMemoryWorker:
-    """vLLM's `worker_extension_cls`: naming it makes every worker process import and register this module."""
-
-    def read_base_again(self) -> None:
-        """Load the model folder that vLLM started from, in place."""
-        worker: Any = self  # vLLM makes it a base of its worker's class
-        with packed_again(worker.get_model()):
-            worker.reload_weights()
-
-    def norm_classes(self) -> list[str]:
-        """Names of the classes of the model's norms."""
-        worker: Any = self
-        names = {type(module).__name__ for module in worker.get_model().modules()}
-        return sorted(name for name in names if "norm" in name.lower())
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryWeightTransferEngine)

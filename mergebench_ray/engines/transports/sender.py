@@ -1,34 +1,23 @@
-"""Weights between GPUs, by vLLM's own weight-transfer engines.
+"""Weights between GPUs, by vLLM's own weight-transfer engines: what the transports `ipc`, `nccl` and `nccl_m2n` share.
 
-The sender is written against vLLM's `WeightSource` and its trainer-side engines; the receiving side is vLLM's own:
-
-=============  ==============================================================================================
-backend        use
-=============  ==============================================================================================
-``ipc``        bank and engine on the same GPU: CUDA IPC handles travel, bytes stay where they are
-``nccl``       one sending process on another GPU or node, which broadcasts to all of the engine's workers
-``nccl_m2n``   the same, each worker receiving only its own shard (needs the package nccl-extensions)
-=============  ==============================================================================================
-
-None of this has run on a GPU yet. What the tests show without one: that vLLM's real factories, sources and engines
-accept these classes, and that what the source announces is what it yields.
+The sender is written against vLLM's `WeightSource` and its trainer-side engines; the receiving side is vLLM's own. None
+of this has run on a GPU yet. What the tests show without one: that vLLM's real factories, sources and engines accept
+these classes, and that what the source announces is what it yields.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import torch
 from vllm.distributed.weight_transfer import ParamMeta, WeightSource, WeightTransferTrainerFactory
-from vllm.distributed.weight_transfer.m2n_common import REPLICATED, M2NMesh, M2NParamMeta
-from vllm.distributed.weight_transfer.m2n_source import M2NWeightSource
 
-from mergebench_ray.engines.transport import WeightReceiver, WeightTransport
+from mergebench_ray.engines.transports.transport import WeightReceiver, WeightTransport
 from mergebench_ray.weights.manifest import WeightManifest
 
-Backend = Literal["ipc", "nccl", "nccl_m2n"]
 ReadTensors = Callable[[Sequence[str]], Iterable[tuple[str, torch.Tensor]]]
 """Streams the tensors of these names, in this order, each whole, on the sender's GPU."""
 
@@ -46,6 +35,10 @@ class Rendezvous:
     address: str
     port: int
     num_workers: int
+
+    def settings(self) -> dict[str, Any]:
+        """As vLLM's senders take it."""
+        return {"master_address": self.address, "master_port": self.port, "world_size": 1 + self.num_workers}
 
 
 class BankSource(WeightSource):  # type: ignore[misc]
@@ -94,18 +87,6 @@ class BankSource(WeightSource):  # type: ignore[misc]
             yield name, tensor
 
 
-class BankM2NSource(BankSource, M2NWeightSource):  # type: ignore[misc]
-    """The same for `nccl_m2n`: one sending process that holds every tensor whole."""
-
-    def mesh(self) -> M2NMesh:
-        """The senders' topology: a single rank."""
-        return M2NMesh((1, 1), 0)
-
-    def metadata(self) -> list[ParamMeta]:
-        """As `BankSource.metadata`, each tensor replicated over the senders."""
-        return [M2NParamMeta(meta.name, meta.dtype, meta.shape, REPLICATED) for meta in super().metadata()]
-
-
 class _NewVersion:
     """A receiver that gives the weights their version when vLLM's sender, which knows of none, finishes."""
 
@@ -120,26 +101,33 @@ class _NewVersion:
         self._receiver.finish_weight_update(weight_version or self.version)
 
 
-class CollectiveTransport(WeightTransport):
+class SendingTransport(WeightTransport):
     """Sends from the process that holds the merged tensors on a GPU.
 
     Args:
         receiver: the engine, or a stand-in that calls it in its actor.
-        backend: see the module's table.
-        source: the tensors; a `BankM2NSource` for ``nccl_m2n``.
-        rendezvous: needed by both NCCL backends.
+        source: the tensors.
+        rendezvous: where both sides meet, for transports that need one.
     """
 
-    def __init__(
-        self, receiver: WeightReceiver, backend: Backend, source: BankSource, rendezvous: Rendezvous | None = None
-    ) -> None:
+    sends_all: ClassVar[bool] = False
+    """Whether every send moves all tensors, named or not."""
+
+    def __init__(self, receiver: WeightReceiver, source: BankSource, rendezvous: Rendezvous | None = None) -> None:
         super().__init__(receiver)
         self._client = _NewVersion(receiver)
         self._source = source
-        self._init_info = sender_init_info(backend, rendezvous)
-        # The plan of nccl_m2n is made once, over all tensors.
-        self._always_all = backend == "nccl_m2n"
+        self._init_info = self.init_info(rendezvous)
         self._sender: Any = None
+
+    @classmethod
+    @abstractmethod
+    def init_info(cls, rendezvous: Rendezvous | None, rank: int = 0) -> Any:
+        """What vLLM's sender is made from.
+
+        Raises:
+            ValueError: if a rendezvous is needed and there is none.
+        """
 
     def connect(self) -> None:
         """Meet the receiving side; blocks until all workers have joined."""
@@ -148,39 +136,24 @@ class CollectiveTransport(WeightTransport):
         )
 
     def send(self, manifest: WeightManifest, names: Sequence[str]) -> None:
-        """Replace the tensors called `names` (with ``nccl_m2n`` all of them) and set the manifest's version."""
-        if not self._always_all:
+        """Replace the tensors called `names`, or all of them, and set the manifest's version."""
+        if not self.sends_all:
             self._source.select(names)
         self._client.version = manifest.version
         self._sender.send_weights()
 
     def close(self) -> None:
-        """Leave the NCCL group."""
+        """Leave the senders' group."""
         if self._sender is not None:
             self._sender.shutdown()
 
 
-def sender_init_info(backend: Backend, rendezvous: Rendezvous | None, rank: int = 0) -> Any:
-    """What vLLM's sender of this backend is made from.
+def required(rendezvous: Rendezvous | None, backend: str) -> Rendezvous:
+    """The rendezvous.
 
     Raises:
-        ValueError: if an NCCL backend is given no rendezvous.
+        ValueError: if there is none.
     """
-    if backend == "ipc":
-        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-
-        return IPCTrainerInitInfo(rank=rank)
     if rendezvous is None:
         raise ValueError(f"backend {backend} needs a rendezvous")
-    meeting = {
-        "master_address": rendezvous.address,
-        "master_port": rendezvous.port,
-        "world_size": 1 + rendezvous.num_workers,
-    }
-    if backend == "nccl":
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
-        return NCCLTrainerInitInfo(rank=rank, **meeting)
-    from vllm.distributed.weight_transfer.m2n_trainer import M2NTrainerInitInfo
-
-    return M2NTrainerInitInfo(rank=rank, **meeting)
+    return rendezvous

@@ -16,14 +16,13 @@ from vllm.distributed.weight_transfer.m2n_trainer import M2NTrainerWeightTransfe
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine, NCCLWeightTransferUpdateInfo
 
 from mergebench_ray.config import EngineOptions
-from mergebench_ray.engines.collective import (
-    BankM2NSource,
-    BankSource,
-    CollectiveTransport,
-    Rendezvous,
-    sender_init_info,
-)
-from mergebench_ray.engines.shared_memory import BACKEND, SharedMemoryWeightTransferEngine
+from mergebench_ray.config.transports import TRANSPORTS
+from mergebench_ray.engines.transports import transport_class
+from mergebench_ray.engines.transports.ipc import IPCTransport
+from mergebench_ray.engines.transports.nccl import NCCLTransport
+from mergebench_ray.engines.transports.nccl_m2n import BankM2NSource, NCCLM2NTransport
+from mergebench_ray.engines.transports.sender import BankSource, Rendezvous, SendingTransport
+from mergebench_ray.engines.transports.shared_memory import SharedMemoryWeightTransferEngine
 from mergebench_ray.weights.manifest import WeightManifest, WeightTensor
 
 SHAPES = {
@@ -70,16 +69,17 @@ def test_an_engine_is_a_client_as_vllms_senders_expect() -> None:
     assert all(callable(getattr(VLLMEngine, name)) for name in RecordingEngine.__dict__ if not name.startswith("_"))
 
 
-@pytest.mark.parametrize("transport", EngineOptions.model_fields["transport"].annotation.__args__)
-def test_vllm_knows_the_backend_of_every_transport_that_a_sweep_can_name(transport: str) -> None:
-    backend = BACKEND if transport == "shared_memory" else transport
-    receiver = WeightTransferEngineFactory._registry[backend]()
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_vllm_knows_the_backend_of_every_transport_that_a_sweep_can_name(name: str) -> None:
+    assert EngineOptions(transport=name).transport == name
+    transport = transport_class(name)
+    receiver = WeightTransferEngineFactory._registry[transport.backend]()
     assert receiver.update_info_cls
-    if transport == "shared_memory":
-        assert receiver is SharedMemoryWeightTransferEngine
-    else:
-        init_info = sender_init_info(transport, RENDEZVOUS)
+    if issubclass(transport, SendingTransport):
+        init_info = transport.init_info(RENDEZVOUS)
         assert SenderFactory._registry[init_info.backend]().init_info_cls is type(init_info)
+    else:
+        assert receiver is SharedMemoryWeightTransferEngine
 
 
 def test_what_the_source_announces_is_what_it_yields() -> None:
@@ -125,7 +125,7 @@ def test_a_sending_rank_of_nccl_is_made_by_vllms_factory_and_passes_over_the_sou
         return read(names)
 
     engine = RecordingEngine()
-    init_info = sender_init_info("nccl", RENDEZVOUS, rank=1)
+    init_info = NCCLTransport.init_info(RENDEZVOUS, rank=1)
     sender = SenderFactory.trainer_init(init_info, client=engine, source=BankSource(MANIFEST, counted))
     sender.send_weights()
     assert passes == [[*SHAPES]]
@@ -149,7 +149,7 @@ def test_nccl_m2n_accepts_the_layout_and_stops_only_at_its_missing_package() -> 
         check_transferable(meta.name, meta.dtype, meta.shape)
         mesh, placements = resolve_layout(source.mesh(), meta.placements)
         validate_layout(mesh, placements, meta.shape, "source")
-    init_info = sender_init_info("nccl_m2n", RENDEZVOUS)
+    init_info = NCCLM2NTransport.init_info(RENDEZVOUS)
     with pytest.raises(ImportError, match="nccl-extensions"):
         M2NTrainerWeightTransferEngine.trainer_init(init_info, client=RecordingEngine(), source=source)
     with pytest.raises(TypeError, match="M2NWeightSource"):
@@ -158,16 +158,16 @@ def test_nccl_m2n_accepts_the_layout_and_stops_only_at_its_missing_package() -> 
         )
 
 
-@pytest.mark.parametrize("backend", ["nccl", "nccl_m2n"])
-def test_nccl_needs_a_rendezvous(backend: Any) -> None:
+@pytest.mark.parametrize("transport", [NCCLTransport, NCCLM2NTransport])
+def test_nccl_needs_a_rendezvous(transport: type[SendingTransport]) -> None:
     with pytest.raises(ValueError, match="rendezvous"):
-        CollectiveTransport(RecordingEngine(), backend, BankSource(MANIFEST, read))
+        transport(RecordingEngine(), BankSource(MANIFEST, read))
 
 
 def test_a_send_ends_with_the_manifests_version() -> None:
     engine = RecordingEngine()
     source = BankSource(MANIFEST, read)
-    transport = CollectiveTransport(engine, "nccl", source, RENDEZVOUS)
+    transport = NCCLTransport(engine, source, RENDEZVOUS)
 
     class SenderWithoutGPU(NCCLTrainerWeightTransferEngine):
         def _broadcast(self, source: Any, meta: Any) -> None:
@@ -182,4 +182,4 @@ def test_a_send_ends_with_the_manifests_version() -> None:
 
 
 def test_ipc_needs_no_rendezvous() -> None:
-    assert sender_init_info("ipc", None) == IPCTrainerInitInfo(rank=0)
+    assert IPCTransport.init_info(None) == IPCTrainerInitInfo(rank=0)

@@ -39,6 +39,8 @@ class WeightTransport(ABC):
 
     backend: ClassVar[str]
     """Name under which vLLM's workers know the receiving side."""
+    beside_engine: ClassVar[bool] = False
+    """Whether it runs in the engine's own process, from a manifest alone; else where the bank's GPUs are."""
 
     def __init__(self, receiver: WeightReceiver) -> None:
         self.receiver = receiver
