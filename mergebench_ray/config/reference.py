@@ -15,21 +15,19 @@ _MAX_PLUS_SIGNS = 16
 class ModelRef:
     """Names a checkpoint; parses and prints as one string.
 
-    ========================================  ==================================================================
-    form                                      meaning
-    ========================================  ==================================================================
-    ``owner/name`` or ``owner/name@revision``   a model on the hub (from the local cache when offline)
-    ``./folder`` or ``/folder``                 a folder with single or sharded safetensors
-    ``file.gguf``                               a GGUF file, dequantised once into the cache
-    ``package:name/path``                       a folder or file inside an installed Python package
-    ``BASE+ADAPTER``                            a PEFT LoRA adapter (any form above) applied to a base
-    ========================================  ==================================================================
+    | form | meaning |
+    | --- | --- |
+    | `owner/name` or `owner/name@revision` | a model on the hub (from the local cache when offline) |
+    | `./folder` or `/folder` | a folder with single or sharded safetensors |
+    | `file.gguf` | a GGUF file, dequantised once into the cache |
+    | `package:name/path` | a folder or file inside an installed Python package |
+    | `BASE+ADAPTER` | a PEFT LoRA adapter (any form above) applied to a base |
 
-    A name without a leading ``./`` is taken as a folder where such a folder exists, otherwise as a hub id. A path that
-    exists may hold ``+`` and ``@``, alone and on either side of the ``+`` that joins a model and its adapter.
+    A name without a leading `./` is taken as a folder where such a folder exists, otherwise as a hub id. A path that
+    exists may hold `+` and `@`, alone and on either side of the `+` that joins a model and its adapter.
 
     Attributes:
-        source: path, ``package:`` path or hub id.
+        source: path, `package:` path or hub id.
         revision: branch, tag or commit of a hub id; None for its default.
         adapter: the adapter's own reference, or None.
     """
@@ -82,7 +80,7 @@ def exists_here(path: str) -> bool:
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """Model and adapter: cut where most of the two exist; None for the adapter where there is no ``+``."""
+    """Model and adapter: cut where most of the two exist; None for the adapter where there is no `+`."""
     cuts = [position for position, letter in enumerate(text) if letter == "+"]
     if not cuts:
         return text, None
