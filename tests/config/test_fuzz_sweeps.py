@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from mergebench_ray import cli
 from mergebench_ray.commands.first_checks import checked_merge, checked_run
+from mergebench_ray.commands.terminal.options import parse_settings
 from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.config.yaml_files import parse_setting, to_yaml
 from mergebench_ray.config.yaml_reader import YAMLReadError, load_yaml
@@ -277,7 +278,7 @@ def test_any_settings(settings: list[tuple[str, str]]) -> None:
     with folder() as here:
         (here / "sweep.yaml").write_text(dumped(SWEEP))
         try:
-            overrides = cli._parse_settings([f"{key}={value}" for key, value in settings])
+            overrides = parse_settings([f"{key}={value}" for key, value in settings])
         except InputError as error:
             one_line(error)
             return
