@@ -101,6 +101,11 @@ class Domain(Strict):
         return self.validation_tasks if split == "validation" and self.validation_tasks else self.tasks
 
 
+_ITS_OWN = frozenset({"name", "description", "extends", "tasks_folder"})  # not taken over from an extended suite
+_BY_ENTRY = ("specialists", "calibration", "domains", "forgetting", "judges")
+_ADDED_TO = ("lm_eval_folders", "gated_data")
+
+
 class Suite(Strict):
     """Models and domains that belong together; the name of a domain is the name of its specialist."""
 
@@ -108,6 +113,12 @@ class Suite(Strict):
 
     name: Name = Field(description="Name of the suite, as tables show it.")
     description: str = Field(default="", description="One line for `mergebench-ray suites`.")
+    extends: Line | None = Field(
+        default=None,
+        description="Built-in suite, or file of one beside this file, of which everything holds that this one does not "
+        "say otherwise. Specialists, calibration, domains, forgetting and judges are taken over one by one (null "
+        "leaves one out), lm_eval_folders and gated_data are added to, and its task files are found beside this one's.",
+    )
     base: Line | None = Field(default=None, description="Reference of the base model.")
     specialists: dict[Name, Line] = Field(default_factory=dict, description="Specialist name -> reference.")
     calibration: dict[Name, CalibrationSource] = Field(
@@ -132,6 +143,7 @@ class Suite(Strict):
     gated_data: list[Line] = Field(default_factory=list, description="Data sets whose licence must be accepted first.")
     max_model_len: int = Field(default=2048, ge=16, description="Longest prompt plus answer, in tokens.")
     _folder: Path = PrivateAttr(default=Path())
+    _extended_tasks: tuple[Path, ...] = PrivateAttr(default=())
 
     @field_validator("lm_eval_folders")
     @classmethod
@@ -147,9 +159,10 @@ class Suite(Strict):
         return self
 
     @property
-    def tasks_path(self) -> Path | None:
-        """Absolute folder of the suite's own task files, or None."""
-        return None if self.tasks_folder is None else (self._folder / self.tasks_folder).resolve()
+    def tasks_paths(self) -> tuple[Path, ...]:
+        """Absolute folders of task files: of the suites that this one extends, then its own, which come first."""
+        own = () if self.tasks_folder is None else ((self._folder / self.tasks_folder).resolve(),)
+        return tuple(dict.fromkeys([*self._extended_tasks, *own]))
 
     @property
     def scored(self) -> dict[str, Domain]:
@@ -188,21 +201,46 @@ class Suite(Strict):
         Raises:
             InputError: if there is no such suite, or the file is wrong.
         """
-        path = built_in_suites().get(name_or_path) or Path(name_or_path)
+        return cls._load(name_or_path, Path(), ())
+
+    @classmethod
+    def _load(cls, name_or_path: str, folder: Path, extending: tuple[Path, ...]) -> Suite:
+        """Read a suite that a command names, or, from `folder`, that others do: `extending`, the last for this one."""
+        path = built_in_suites().get(name_or_path) or folder / name_or_path
+        what = f"{extending[-1]}: extends {name_or_path!r:.300}" if extending else f"suite {name_or_path!r:.300}"
         if not os.path.isfile(path):  # also false for a name that no file can have
             known = ", ".join(built_in_suites())
-            raise InputError(
-                f"suite {name_or_path!r:.300}: neither a built-in suite ({known}) nor a file; check the name"
-            )
+            raise InputError(f"{what}: neither a built-in suite ({known}) nor a file; check the name")
+        if any(path.samefile(one) for one in extending):
+            raise InputError(f"{what}: that suite extends this one; name another")
         content = read_yaml(path)
         if isinstance(judges := content.get("judges"), dict):
             content["judges"] = {
                 name: _read_judge(path.parent / judge) if isinstance(judge, str) else judge
                 for name, judge in judges.items()
             }
-        suite = parse_model(cls, content, str(path))
+        extended = content.get("extends")
+        other = cls._load(extended, path.parent, (*extending, path)) if isinstance(extended, str) else None
+        suite = parse_model(cls, content if other is None else _over(other, content), str(path))
         suite._folder = path.parent
+        suite._extended_tasks = other.tasks_paths if other is not None else ()
         return suite
+
+
+def _over(other: Suite, content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a suite file laid over the suite that it extends."""
+    inherited = {key: getattr(other, key) for key in other.model_fields_set - _ITS_OWN}
+    merged = {**inherited, **content}
+    for key in _BY_ENTRY:
+        before, here = inherited.get(key), content.get(key)
+        if before and isinstance(here, dict):
+            entries = {**before, **here}
+            merged[key] = {name: one for name, one in entries.items() if one is not None or name not in before}
+    for key in _ADDED_TO:
+        here = content.get(key)
+        if isinstance(here, list):
+            merged[key] = [*inherited.get(key, []), *(one for one in here if one not in inherited.get(key, []))]
+    return merged
 
 
 def _read_judge(file: Path) -> Judge:

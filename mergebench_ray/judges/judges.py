@@ -155,7 +155,7 @@ def _find(name: str, suite: Suite, options: EvaluationOptions) -> FoundJudge:
         raise _MissingError(str(error)) from error
     if checkpoint.ref.adapter is not None:
         raise InputError(f"judge {name}: {checkpoint} is an adapter on another model; merge it into a folder first")
-    found = FoundJudge(name, judge, checkpoint, suite.tasks_path or Path())
+    found = FoundJudge(name, judge, checkpoint, _parser_folder(judge, suite))
     found.find_parser()
     if judge.max_answer_tokens >= found.max_model_len:
         raise InputError(
@@ -163,6 +163,13 @@ def _find(name: str, suite: Suite, options: EvaluationOptions) -> FoundJudge:
             f"{found.max_model_len} tokens of its model; lower it"
         )
     return found
+
+
+def _parser_folder(judge: Judge, suite: Suite) -> Path:
+    """The folder of task files that has the module of a judge's parser; the suite's own where none has."""
+    file = f"{judge.parser.rpartition('.')[0].replace('.', '/')}.py"
+    folders = suite.tasks_paths[::-1] or (Path(),)
+    return next((folder for folder in folders if (folder / file).is_file()), folders[0])
 
 
 @dataclass(frozen=True)

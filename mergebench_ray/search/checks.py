@@ -74,6 +74,7 @@ def check_domains(sweep: Sweep, suite: Suite, specialists: Mapping[str, ModelRef
             )
         if domain not in specialists:
             raise InputError(
-                f"sweep {sweep.name}: domain {domain!r} has no specialist of that name to be measured against; "
-                f"add it to 'specialists', or list the other domains in evaluation.domains"
+                f"sweep {sweep.name}: domain {domain!r} has no specialist of that name to be measured against, only "
+                f"{', '.join(specialists)}; a specialist bears the name of its domain: rename or add it in "
+                "'specialists', or list the other domains in evaluation.domains"
             )

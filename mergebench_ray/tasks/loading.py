@@ -143,12 +143,14 @@ def _build(
     options: EvaluationOptions,
     judges: Mapping[str, str],
 ) -> ScoredTask:
-    config = manager.task_index[name].cfg or {}
+    config = find_task_file(manager, suite, name)
     asked = data_split(config, settings, split)
     path = str(config.get("dataset_path"))
     file = local_source(options.data, path, config.get("dataset_name"))
     source = str(file or data_source(config, asked))
     changed = overrides(config, settings, split, file is not None)
+    if (options_of_data := config.get("dataset_kwargs")) != (manager.task_index[name].cfg or {}).get("dataset_kwargs"):
+        changed["dataset_kwargs"] = options_of_data
     limit = options.validation_items if split == "validation" else options.test_items
     gated = path in suite.gated_data
     splits = [value for key, value in {**config, **changed}.items() if key.endswith("_split")]

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
+from mergebench_ray.tasks.task_files import FILE_FORMATS
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
-_BUILDERS = frozenset({"json", "csv", "parquet", "text", "arrow"})
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 _LARGEST_CELL = 2**31 - 1  # the csv module's own limit of 128 KiB is less than some tests of programs
 
@@ -29,7 +29,7 @@ _LARGEST_CELL = 2**31 - 1  # the csv module's own limit of 128 KiB is less than 
 def dataset_id(config: Mapping[str, Any]) -> str | None:
     """`owner/name` or `owner/name:config` of the hub's data set that a task asks for; None where it brings its own."""
     path = config.get("dataset_path")
-    if not path or path in _BUILDERS:
+    if not path or path in FILE_FORMATS:
         return None
     name = config.get("dataset_name")
     return f"{path}:{name}" if name else str(path)

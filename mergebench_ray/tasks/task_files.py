@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import importlib
 import importlib.util
 import io
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +26,8 @@ from mergebench_ray.errors import InputError, nearest
 Verdict = Mapping[str, bool | None]
 """What a judge says of an answer: question -> truth, None for a question that does not apply."""
 BatchScorer = Callable[[list[dict[str, Any]], list[list[Any]]], list[Mapping[str, Any]]]
+FILE_FORMATS = frozenset({"json", "csv", "parquet", "text", "arrow"})
+"""What a task file names as its data set where it brings its own files."""
 _MAPPINGS = frozenset({"dataset_kwargs", "fewshot_config", "generation_kwargs", "metadata"})
 VerdictScorer = Callable[[list[dict[str, Any]], list[Verdict | None]], list[Mapping[str, Any]]]
 
@@ -34,9 +38,9 @@ def task_manager(suite: Suite) -> TaskManager:
     Raises:
         InputError: if a folder of task files is not there.
     """
-    if suite.tasks_path is None and not suite.lm_eval_folders:
+    own = suite.tasks_paths
+    if not own and not suite.lm_eval_folders:
         return _task_manager(None)
-    own = [] if suite.tasks_path is None else [suite.tasks_path]
     shipped = Path(lm_eval.tasks.__file__).parent
     folders = [*(shipped / folder for folder in suite.lm_eval_folders), *own]
     for folder in folders:
@@ -61,25 +65,65 @@ def _task_manager(folders: tuple[Path, ...] | None) -> TaskManager:
 
 
 def find_task_file(manager: TaskManager, suite: Suite, name: str) -> Mapping[str, Any]:
-    """A task file as it stands, functions unresolved.
+    """A task file as it stands, functions unresolved; files of its data that it names are looked for beside it.
 
     Raises:
-        InputError: if there is none of that name, or a key of it has a value of another kind than lm-eval's.
+        InputError: if there is none of that name, a key of it has a value of another kind than lm-eval's, or a file of
+            its data may be two.
     """
     if name not in manager.all_subtasks:
-        if name in manager.all_tasks:
-            raise InputError(f"suite {suite.name}: {name!r} is a group of tasks; name the tasks themselves")
-        if suite.tasks_path is not None:
-            _check_readable(suite.tasks_path)
-        where = suite.tasks_path or "lm-eval"
-        raise InputError(f"suite {suite.name}: no task {name!r} in {where}; {nearest(name, manager.all_subtasks)}")
-    config = manager.task_index[name].cfg or {}
+        raise _no_task(manager, suite, name)
+    entry = manager.task_index[name]
+    config = entry.cfg or {}
     for key, value in config.items():
         if key in _MAPPINGS and not isinstance(value, Mapping | None):
             raise InputError(f"task {name}: {key}: give keys, each with its value, not {value!r}")
         if key.endswith("_split") and not isinstance(value, str | int | None):
             raise InputError(f"task {name}: {key}: give the name of one split, not {value!r}")
-    return config
+    return config if entry.yaml_path is None else _with_files_beside(name, config, entry.yaml_path.parent)
+
+
+def _no_task(manager: TaskManager, suite: Suite, name: str) -> InputError:
+    if name in manager.all_tasks:
+        return InputError(f"suite {suite.name}: {name!r} is a group of tasks; name the tasks themselves")
+    for folder in suite.tasks_paths:
+        _check_readable(folder)
+    places = [*map(str, suite.tasks_paths), *(f"lm-eval's {one}" for one in suite.lm_eval_folders)] or ["lm-eval"]
+    hint = nearest(name, manager.all_subtasks)
+    shipped = _task_manager(None).task_index.get(name)
+    if shipped is not None and shipped.yaml_path is not None:
+        folder = shipped.yaml_path.parent.relative_to(Path(lm_eval.tasks.__file__).parent)
+        hint = f"lm-eval has one: add {folder} to the suite's lm_eval_folders"
+    elif not suite.tasks_paths:
+        hint += "; for task files of your own, name their folder in the suite's tasks_folder"
+    return InputError(f"suite {suite.name}: no task {name!r} in {', '.join(places)}; {hint}")
+
+
+def _with_files_beside(name: str, config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A task file whose data files have absolute paths; those of a data set on a hub lie there."""
+    options = config.get("dataset_kwargs")
+    if str(config.get("dataset_path")) not in FILE_FORMATS or not options:
+        return config
+    # `datasets` looks for files in the folder of data, where there is one.
+    key = "data_dir" if options.get("data_dir") else "data_files"
+    return {**config, "dataset_kwargs": {**options, key: _beside(f"task {name}: {key}", options.get(key), folder)}}
+
+
+def _beside(what: str, paths: Any, folder: Path) -> Any:
+    if isinstance(paths, Mapping):
+        return {split: _beside(what, one, folder) for split, one in paths.items()}
+    if isinstance(paths, list):
+        return [_beside(what, one, folder) for one in paths]
+    if not isinstance(paths, str) or "::" in paths or "://" in paths or os.path.isabs(paths):
+        return paths
+    beside, here = folder / paths, Path.cwd() / paths
+    there = [one for one in (beside, here) if os.path.exists(one) or glob.glob(str(one))]
+    if len(there) == 2 and beside.resolve() != here.resolve():
+        raise InputError(
+            f"{what}: {paths!r:.300} is in {folder}, beside the task file, and in the working folder; "
+            "remove or rename one, or give the whole path"
+        )
+    return str(there[0] if there else beside)
 
 
 def _check_readable(folder: Path) -> None:

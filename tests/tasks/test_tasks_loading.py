@@ -236,6 +236,43 @@ def test_a_data_file_that_is_not_there_is_named(folder: Path) -> None:
         one_task(folder, "capital_text", "exact_match")
 
 
+def test_data_files_are_looked_for_beside_the_task_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_generation_task(
+        folder, dataset_kwargs={"data_files": {"validation": "validation.jsonl", "test": ["*t.jsonl"]}}
+    )
+    monkeypatch.chdir("/")
+    file = folder / "capital_text.yaml"
+    file.write_text(file.read_text().replace("training_split: train\n", ""))
+    assert len(one_task(folder, "capital_text", "exact_match").items) == 4
+    assert len(one_task(folder, "capital_text", "exact_match", "test").items) == 6
+
+
+def test_data_files_in_the_working_folder_are_still_found_unless_they_may_be_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    write_generation_task(folder, dataset_kwargs={"data_files": {"validation": "here.jsonl"}}, training_split=None)
+    file = folder / "capital_text.yaml"
+    file.write_text(file.read_text().replace("test_split: test\n", ""))
+    write_lines(folder.parent / "here.jsonl", capital_items(0, 3))
+    assert len(one_task(folder, "capital_text", "exact_match").items) == 3
+    write_lines(folder / "here.jsonl", capital_items(0, 2))
+    with pytest.raises(InputError, match=r"capital_text: data_files: 'here\.jsonl' is in .*tasks, beside .*working"):
+        one_task(folder, "capital_text", "exact_match")
+    monkeypatch.chdir(folder)
+    assert len(one_task(folder, "capital_text", "exact_match").items) == 2
+
+
+def test_a_task_that_is_not_found_is_answered_with_the_key_that_lets_it_be(folder: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"no task 'arc_easy' in .*tasks; lm-eval has one: add arc to .*lm_eval_folders"
+    ):
+        one_task(folder, "arc_easy", "acc")
+    suite = Suite.model_validate({"name": "s", "domains": {"a": {"tasks": {"mine": "acc"}}}})
+    with pytest.raises(InputError, match=r"no task 'mine' in lm-eval; .*name their folder in the suite's tasks_folder"):
+        load_tasks(suite, "validation", ALL)
+
+
 def test_unknown_names_are_refused_with_the_closest(folder: Path) -> None:
     write_generation_task(folder)
     with pytest.raises(InputError, match=r"no task 'capital_txt'.*did you mean 'capital_text'"):
