@@ -116,14 +116,16 @@ def _beside(what: str, paths: Any, folder: Path) -> Any:
         return [_beside(what, one, folder) for one in paths]
     if not isinstance(paths, str) or "::" in paths or "://" in paths or os.path.isabs(paths):
         return paths
-    beside, here = folder / paths, Path.cwd() / paths
-    there = [one for one in (beside, here) if os.path.exists(one) or glob.glob(str(one))]
-    if len(there) == 2 and beside.resolve() != here.resolve():
+    beside, here = (
+        os.path.join(os.path.realpath(one.parent), one.name) for one in (folder / paths, Path.cwd() / paths)
+    )
+    there = [one for one in (beside, here) if os.path.exists(one) or glob.glob(one)]
+    if len(there) == 2 and beside != here:
         raise InputError(
             f"{what}: {paths!r:.300} is in {folder}, beside the task file, and in the working folder; "
             "remove or rename one, or give the whole path"
         )
-    return str(there[0] if there else beside)
+    return there[0] if there else beside
 
 
 def _check_readable(folder: Path) -> None:
