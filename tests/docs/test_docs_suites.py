@@ -38,6 +38,14 @@ def test_the_example_suite_is_read_and_divides_its_items(workplace: Path) -> Non
     assert all(items.values()), "both splits need items"
 
 
+def test_the_derived_suite_has_the_tasks_of_both(workplace: Path) -> None:
+    suite = Suite.load("mini-and-science.yaml")
+    assert [*suite.domains] == ["instruction", "math", "multilingual", "safety", "science"]
+    assert sorted(suite.specialists) == sorted(suite.domains)
+    found = load_tasks(suite, "validation", EvaluationOptions(), ["science", "math"])
+    assert {task.name for task in found} == {"my_science", "mini_math"}
+
+
 def test_the_pages_command_passes(
     workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
