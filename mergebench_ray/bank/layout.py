@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from mergebench_ray.checkpoints import Checkpoint, layer_of, merged_names, streamed_names
+from mergebench_ray.checkpoints import Checkpoint, merged_names, streamed_names
+from mergebench_ray.families.family import layer_of
 from mergebench_ray.kernels.random import POSITIONS
 
 

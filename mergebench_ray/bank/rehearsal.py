@@ -16,7 +16,7 @@ from torch import Tensor
 from mergebench_ray.bank.layout import Layout, LayoutTensor, Overlap
 from mergebench_ray.bank.shard import usable_threads
 from mergebench_ray.bank.work import Work, plan_work, segments_of
-from mergebench_ray.checkpoints import layer_of
+from mergebench_ray.families.family import layer_of
 from mergebench_ray.helper_process import helper_process
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars, magnitude_histogram
 from mergebench_ray.methods import Calibrated, CalibrationRequest, complete_parameters, get_method, parse_parameters

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mergebench_ray.calibration.samples import Encoded
-from mergebench_ray.checkpoints import Progress, is_merged
+from mergebench_ray.checkpoints import Progress
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import is_merged
 
 Loss = Callable[[Any, Tensor], Tensor]
 """Gets the model and the token ids (1, L) of a sample; returns a scalar."""

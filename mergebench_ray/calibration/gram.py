@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from mergebench_ray.calibration.model import require_linear_layers
 from mergebench_ray.calibration.samples import Batch
-from mergebench_ray.checkpoints import Progress, is_merged
+from mergebench_ray.checkpoints import Progress
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import is_merged
 
 
 @dataclass(frozen=True)

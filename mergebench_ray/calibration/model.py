@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from mergebench_ray.calibration.samples import Batch
-from mergebench_ray.checkpoints import Checkpoint, TensorInfo, is_merged
+from mergebench_ray.checkpoints import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.architecture import full_config
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import is_merged
 
 _READ_BLOCK = 1 << 22
 _OF_LINEAR_LAYERS = frozenset({"gram", "layerwise"})

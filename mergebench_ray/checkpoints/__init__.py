@@ -17,8 +17,8 @@ if TYPE_CHECKING:
         require_finite,
     )
     from mergebench_ray.checkpoints.compatible import check_compatible, fit, fit_tensors
+    from mergebench_ray.checkpoints.merged import merged_names, streamed_names
     from mergebench_ray.checkpoints.resolving import resolve
-    from mergebench_ray.checkpoints.roles import counts_for_threshold, is_merged, layer_of, merged_names, streamed_names
     from mergebench_ray.checkpoints.writer import write_model
 
 __all__ = [
@@ -27,11 +27,8 @@ __all__ = [
     "TensorInfo",
     "check_accompanying_files",
     "check_compatible",
-    "counts_for_threshold",
     "fit",
     "fit_tensors",
-    "is_merged",
-    "layer_of",
     "merged_names",
     "model_card",
     "read_in_shape_of",
@@ -49,17 +46,14 @@ __getattr__ = lazy_names(
         "TensorInfo": "checkpoint",
         "check_accompanying_files": "accompanying_files",
         "check_compatible": "compatible",
-        "counts_for_threshold": "roles",
         "fit": "compatible",
         "fit_tensors": "compatible",
-        "is_merged": "roles",
-        "layer_of": "roles",
-        "merged_names": "roles",
+        "merged_names": "merged",
         "model_card": "card",
         "read_in_shape_of": "checkpoint",
         "require_finite": "checkpoint",
         "resolve": "resolving",
-        "streamed_names": "roles",
+        "streamed_names": "merged",
         "write_model": "writer",
     },
 )

@@ -17,11 +17,11 @@ from torch import Tensor
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.digest import canonical_digest, tensors_digest
 from mergebench_ray.checkpoints.json_files import read_json_object
-from mergebench_ray.checkpoints.roles import is_merged
 from mergebench_ray.checkpoints.safetensors_file import read_elements, read_header
 from mergebench_ray.checkpoints.weight_files import PICKLE_REASON
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import is_merged
 
 _CONFIG_NAME = "adapter_config.json"
 _WEIGHTS_NAME = "adapter_model.safetensors"

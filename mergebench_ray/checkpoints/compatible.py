@@ -11,17 +11,17 @@ from mergebench_ray.checkpoints.architecture import ignored_tensors
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.embeddings import require_known_embeddings
 from mergebench_ray.checkpoints.quantised import refuse_quantised, shown
-from mergebench_ray.checkpoints.roles import (
+from mergebench_ray.checkpoints.settings import check_allowed, compare_settings
+from mergebench_ray.checkpoints.wrappers import renamed, unwrapped
+from mergebench_ray.checkpoints.writer import output_config
+from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import (
     is_beside_the_text,
     is_buffer,
     is_input_embedding,
     is_merged,
     is_output_head,
 )
-from mergebench_ray.checkpoints.settings import check_allowed, compare_settings
-from mergebench_ray.checkpoints.wrappers import renamed, unwrapped
-from mergebench_ray.checkpoints.writer import output_config
-from mergebench_ray.errors import InputError
 
 _SAME_BASE = "give specialists that were fine-tuned from this base"
 _BLOCK = 1 << 22

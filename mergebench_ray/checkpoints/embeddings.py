@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mergebench_ray.checkpoints.architecture import tables_and_heads
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
-from mergebench_ray.checkpoints.roles import is_beside_the_text, is_input_embedding, is_merged, layer_of
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import is_beside_the_text, is_input_embedding, is_merged, layer_of
 
 _REMEDY = "such models cannot be merged"
 

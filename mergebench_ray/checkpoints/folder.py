@@ -12,10 +12,10 @@ from mergebench_ray.checkpoints.architecture import has_tied_head
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.digest import tensors_digest
 from mergebench_ray.checkpoints.json_files import read_json_object
-from mergebench_ray.checkpoints.roles import is_input_embedding, is_output_head
 from mergebench_ray.checkpoints.safetensors_file import have_equal_values, read_elements
 from mergebench_ray.checkpoints.weight_files import refuse_other_weights, stored_tensors
 from mergebench_ray.config import ModelRef
+from mergebench_ray.families.family import is_input_embedding, is_output_head
 
 
 class FolderCheckpoint(Checkpoint):

@@ -17,9 +17,9 @@ from mergebench_ray.checkpoints.checkpoint import Progress
 from mergebench_ray.checkpoints.digest import file_digest
 from mergebench_ray.checkpoints.gguf_header import read_gguf_header
 from mergebench_ray.checkpoints.json_files import read_json_object
-from mergebench_ray.checkpoints.roles import is_output_head
 from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import is_output_head
 from mergebench_ray.files import open_regular, whole_folder
 
 _MAGIC = b"GGUF"

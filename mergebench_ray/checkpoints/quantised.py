@@ -7,8 +7,8 @@ import re
 import torch
 
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
-from mergebench_ray.checkpoints.roles import is_buffer
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import is_buffer
 
 PLAIN = (torch.bfloat16, torch.float16, torch.float32)
 # Names that GPTQ, AWQ, bitsandbytes, compressed-tensors, FP8 and MXFP4 give to packed weights and their scales.

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mergebench_ray.checkpoints.accompanying_files import code_is_there, copy_accompanying_files
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, Progress
-from mergebench_ray.checkpoints.roles import is_buffer
 from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
+from mergebench_ray.families.family import is_buffer
 from mergebench_ray.files import whole_folder
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")

@@ -20,13 +20,13 @@ from rich.table import Table
 
 from mergebench_ray.bank import Bank
 from mergebench_ray.bank.bench import measure_methods
-from mergebench_ray.checkpoints import is_merged
 from mergebench_ray.commands.first_checks import check_bench
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.peak_memory import interpreter_memory, peak_memory
 from mergebench_ray.commands.progress import Report, progress_line
 from mergebench_ray.config import EngineOptions, Suite
 from mergebench_ray.engines import GenerationRequest, VLLMEngine
+from mergebench_ray.families.family import is_merged
 from mergebench_ray.files import whole_file
 from mergebench_ray.methods import get_method, method_names
 from mergebench_ray.runtime import ray_session

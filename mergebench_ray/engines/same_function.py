@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints import Checkpoint
-from mergebench_ray.checkpoints.roles import is_input_embedding, is_output_head
+from mergebench_ray.families.family import is_input_embedding, is_output_head
 
 _POSITIONS = {"wpe", "embed_positions"}
 _READERS = frozenset(

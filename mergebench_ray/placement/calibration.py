@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from mergebench_ray.checkpoints import Checkpoint, is_merged
+from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Choices, Fixed, Sweep
+from mergebench_ray.families.family import is_merged
 from mergebench_ray.methods import get_method
 from mergebench_ray.placement.need import Need
 

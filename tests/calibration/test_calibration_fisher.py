@@ -14,8 +14,9 @@ from mergebench_ray.calibration.fisher import fisher_diagonal
 from mergebench_ray.calibration.gradients import RECOMPUTE_FROM
 from mergebench_ray.calibration.model import load_model
 from mergebench_ray.calibration.samples import Encoded
-from mergebench_ray.checkpoints import is_merged, resolve
+from mergebench_ray.checkpoints import resolve
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import is_merged
 from tiny_models import tiny_gemma2, tiny_llama
 
 CPU = torch.device("cpu")

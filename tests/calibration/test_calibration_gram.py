@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 from mergebench_ray.calibration.gram import GramCollector, Grams, gram_matrices
 from mergebench_ray.calibration.model import LayerStack, load_model, read_parameter
 from mergebench_ray.calibration.samples import Encoded, batches
-from mergebench_ray.checkpoints import is_merged, resolve
+from mergebench_ray.checkpoints import resolve
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import is_merged
 from tiny_models import tiny_gemma2, tiny_llama
 
 CPU = torch.device("cpu")

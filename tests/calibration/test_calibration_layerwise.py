@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from mergebench_ray.calibration.layerwise import merge_layer_by_layer
 from mergebench_ray.calibration.samples import Encoded
-from mergebench_ray.checkpoints import Checkpoint, is_merged, resolve
+from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import is_merged
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
 
 CPU = torch.device("cpu")

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from mergebench_ray.calibration.masks import train_mask
 from mergebench_ray.calibration.samples import Encoded
-from mergebench_ray.checkpoints import is_merged, resolve
+from mergebench_ray.checkpoints import resolve
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import is_merged
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
 
 CPU = torch.device("cpu")

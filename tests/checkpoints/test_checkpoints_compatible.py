@@ -13,15 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from mergebench_ray.checkpoints import (
     check_compatible,
-    counts_for_threshold,
     fit,
-    is_merged,
     merged_names,
     read_in_shape_of,
     require_finite,
     resolve,
 )
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import counts_for_threshold, is_merged
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
 
 Tensors = dict[str, torch.Tensor]

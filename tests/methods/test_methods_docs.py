@@ -14,7 +14,8 @@ import torch
 import mergebench_ray.methods as package
 from bank_in_process import LocalBank
 from mergebench_ray import kernels
-from mergebench_ray.checkpoints import Checkpoint, is_merged, resolve
+from mergebench_ray.checkpoints import Checkpoint, resolve
+from mergebench_ray.families.family import is_merged
 from mergebench_ray.kernels import Pass, Segment
 from mergebench_ray.methods import TensorPlace, get_method, parse_parameters, registry
 from tiny_models import tiny_llama, tiny_specialist

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-
-from mergebench_ray.checkpoints.checkpoint import Checkpoint
 
 # Modules of heads: GPT-NeoX says embed_out, ChatGLM output_layer, InternLM2 and Llama's own files output.
 _HEADS = frozenset({"lm_head", "embed_out", "output_layer"})
@@ -47,27 +44,6 @@ def counts_for_threshold(name: str) -> bool:
     embeddings, too.
     """
     return "embed" not in name and _EMBEDDINGS.isdisjoint(name.split("."))
-
-
-def merged_names(base: Checkpoint, specialists: Collection[Checkpoint]) -> list[str]:
-    """The tensors that are merged: all but embeddings, head and masks, in floating point, not empty, in every model."""
-    return [name for name in _comparable(base, specialists) if is_merged(name)]
-
-
-def streamed_names(base: Checkpoint, specialists: Collection[Checkpoint]) -> list[str]:
-    """The tensors that count for global thresholds but are not merged: an output head of its own."""
-    return [name for name in _comparable(base, specialists) if counts_for_threshold(name) and not is_merged(name)]
-
-
-def _comparable(base: Checkpoint, specialists: Collection[Checkpoint]) -> list[str]:
-    return [
-        name
-        for name, info in base.tensors.items()
-        if info.dtype.is_floating_point
-        and info.numel
-        and not is_buffer(name)
-        and all(name in one.tensors for one in specialists)
-    ]
 
 
 def layer_of(name: str, num_layers: int) -> int | None:
