@@ -8,7 +8,6 @@ from functools import cached_property
 from math import prod
 
 from mergebench_ray.checkpoints import Checkpoint, merged_names, streamed_names
-from mergebench_ray.families.family import layer_of
 from mergebench_ray.kernels.random import POSITIONS
 
 
@@ -81,7 +80,7 @@ class Layout:
     @classmethod
     def of(cls, base: Checkpoint, specialists: Collection[Checkpoint] = ()) -> Layout:
         """The layout of a model like `base`, of which some tensors may not be in all specialists: those stay out."""
-        layers = {name: layer_of(name, base.num_layers) for name in base.tensors}
+        layers = {name: base.family.layer_of(name, base.num_layers) for name in base.tensors}
         merged = merged_names(base, specialists)
         merged.sort(key=lambda name: (layers[name] is None, layers[name] or 0, name))
         return cls(_place(merged, base), _place(streamed_names(base, specialists), base), base.num_layers)
@@ -118,7 +117,8 @@ def _place(names: Sequence[str], base: Checkpoint) -> tuple[LayoutTensor, ...]:
         size = prod(shape)
         for part in range(-(-size // POSITIONS)):
             count = min(POSITIONS, size - part * POSITIONS)
-            tensors.append(LayoutTensor(name, shape, layer_of(name, base.num_layers), part, start, count))
+            layer = base.family.layer_of(name, base.num_layers)
+            tensors.append(LayoutTensor(name, shape, layer, part, start, count))
             start += count
     return tuple(tensors)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mergebench_ray.bank.layout import Layout, LayoutTensor, Overlap
 from mergebench_ray.bank.shard import usable_threads
 from mergebench_ray.bank.work import Work, plan_work, segments_of
-from mergebench_ray.families.family import layer_of
+from mergebench_ray.families import family_of
 from mergebench_ray.helper_process import helper_process
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars, magnitude_histogram
 from mergebench_ray.methods import Calibrated, CalibrationRequest, complete_parameters, get_method, parse_parameters
@@ -137,11 +137,12 @@ def smollm2_layout(layers: int) -> Layout:
     """The merged tensors of a model shaped like SmolLM2-135M."""
     names = {f"model.layers.{layer}.{name}.weight": shape for layer in range(layers) for name, shape in _SHAPES.items()}
     names["model.norm.weight"] = (_HIDDEN,)
+    family = family_of("llama")
     tensors = []
     start = 0
     for name, shape in names.items():
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)
-        tensors.append(LayoutTensor(name, shape, layer_of(name, layers), 0, start, count))
+        tensors.append(LayoutTensor(name, shape, family.layer_of(name, layers), 0, start, count))
         start += count
     return Layout(tuple(tensors), (), layers)
 

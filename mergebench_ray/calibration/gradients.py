@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mergebench_ray.calibration.samples import Encoded
 from mergebench_ray.checkpoints import Progress
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import is_merged
+from mergebench_ray.families import family_of
 
 Loss = Callable[[Any, Tensor], Tensor]
 """Gets the model and the token ids (1, L) of a sample; returns a scalar."""
@@ -21,9 +22,10 @@ RECOMPUTE_FROM = 256
 """Tokens of a sample from which layers are run again for the backward pass instead of keeping their activations."""
 
 
-def merged_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def merged_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     """The parameters that are merged: weights and biases of linear layers, norms; no embeddings, no output head."""
-    return {name: parameter for name, parameter in model.named_parameters() if is_merged(name)}
+    family = family_of(model.config.model_type)
+    return {name: parameter for name, parameter in model.named_parameters() if family.is_merged(name)}
 
 
 def visit_gradients(

@@ -20,7 +20,7 @@ from mergebench_ray.calibration.model import require_linear_layers
 from mergebench_ray.calibration.samples import Batch
 from mergebench_ray.checkpoints import Progress
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import is_merged
+from mergebench_ray.families import ModelFamily, family_of
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ class GramCollector:
 
     Args:
         module: a whole model, or one of its layers.
+        family: says which of its linear layers are merged.
         prefix: what comes before the module's names in the checkpoint.
     """
 
-    def __init__(self, module: nn.Module, prefix: str = "") -> None:
-        self._linears = merged_linears(module, prefix)
+    def __init__(self, module: nn.Module, family: ModelFamily, prefix: str = "") -> None:
+        self._linears = _merged_linears(module, family, prefix)
         self._hooks: list[Any] = []
         self._sums: dict[str, Tensor] = {}
         self._group_of: dict[str, str] = {}
@@ -104,10 +105,10 @@ class GramCollector:
             self._sums[name].addmm_(rows.T, rows)
 
 
-def merged_linears(module: nn.Module, prefix: str = "") -> dict[str, nn.Linear]:
+def _merged_linears(module: nn.Module, family: ModelFamily, prefix: str) -> dict[str, nn.Linear]:
     """The linear layers whose weights are merged, by the name of the weight in the checkpoint."""
     named = {f"{prefix}{name}.weight": child for name, child in module.named_modules() if isinstance(child, nn.Linear)}
-    return {name: linear for name, linear in named.items() if is_merged(name)}
+    return {name: linear for name, linear in named.items() if family.is_merged(name)}
 
 
 def gram_matrices(model: Any, batches: Sequence[Batch], progress: Progress | None = None) -> Grams:
@@ -120,7 +121,7 @@ def gram_matrices(model: Any, batches: Sequence[Batch], progress: Progress | Non
     """
     require_linear_layers(model)
     device = next(model.parameters()).device
-    with GramCollector(model) as collector, torch.no_grad():
+    with GramCollector(model, family_of(model.config.model_type)) as collector, torch.no_grad():
         for number, batch in enumerate(batches):
             if progress:
                 progress(number / len(batches), f"Gram matrices: batch {number + 1} of {len(batches)}")

@@ -100,7 +100,7 @@ def _read_layer(stack: LayerStack, index: int, checkpoint: Checkpoint) -> Layer:
 def _grams_of_layer(
     stack: LayerStack, index: int, layer: Layer, data: list[Batch], hidden: list[Tensor], device: torch.device
 ) -> Grams:
-    with stack.filled(index, layer) as module, GramCollector(module, stack.prefix(index)) as collector:
+    with stack.filled(index, layer) as module, GramCollector(module, stack.family, stack.prefix(index)) as collector:
         for batch, states in zip(data, hidden, strict=True):
             collector.expect(batch, device)
             stack.run(batch, states)

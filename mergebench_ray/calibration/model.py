@@ -21,7 +21,7 @@ from mergebench_ray.calibration.samples import Batch
 from mergebench_ray.checkpoints import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.architecture import full_config
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import is_merged
+from mergebench_ray.families import family_of
 
 _READ_BLOCK = 1 << 22
 _OF_LINEAR_LAYERS = frozenset({"gram", "layerwise"})
@@ -86,15 +86,16 @@ def require_calibratable(checkpoint: Checkpoint, kinds: Collection[str]) -> None
         LayerStack(checkpoint, torch.bfloat16, torch.device("cpu"))
 
 
-def require_linear_layers(model: nn.Module) -> None:
+def require_linear_layers(model: PreTrainedModel) -> None:
     """Refuse a model that has merged matrices which are not linear layers, so have no inputs to look at.
 
     Raises:
         InputError: naming one.
     """
+    family = family_of(model.config.model_type)
     linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 and is_merged(name) and name not in linear:
+        if parameter.ndim > 1 and family.is_merged(name) and name not in linear:
             raise InputError(f"{name!r} of {type(model).__name__} is no linear layer, so {_CANNOT}")
 
 
@@ -126,11 +127,13 @@ class LayerStack:
         device: where both are.
 
     Attributes:
+        family: the base's.
         num_layers: number of transformer layers.
     """
 
     def __init__(self, base: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
         self._base, self._dtype, self._device = base, dtype, device
+        self.family = base.family
         model = _skeleton(base, dtype, device)
         if not isinstance(getattr(model.base_model, "layers", None), nn.ModuleList) or not hasattr(
             model.base_model, "norm"

@@ -21,7 +21,7 @@ from mergebench_ray.checkpoints.safetensors_file import read_elements, read_head
 from mergebench_ray.checkpoints.weight_files import PICKLE_REASON
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import is_merged
+from mergebench_ray.families import ModelFamily
 
 _CONFIG_NAME = "adapter_config.json"
 _WEIGHTS_NAME = "adapter_model.safetensors"
@@ -84,7 +84,7 @@ class AdapterCheckpoint(Checkpoint):
         self.config = base.config
         self._base = base
         options = read_json_object(adapter_folder / _CONFIG_NAME)
-        _refuse_unless_plain(adapter_folder / _CONFIG_NAME, options)
+        _refuse_unless_plain(adapter_folder / _CONFIG_NAME, options, base.family)
         self.tokenizer_folder = (
             adapter_folder if (adapter_folder / "tokenizer.json").is_file() else base.tokenizer_folder
         )
@@ -139,7 +139,7 @@ class AdapterCheckpoint(Checkpoint):
         return total.mul_(self._scale).flatten()
 
 
-def _refuse_unless_plain(file: Path, options: dict[str, Any]) -> None:
+def _refuse_unless_plain(file: Path, options: dict[str, Any], family: ModelFamily) -> None:
     if options.get("peft_type") != "LORA":
         raise InputError(f"{file}: peft_type {_short(options.get('peft_type'))} is not LORA; {_REMEDY}")
     for key in _NOT_PLAIN:
@@ -147,7 +147,7 @@ def _refuse_unless_plain(file: Path, options: dict[str, Any]) -> None:
             raise InputError(f"{file}: {key} = {_short(options[key])} is not plain LoRA; {_REMEDY}")
     if options.get("bias") not in (None, "none"):
         raise InputError(f"{file}: bias = {_short(options['bias'])} is not plain LoRA; {_REMEDY}")
-    _refuse_saved_layers(file, options.get("modules_to_save"))
+    _refuse_saved_layers(file, options.get("modules_to_save"), family)
     start = options.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         raise InputError(f"{file}: init_lora_weights = {_short(start)} also changes the base's weights; {_REMEDY}")
@@ -161,12 +161,12 @@ def _refuse_unless_plain(file: Path, options: dict[str, Any]) -> None:
         raise InputError(f"{file}: lora_alpha = {_short(alpha)} must be a finite number; mend the file")
 
 
-def _refuse_saved_layers(file: Path, modules: Any) -> None:
+def _refuse_saved_layers(file: Path, modules: Any, family: ModelFamily) -> None:
     """Modules that are saved whole may only be embeddings and output heads, which no merge takes."""
     if not modules:
         return
     names = modules if isinstance(modules, list) else [modules]
-    other = next((name for name in names if not isinstance(name, str) or is_merged(f"{name}.weight")), None)
+    other = next((name for name in names if not isinstance(name, str) or family.is_merged(f"{name}.weight")), None)
     if other is not None:
         raise InputError(f"{file}: modules_to_save = {_short(modules)} is not plain LoRA; {_REMEDY}")
 
@@ -191,7 +191,8 @@ def _sort_tensors(
     for name, info in stored.items():
         target = _WITHIN.sub("", name.removeprefix(_PREFIX))
         module = target.partition(".lora_")[0] + ".weight"
-        if is_merged(target) or (".lora_" in target and module in base.tensors and not _OF_EMBEDDINGS.search(target)):
+        merged = base.family.is_merged(target)
+        if merged or (".lora_" in target and module in base.tensors and not _OF_EMBEDDINGS.search(target)):
             others[name] = info
         elif ".lora_" in target or target not in base.tensors:
             left_out.append(name.removeprefix(_PREFIX))

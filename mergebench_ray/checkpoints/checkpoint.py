@@ -17,6 +17,7 @@ from mergebench_ray.checkpoints.architecture import num_layers
 from mergebench_ray.checkpoints.file_state import FileState
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
+from mergebench_ray.families import ModelFamily, family_of
 
 Progress = Callable[[float, str], None]
 """Receives the fraction done (0 to 1) and one line of text."""
@@ -106,6 +107,11 @@ class Checkpoint(ABC):
         if start < 0 or count < 0 or start + count > info.numel:
             raise ValueError(f"{name}: slice [{start}, {start + count}) leaves a tensor of {info.numel} elements")
         return self._read_range(info, start, count)
+
+    @property
+    def family(self) -> ModelFamily:
+        """What the names of its tensors mean."""
+        return family_of(self.config.get("model_type"))
 
     @property
     def num_layers(self) -> int:

@@ -15,13 +15,6 @@ from mergebench_ray.checkpoints.settings import check_allowed, compare_settings
 from mergebench_ray.checkpoints.wrappers import renamed, unwrapped
 from mergebench_ray.checkpoints.writer import output_config
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import (
-    is_beside_the_text,
-    is_buffer,
-    is_input_embedding,
-    is_merged,
-    is_output_head,
-)
 
 _SAME_BASE = "give specialists that were fine-tuned from this base"
 _BLOCK = 1 << 22
@@ -162,15 +155,15 @@ def _fit_names(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Chec
 
 def _unfit_names(base: Checkpoint, specialist: Checkpoint) -> tuple[list[str], list[str]]:
     """Tensors that only the base has, and that only the specialist has, and that no rule covers; heads aside."""
-    layers = base.num_layers
+    family, layers = base.family, base.num_layers
 
     def has_a_rule(info: TensorInfo) -> bool:
         return (
             info.numel == 0
             or not info.dtype.is_floating_point
-            or is_buffer(info.name)
-            or is_output_head(info.name)
-            or is_beside_the_text(info.name, layers)
+            or family.is_buffer(info.name)
+            or family.is_output_head(info.name)
+            or family.is_beside_the_text(info.name, layers)
         )
 
     missing = [name for name, info in base.tensors.items() if name not in specialist.tensors and not has_a_rule(info)]
@@ -196,11 +189,11 @@ def _others(names: Collection[str]) -> str:
 
 
 def _fit_heads(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Checkpoint, list[str]]:
-    ours = {name for name in base.tensors if is_output_head(name)}
-    theirs = {name for name in specialist.tensors if is_output_head(name)}
+    ours = {name for name in base.tensors if base.family.is_output_head(name)}
+    theirs = {name for name in specialist.tensors if base.family.is_output_head(name)}
     if ours == theirs:
         return specialist, []
-    if not ours and theirs and _all_equal_embeddings(specialist, theirs):
+    if not ours and theirs and _all_equal_embeddings(base, specialist, theirs):
         kept = {name: name for name in specialist.tensors if name not in theirs}
         return renamed(specialist, kept), [f"{min(theirs)} is a copy of the embeddings: left out"]
     kind = {True: "an output head of its own", False: "its output head tied to the embeddings"}
@@ -209,9 +202,9 @@ def _fit_heads(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Chec
     raise InputError(f"{who}: {_misfit(sorted(ours - theirs), sorted(theirs - ours))}; {_SAME_BASE}")
 
 
-def _all_equal_embeddings(checkpoint: Checkpoint, heads: Collection[str]) -> bool:
-    tables = [name for name in checkpoint.tensors if is_input_embedding(name)]
-    return all(any(_are_equal(checkpoint, head, checkpoint, table) for table in tables) for head in heads)
+def _all_equal_embeddings(base: Checkpoint, specialist: Checkpoint, heads: Collection[str]) -> bool:
+    tables = [name for name in specialist.tensors if base.family.is_token_embedding(name)]
+    return all(any(_are_equal(specialist, head, specialist, table) for table in tables) for head in heads)
 
 
 def _are_equal(one: Checkpoint, name: str, other: Checkpoint, other_name: str) -> bool:
@@ -243,7 +236,7 @@ def _of_the_base(base: Checkpoint, specialist: Checkpoint) -> list[str]:
     other = [
         name
         for name, info in base.tensors.items()
-        if (is_buffer(name) or not info.dtype.is_floating_point)
+        if (base.family.is_buffer(name) or not info.dtype.is_floating_point)
         and name in specialist.tensors
         and not _are_equal(base, name, specialist, name)
     ]
@@ -266,7 +259,7 @@ def _check_shapes(who: str, base: Checkpoint, specialist: Checkpoint) -> list[st
             )
         if ours.shape == theirs.shape:
             continue
-        if is_merged(name) or not _has_other_rows(ours, theirs):
+        if base.family.is_merged(name) or not _has_other_rows(base, ours, theirs):
             raise InputError(
                 f"{who}: tensor {name!r} has shape {list(theirs.shape)}, the base's has {list(ours.shape)} ({base}); "
                 f"{_SAME_BASE}"
@@ -275,13 +268,13 @@ def _check_shapes(who: str, base: Checkpoint, specialist: Checkpoint) -> list[st
     return notes
 
 
-def _has_other_rows(ours: TensorInfo, theirs: TensorInfo) -> bool:
-    has_rows = len(ours.shape) > 1 or is_output_head(ours.name)
+def _has_other_rows(base: Checkpoint, ours: TensorInfo, theirs: TensorInfo) -> bool:
+    has_rows = len(ours.shape) > 1 or base.family.is_output_head(ours.name)
     return has_rows and len(ours.shape) == len(theirs.shape) and ours.shape[1:] == theirs.shape[1:]
 
 
 def _rounding(who: str, checkpoint: Checkpoint) -> list[str]:
-    tensors = checkpoint.tensors.items()
+    tensors, is_buffer = checkpoint.tensors.items(), checkpoint.family.is_buffer
     found = {info.dtype for name, info in tensors if info.dtype.is_floating_point and not is_buffer(name)}
     rounded = sorted(shown(dtype) for dtype in found if dtype != torch.bfloat16)
     return [f"{who}: {' and '.join(rounded)} weights are rounded to bfloat16"] if rounded else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mergebench_ray.checkpoints.architecture import tables_and_heads
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import is_beside_the_text, is_input_embedding, is_merged, layer_of
+from mergebench_ray.families import ModelFamily
 
 _REMEDY = "such models cannot be merged"
 
@@ -19,8 +19,9 @@ def require_known_embeddings(base: Checkpoint) -> None:
     Raises:
         InputError: naming the tensor, or that none of the tensors is known to be the token embeddings.
     """
-    tables = {info.shape[0] for name, info in base.tensors.items() if is_input_embedding(name) and info.shape}
-    doubtful = [info for info in base.tensors.values() if _is_doubtful(info, base.num_layers)]
+    family = base.family
+    tables = {info.shape[0] for name, info in base.tensors.items() if family.is_token_embedding(name) and info.shape}
+    doubtful = [info for info in base.tensors.values() if _is_doubtful(info, family, base.num_layers)]
     if tables and not doubtful:
         return
     known = tables_and_heads(base.config, base.folder / "config.json")
@@ -32,14 +33,15 @@ def require_known_embeddings(base: Checkpoint) -> None:
                 f"base ({base}): tensor {info.name!r} is an embedding or output head, which come from the base, but "
                 f"is not known by this name; {_REMEDY}"
             )
-    if not tables and not any(_is_among(name, known or set()) and not is_merged(name) for name in base.tensors):
+    if not tables and not any(_is_among(name, known or set()) and not family.is_merged(name) for name in base.tensors):
         raise InputError(f"base ({base}): none of its tensors is known to be the token embeddings; {_REMEDY}")
 
 
-def _is_doubtful(info: TensorInfo, num_layers: int) -> bool:
+def _is_doubtful(info: TensorInfo, family: ModelFamily, num_layers: int) -> bool:
     """Whether a tensor outside the layers would be merged although it has rows."""
-    outside = layer_of(info.name, num_layers) is None and not is_beside_the_text(info.name, num_layers)
-    return outside and len(info.shape) > 1 and is_merged(info.name) and info.numel > 0
+    name = info.name
+    outside = family.layer_of(name, num_layers) is None and not family.is_beside_the_text(name, num_layers)
+    return outside and len(info.shape) > 1 and family.is_merged(name) and info.numel > 0
 
 
 def _is_among(name: str, known: set[str]) -> bool:

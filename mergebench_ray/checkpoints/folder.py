@@ -15,7 +15,7 @@ from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.checkpoints.safetensors_file import have_equal_values, read_elements
 from mergebench_ray.checkpoints.weight_files import refuse_other_weights, stored_tensors
 from mergebench_ray.config import ModelRef
-from mergebench_ray.families.family import is_input_embedding, is_output_head
+from mergebench_ray.families import family_of
 
 
 class FolderCheckpoint(Checkpoint):
@@ -66,9 +66,10 @@ def _sort_heads(stored: Mapping[str, TensorInfo], config: Mapping[str, Any], fil
 
     Reads head and embeddings as far as the first difference.
     """
-    heads = [info for name, info in stored.items() if is_output_head(name) and name.endswith("weight")]
+    family = family_of(config.get("model_type"))
+    heads = [info for name, info in stored.items() if family.is_output_head(name) and name.endswith("weight")]
     if not heads or not has_tied_head(config, file):
         return [], []
-    tables = [info for name, info in stored.items() if is_input_embedding(name)]
+    tables = [info for name, info in stored.items() if family.is_token_embedding(name)]
     copies = [head.name for head in heads if any(have_equal_values(head, table) for table in tables)]
     return copies, [head.name for head in heads if head.name not in copies]

@@ -19,7 +19,7 @@ from mergebench_ray.checkpoints.gguf_header import read_gguf_header
 from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import is_output_head
+from mergebench_ray.families import family_of
 from mergebench_ray.files import open_regular, whole_folder
 
 _MAGIC = b"GGUF"
@@ -75,8 +75,8 @@ def _is_whole(folder: Path) -> bool:
 
 def _convert(file: Path, elements: int, out: Path) -> None:
     model, tokenizer = _load(file, elements)
-    tied = has_tied_head(model.config.to_dict(), file)
-    weights = {name: w for name, w in model.state_dict().items() if not (tied and is_output_head(name))}
+    tied, family = has_tied_head(model.config.to_dict(), file), family_of(model.config.model_type)
+    weights = {name: w for name, w in model.state_dict().items() if not (tied and family.is_output_head(name))}
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(out)
     model.generation_config.save_pretrained(out)

@@ -8,7 +8,7 @@ import torch
 
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import is_buffer
+from mergebench_ray.families import ModelFamily
 
 PLAIN = (torch.bfloat16, torch.float16, torch.float32)
 # Names that GPTQ, AWQ, bitsandbytes, compressed-tensors, FP8 and MXFP4 give to packed weights and their scales.
@@ -27,7 +27,8 @@ def refuse_quantised(who: str, checkpoint: Checkpoint) -> list[str]:
     Raises:
         InputError: naming a tensor and what to do.
     """
-    packed = next((info for info in checkpoint.tensors.values() if _is_packed(info)), None)
+    family = checkpoint.family
+    packed = next((info for info in checkpoint.tensors.values() if _is_packed(info, family)), None)
     options = checkpoint.config.get("quantization_config")
     method = options.get("quant_method", options.get("quant_algo")) if isinstance(options, dict) else None
     if packed is not None:
@@ -49,9 +50,9 @@ def shown(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _is_packed(info: TensorInfo) -> bool:
+def _is_packed(info: TensorInfo, family: ModelFamily) -> bool:
     if info.dtype in PLAIN or info.dtype is torch.float64:
         return _PACKED.search(info.name) is not None and not info.name.endswith((".scales", ".blocks"))
-    if info.dtype is torch.bool or is_buffer(info.name):
+    if info.dtype is torch.bool or family.is_buffer(info.name):
         return False
     return info.dtype.is_floating_point or info.name.endswith(".weight") or _PACKED.search(info.name) is not None

@@ -12,7 +12,6 @@ from torch import Tensor
 from mergebench_ray.checkpoints.accompanying_files import code_is_there, copy_accompanying_files
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, Progress
 from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
-from mergebench_ray.families.family import is_buffer
 from mergebench_ray.files import whole_folder
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
@@ -50,7 +49,7 @@ def write_model(
     with whole_folder(out) as folder:
         # A mask's numbers may be beyond bf16.
         layout = {
-            name: (info.shape, info.dtype if is_buffer(name) else written_dtype(info.dtype))
+            name: (info.shape, info.dtype if base.family.is_buffer(name) else written_dtype(info.dtype))
             for name, info in base.tensors.items()
         }
         write_tensors(folder, layout, tensors, max_file_bytes, progress)

@@ -26,7 +26,6 @@ from mergebench_ray.commands.peak_memory import interpreter_memory, peak_memory
 from mergebench_ray.commands.progress import Report, progress_line
 from mergebench_ray.config import EngineOptions, Suite
 from mergebench_ray.engines import GenerationRequest, VLLMEngine
-from mergebench_ray.families.family import is_merged
 from mergebench_ray.files import whole_file
 from mergebench_ray.methods import get_method, method_names
 from mergebench_ray.runtime import ray_session
@@ -99,7 +98,7 @@ def _sizes(models: Models) -> dict[str, Any]:
         "base": str(models.base.ref),
         "specialists": len(models.specialists),
         "parameters": sum(counts.values()),
-        "merged_parameters": sum(count for name, count in counts.items() if is_merged(name)),
+        "merged_parameters": sum(count for name, count in counts.items() if models.base.family.is_merged(name)),
         "bytes": sum(counts.values()) * _BYTES,
     }
 

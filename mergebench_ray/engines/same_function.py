@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints import Checkpoint
-from mergebench_ray.families.family import is_input_embedding, is_output_head
 
 _POSITIONS = {"wpe", "embed_positions"}
 _READERS = frozenset(
@@ -80,6 +79,7 @@ class SameFunction:
     """
 
     def __init__(self, checkpoint: Checkpoint, norms: Collection[str], tokens: Sequence[int]) -> None:
+        self._family = checkpoint.family
         self._shapes = {name: tuple(info.shape) for name, info in checkpoint.tensors.items()}
         self._places = {name: _Place.of(name) for name in self._shapes if not _OTHER_STACKS.search(name)}
         self._modules = {(place.parent, place.leaf): name for name, place in self._places.items() if not place.bias}
@@ -120,10 +120,10 @@ class SameFunction:
         return changed
 
     def _has_tokens(self, name: str) -> bool:
-        return name in self._places and (is_input_embedding(name) or is_output_head(name))
+        return name in self._places and (self._family.is_token_embedding(name) or self._family.is_output_head(name))
 
     def _all_signs(self) -> dict[str, Signs | None]:
-        embeddings = [name for name in self._places if is_input_embedding(name)]
+        embeddings = [name for name in self._places if self._family.is_token_embedding(name)]
         if not self._norms or len(embeddings) != 1 or len(self._shapes[embeddings[0]]) != 2:
             return dict.fromkeys(self._places)
         self._vocabulary, self._width = self._shapes[embeddings[0]]
@@ -131,7 +131,7 @@ class SameFunction:
         self._stream = _signs(self._width, "stream") if self._no_means else _FLIPPED.expand(self._width)
         self._normed = _signs(self._width, "normed") if self._plain_norms and self._pre_norms_only() else self._stream
         # A tied head reads what embeddings write.
-        tied = not any(map(is_output_head, self._places))
+        tied = not any(map(self._family.is_output_head, self._places))
         self._final = self._stream if tied else self._normed
         return {name: self._signs_of(name, place, self._shapes[name]) for name, place in self._places.items()}
 
@@ -150,9 +150,9 @@ class SameFunction:
     def _signs_of(self, name: str, place: _Place, shape: tuple[int, ...]) -> Signs | None:
         """Signs of a tensor's entries, none for those that stay; None if its place in the network is not known."""
         leaf = place.leaf
-        if is_input_embedding(name) or leaf in _POSITIONS:
+        if self._family.is_token_embedding(name) or leaf in _POSITIONS:
             return {1: self._stream} if len(shape) == 2 and shape[1] == self._width else None
-        if is_output_head(name):
+        if self._family.is_output_head(name):
             weight = {} if place.bias else {1: self._final}
             return weight if shape == (self._vocabulary, self._width)[: len(shape)] else None
         if self._is_stream_norm(name):

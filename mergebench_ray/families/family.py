@@ -2,73 +2,104 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from pathlib import Path
+from typing import Any
 
-# Modules of heads: GPT-NeoX says embed_out, ChatGLM output_layer, InternLM2 and Llama's own files output.
-_HEADS = frozenset({"lm_head", "embed_out", "output_layer"})
-_TOP_HEAD = re.compile(r"(?:model\.|transformer\.)?output\.(?:weight|bias)")
-# Embeddings without "embed" in their names: tokens and positions of GPT-2, GPT-J, MPT, DBRX, StarCoder.
-_EMBEDDINGS = frozenset({"wte", "wpe"})
-# Tables of the tokens that go in, in the words of the families.
-_INPUT_EMBEDDINGS = frozenset(
-    {"embed_tokens", "wte", "word_embeddings", "word_embedding", "tok_embeddings", "embed_in", "embeddings"}
-)
-# Layers that predict further tokens: DeepSeek, Qwen3-Next, GLM, ERNIE.
-_FURTHER_TOKENS = re.compile(r"(?:^|\.)(?:mtp|nextn)\w*\.")
-_OTHER_SENSES = re.compile(
-    r"(?:^|\.)(?:vision|visual|audio|image|img|speech|multi_?modal|mm)(?:_\w+)?\.|(?:^|\.)\w+_(?:vision|audio|image)\."
-)
-_MASK = re.compile(r"(?:^|\.)(?:attn|crossattention|attention|self_attention)\.(?:masked_)?bias$")
+from mergebench_ray.config.fields import Strict
+from mergebench_ray.config.yaml_files import parse_model, read_yaml
+
+_FOLDER = Path(__file__).parent
+_DEFAULT = "default"
+# A word that whatever belongs to the embeddings has in its name: Bloom's normalisation of them, too.
+_EMBEDDING = "embed"
+_MAX_DIGITS = 7
 
 
-def is_merged(name: str) -> bool:
-    """Whether a tensor is merged: neither an embedding nor the output head (both come from the base)."""
-    return counts_for_threshold(name) and not is_output_head(name)
+class ModelFamily(Strict):
+    """The words of models with one `model_type`; `default.yaml` says what they are in most.
 
-
-def is_input_embedding(name: str) -> bool:
-    """Whether a tensor is a table of token embeddings, which a tied head shares."""
-    module, _, leaf = name.rpartition(".")
-    return leaf == "weight" and module.rpartition(".")[2] in _INPUT_EMBEDDINGS
-
-
-def is_output_head(name: str) -> bool:
-    """Whether a tensor belongs to an output head of its own (untied from the embeddings)."""
-    return not _HEADS.isdisjoint(name.split(".")) or _TOP_HEAD.fullmatch(name) is not None
-
-
-def counts_for_threshold(name: str) -> bool:
-    """Whether a tensor's entries count for global thresholds: all but embeddings, so an untied head counts.
-
-    Everything with "embed" in its name goes with the embeddings, as in MergeBench's code: Bloom's normalisation of
-    embeddings, too.
+    Attributes:
+        output_heads: modules that are output heads.
+        output_head_names: pattern of whole names of output heads.
+        token_embeddings: modules that are tables of token embeddings.
+        position_embeddings: modules that are tables of positions.
+        further_token_layers: pattern of modules that hold layers which predict further tokens.
+        other_senses: pattern of modules for pictures and sound.
+        masks: pattern of the ends of names of what the code makes by itself.
     """
-    return "embed" not in name and _EMBEDDINGS.isdisjoint(name.split("."))
+
+    output_heads: frozenset[str]
+    output_head_names: re.Pattern[str]
+    token_embeddings: frozenset[str]
+    position_embeddings: frozenset[str]
+    further_token_layers: re.Pattern[str]
+    other_senses: re.Pattern[str]
+    masks: re.Pattern[str]
+
+    def is_merged(self, name: str) -> bool:
+        """Whether a tensor is merged: neither an embedding nor the output head (both come from the base)."""
+        return self.counts_for_threshold(name) and not self.is_output_head(name)
+
+    def is_token_embedding(self, name: str) -> bool:
+        """Whether a tensor is a table of token embeddings, which a tied head shares."""
+        module, _, leaf = name.rpartition(".")
+        return leaf == "weight" and module.rpartition(".")[2] in self.token_embeddings
+
+    def is_output_head(self, name: str) -> bool:
+        """Whether a tensor belongs to an output head of its own (untied from the embeddings)."""
+        return not self.output_heads.isdisjoint(name.split(".")) or self.output_head_names.fullmatch(name) is not None
+
+    def counts_for_threshold(self, name: str) -> bool:
+        """Whether a tensor's entries count for global thresholds: all but embeddings, so an untied head counts.
+
+        Everything with "embed" in its name goes with the embeddings, as in MergeBench's code.
+        """
+        words = self.token_embeddings | self.position_embeddings
+        return _EMBEDDING not in name and words.isdisjoint(name.split("."))
+
+    def layer_of(self, name: str, num_layers: int) -> int | None:
+        """Index of the text layer that a tensor belongs to: the first number among the parts of its name.
+
+        None outside the layers, and in stacks of another kind: layers that predict further tokens (they are numbered
+        after the others, or from 0 in a part of their own), vision and audio.
+        """
+        number = _first_number(name)
+        return None if number is None or number >= num_layers or self.is_in_other_stack(name) else number
+
+    def is_beside_the_text(self, name: str, num_layers: int) -> bool:
+        """Whether plain text generation does without a tensor: layers that predict further tokens, vision, audio."""
+        numbered = _first_number(name) is not None
+        return self.is_in_other_stack(name) or (numbered and self.layer_of(name, num_layers) is None)
+
+    def is_in_other_stack(self, name: str) -> bool:
+        """Whether a name says that a tensor is beside the text; layers that follow the others do not say it."""
+        modules = name.split(".")[:-1]
+        return any(self.further_token_layers.fullmatch(m) or self.other_senses.fullmatch(m) for m in modules)
+
+    def is_buffer(self, name: str) -> bool:
+        """Whether a tensor is one that the code makes by itself, and that older versions saved: causal masks."""
+        return self.masks.search(name) is not None
 
 
-def layer_of(name: str, num_layers: int) -> int | None:
-    """Index of the text layer that a tensor belongs to: the first number among the parts of its name.
-
-    None outside the layers, and in stacks of another kind: layers that predict further tokens (they are numbered after
-    the others, or from 0 in a part of their own), vision and audio.
-    """
-    number = next((int(part) for part in name.split(".") if _is_number(part)), None)
-    if number is None or number >= num_layers or _FURTHER_TOKENS.search(name) or _OTHER_SENSES.search(name):
-        return None
-    return number
+def family_of(model_type: object) -> ModelFamily:
+    """The family of models whose configuration has this `model_type`, which may be missing or of any type."""
+    return _family(model_type if isinstance(model_type, str) and model_type in _known() else _DEFAULT)
 
 
-def is_beside_the_text(name: str, num_layers: int) -> bool:
-    """Whether plain text generation does without a tensor: layers that predict further tokens, vision, audio."""
-    numbered = any(map(_is_number, name.split(".")))
-    beside = _FURTHER_TOKENS.search(name) or _OTHER_SENSES.search(name)
-    return bool(beside) or (numbered and layer_of(name, num_layers) is None)
+@functools.cache
+def _known() -> frozenset[str]:
+    return frozenset(file.stem for file in _FOLDER.glob("*.yaml"))
 
 
-def is_buffer(name: str) -> bool:
-    """Whether a tensor is one that the code makes by itself, and that older versions saved: causal masks."""
-    return _MASK.search(name) is not None
+@functools.cache
+def _family(name: str) -> ModelFamily:
+    settings: dict[str, Any] = read_yaml(_FOLDER / f"{_DEFAULT}.yaml")
+    if name != _DEFAULT:
+        settings |= read_yaml(_FOLDER / f"{name}.yaml")
+    return parse_model(ModelFamily, settings, f"families/{name}.yaml")
 
 
-def _is_number(part: str) -> bool:
-    return part.isdecimal() and len(part) < 8
+def _first_number(name: str) -> int | None:
+    return next((int(part) for part in name.split(".") if part.isdecimal() and len(part) <= _MAX_DIGITS), None)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Choices, Fixed, Sweep
-from mergebench_ray.families.family import is_merged
 from mergebench_ray.methods import get_method
 from mergebench_ray.placement.need import Need
 
@@ -23,7 +22,7 @@ def calibration_needs(sweep: Sweep, base: Checkpoint, specialists: int, *, on_gp
         return []
     where: Literal["gpu", "host"] = "gpu" if on_gpu else "host"
     parameters = sum(info.numel for info in base.tensors.values())
-    merged = sum(info.numel for name, info in base.tensors.items() if is_merged(name))
+    merged = sum(info.numel for name, info in base.tensors.items() if base.family.is_merged(name))
     item = 2 if sweep.calibration.dtype == "bfloat16" else _FLOAT
     # Layer by layer, neither a whole model nor all Gram matrices are ever there.
     largest = max(_statistic_bytes(kind, base, merged) for kind in kinds)
@@ -72,5 +71,7 @@ def _resident_bytes(kind: str, base: Checkpoint, merged: int, specialists: int) 
 def _gram_bytes(base: Checkpoint) -> int:
     """One matrix for each linear layer; fewer in truth, since some layers share their input."""
     return sum(
-        info.shape[-1] ** 2 * _FLOAT for name, info in base.tensors.items() if is_merged(name) and len(info.shape) == 2
+        info.shape[-1] ** 2 * _FLOAT
+        for name, info in base.tensors.items()
+        if base.family.is_merged(name) and len(info.shape) == 2
     )

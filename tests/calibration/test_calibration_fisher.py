@@ -16,7 +16,7 @@ from mergebench_ray.calibration.model import load_model
 from mergebench_ray.calibration.samples import Encoded
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import is_merged
+from mergebench_ray.families import family_of
 from tiny_models import tiny_gemma2, tiny_llama
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def naive_fisher(folder: Path, encoded: list[Encoded]) -> dict[str, Tensor]:
         (-probabilities[probabilities.argmax()].log()).backward()
         for name, parameter in model.named_parameters():
             total[name] = total.get(name, 0) + parameter.grad.double() ** 2
-    return {name: square / len(encoded) for name, square in total.items() if is_merged(name)}
+    return {name: square / len(encoded) for name, square in total.items() if family_of("llama").is_merged(name)}
 
 
 def test_diagonals_are_those_of_plain_autograd(folder: Path) -> None:

@@ -15,7 +15,7 @@ from mergebench_ray.calibration.model import LayerStack, load_model, read_parame
 from mergebench_ray.calibration.samples import Encoded, batches
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import is_merged
+from mergebench_ray.families import family_of
 from tiny_models import tiny_gemma2, tiny_llama
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def test_layers_with_the_same_input_share_a_matrix(folder: Path) -> None:
         "mlp.down_proj.weight": "mlp.down_proj.weight",
     }
     assert set(grams.matrices) == set(grams.group_of.values())
-    assert all(is_merged(name) for name in grams.group_of)
+    assert all(family_of("llama").is_merged(name) for name in grams.group_of)
 
 
 def test_a_single_layer_gives_the_matrices_of_the_whole_model(folder: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_single_layer_gives_the_matrices_of_the_whole_model(folder: Path) -> N
     stack = LayerStack(checkpoint, torch.float32, CPU)
     hidden = stack.embed(data)
     weights = {n: read_parameter(checkpoint, n, shape, torch.float32, CPU) for n, shape in stack.shapes(0).items()}
-    with stack.filled(0, weights) as layer, GramCollector(layer, stack.prefix(0)) as collector:
+    with stack.filled(0, weights) as layer, GramCollector(layer, stack.family, stack.prefix(0)) as collector:
         for batch, states in zip(data, hidden):
             collector.expect(batch, CPU)
             stack.run(batch, states)

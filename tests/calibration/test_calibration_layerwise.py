@@ -15,7 +15,7 @@ from mergebench_ray.calibration.layerwise import merge_layer_by_layer
 from mergebench_ray.calibration.samples import Encoded
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import is_merged
+from mergebench_ray.families import family_of
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
 
 CPU = torch.device("cpu")
@@ -137,7 +137,7 @@ def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor], layer: 
 def test_layers_are_merged_as_with_whole_models(folders: dict[str, Path]) -> None:
     found, expected = merge(folders, data()), naive_merge(folders, data())
     assert set(found) == set(expected)
-    assert all(is_merged(name) and tensor.dtype == torch.bfloat16 for name, tensor in found.items())
+    assert all(family_of("llama").is_merged(name) and tensor.dtype == torch.bfloat16 for name, tensor in found.items())
     assert max(largest_error(found, expected, layer) for layer in range(3)) <= 1e-2
 
 

@@ -14,7 +14,7 @@ from mergebench_ray.calibration.masks import train_mask
 from mergebench_ray.calibration.samples import Encoded
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import is_merged
+from mergebench_ray.families import family_of
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def naive_logits(
     model, specialist = (
         AutoModelForCausalLM.from_pretrained(f, attn_implementation="eager", trust_remote_code=False) for f in folders
     )
-    start = {name: p.detach().clone() for name, p in model.named_parameters() if is_merged(name)}
+    start = {name: p.detach().clone() for name, p in model.named_parameters() if family_of("llama").is_merged(name)}
     vectors = {name: (specialist.get_parameter(name) - start[name]).detach().float() for name in start}
     logits = {name: torch.where(v.abs() >= THRESHOLD, BIAS, -BIAS) for name, v in vectors.items()}
     model.float()

@@ -20,7 +20,6 @@ from mergebench_ray.checkpoints import (
     resolve,
 )
 from mergebench_ray.errors import InputError
-from mergebench_ray.families.family import counts_for_threshold, is_merged
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
 
 Tensors = dict[str, torch.Tensor]
@@ -274,18 +273,6 @@ def test_mixed_types_in_one_checkpoint_are_noted(models: Path, tmp_path: Path) -
         models / "tied", tmp_path / "s", lambda t: t.update({"model.norm.weight": torch.ones(64, dtype=torch.float16)})
     )
     assert check(models / "tied", specialist)[0].endswith("float16 weights are rounded to bfloat16")
-
-
-def test_embeddings_and_heads_are_not_merged_and_an_own_head_counts_for_thresholds() -> None:
-    assert is_merged("model.layers.0.mlp.up_proj.weight")
-    assert is_merged("model.norm.weight")
-    assert not is_merged("model.embed_tokens.weight")
-    assert not is_merged("lm_head.weight")
-    assert is_merged("model.layers.0.attention.output.dense.weight")
-    for name in ("transformer.wpe.weight", "word_embeddings_layernorm.weight", "output.weight", "embed_out.weight"):
-        assert not is_merged(name)
-    assert counts_for_threshold("lm_head.weight")
-    assert not counts_for_threshold("model.embed_tokens.weight")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

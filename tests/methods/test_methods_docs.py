@@ -15,7 +15,6 @@ import mergebench_ray.methods as package
 from bank_in_process import LocalBank
 from mergebench_ray import kernels
 from mergebench_ray.checkpoints import Checkpoint, resolve
-from mergebench_ray.families.family import is_merged
 from mergebench_ray.kernels import Pass, Segment
 from mergebench_ray.methods import TensorPlace, get_method, parse_parameters, registry
 from tiny_models import tiny_llama, tiny_specialist
@@ -76,5 +75,7 @@ def test_the_method_has_the_same_bits_eagerly_and_by_its_plain_function(snippets
 
 def merged_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     return {
-        name: checkpoint.read(name).view(info.shape) for name, info in checkpoint.tensors.items() if is_merged(name)
+        name: checkpoint.read(name).view(info.shape)
+        for name, info in checkpoint.tensors.items()
+        if checkpoint.family.is_merged(name)
     }

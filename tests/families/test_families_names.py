@@ -1,0 +1,123 @@
+"""What a tensor is, is told by its name, in the words of its family."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from mergebench_ray.families import ModelFamily, family, family_of
+
+LLAMA = family_of("llama")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.mlp.up_proj.weight",
+        "model.norm.weight",
+        "model.layers.0.attention.output.dense.weight",
+        "model.layers.0.mlp.experts.3.output.weight",
+    ],
+)
+def test_what_lies_between_embeddings_and_head_is_merged(name: str) -> None:
+    assert LLAMA.is_merged(name)
+    assert LLAMA.counts_for_threshold(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.embed_tokens.weight",
+        "transformer.wte.weight",
+        "transformer.wpe.weight",
+        "transformer.word_embeddings_layernorm.weight",
+        "model.decoder.embed_positions.weight",
+        "gpt_neox.embed_in.weight",
+    ],
+)
+def test_embeddings_are_neither_merged_nor_counted_for_thresholds(name: str) -> None:
+    assert not LLAMA.is_merged(name)
+    assert not LLAMA.counts_for_threshold(name)
+    assert not LLAMA.is_output_head(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lm_head.weight", "lm_head.bias", "transformer.output_layer.weight", "output.weight", "model.output.weight"],
+)
+def test_an_output_head_is_not_merged_but_counts_for_thresholds(name: str) -> None:
+    assert LLAMA.is_output_head(name)
+    assert not LLAMA.is_merged(name)
+    assert LLAMA.counts_for_threshold(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.embed_tokens.weight", True),
+        ("transformer.wte.weight", True),
+        ("model.decoder.embed_positions.weight", False),
+        ("transformer.word_embeddings_layernorm.weight", False),
+        ("model.embed_tokens.bias", False),
+    ],
+)
+def test_a_tied_head_shares_the_table_of_tokens_alone(name: str, expected: bool) -> None:
+    assert LLAMA.is_token_embedding(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "beside"),
+    [
+        ("model.layers.1.self_attn.q_proj.weight", 1, False),
+        ("transformer.h.0.attn.c_attn.weight", 0, False),
+        ("model.layers.1.mlp.experts.7.down_proj.weight", 1, False),
+        ("model.norm.weight", None, False),
+        ("model.layers.2.eh_proj.weight", None, True),
+        ("mtp.layers.0.mlp.up_proj.weight", None, True),
+        ("model.mtp_block.weight", None, True),
+        ("model.vision_tower.layers.0.fc1.weight", None, True),
+        ("visual.blocks.0.mlp.fc1.weight", None, True),
+        ("model.embed_audio.embedding.weight", None, True),
+        ("multi_modal_projector.linear_1.weight", None, True),
+        ("model.layers.12345678.weight", None, False),
+    ],
+)
+def test_the_first_number_is_the_layer_unless_it_is_no_text_layer(name: str, layer: int | None, beside: bool) -> None:
+    assert LLAMA.layer_of(name, num_layers=2) == layer
+    assert LLAMA.is_beside_the_text(name, num_layers=2) is beside
+
+
+def test_masks_that_older_versions_saved_are_buffers_and_biases_of_projections_are_not() -> None:
+    assert LLAMA.is_buffer("transformer.h.0.attn.bias")
+    assert LLAMA.is_buffer("gpt_neox.layers.0.attention.masked_bias")
+    assert not LLAMA.is_buffer("transformer.h.0.attn.c_attn.bias")
+
+
+@pytest.mark.parametrize("model_type", ["of_remote_code", "../family", "", None, ["llama"], 7])
+def test_a_model_type_without_a_file_has_the_default(model_type: object) -> None:
+    assert family_of(model_type) == LLAMA
+
+
+def test_a_file_by_model_type_says_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = Path(family.__file__).parent / "default.yaml"
+    (tmp_path / "default.yaml").write_text(default.read_text())
+    (tmp_path / "other.yaml").write_text("output_heads: [score]\n")
+    monkeypatch.setattr(family, "_FOLDER", tmp_path)
+    family._known.cache_clear()
+    family._family.cache_clear()
+    try:
+        other = family_of("other")
+        assert other.is_output_head("score.weight")
+        assert other.is_merged("lm_head.weight")
+        assert other.token_embeddings == family_of("llama").token_embeddings
+    finally:
+        family._known.cache_clear()
+        family._family.cache_clear()
+
+
+def test_a_family_travels_between_processes() -> None:
+    copy = pickle.loads(pickle.dumps(LLAMA))
+    assert isinstance(copy, ModelFamily)
+    assert copy == LLAMA
