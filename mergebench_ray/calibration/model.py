@@ -19,9 +19,9 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreT
 
 from mergebench_ray.calibration.samples import Batch
 from mergebench_ray.checkpoints import Checkpoint, TensorInfo
-from mergebench_ray.checkpoints.architecture import full_config
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import family_of
+from mergebench_ray.families.configuration import full_config
 
 _READ_BLOCK = 1 << 22
 _OF_LINEAR_LAYERS = frozenset({"gram", "layerwise"})

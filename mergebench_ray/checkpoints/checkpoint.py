@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergebench_ray.checkpoints.architecture import num_layers
 from mergebench_ray.checkpoints.file_state import FileState
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import ModelFamily, family_of
+from mergebench_ray.families.configuration import num_layers
 
 Progress = Callable[[float, str], None]
 """Receives the fraction done (0 to 1) and one line of text."""

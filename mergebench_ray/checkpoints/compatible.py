@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from mergebench_ray.checkpoints.architecture import ignored_tensors
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.embeddings import require_known_embeddings
 from mergebench_ray.checkpoints.quantised import refuse_quantised, shown
@@ -15,6 +14,7 @@ from mergebench_ray.checkpoints.settings import check_allowed, compare_settings
 from mergebench_ray.checkpoints.wrappers import renamed, unwrapped
 from mergebench_ray.checkpoints.writer import output_config
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.configuration import ignored_tensors
 
 _SAME_BASE = "give specialists that were fine-tuned from this base"
 _BLOCK = 1 << 22

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mergebench_ray.checkpoints.architecture import tables_and_heads
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import ModelFamily
+from mergebench_ray.families.configuration import tables_and_heads
 
 _REMEDY = "such models cannot be merged"
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from mergebench_ray.checkpoints.architecture import has_tied_head
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.digest import tensors_digest
 from mergebench_ray.checkpoints.json_files import read_json_object
@@ -16,6 +15,7 @@ from mergebench_ray.checkpoints.safetensors_file import have_equal_values, read_
 from mergebench_ray.checkpoints.weight_files import refuse_other_weights, stored_tensors
 from mergebench_ray.config import ModelRef
 from mergebench_ray.families import family_of
+from mergebench_ray.families.configuration import has_tied_head
 
 
 class FolderCheckpoint(Checkpoint):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mergebench_ray.checkpoints.accompanying_files import copy_licences
-from mergebench_ray.checkpoints.architecture import has_tied_head
 from mergebench_ray.checkpoints.cache import cache_folder, one_at_a_time
 from mergebench_ray.checkpoints.checkpoint import Progress
 from mergebench_ray.checkpoints.digest import file_digest
@@ -20,6 +19,7 @@ from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import family_of
+from mergebench_ray.families.configuration import has_tied_head
 from mergebench_ray.files import open_regular, whole_folder
 
 _MAGIC = b"GGUF"

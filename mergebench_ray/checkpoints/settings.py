@@ -7,11 +7,11 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mergebench_ray.checkpoints.architecture import full_config, known_settings
 from mergebench_ray.checkpoints.checkpoint import Checkpoint
 from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.checkpoints.tokenizer_files import compare_tokenizers
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.configuration import full_config, known_settings
 
 # What is decided from the tensors themselves or with the architecture.
 _DECIDED_ELSEWHERE = frozenset(

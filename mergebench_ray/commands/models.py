@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, fit, resolve
-from mergebench_ray.checkpoints.architecture import attention_heads
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.configuration import attention_heads
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import find_judges
 from mergebench_ray.placement.calibration import calibration_kinds

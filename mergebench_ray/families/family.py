@@ -21,6 +21,8 @@ class ModelFamily(Strict):
     """The words of models with one `model_type`; `default.yaml` says what they are in most.
 
     Attributes:
+        text_configs: settings under which the configuration of the part for text lies.
+        layer_counts: settings that say how many layers there are.
         output_heads: modules that are output heads.
         output_head_names: pattern of whole names of output heads.
         token_embeddings: modules that are tables of token embeddings.
@@ -30,6 +32,8 @@ class ModelFamily(Strict):
         masks: pattern of the ends of names of what the code makes by itself.
     """
 
+    text_configs: tuple[str, ...]
+    layer_counts: tuple[str, ...]
     output_heads: frozenset[str]
     output_head_names: re.Pattern[str]
     token_embeddings: frozenset[str]

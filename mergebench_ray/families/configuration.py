@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.family import ModelFamily, family_of
 
-_TEXT_PARTS = ("text_config", "llm_config", "language_config")
-_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _MAX_LAYERS = 10_000
 # Settings of which classes make lists with as many entries.
 _PER_ENTRY = re.compile(r"layer|depth|block|stage|labels")
@@ -57,14 +56,15 @@ def num_layers(config: Mapping[str, Any], file: Path) -> int:
     Raises:
         InputError: if the configuration does not say, or says something impossible.
     """
+    counts = _family(config).layer_counts
     for part in (config, *_text_parts(config)):
-        for key in _LAYER_COUNTS:
+        for key in counts:
             if part.get(key) is not None:
                 return _as_count(part[key], key, file)
     full = full_config(config, file)
     found = None if full is None else _of_text(full, "num_hidden_layers")
     if found is None:
-        raise InputError(f"{file}: {' or '.join(_LAYER_COUNTS[:2])} is missing; give a language model's folder")
+        raise InputError(f"{file}: {' or '.join(counts[:2])} is missing; give a language model's folder")
     return _as_count(found, "num_hidden_layers", file)
 
 
@@ -132,8 +132,12 @@ def _model_class(config: Mapping[str, Any]) -> Any | None:
     return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
 
 
+def _family(config: Mapping[str, Any]) -> ModelFamily:
+    return family_of(config.get("model_type"))
+
+
 def _text_parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [config[name] for name in _TEXT_PARTS if isinstance(config.get(name), dict)]
+    return [config[name] for name in _family(config).text_configs if isinstance(config.get(name), dict)]
 
 
 def _of_text(full: Any, key: str) -> Any:
