@@ -28,6 +28,7 @@ from mergebench_ray.engines.requests import (
 )
 from mergebench_ray.engines.transports import WeightTransport, transport_class
 from mergebench_ray.errors import InputError
+from mergebench_ray.families import family_of
 from mergebench_ray.weights.held_weights import HeldWeights
 from mergebench_ray.weights.manifest import WeightManifest
 
@@ -115,7 +116,8 @@ class VLLMEngine:
         self.busy_seconds = 0.0
         self.tokens = 0
         self._max_model_len = max_model_len
-        self._held = HeldWeights()
+        family = family_of(self._llm.llm_engine.vllm_config.model_config.hf_config.model_type)
+        self._held = HeldWeights(family)
         self._names = itertools.count()
         self._llm.update_weight_version(BASE_VERSION)
         self._transport: WeightTransport | None = transport(self) if transport.beside_engine else None

@@ -69,18 +69,26 @@ class ModelFamily(Strict):
         None outside the layers, and in stacks of another kind: layers that predict further tokens (they are numbered
         after the others, or from 0 in a part of their own), vision and audio.
         """
-        number = _first_number(name)
-        return None if number is None or number >= num_layers or self.is_in_other_stack(name) else number
+        stack = _layer_prefix(name)
+        number = num_layers if stack is None else int(stack.rpartition(".")[2])
+        return None if number >= num_layers or self.is_in_other_stack(name) else number
 
     def is_beside_the_text(self, name: str, num_layers: int) -> bool:
         """Whether plain text generation does without a tensor: layers that predict further tokens, vision, audio."""
-        numbered = _first_number(name) is not None
+        numbered = _layer_prefix(name) is not None
         return self.is_in_other_stack(name) or (numbered and self.layer_of(name, num_layers) is None)
 
     def is_in_other_stack(self, name: str) -> bool:
         """Whether a name says that a tensor is beside the text; layers that follow the others do not say it."""
         modules = name.split(".")[:-1]
         return any(self.further_token_layers.fullmatch(m) or self.other_senses.fullmatch(m) for m in modules)
+
+    def load_group(self, name: str) -> str:
+        """What an engine loads as a whole: a tensor's layer, or the tensor alone outside the layers.
+
+        vLLM fuses tensors of a layer into one (query, key and value; gate and up) and repacks a fused one as a whole.
+        """
+        return _layer_prefix(name) or name
 
     def is_buffer(self, name: str) -> bool:
         """Whether a tensor is one that the code makes by itself, and that older versions saved: causal masks."""
@@ -105,5 +113,8 @@ def _family(name: str) -> ModelFamily:
     return parse_model(ModelFamily, settings, f"families/{name}.yaml")
 
 
-def _first_number(name: str) -> int | None:
-    return next((int(part) for part in name.split(".") if part.isdecimal() and len(part) <= _MAX_DIGITS), None)
+def _layer_prefix(name: str) -> str | None:
+    """What the tensors of a layer have in common: a name up to the first number among its parts, if there is one."""
+    parts = name.split(".")
+    at = next((at for at, part in enumerate(parts) if part.isdecimal() and len(part) <= _MAX_DIGITS), None)
+    return None if at is None else ".".join(parts[: at + 1])

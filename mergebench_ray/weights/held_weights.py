@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import re
-
+from mergebench_ray.families import ModelFamily
 from mergebench_ray.weights.manifest import WeightManifest
-
-_LAYER_INDEX = re.compile(r"^(.*?\.\d+)\.")
-
-
-def layer_of(name: str) -> str:
-    """The decoder layer that a tensor belongs to, or its own name outside the layers.
-
-    vLLM fuses tensors of a layer into one (query, key and value; gate and up) and repacks a fused one as a whole, so
-    a tensor that changes takes its layer with it.
-    """
-    found = _LAYER_INDEX.match(name)
-    return found.group(1) if found else name
 
 
 class HeldWeights:
     """Fingerprints of the tensors that an engine holds; a tensor without one is the base's.
 
+    Args:
+        family: says which tensors are loaded together.
+
     Attributes:
         undefined: True from the moment a replacement begins until it is complete: the weights are of no candidate.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, family: ModelFamily) -> None:
+        self._family = family
         self.undefined = False
         self._fingerprints: dict[str, str] = {}
 
@@ -34,12 +25,12 @@ class HeldWeights:
         """Tensors to send for this candidate, widened to whole layers, in the manifest's order."""
         if self.undefined:
             return [tensor.name for tensor in manifest.tensors]
-        layers = {
-            layer_of(tensor.name)
+        groups = {
+            self._family.load_group(tensor.name)
             for tensor in manifest.tensors
             if self._fingerprints.get(tensor.name) != tensor.fingerprint
         }
-        return [tensor.name for tensor in manifest.tensors if layer_of(tensor.name) in layers]
+        return [tensor.name for tensor in manifest.tensors if self._family.load_group(tensor.name) in groups]
 
     def not_in(self, manifest: WeightManifest) -> bool:
         """Whether a tensor differs from the base that this manifest would leave as it is."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mergebench_ray.weights.held_weights import HeldWeights, layer_of
+from mergebench_ray.families import family_of
+from mergebench_ray.weights.held_weights import HeldWeights
 from mergebench_ray.weights.manifest import WeightManifest, WeightTensor
 from mergebench_ray.weights.memory_file import MappedFiles
 from tiny_models import tiny_llama
@@ -29,21 +30,8 @@ def memory_file(content: torch.Tensor) -> tuple[int, str]:
     return descriptor, path
 
 
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("model.layers.3.self_attn.q_proj.weight", "model.layers.3"),
-        ("model.layers.11.mlp.experts.7.w1.weight", "model.layers.11"),
-        ("transformer.h.0.attn.bias", "transformer.h.0"),
-        ("model.norm.weight", "model.norm.weight"),
-    ],
-)
-def test_a_tensor_belongs_to_its_decoder_layer(name: str, layer: str) -> None:
-    assert layer_of(name) == layer
-
-
 def test_a_changed_tensor_takes_its_layer_with_it() -> None:
-    held = HeldWeights()
+    held = HeldWeights(family_of("llama"))
     assert held.changed(manifest("a", "b", "c")) == NAMES
     held.complete(manifest("a", "b", "c"))
     assert held.changed(manifest("a", "b", "c")) == []
@@ -52,7 +40,7 @@ def test_a_changed_tensor_takes_its_layer_with_it() -> None:
 
 
 def test_an_interrupted_replacement_makes_everything_changed() -> None:
-    held = HeldWeights()
+    held = HeldWeights(family_of("llama"))
     held.complete(manifest("a", "b", "c"))
     held.begin()
     assert held.undefined
@@ -64,7 +52,7 @@ def test_an_interrupted_replacement_makes_everything_changed() -> None:
 
 
 def test_tensors_that_a_manifest_would_leave_behind_are_noticed() -> None:
-    held = HeldWeights()
+    held = HeldWeights(family_of("llama"))
     held.complete(manifest("a", "b", "c"))
     assert not held.not_in(manifest("a", "b", "c"))
     assert held.not_in(manifest("a", "b", names=NAMES[:2]))
@@ -147,6 +135,7 @@ from pathlib import Path
 from mergebench_ray.config import EngineOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.errors import InputError
+from mergebench_ray.families import family_of
 try:
     VLLMEngine(Path({str(folder)!r}), EngineOptions(), 64, log_file=Path({str(tmp_path / "vllm.log")!r}))
 except InputError as error:

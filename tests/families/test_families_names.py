@@ -89,6 +89,19 @@ def test_the_first_number_is_the_layer_unless_it_is_no_text_layer(name: str, lay
     assert LLAMA.is_beside_the_text(name, num_layers=2) is beside
 
 
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("model.layers.3.self_attn.q_proj.weight", "model.layers.3"),
+        ("model.layers.11.mlp.experts.7.w1.weight", "model.layers.11"),
+        ("transformer.h.0.attn.bias", "transformer.h.0"),
+        ("model.norm.weight", "model.norm.weight"),
+    ],
+)
+def test_what_an_engine_loads_as_a_whole_is_a_layer_or_a_tensor_outside_the_layers(name: str, layer: str) -> None:
+    assert LLAMA.load_group(name) == layer
+
+
 def test_masks_that_older_versions_saved_are_buffers_and_biases_of_projections_are_not() -> None:
     assert LLAMA.is_buffer("transformer.h.0.attn.bias")
     assert LLAMA.is_buffer("gpt_neox.layers.0.attention.masked_bias")
