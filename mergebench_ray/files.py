@@ -7,7 +7,6 @@ before anything starts, `whole_folder` or `whole_file` when it is there.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -17,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import lock_descriptor
 
 from mergebench_ray import interrupts
 from mergebench_ray.errors import InputError
@@ -197,7 +198,7 @@ def _held(folder: Path, name: str, make: Callable[[Path], object]) -> Iterator[P
             make(path)
             with _opened(path) as descriptor:
                 with suppress(OSError):  # a file system without locks: there nothing is taken for abandoned
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                    lock_descriptor(descriptor)
                 if path.exists():  # not taken for abandoned before it was locked
                     yield path
                     return
@@ -211,8 +212,8 @@ def _remove_abandoned(folder: Path, name: str) -> None:
     with suppress(OSError):
         for path in [one for one in folder.iterdir() if wanted.fullmatch(one.name)]:
             with suppress(OSError), _opened(path) as descriptor:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(path)
+                if lock_descriptor(descriptor, blocking=False):
+                    _remove(path)
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from typing import Any
 import ray
 import torch
 
+from mergebench_ray.cache import cache_folder
 from mergebench_ray.calibration.jobs import OF_ALL_SPECIALISTS, CalibrationJob, run_job
 from mergebench_ray.calibration.samples import Sample, samples_digest
 from mergebench_ray.calibration.store import StatisticStore
 from mergebench_ray.checkpoints import Checkpoint, Progress
-from mergebench_ray.checkpoints.cache import cache_folder
 from mergebench_ray.config import CalibrationInput, CalibrationOptions, CalibrationRecord, CalibrationSource
 from mergebench_ray.config.calibration import no_calibration_data
 from mergebench_ray.errors import InputError

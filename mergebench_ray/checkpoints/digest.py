@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mergebench_ray.checkpoints.cache import cache_folder
+from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints.checkpoint import TensorInfo, require_finite
 from mergebench_ray.checkpoints.file_state import FileState
 from mergebench_ray.checkpoints.json_files import parse_json

@@ -10,8 +10,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from mergebench_ray.cache import cache_folder, one_at_a_time
 from mergebench_ray.checkpoints.accompanying_files import copy_licences
-from mergebench_ray.checkpoints.cache import cache_folder, one_at_a_time
 from mergebench_ray.checkpoints.checkpoint import Progress
 from mergebench_ray.checkpoints.digest import file_digest
 from mergebench_ray.checkpoints.gguf_header import read_gguf_header

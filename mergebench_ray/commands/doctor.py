@@ -114,7 +114,7 @@ def _memory() -> Finding:
 
 
 def _cache_folder() -> Finding:
-    from mergebench_ray.checkpoints.cache import cache_folder
+    from mergebench_ray.cache import cache_folder
 
     folder = cache_folder("gguf")
     with tempfile.TemporaryFile(dir=folder):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 
+from mergebench_ray.cache import cache_folder
 from mergebench_ray.processor import emulates_bf16
 
 ACTOR_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -72,8 +72,7 @@ def _compiled_for_this_processor() -> str:
     Torch's own key leaves out which instructions it compiled for, and code that was made for AVX2 counts wrongly where
     AVX-512 reads it, and the other way round: the ranks of tokens were off by the size of the vocabulary, or 0.
     """
-    capability = torch.backends.cpu.get_cpu_capability().lower()
-    return str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}_{capability}")
+    return str(cache_folder(f"vllm/{torch.backends.cpu.get_cpu_capability().lower()}"))
 
 
 def _send_log_to(log_file: Path | None) -> None:

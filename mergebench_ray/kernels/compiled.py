@@ -8,7 +8,6 @@ packed one into a temporary folder for each process, and leave it behind when th
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib
 import json
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergebench_ray.cache import cache_folder, one_at_a_time
 from mergebench_ray.files import whole_folder
 from mergebench_ray.helper_process import helper_process
 from mergebench_ray.kernels.block import BlockFunction
@@ -144,19 +144,12 @@ def compile_kernel(
     Raises:
         CannotCompileError: saying why, in one line.
     """
-    folder = cache_folder() / "kernels" / _key(signature, scalars, out_dtype, device, paired)
+    folder = cache_folder("kernels") / _key(signature, scalars, out_dtype, device, paired)
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with one_at_a_time(folder.with_suffix(".lock")):
             if not folder.exists():
                 _compile_in_child(function, num_specialists, scalars, out_dtype, device, paired, folder)
     return CompiledKernel(folder, device, function.uses_position)
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: `$MERGEBENCH_RAY_CACHE`, or `~/.cache/mergebench_ray`."""
-    return Path(os.environ.get("MERGEBENCH_RAY_CACHE", "~/.cache/mergebench_ray")).expanduser()
 
 
 def _key(signature: str, scalars: dict[str, Tensor], out_dtype: torch.dtype, device: torch.device, paired: bool) -> str:
@@ -204,7 +197,7 @@ def _compile_in_child(
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
-        "TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "inductor"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache_folder("inductor")),
     }
     with tempfile.TemporaryDirectory() as temporary:
         package = Path(temporary) / "kernel.pt2"

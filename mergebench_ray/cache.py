@@ -1,12 +1,13 @@
-"""The cache folder: dequantised models and digests of files that have not changed since."""
+"""The cache folder: compiled kernels, dequantised models, statistics, and digests of files that have not changed."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from mergebench_ray.errors import InputError
 
@@ -19,8 +20,8 @@ def cache_folder(part: str) -> Path:
     Raises:
         InputError: if it cannot be made.
     """
-    root = os.environ.get("MERGEBENCH_RAY_CACHE")
-    folder = (Path(root).expanduser() if root else Path.home() / ".cache" / "mergebench_ray").absolute() / part
+    root = os.environ.get("MERGEBENCH_RAY_CACHE") or "~/.cache/mergebench_ray"
+    folder = Path(root).expanduser().absolute() / part
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -30,15 +31,16 @@ def cache_folder(part: str) -> Path:
 
 @contextmanager
 def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Let one process of this machine at a time into the block; the lock goes with the process, however it ends.
+    """Let one process of this machine at a time into the block.
+
+    The kernel frees the lock when the process ends, however it ends; the file that stays behind blocks nobody.
 
     Raises:
         InputError: the cache cannot be written.
     """
     try:
-        stream = lock.open("a")
+        held = FileLock(lock, fallback_to_soft=False).acquire()
     except OSError as error:
         raise InputError(f"cache file {lock} cannot be written ({error.strerror}); {_REMEDY}") from error
-    with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with held:
         yield
