@@ -7,13 +7,14 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from mergebench_ray.config.fields import Line, Strict
+from mergebench_ray.config.engine import EngineSettings
+from mergebench_ray.config.fields import Line
 from mergebench_ray.config.yaml_files import parse_model
 
 _PLACES = re.compile(r"\{(request|response)\}")
 
 
-class Judge(Strict):
+class Judge(EngineSettings):
     """How a judge is asked and read, and the engine that it runs in."""
 
     model: Line = Field(description="Reference of the model.")
@@ -28,11 +29,8 @@ class Judge(Strict):
     max_model_len: int = Field(
         default=8192, ge=16, description="Longest prompt plus answer, in tokens; less where the model takes less."
     )
-    max_num_seqs: int = Field(default=128, ge=1, description="Sequences that run at once.")
-    kv_cache_gib: float = Field(default=1.0, gt=0, description="Memory of the key-value cache on a CPU, in GiB.")
-    tensor_parallel_size: int = Field(default=1, ge=1, description="Workers that share the judge's model.")
-    num_gpus: float = Field(
-        default=0.5, gt=0, description="GPUs that Ray sets aside, where there are any; below 1 it shares one."
+    num_gpus: float | None = Field(
+        default=0.5, gt=0, le=1024, description="GPUs that Ray sets aside, where there are any; below 1 it shares one."
     )
     gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1, description="Share of a GPU's memory for vLLM.")
 

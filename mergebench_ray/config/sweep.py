@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_serializer, field_validator, model_validator
 
 from mergebench_ray.config.calibration import CalibrationOptions
+from mergebench_ray.config.engine import EngineOptions
 from mergebench_ray.config.fields import Line, Plain, Strict, expanded
 from mergebench_ray.config.names import Name
 from mergebench_ray.config.reference import ModelRef
 from mergebench_ray.config.storage_url import hide_password
 from mergebench_ray.config.suite import Suite
-from mergebench_ray.config.transports import TransportName
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
 
@@ -167,34 +167,6 @@ class EvaluationOptions(Strict):
     def _make_absolute(cls, data: dict[str, str]) -> dict[str, str]:
         """Actors may run in another folder than the command."""
         return {name: str(expanded(path).absolute()) for name, path in data.items()}
-
-
-class EngineOptions(Strict):
-    """The vLLM engines that score candidates."""
-
-    count: int = Field(default=1, ge=1, le=10_000, description="How many engines.")
-    division: Literal["auto", "candidates", "items"] = Field(
-        default="auto",
-        description="Engines score a candidate each, or share the items of one; auto lets the planner choose.",
-    )
-    transport: TransportName = Field(default="shared_memory", description="How merged weights travel to the engine.")
-    dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        default="auto",
-        description="What engines compute in; auto is bfloat16, but float32 on a CPU that is slow in it.",
-    )
-    tensor_parallel_size: int = Field(default=1, ge=1, le=1024, description="Workers that share an engine's model.")
-    max_num_seqs: int = Field(default=128, ge=1, le=65_536, description="Sequences that run at once.")
-    kv_cache_gib: float = Field(
-        default=1.0, gt=0, le=1e6, description="Memory of the key-value cache on a CPU, in GiB."
-    )
-    gpu_memory_utilization: float = Field(default=0.5, gt=0, le=1, description="Share of a GPU's memory for vLLM.")
-    num_gpus: float | None = Field(
-        default=None,
-        gt=0,
-        le=1024,
-        description="GPUs that Ray sets aside for an engine; below 1 it shares one with a judge. None for "
-        "tensor_parallel_size.",
-    )
 
 
 class BankOptions(Strict):

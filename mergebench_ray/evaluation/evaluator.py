@@ -216,7 +216,7 @@ def start_evaluator(
     """
     if base.ref.adapter is not None:
         raise InputError(f"base {base}: an adapter cannot be the base; merge it into a folder first")
-    num_gpus = _gpus_of_an_engine(engine_options)
+    num_gpus = engine_options.gpus if ray.cluster_resources().get("GPU") else 0
     make_engine = functools.partial(
         VLLMEngine,
         base.folder,
@@ -239,18 +239,13 @@ def check_engines_fit(engine_options: EngineOptions) -> None:
         InputError: if the cluster has too few GPUs, or without any too few cores, for all engines.
     """
     resources = ray.cluster_resources()
-    each, kind = (_gpus_of_an_engine(engine_options), "GPU") if resources.get("GPU") else (1.0, "CPU")
+    each, kind = (engine_options.gpus, "GPU") if resources.get("GPU") else (1.0, "CPU")
     count, there = engine_options.count, resources.get(kind, 0)
     if count * each > there:
         raise InputError(
             f"engine.count = {count}: they take {count * each:g} {kind}s, the cluster has {there:g}; "
             "use fewer engines, or a larger cluster"
         )
-
-
-def _gpus_of_an_engine(engine_options: EngineOptions) -> float:
-    wanted = engine_options.num_gpus or engine_options.tensor_parallel_size
-    return wanted if ray.cluster_resources().get("GPU") else 0
 
 
 def score_together(evaluators: Sequence[Any], split: str, domains: Sequence[str] | None = None) -> Scores:

@@ -75,12 +75,6 @@ class FoundJudge:
         said = [part["max_position_embeddings"] for part in parts if "max_position_embeddings" in part]
         return min([self.judge.max_model_len, *(one for one in said if isinstance(one, int) and one > 0)])
 
-    @property
-    def num_gpus(self) -> float:
-        """GPUs that Ray sets aside for it."""
-        parallel = self.judge.tensor_parallel_size
-        return parallel if parallel > 1 else self.judge.num_gpus
-
     def find_parser(self) -> Parser:
         """The parser of its answers.
 

@@ -13,6 +13,7 @@ import ray
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import EngineOptions, Suite
+from mergebench_ray.config.engine import EngineSettings
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.sweep import EvaluationOptions
@@ -207,12 +208,12 @@ def running_judges(
     actors: dict[str, Any] = {}
     try:
         for name, one in found.items():
-            options = EngineOptions(**one.judge.model_dump(include=_ENGINE_SETTINGS))
+            options = EngineOptions(**one.judge.model_dump(include=set(EngineSettings.model_fields)))
             log = None if log_file is None else log_file(name)
             make_engine = functools.partial(VLLMEngine, one.checkpoint.folder, options, one.max_model_len, log_file=log)
             actor_class = ray.remote(JudgeEngine).options(
                 num_cpus=0,
-                num_gpus=one.num_gpus if gpus else 0,
+                num_gpus=one.judge.gpus if gpus else 0,
                 max_concurrency=engine_options.count + 1,
                 runtime_env={"env_vars": ACTOR_ENVIRONMENT},
             )
@@ -226,13 +227,10 @@ def running_judges(
             ray.kill(actor)
 
 
-_ENGINE_SETTINGS = {"max_num_seqs", "kv_cache_gib", "tensor_parallel_size", "gpu_memory_utilization"}
-
-
 def _check_gpus(found: Mapping[str, FoundJudge], engine_options: EngineOptions, gpus: float) -> None:
     """Refuse what Ray would wait for without end."""
-    engines = engine_options.count * (engine_options.num_gpus or engine_options.tensor_parallel_size)
-    judges = sum(one.num_gpus for one in found.values())
+    engines = engine_options.count * engine_options.gpus
+    judges = sum(one.judge.gpus for one in found.values())
     if engines + judges > gpus:
         raise InputError(
             f"engines take {engines:g} GPUs and judges {judges:g}, the cluster has {gpus:g}: let them share with "

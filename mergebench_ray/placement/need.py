@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+Place = Literal["gpu", "host"]
+
 
 class Record(BaseModel):
     """Plain data that does not change."""
@@ -26,4 +28,4 @@ class Need(Record):
     what: str
     count: int
     bytes_each: int
-    where: Literal["gpu", "host"]
+    where: Place

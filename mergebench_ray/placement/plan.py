@@ -12,10 +12,11 @@ from pydantic import Field
 
 from mergebench_ray.checkpoints import Checkpoint, merged_names
 from mergebench_ray.config import Sweep
+from mergebench_ray.config.engine import EngineSettings
 from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.placement.calibration import calibration_needs
-from mergebench_ray.placement.need import Need, Record
+from mergebench_ray.placement.need import Need, Place, Record
 
 _BYTES = 2  # merged weights, task vectors and base are bf16
 _GIB = 1 << 30
@@ -138,31 +139,36 @@ def _needs(sweep: Sweep, parameters: int, merged: int, specialists: int, machine
     shards, engines = sweep.bank.shards, sweep.engine.count
     vectors = math.ceil((specialists + 1) * merged * _BYTES / shards)
     output = math.ceil(merged * _BYTES / shards)
-    # vLLM keeps its own copy of the whole model; on a CPU the linear weights are repacked into another layout.
     model = parameters * _engine_bytes(sweep.engine.dtype, machine)
-    cache = int(sweep.engine.kv_cache_gib * _GIB)
-    if machine.gpus:
-        share = int(sweep.engine.gpu_memory_utilization * machine.gpu_memory)
-        return [
-            Need(what="bank shard: base and task vectors", count=shards, bytes_each=vectors, where="gpu"),
-            Need(what="bank shard: merged weights", count=shards, bytes_each=output, where="gpu"),
-            Need(what="bank shard: process", count=shards, bytes_each=PROCESS_BYTES, where="host"),
-            Need(
-                what="engine: model and key-value cache",
-                count=engines * sweep.engine.tensor_parallel_size,
-                bytes_each=max(share, model // sweep.engine.tensor_parallel_size),
-                where="gpu",
-            ),
-            Need(what="engine: process", count=engines, bytes_each=_ENGINE_PROCESS, where="host"),
-        ]
-    return [
-        Need(what="bank shard: base and task vectors", count=shards, bytes_each=vectors, where="host"),
-        Need(what="bank shard: merged weights", count=shards, bytes_each=output, where="host"),
+    where: Place = "gpu" if machine.gpus else "host"
+    needs = [
+        Need(what="bank shard: base and task vectors", count=shards, bytes_each=vectors, where=where),
+        Need(what="bank shard: merged weights", count=shards, bytes_each=output, where=where),
         Need(what="bank shard: process", count=shards, bytes_each=PROCESS_BYTES, where="host"),
-        Need(what="engine: model", count=engines, bytes_each=model, where="host"),
-        Need(what="engine: key-value cache", count=engines, bytes_each=cache, where="host"),
-        Need(what="engine: process", count=engines, bytes_each=_ENGINE_PROCESS, where="host"),
-        Need(what="driver, scorer and trial processes", count=3, bytes_each=PROCESS_BYTES, where="host"),
+        *_engine_needs("engine", sweep.engine, engines, model, machine),
+    ]
+    if not machine.gpus:
+        processes = "driver, scorer and trial processes"
+        needs.append(Need(what=processes, count=3, bytes_each=PROCESS_BYTES, where="host"))
+    return needs
+
+
+def _engine_needs(what: str, engine: EngineSettings, count: int, model: int, machine: Machine) -> list[Need]:
+    """Of engines that hold a model of that many bytes; on a GPU they may share, so only their part of it counts.
+
+    vLLM keeps its own copy of the whole model; on a CPU the linear weights are repacked into another layout.
+    """
+    process = Need(what=f"{what}: process", count=count, bytes_each=_ENGINE_PROCESS, where="host")
+    if machine.gpus:
+        parallel = engine.tensor_parallel_size
+        each = max(int(engine.gpu_memory_utilization * machine.gpu_memory), model // parallel)
+        held = f"{what}: model and key-value cache"
+        return [Need(what=held, count=count * parallel, bytes_each=each, where="gpu"), process]
+    cache = int(engine.kv_cache_gib * _GIB)
+    return [
+        Need(what=f"{what}: model", count=count, bytes_each=model, where="host"),
+        Need(what=f"{what}: key-value cache", count=count, bytes_each=cache, where="host"),
+        process,
     ]
 
 
@@ -173,22 +179,10 @@ def _engine_bytes(dtype: str, machine: Machine) -> int:
 
 
 def _judge_needs(found: FoundJudge, machine: Machine) -> list[Need]:
-    """A judge has an engine of its own; on a GPU it may share, so only its part of the memory counts."""
-    judge, what = found.judge, f"judge {found.name}"
+    """A judge has an engine of its own."""
     parameters = sum(math.prod(tensor.shape) for tensor in found.checkpoint.tensors.values())
     model = parameters * _engine_bytes("auto", machine)
-    process = Need(what=f"{what}: process", count=1, bytes_each=_ENGINE_PROCESS, where="host")
-    if machine.gpus:
-        share = int(judge.gpu_memory_utilization * machine.gpu_memory)
-        parallel = judge.tensor_parallel_size
-        each = max(share, model // parallel)
-        return [Need(what=f"{what}: model and key-value cache", count=parallel, bytes_each=each, where="gpu"), process]
-    cache = int(judge.kv_cache_gib * _GIB)
-    return [
-        Need(what=f"{what}: model", count=1, bytes_each=model, where="host"),
-        Need(what=f"{what}: key-value cache", count=1, bytes_each=cache, where="host"),
-        process,
-    ]
+    return _engine_needs(f"judge {found.name}", found.judge, 1, model, machine)
 
 
 def _problem(needs: list[Need], machine: Machine) -> str | None:
