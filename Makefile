@@ -1,13 +1,13 @@
-# `make quickstart` runs a coefficient search on real weights; `make test` runs every test. Both set up what is missing.
+# `make quickstart` runs a coefficient search on real weights; `make test` runs every test. All set up what is missing.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
-INSTALL := $(BIN)/pip install --quiet --constraint constraints-cpu.txt --editable '.[cpu,dev]'
+INSTALL := $(BIN)/pip install --quiet --constraint constraints-cpu.txt --editable '.[cpu,dev,docs]'
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup quickstart test lint clean
+.PHONY: setup quickstart test lint docs clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +33,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "the site: build/site/index.html"
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache
