@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergebench_ray.checkpoints.digest import canonical_digest
+from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 
 BATCH_TOKENS = 1024

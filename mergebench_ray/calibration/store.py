@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 from mergebench_ray.calibration.jobs import CalibrationJob, Statistic
 from mergebench_ray.calibration.samples import samples_digest
-from mergebench_ray.checkpoints.digest import canonical_digest, file_digest
+from mergebench_ray.checkpoints.digest import file_digest
 from mergebench_ray.checkpoints.json_files import read_json_object
+from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_folder
 from mergebench_ray.methods import Calibrated

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
-from mergebench_ray.checkpoints.digest import canonical_digest, tensors_digest
+from mergebench_ray.checkpoints.digest import tensors_digest
 from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.checkpoints.safetensors_file import read_elements, read_header
 from mergebench_ray.checkpoints.weight_files import PICKLE_REASON
 from mergebench_ray.config import ModelRef
+from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import ModelFamily
 

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,6 +19,7 @@ from mergebench_ray.checkpoints.checkpoint import TensorInfo, require_finite
 from mergebench_ray.checkpoints.file_state import FileState
 from mergebench_ray.checkpoints.json_files import parse_json
 from mergebench_ray.checkpoints.safetensors_file import read_into, require_state
+from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular, whole_file
 
@@ -29,11 +29,6 @@ _FORMAT = 2
 _SHA256 = re.compile("[0-9a-f]{64}")
 _TICK_NS = 20_000_000
 """Longer than the steps of the clock that local file systems take their times from."""
-
-
-def canonical_digest(content: Any) -> str:
-    """SHA-256 over the canonical JSON of plain data."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def file_digest(file: Path) -> str:

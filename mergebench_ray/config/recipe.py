@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from mergebench_ray.config.calibration import CalibrationRecord
 from mergebench_ray.config.fields import Line, Plain, Strict
 from mergebench_ray.config.names import Name
 from mergebench_ray.config.yaml_files import parse_model, read_yaml, to_yaml
+from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 
 
@@ -50,13 +49,13 @@ class Recipe(Strict):
     @property
     def digest(self) -> str:
         """SHA-256 over canonical JSON of the content."""
-        return hashlib.sha256(_canonical({"recipe": 1, **self.content})).hexdigest()
+        return canonical_digest({"recipe": 1, **self.content})
 
     @property
     def key_digests(self) -> dict[str, str]:
         """A short digest of each value of the content, so that a file can say which of them was changed."""
         leaves = _leaves(self.content).items()
-        return {key: hashlib.sha256(_canonical([key, value])).hexdigest()[:12] for key, value in leaves}
+        return {key: canonical_digest([key, value])[:12] for key, value in leaves}
 
     def difference(self, other: Recipe) -> str | None:
         """The first key whose value differs in another recipe, with both values; None where the weights are equal."""
@@ -113,10 +112,6 @@ class Recipe(Strict):
 
 
 _DIGEST, _KEY_DIGESTS = "digest", "key_digests"
-
-
-def _canonical(content: Any) -> bytes:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mergebench_ray.checkpoints import Checkpoint
-from mergebench_ray.checkpoints.digest import canonical_digest
 from mergebench_ray.config.judge import Judge
+from mergebench_ray.digests import canonical_digest
 from mergebench_ray.engines import GenerationRequest, VLLMEngine
 from mergebench_ray.engines.tokens import encode_texts
 from mergebench_ray.errors import InputError, nearest
