@@ -28,7 +28,6 @@ from mergebench_ray.runs.evaluation_file import items_file
 from mergebench_ray.runs.opening import check_run_folder
 from mergebench_ray.search.checks import check_sweep
 
-DTYPE = "bfloat16"  # of every merged model
 _MANY_LAYERS = 1000  # before it is known how many the model has
 
 
@@ -108,8 +107,6 @@ def checked_merge(
             raise InputError(
                 "a recipe says everything: give either --recipe, or --method, --base, --specialist and --set"
             )
-        if written.dtype != DTYPE:
-            raise InputError(f"recipe: dtype {written.dtype!r}: merged models are {DTYPE}; mend the recipe")
         method, base, specialists, parameters = written.method, written.base, written.specialists, written.parameters
     elif accept_changes:
         raise InputError("--accept-changes is for a --recipe that was changed; leave it out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ class Recipe(Strict):
     specialists: dict[Name, Line] = Field(description="References of the specialists by name.")
     base_digest: Line = Field(description="SHA-256 of the base's content.")
     specialist_digests: dict[Name, Line] = Field(description="SHA-256 of each specialist's content.")
-    dtype: Line = Field(default="bfloat16", description="Type of the merged weights.")
+    dtype: Literal["bfloat16"] = Field(default="bfloat16", description="Type of the merged weights.")
     calibration: CalibrationRecord | None = Field(default=None, description="Data that the method was calibrated on.")
 
     @property

@@ -191,7 +191,7 @@ def test_a_recipe_says_what_is_wrong_with_it(run: CommandLine, models: Path, tmp
 
     assert "parameters.scaling_coef.math changed" in refused("math: 0.3", "math: 0.4")
     other_type = refused("dtype: bfloat16", "dtype: float32", "--accept-changes")
-    assert "dtype 'float32'" in other_type
+    assert "dtype = 'float32'" in other_type
     assert "calibration" not in other_type
     assert "the base" in refused("base_digest: ", "base_digest: a", "--accept-changes")
 
