@@ -27,6 +27,7 @@ from mergebench_ray.methods import (
     get_method,
     parse_parameters,
 )
+from mergebench_ray.progress import Progress
 from mergebench_ray.weights.manifest import Piece, WeightManifest, WeightTensor
 from mergebench_ray.weights.memory_file import MemoryFile, map_memory
 
@@ -113,7 +114,7 @@ class Bank:
         use_gpu: bool | None = None,
         in_process: bool = False,
         calibrator: Calibrator | None = None,
-        progress: Callable[[float, str], None] | None = None,
+        progress: Progress | None = None,
     ) -> Bank:
         """Start the shards and let each read its own slices.
 
@@ -303,7 +304,7 @@ class _BankStatistics:
         return sum(self._bank._shards.call("total", function, scalars))
 
 
-def _parameters_read(size: int, progress: Callable[[float, str], None] | None) -> Callable[[int], None]:
+def _parameters_read(size: int, progress: Progress | None) -> Callable[[int], None]:
     """Turn a count of parameters into a line of progress."""
 
     def report(done: int) -> None:

@@ -15,12 +15,13 @@ from mergebench_ray.cache import cache_folder
 from mergebench_ray.calibration.jobs import OF_ALL_SPECIALISTS, CalibrationJob, run_job
 from mergebench_ray.calibration.samples import Sample, samples_digest
 from mergebench_ray.calibration.store import StatisticStore
-from mergebench_ray.checkpoints import Checkpoint, Progress
+from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import CalibrationInput, CalibrationOptions, CalibrationRecord, CalibrationSource
 from mergebench_ray.config.calibration import no_calibration_data
 from mergebench_ray.errors import InputError
 from mergebench_ray.kernels.threads import torch_threads
 from mergebench_ray.methods import Calibrated, CalibrationRequest
+from mergebench_ray.progress import Progress, silent
 from mergebench_ray.ray_errors import input_errors
 
 logger = logging.getLogger(__name__)
@@ -53,13 +54,13 @@ class Calibration:
         self._sources = dict(sources)
         self._samples = {name: tuple(texts) for name, texts in samples.items()}
         self._options = options
-        self._progress: Progress = _silent
+        self._progress: Progress = silent
         folder = Path(options.folder) if options.folder else cache_folder("calibration")
         self._store = StatisticStore(folder.expanduser().absolute())
         self._records: dict[int, CalibrationRecord] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_progress": _silent}
+        return {**self.__dict__, "_progress": silent}
 
     def report_to(self, progress: Progress) -> None:
         """Tell what is being computed from now on, in this process."""
@@ -216,7 +217,3 @@ def _start_worker(job: CalibrationJob, on_gpu: bool) -> Any:
 def _line(states: Sequence[tuple[CalibrationJob, tuple[float, str]]], share: float) -> str:
     parts = [f"{job.kind} of {', '.join(job.specialists)}" for job, _ in states]
     return f"calibrating, {10 * int(10 * share)} %: {'; '.join(parts)}" if parts else "calibrated"
-
-
-def _silent(_fraction: float, _text: str) -> None:
-    pass

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mergebench_ray.calibration.gradients import merged_parameters, visit_gradients
 from mergebench_ray.calibration.samples import Encoded
-from mergebench_ray.checkpoints import Progress
+from mergebench_ray.progress import Progress
 
 
 def fisher_diagonal(model: Any, encoded: Sequence[Encoded], progress: Progress) -> dict[str, Tensor]:

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mergebench_ray.calibration.samples import Encoded
-from mergebench_ray.checkpoints import Progress
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import family_of
+from mergebench_ray.progress import Progress
 
 Loss = Callable[[Any, Tensor], Tensor]
 """Gets the model and the token ids (1, L) of a sample; returns a scalar."""

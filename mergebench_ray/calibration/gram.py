@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from mergebench_ray.calibration.model import require_linear_layers
 from mergebench_ray.calibration.samples import Batch
-from mergebench_ray.checkpoints import Progress
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import ModelFamily, family_of
+from mergebench_ray.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from mergebench_ray.calibration.gram import gram_matrices
 from mergebench_ray.calibration.layerwise import merge_layer_by_layer
 from mergebench_ray.calibration.model import load_model
 from mergebench_ray.calibration.samples import Encoded, Sample, batches, encode_samples
-from mergebench_ray.checkpoints import Checkpoint, Progress
+from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.kernels.regression import regression_system, solve_regression
+from mergebench_ray.progress import Progress
 
 _BATCH = 8
 

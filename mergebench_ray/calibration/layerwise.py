@@ -15,8 +15,9 @@ from torch import Tensor
 from mergebench_ray.calibration.gram import GramCollector, Grams
 from mergebench_ray.calibration.model import LayerStack, read_parameter
 from mergebench_ray.calibration.samples import Batch, Encoded, batches
-from mergebench_ray.checkpoints import Checkpoint, Progress
+from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.errors import InputError
+from mergebench_ray.progress import Progress
 
 Layer = dict[str, Tensor]
 """A layer's tensors in bf16 by their names in the checkpoint."""

@@ -15,8 +15,9 @@ from torch import Tensor
 from mergebench_ray.calibration.gradients import merged_parameters, visit_gradients
 from mergebench_ray.calibration.model import load_model, read_parameter
 from mergebench_ray.calibration.samples import Encoded
-from mergebench_ray.checkpoints import Checkpoint, Progress
+from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.errors import InputError
+from mergebench_ray.progress import Progress
 
 
 def train_mask(

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from mergebench_ray.checkpoints.card import model_card
     from mergebench_ray.checkpoints.checkpoint import (
         Checkpoint,
-        Progress,
         TensorInfo,
         read_in_shape_of,
         require_finite,
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
-    "Progress",
     "TensorInfo",
     "check_accompanying_files",
     "check_compatible",
@@ -42,7 +40,6 @@ __getattr__ = lazy_names(
     __name__,
     {
         "Checkpoint": "checkpoint",
-        "Progress": "checkpoint",
         "TensorInfo": "checkpoint",
         "check_accompanying_files": "accompanying_files",
         "check_compatible": "compatible",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -18,9 +18,6 @@ from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import ModelFamily, family_of
 from mergebench_ray.families.configuration import num_layers
-
-Progress = Callable[[float, str], None]
-"""Receives the fraction done (0 to 1) and one line of text."""
 
 
 @dataclass(frozen=True)

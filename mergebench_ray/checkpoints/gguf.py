@@ -12,7 +12,6 @@ from typing import Any
 
 from mergebench_ray.cache import cache_folder, one_at_a_time
 from mergebench_ray.checkpoints.accompanying_files import copy_licences
-from mergebench_ray.checkpoints.checkpoint import Progress
 from mergebench_ray.checkpoints.digest import file_digest
 from mergebench_ray.checkpoints.gguf_header import read_gguf_header
 from mergebench_ray.checkpoints.json_files import read_json_object
@@ -21,6 +20,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.families import family_of
 from mergebench_ray.families.configuration import has_tied_head
 from mergebench_ray.files import open_regular, whole_folder
+from mergebench_ray.progress import Progress
 
 _MAGIC = b"GGUF"
 _MAX_FILE_BYTES = 5 << 30

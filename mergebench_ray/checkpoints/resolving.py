@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from mergebench_ray.checkpoints.adapter import AdapterCheckpoint
-from mergebench_ray.checkpoints.checkpoint import Checkpoint, Progress
+from mergebench_ray.checkpoints.checkpoint import Checkpoint
 from mergebench_ray.checkpoints.folder import FolderCheckpoint
 from mergebench_ray.checkpoints.gguf import dequantise
 from mergebench_ray.checkpoints.sources import locate
 from mergebench_ray.checkpoints.weight_files import PICKLE_ENDINGS, PICKLE_REASON
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
+from mergebench_ray.progress import Progress
 
 
 def resolve(ref: ModelRef | str, *, progress: Progress | None = None) -> Checkpoint:

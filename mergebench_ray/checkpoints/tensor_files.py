@@ -14,10 +14,11 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from mergebench_ray.checkpoints.checkpoint import Progress, is_finite
+from mergebench_ray.checkpoints.checkpoint import is_finite
 from mergebench_ray.checkpoints.safetensors_file import DTYPES
 from mergebench_ray.checkpoints.weight_files import INDEX_NAME
 from mergebench_ray.errors import InputError
+from mergebench_ray.progress import Progress
 
 Shape = tuple[int, ...]
 Stored = tuple[Shape, torch.dtype]

@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from mergebench_ray.checkpoints.accompanying_files import code_is_there, copy_accompanying_files
-from mergebench_ray.checkpoints.checkpoint import Checkpoint, Progress
+from mergebench_ray.checkpoints.checkpoint import Checkpoint
 from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
 from mergebench_ray.files import whole_folder
+from mergebench_ray.progress import Progress
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _DROPPED = ("quantization_config", "compression_config", "transformers_weights", "custom_pipelines")

@@ -23,11 +23,12 @@ from mergebench_ray.bank.bench import measure_methods
 from mergebench_ray.commands.first_checks import check_bench
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.peak_memory import interpreter_memory, peak_memory
-from mergebench_ray.commands.progress import Report, progress_line
+from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import EngineOptions, Suite
 from mergebench_ray.engines import GenerationRequest, VLLMEngine
 from mergebench_ray.files import whole_file
 from mergebench_ray.methods import get_method, method_names
+from mergebench_ray.progress import Progress
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.suites import smollm2_mini
 
@@ -103,7 +104,7 @@ def _sizes(models: Models) -> dict[str, Any]:
     }
 
 
-def _measure_swaps(models: Models, report: Report) -> dict[str, Any]:
+def _measure_swaps(models: Models, report: Progress) -> dict[str, Any]:
     """Alternate between two candidates; each is merged, loaded and asked for one token."""
     with ray_session():
         report(0.4, "loading the bank")
@@ -137,7 +138,7 @@ def _swap(bank: Bank, engine: VLLMEngine, coefficient: float) -> dict[str, float
     }
 
 
-def _measure_memory(models: Models, report: Report) -> dict[str, Any]:
+def _measure_memory(models: Models, report: Progress) -> dict[str, Any]:
     """Run `mergebench-ray merge` as a user would, once for each method that needs no data."""
     model_bytes = sum(math.prod(tensor.shape) for tensor in models.base.tensors.values()) * _BYTES
     limit = (len(models.specialists) + 2) * model_bytes + _ALLOWED_EXTRA

@@ -21,6 +21,7 @@ from mergebench_ray.commands.merge import write_merged
 from mergebench_ray.commands.models import Models, resolve_sweep_models
 from mergebench_ray.config import Recipe, Suite, Sweep
 from mergebench_ray.config.fields import SPLITS
+from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.config.storage_url import without_secrets
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.continuations import check_continuations
@@ -34,7 +35,7 @@ from mergebench_ray.runs.opening import check_same_items, open_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, write_questions
 from mergebench_ray.runtime import ray_session
-from mergebench_ray.search.records import AVERAGE, AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
+from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
 from mergebench_ray.search.session import Session, open_session
 from mergebench_ray.search.space import Space

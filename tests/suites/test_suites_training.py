@@ -17,8 +17,8 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.suites.smollm2_mini.training import (
     PLANS,
     Example,
-    Progress,
     TrainingPlan,
+    TrainingProgress,
     train_adapter,
     train_specialists,
 )
@@ -46,7 +46,7 @@ class KilledError(Exception):
     pass
 
 
-class StopsAt(Progress):
+class StopsAt(TrainingProgress):
     def __init__(self, steps: int) -> None:
         super().__init__(Console(file=io.StringIO()))
         self.left = steps
@@ -112,7 +112,7 @@ def test_every_pass_sees_every_example_once_in_batches_of_similar_length() -> No
 
 def test_progress_is_plain_lines_when_piped() -> None:
     stream = io.StringIO()
-    with Progress(Console(file=stream)) as progress:
+    with TrainingProgress(Console(file=stream)) as progress:
         progress.start("math", 10, 0)
         for _ in range(10):
             progress.step(0.5)

@@ -2,7 +2,7 @@
 
 from mergebench_ray.suites.smollm2_mini.training.adapter import TrainingPlan, train_adapter
 from mergebench_ray.suites.smollm2_mini.training.batches import Example, encode
-from mergebench_ray.suites.smollm2_mini.training.progress import Progress
+from mergebench_ray.suites.smollm2_mini.training.progress import TrainingProgress
 from mergebench_ray.suites.smollm2_mini.training.specialists import PLANS, train_specialists
 
-__all__ = ["PLANS", "Example", "Progress", "TrainingPlan", "encode", "train_adapter", "train_specialists"]
+__all__ = ["PLANS", "Example", "TrainingPlan", "TrainingProgress", "encode", "train_adapter", "train_specialists"]

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from mergebench_ray.files import whole_file, whole_folder
 from mergebench_ray.suites.smollm2_mini.training.batches import IGNORED, Batch, Example, collate, schedule
-from mergebench_ray.suites.smollm2_mini.training.progress import Progress
+from mergebench_ray.suites.smollm2_mini.training.progress import TrainingProgress
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of each weight."""
@@ -59,7 +59,7 @@ def train_adapter(
     *,
     name: str,
     pad_id: int,
-    progress: Progress,
+    progress: TrainingProgress,
 ) -> None:
     """Train one LoRA adapter on all linear layers of `model` and write it in bf16 to the folder `out`.
 

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 _LINE_EVERY = 10
 
 
-class Progress:
+class TrainingProgress:
     """Reports steps and losses; use it as a context manager."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -31,7 +31,7 @@ class Progress:
         self._started = 0.0
         self._losses: list[float] = []
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> TrainingProgress:
         self._bar.start()
         return self
 

@@ -16,7 +16,7 @@ from mergebench_ray.suites.smollm2_mini.adapter_folders import checked_adapters
 from mergebench_ray.suites.smollm2_mini.generate import GENERATORS
 from mergebench_ray.suites.smollm2_mini.training.adapter import TrainingPlan, train_adapter
 from mergebench_ray.suites.smollm2_mini.training.batches import encode
-from mergebench_ray.suites.smollm2_mini.training.progress import Progress
+from mergebench_ray.suites.smollm2_mini.training.progress import TrainingProgress
 
 PLANS: Mapping[str, TrainingPlan] = {
     "coding": TrainingPlan(num_steps=100),
@@ -45,7 +45,7 @@ def train_specialists(*, out: Path, domains: Sequence[str] | None = None) -> dic
     folders = checked_adapters(out, domains)
     base = Suite.load(NAME).base
     assert base is not None
-    with Progress() as progress:
+    with TrainingProgress() as progress:
         for domain, folder in folders.items():
             if folder.exists():
                 progress.note(f"{domain}: {folder} is there already, not trained again")
@@ -55,7 +55,7 @@ def train_specialists(*, out: Path, domains: Sequence[str] | None = None) -> dic
     return folders
 
 
-def _train(domain: str, base: Path, out: Path, progress: Progress) -> None:
+def _train(domain: str, base: Path, out: Path, progress: TrainingProgress) -> None:
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     items = GENERATORS[domain].items("train")
