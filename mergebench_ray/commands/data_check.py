@@ -9,12 +9,14 @@ from pathlib import Path
 from mergebench_ray.commands.data_sets import DataSet, data_sets, judge_models
 from mergebench_ray.commands.first_checks import read_sweep_or_suite
 from mergebench_ray.config import Sweep
+from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model
+from mergebench_ray.judges.judges import check_judge_settings, judge_settings
 from mergebench_ray.markup import line_text
 from mergebench_ray.methods import get_method
 from mergebench_ray.tasks.data_use import check_data_is_used
-from mergebench_ray.tasks.loading import chosen_domains
+from mergebench_ray.tasks.loading import check_programs_may_run, check_task_files, chosen_domains
 
 _COLUMNS = "{:7}{:7}{:9}{}"
 _INDENT = 7 * " "
@@ -28,7 +30,7 @@ def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None
         data: data set -> local file or folder, beside what the sweep says.
 
     Raises:
-        InputError: if the file is wrong, or a task has no task file.
+        InputError: if anything but data is wrong with the file, in the words of `tune` and `plan`.
     """
     sweep, suite = read_sweep_or_suite(str(sweep_or_suite))
     options = EvaluationOptions() if sweep is None else sweep.evaluation
@@ -38,6 +40,13 @@ def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None
     check_data_is_used(suite, options.data, own_calibration, "evaluation.data")
     given = parse_model(EvaluationOptions, {"data": dict(data or {})}, "--data").data
     check_data_is_used(suite, given, own_calibration)
+    needed = check_judge_settings(suite, options, domains, SPLITS)
+    judges = [name for name in needed if judge_settings(name, suite, options) is not None]
+    for split in SPLITS:
+        asked = [domain for domain in domains if split == "test" or domain not in suite.forgetting]
+        if sweep is not None:
+            check_programs_may_run(suite, split, options, asked)
+        check_task_files(suite, split, asked, judges)
     local = {**options.data, **given}
     return [*data_sets(suite, domains, local, calibration), *judge_models(suite, options, domains)]
 

@@ -21,7 +21,7 @@ from mergebench_ray.config.suite import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import judge_settings, judged_tasks
-from mergebench_ray.tasks.local_data import SUFFIXES, LocalSplits, dataset_id, local_source
+from mergebench_ray.tasks.local_data import SUFFIXES, LocalSplits, dataset_id, local_source, missing_file
 from mergebench_ray.tasks.protocol import data_split
 from mergebench_ray.tasks.task_files import find_task_file, task_manager
 
@@ -153,7 +153,7 @@ def _data_set(
     path, name = str(config.get("dataset_path")), config.get("dataset_name")
     gated = path in suite.gated_data if suite.gated_data else None
     if dataset_id(config) is None:
-        return DataSet(key, tasks, splits, "task", _own_place(config), False, "")
+        return DataSet(key, tasks, splits, "task", _own_place(config), False, missing_file(key, config) or "")
     if (local := local_source(data, path, name)) is not None:
         return DataSet(key, tasks, splits, "local", str(local), gated, _local_problem(key, name, local, splits))
     if (cached := _cached(path, name)) is not None:

@@ -13,20 +13,18 @@ import ray
 
 from mergebench_ray.checkpoints import check_accompanying_files, resolve
 from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings
-from mergebench_ray.commands.models import check_judges_parallel
+from mergebench_ray.commands.models import find_checked_judges
 from mergebench_ray.commands.progress import progress_line
+from mergebench_ray.commands.ready_sweep import load_checked_tasks
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import check_engines_fit, score_together, start_evaluator
-from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.files import whole_file
-from mergebench_ray.judges.judges import digests, find_judges, running_judges
+from mergebench_ray.judges.judges import running_judges
 from mergebench_ray.runs.evaluation_file import EvaluationFile, items_file
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.scores import Scores
-from mergebench_ray.tasks.code_execution import code_execution_notes
 from mergebench_ray.tasks.data_use import check_data_is_used
-from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.questions import QuestionRow, question_rows
 from mergebench_ray.tasks.scored_task import notes_of
 
@@ -101,17 +99,13 @@ def evaluate(
         address,
     )
     check_data_is_used(Suite.load(suite), options.data)
-    found, notes = find_judges(chosen, options, [which])
-    check_judges_parallel(found)
-    notes += code_execution_notes(chosen, options, [which])
-    loaded = load_tasks(chosen, which, options, judges=digests(found))
+    found, notes = find_checked_judges(chosen, options, [which])
+    checkpoint, base = resolve(model), resolve(ModelRef.parse(model).model)
+    loaded = load_checked_tasks(chosen, options, [which], found, base)[which]
     notes += notes_of(loaded)
-    checkpoint = resolve(model)
     check_accompanying_files(checkpoint.folder)
     # Reads every byte, where it is not remembered: what is not finite is refused before an engine starts.
     digest = checkpoint.digest()
-    base = resolve(ModelRef.parse(model).model)
-    check_continuations(loaded, base.folder, chosen.max_model_len)
     # On a GPU the engine leaves half of it to a judge.
     engine_options = EngineOptions(count=engines, num_gpus=0.5 if found else None)
     with (

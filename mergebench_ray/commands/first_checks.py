@@ -26,7 +26,7 @@ from mergebench_ray.methods import complete_parameters, get_method, parse_parame
 from mergebench_ray.ray_address import check_ray
 from mergebench_ray.runs.evaluation_file import items_file
 from mergebench_ray.runs.opening import check_run_folder
-from mergebench_ray.search.checks import check_sweep
+from mergebench_ray.search.checks import check_sweep, read_sweep
 
 _MANY_LAYERS = 1000  # before it is known how many the model has
 
@@ -198,11 +198,11 @@ def read_sweep_or_suite(name: str) -> tuple[Sweep | None, Suite]:
     """A sweep with its suite, or a suite alone: of a file that holds either, or built in.
 
     Raises:
-        InputError: if there is none, or it is wrong.
+        InputError: if there is none, or it is wrong, of a sweep as `check_sweep`.
     """
     if name in built_in_suites() or not os.path.lexists(name) or "methods" not in read_yaml(Path(name)):
         return None, Suite.load(name)
-    sweep = Sweep.from_yaml(Path(name))
+    sweep = read_sweep(name)
     return sweep, sweep.load_suite()
 
 

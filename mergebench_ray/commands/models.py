@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, fit, resolve
 from mergebench_ray.config import ModelRef, Suite, Sweep
-from mergebench_ray.config.fields import SPLITS
+from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.families.configuration import attention_heads
 from mergebench_ray.judges.judge_engine import FoundJudge
@@ -76,14 +77,18 @@ def check_parallel(model: Checkpoint, size: int, key: str = "engine.tensor_paral
             raise InputError(f"{key} = {size}: {model} has {name} = {heads}, which it does not divide; choose another")
 
 
-def check_judges_parallel(judges: Mapping[str, FoundJudge]) -> None:
-    """The same for the model of each judge.
+def find_checked_judges(
+    suite: Suite, options: EvaluationOptions, splits: Sequence[Split]
+) -> tuple[dict[str, FoundJudge], list[str]]:
+    """The judges that scoring needs, and a line for each that will be missing and for a sandbox that is weak.
 
     Raises:
-        InputError: naming the judge.
+        InputError: as `find_judges`; or a judge's model that cannot be divided as its settings say.
     """
+    judges, missing = find_judges(suite, options, splits)
     for name, one in judges.items():
         check_parallel(one.checkpoint, one.judge.tensor_parallel_size, f"judge {name}: tensor_parallel_size")
+    return judges, [*missing, *code_execution_notes(suite, options, splits)]
 
 
 def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
@@ -101,8 +106,5 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
         from mergebench_ray.calibration.model import require_calibratable
 
         require_calibratable(models.base, kinds)
-    splits = list(SPLITS)
-    judges, missing = find_judges(suite, sweep.evaluation, splits)
-    check_judges_parallel(judges)
-    programs = code_execution_notes(suite, sweep.evaluation, splits)
-    return replace(models, judges=judges, notes=[*models.notes, *missing, *programs])
+    judges, notes = find_checked_judges(suite, sweep.evaluation, SPLITS)
+    return replace(models, judges=judges, notes=[*models.notes, *notes])

@@ -8,14 +8,13 @@ from typing import Any
 
 from rich.table import Table
 
-from mergebench_ray.commands.models import resolve_sweep_models
+from mergebench_ray.commands.ready_sweep import make_ready
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.markup import terminal_text
 from mergebench_ray.placement import Machine, Plan, make_plan
 from mergebench_ray.placement.plan import gibibytes
 from mergebench_ray.search.checks import read_sweep
-from mergebench_ray.search.space import Space
 
 _GIB = 1 << 30
 _MOST_GIB = 1_000_000
@@ -41,15 +40,14 @@ def plan(
         host_memory_gib: GiB of each node; None for what is free here.
 
     Raises:
-        InputError: the sweep is wrong, or its models do not fit together.
+        InputError: the sweep is wrong in any way that `tune` would refuse; that it does not fit is said in the plan.
     """
     for option, value in (("--gpu-memory", gpu_memory_gib), ("--host-memory", host_memory_gib)):
         if value is not None and not 0 <= value <= _MOST_GIB:
             raise InputError(f"{option} {value}: must be from 0 to {_MOST_GIB} GiB")
     checked = read_sweep(sweep, overrides)
-    suite = checked.load_suite()
-    models = resolve_sweep_models(checked, suite)
-    Space(checked, list(models.specialists), models.num_layers)
+    ready = make_ready(checked)
+    models = ready.models
     here = Machine.this()
     machine = Machine(
         nodes=nodes or 1,
@@ -57,7 +55,12 @@ def plan(
         gpu_memory=int(gpu_memory_gib * _GIB) if gpus_per_node else 0,
         host_memory=here.host_memory if host_memory_gib is None else int(host_memory_gib * _GIB),
     )
-    return make_plan(checked, models.base, models.specialists, machine, models.notes, models.judges)
+    return make_plan(checked, models.base, models.specialists, machine, ready.notes, models.judges)
+
+
+def does_not_fit(plan: Plan) -> str:
+    """Why a sweep with such a plan is refused, in one line."""
+    return f"sweep {plan.sweep}: {plan.problem}"
 
 
 def plan_table(plan: Plan) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,22 +11,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from mergebench_ray.calibration import Calibration
 from mergebench_ray.checkpoints import model_card
-from mergebench_ray.commands.calibration import load_calibration
 from mergebench_ray.commands.first_checks import checked_run
 from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.merge import write_merged
-from mergebench_ray.commands.models import Models, resolve_sweep_models
-from mergebench_ray.config import Recipe, Suite, Sweep
-from mergebench_ray.config.fields import SPLITS
+from mergebench_ray.commands.models import Models
+from mergebench_ray.commands.plan import does_not_fit
+from mergebench_ray.commands.ready_sweep import ReadySweep, make_ready
+from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.config.storage_url import without_secrets
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.files import is_full_disk, whole_file
-from mergebench_ray.judges.judges import digests, running_judges
-from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+from mergebench_ray.judges.judges import running_judges
+from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.placement import make_plan
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.leaderboard import best_candidate, best_of_each_method, with_error
@@ -38,11 +35,9 @@ from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
 from mergebench_ray.search.session import Session, open_session
-from mergebench_ray.search.space import Space
 from mergebench_ray.search.study import open_storage
-from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.questions import question_rows
-from mergebench_ray.tasks.scored_task import items_digest, notes_of
+from mergebench_ray.tasks.scored_task import items_digest
 
 
 @dataclass(frozen=True)
@@ -94,17 +89,11 @@ def tune(
         InputError: wrong input, found before anything is started.
     """
     checked, folder = checked_run(sweep, overrides, out, resume=resume, address=address, dashboard_port=dashboard_port)
-    suite = checked.load_suite()
-    models = resolve_sweep_models(checked, suite)
-    space = Space(checked, list(models.specialists), models.num_layers)
-    tasks = {split: load_tasks(suite, split, checked.evaluation, judges=digests(models.judges)) for split in SPLITS}
-    check_continuations(itertools.chain(*tasks.values()), models.base.folder, suite.max_model_len)
-    of_tasks = notes_of(task for some in tasks.values() for task in some)
-    notes = [*models.notes, *of_tasks]
-    plan = make_plan(checked, models.base, models.specialists, notes=notes, judges=models.judges)
+    ready = make_ready(checked)
+    models, tasks = ready.models, ready.tasks
+    plan = make_plan(checked, models.base, models.specialists, notes=ready.notes, judges=models.judges)
     if plan.problem and address is None:
-        raise InputError(f"sweep {checked.name}: {plan.problem}")
-    calibration = _calibration(checked, suite, models, space)
+        raise InputError(does_not_fit(plan))
     if checked.search.storage is not None:
         open_storage(RunFolder(folder), checked.search)  # makes its tables, before there is a folder
     with (
@@ -123,13 +112,13 @@ def tune(
         for split, some in tasks.items():
             write_questions(run.path, split, list(question_rows(some)))
         with LiveView(checked.name, checked.search.trials, show=show_progress) as view:
-            for note in of_tasks:
+            for note in ready.task_notes:
                 view.phase(note)
-            if calibration is not None:
-                calibration.report_to(lambda _fraction, text: view.phase(text))
+            if ready.calibration is not None:
+                ready.calibration.report_to(lambda _fraction, text: view.phase(text))
             try:
                 with ray_session(address, dashboard_port=dashboard_port):
-                    result = _run(checked, suite, models, space, calibration, run, store, view)
+                    result = _run(ready, run, store, view)
             except BaseException as error:
                 _keep_what_is_there(error, run, store, view)
                 raise
@@ -140,25 +129,9 @@ def tune(
     return result
 
 
-def _calibration(sweep: Sweep, suite: Suite, models: Models, space: Space) -> Calibration | None:
-    """Read the samples that any of the candidates may need."""
-    merges = [
-        (method, complete_parameters(method, parameters, list(models.specialists), models.num_layers))
-        for method, parameters in space.corners()
-    ]
-    return load_calibration(models, merges, sweep.calibration, suite, sweep.evaluation.data)
+def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, view: LiveView) -> TuneResult:
+    sweep, models, space = ready.sweep, ready.models, ready.space
 
-
-def _run(
-    sweep: Sweep,
-    suite: Suite,
-    models: Models,
-    space: Space,
-    calibration: Calibration | None,
-    run: RunFolder,
-    store: TrialStore,
-    view: LiveView,
-) -> TuneResult:
     def report(_fraction: float, text: str) -> None:
         view.phase(text)
 
@@ -168,7 +141,7 @@ def _run(
     with (
         running_judges(models.judges, sweep.engine, run.judge_log) as judges,
         open_session(
-            sweep, suite, models.base, models.specialists, warm_up, run, calibration, judges, report
+            sweep, ready.suite, models.base, models.specialists, warm_up, run, ready.calibration, judges, report
         ) as session,
     ):
         view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")

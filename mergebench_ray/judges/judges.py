@@ -83,7 +83,30 @@ def find_judges(
     Raises:
         InputError: if a judge that the user asked for cannot be had, no task or suite knows it, or a setting is wrong.
     """
-    needed = judged_tasks(suite, chosen_domains(suite, options), splits)
+    needed = check_judge_settings(suite, options, chosen_domains(suite, options), splits)
+    found: dict[str, FoundJudge] = {}
+    notes = []
+    for name, instead in needed.items():
+        try:
+            found[name] = _find(name, suite, options)
+        except _MissingError as missing:
+            counted = ", ".join(f"{task} counts {metric}" for task, metric in instead.items())
+            notes.append(f"without judge {name} ({missing}): {counted}")
+    return found, notes
+
+
+def check_judge_settings(
+    suite: Suite, options: EvaluationOptions, domains: Iterable[str], splits: Sequence[Split]
+) -> dict[str, dict[str, str | None]]:
+    """Check what suite and options say of judges, without looking for their models.
+
+    Returns:
+        as `judged_tasks`.
+
+    Raises:
+        InputError: if no task or suite knows a judge, or a setting is wrong.
+    """
+    needed = judged_tasks(suite, domains, splits)
     known = {*needed, *suite.judges}
     for name in options.judges:
         if name not in known:
@@ -94,15 +117,7 @@ def find_judges(
     for name in needed:
         if (settings := judge_settings(name, suite, options)) is not None:
             check_parser_name(name, settings.parser)
-    found: dict[str, FoundJudge] = {}
-    notes = []
-    for name, instead in needed.items():
-        try:
-            found[name] = _find(name, suite, options)
-        except _MissingError as missing:
-            counted = ", ".join(f"{task} counts {metric}" for task, metric in instead.items())
-            notes.append(f"without judge {name} ({missing}): {counted}")
-    return found, notes
+    return needed
 
 
 def digests(found: Mapping[str, FoundJudge]) -> dict[str, str]:

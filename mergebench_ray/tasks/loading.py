@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -31,7 +31,7 @@ from mergebench_ray.tasks.data_errors import (
 )
 from mergebench_ray.tasks.examples import check_examples, keep_examples_unscored, scored_splits
 from mergebench_ray.tasks.generation_options import read_generation_options
-from mergebench_ray.tasks.local_data import check_data_files, dataset_id, local_datasets, local_source
+from mergebench_ray.tasks.local_data import check_data_files, dataset_id, local_datasets, local_source, missing_file
 from mergebench_ray.tasks.metrics import check_metrics_and_filters, find_direction, try_metric
 from mergebench_ray.tasks.protocol import cluster_key, data_split, in_split, overrides
 from mergebench_ray.tasks.scored_task import Item, JudgedBy, ScoredTask
@@ -69,19 +69,16 @@ def load_tasks(
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
+    chosen = chosen_domains(suite, options, domains)
+    check_programs_may_run(suite, split, options, chosen)
+    check_task_files(suite, split, chosen, judges)
     manager = task_manager(suite)
     wanted = [
-        (domain, name, settings)
-        for domain in chosen_domains(suite, options, domains)
-        for name, settings in suite.scored[domain].tasks_of(split).items()
+        (domain, name, settings) for domain in chosen for name, settings in suite.scored[domain].tasks_of(split).items()
     ]
-    for _, name, settings in wanted:
-        config = find_task_file(manager, suite, name)
-        _check_task_file(name, config, settings, split, options)
-        changed = {**config, **overrides(config, settings, split, from_files=False)}
-        _check_decoding(suite, name, changed)
-        check_examples(name, changed, scored_splits(config, settings))
-        _check_counted(manager, name, config, _counted(name, config, settings, judges)[0])
+    for _, name, _ in wanted:
+        if problem := missing_file(name, find_task_file(manager, suite, name)):
+            raise InputError(problem)
     tasks = [
         _build(manager, suite, domain, name, settings, split, options, judges) for domain, name, settings in wanted
     ]
@@ -90,6 +87,42 @@ def load_tasks(
             domain, {one.name: (one.counted, one.higher_is_better) for one in tasks if one.domain == domain}
         )
     return tasks
+
+
+def check_task_files(suite: Suite, split: Split, domains: Iterable[str], judges: Collection[str]) -> None:
+    """Everything that task files alone can tell, without any data.
+
+    Args:
+        suite: names the tasks.
+        split: whose items will be asked.
+        domains: of the suite.
+        judges: names of those at hand.
+
+    Raises:
+        InputError: an unknown task or metric, a task without that split, or settings that cannot be honoured.
+    """
+    manager = task_manager(suite)
+    for domain in domains:
+        for name, settings in suite.scored[domain].tasks_of(split).items():
+            config = find_task_file(manager, suite, name)
+            _check_task_file(name, config, settings, split)
+            changed = {**config, **overrides(config, settings, split, from_files=False)}
+            _check_decoding(suite, name, changed)
+            check_examples(name, changed, scored_splits(config, settings))
+            _check_counted(manager, name, config, _counted(name, config, settings, judges)[0])
+
+
+def check_programs_may_run(suite: Suite, split: Split, options: EvaluationOptions, domains: Iterable[str]) -> None:
+    """Let this process run generated programs as the options allow it, if tasks ask for that.
+
+    Raises:
+        InputError: it is not allowed, or the system cannot isolate programs and a weak sandbox is not allowed.
+    """
+    manager = task_manager(suite)
+    for domain in domains:
+        for name in suite.scored[domain].tasks_of(split):
+            if find_task_file(manager, suite, name).get("unsafe_code"):
+                check_code_execution(name, options)
 
 
 def chosen_domains(suite: Suite, options: EvaluationOptions, domains: Sequence[str] | None = None) -> list[str]:
@@ -105,12 +138,7 @@ def chosen_domains(suite: Suite, options: EvaluationOptions, domains: Sequence[s
     return [domain for domain in suite.scored if domain in chosen]
 
 
-def _check_task_file(
-    name: str, config: Mapping[str, Any], settings: TaskSettings, split: Split, options: EvaluationOptions
-) -> None:
-    """Everything that the task file alone can tell."""
-    if config.get("unsafe_code"):
-        check_code_execution(name, options)
+def _check_task_file(name: str, config: Mapping[str, Any], settings: TaskSettings, split: Split) -> None:
     for option in ("doc_to_image", "doc_to_audio"):
         if config.get(option):
             raise InputError(f"task {name}: {option}: only text can be asked; leave the task out")
@@ -194,7 +222,7 @@ def needed_judge(config: Mapping[str, Any]) -> str | None:
 
 
 def _counted(
-    name: str, config: Mapping[str, Any], settings: TaskSettings, judges: Mapping[str, str]
+    name: str, config: Mapping[str, Any], settings: TaskSettings, judges: Collection[str]
 ) -> tuple[str, bool, str | None]:
     """Metric that counts, whether it is taken from 1, and the judge it needs."""
     judge = needed_judge(config)

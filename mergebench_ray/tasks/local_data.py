@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
 import re
@@ -167,6 +168,21 @@ def check_data_files(task: str, config: Mapping[str, Any]) -> None:
                 continue  # not there, or a pattern: the library says which
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise InputError(f"task {task}: {path}: not a regular file (a pipe or device); check its data_files")
+
+
+def missing_file(task: str, config: Mapping[str, Any]) -> str | None:
+    """What is wrong, in a line, where a file that a task file names is not there; None if all are.
+
+    Args:
+        task: name of the task.
+        config: its file, with absolute paths.
+    """
+    options = config.get("dataset_kwargs")
+    if str(config.get("dataset_path")) in FILE_FORMATS and isinstance(options, Mapping) and not options.get("data_dir"):
+        for path in _paths(options.get("data_files")):
+            if path.is_absolute() and not (os.path.exists(path) or glob.has_magic(str(path))):
+                return f"task {task}: {path}: no such file; check its data_files"
+    return None
 
 
 def _paths(data_files: Any) -> Iterator[Path]:

@@ -15,7 +15,7 @@ import pytest
 from command_line import CommandLine
 from made_up_trials import made_up_trials
 from mergebench_ray.checkpoints import resolve
-from mergebench_ray.commands.models import check_judges_parallel
+from mergebench_ray.commands.models import find_checked_judges
 from mergebench_ray.config import Domain, EngineOptions, Suite, Sweep
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.suite import Decoding
@@ -278,9 +278,8 @@ def test_engines_and_judges_that_ray_could_never_place_are_refused(suite: Suite,
 
 def test_a_judge_on_more_workers_than_share_its_heads_is_refused(suite: Suite, judge_model: Path) -> None:
     options = EvaluationOptions(judges={"wildguard": settings(judge_model, tensor_parallel_size=3)})
-    judges, _ = find_judges(suite, options, ["test"])
     with pytest.raises(InputError, match=r"judge wildguard: tensor_parallel_size = 3: .* num_attention_heads = 2"):
-        check_judges_parallel(judges)
+        find_checked_judges(suite, options, ["test"])
 
 
 # Judging

@@ -239,6 +239,12 @@ def test_a_sweep_sends_data_sets_to_absolute_places(tmp_path: Path, monkeypatch:
     assert Sweep.from_yaml(Path("sweep.yaml")).evaluation.data == {"a/b": str(tmp_path / "c.jsonl")}
 
 
+MERGEBENCH_SWEEP: dict[str, Any] = {
+    "name": "s",
+    "suite": "mergebench",
+    "base": "owner/base",
+    "methods": {"ties": {"density": {"low": 0.1, "high": 0.5}}},
+}
 ONLY_OF_PROXIES = {"allenai/wildjailbreak", "EleutherAI/lambada_openai", "neulab/conala"}
 
 
@@ -295,7 +301,7 @@ def test_a_listing_of_data_sets_on_a_narrow_terminal_shows_names_and_paths_whole
 
 
 def test_a_judge_that_the_user_names_must_be_there(tmp_path: Path, run: CommandLine) -> None:
-    sweep: dict[str, Any] = {"name": "s", "suite": "mergebench", "methods": {"ties": None}}
+    sweep = {**MERGEBENCH_SWEEP, "specialists": {"safety": "owner/safety"}}
     sweep["evaluation"] = {"domains": ["safety"], "data": mergebench_copies(tmp_path)}
     file = tmp_path / "sweep.yaml"
     file.write_text(json.dumps(sweep))
@@ -318,7 +324,7 @@ def test_a_judge_that_the_user_names_must_be_there(tmp_path: Path, run: CommandL
 
 
 def test_only_the_chosen_domains_of_a_sweep_are_checked_and_generated_data_are_there(tmp_path: Path) -> None:
-    sweep: dict[str, Any] = {"name": "s", "suite": "mergebench", "methods": {"ties": None}}
+    sweep = {**MERGEBENCH_SWEEP, "specialists": {"math": "owner/math"}}
     sweep["evaluation"] = {"domains": ["math"], "data": {"openai/gsm8k": str(tmp_path)}}
     (tmp_path / "sweep.yaml").write_text(json.dumps(sweep))
     write_lines(tmp_path / "test.jsonl", ROWS)

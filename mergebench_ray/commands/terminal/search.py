@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from mergebench_ray.commands.terminal.options import Address, Json, Setting, SweepFile, parse_settings
+from mergebench_ray.errors import InputError
 
 
 def tune(
@@ -47,13 +48,13 @@ def plan(
     settings: Setting = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a sweep would run and how much memory it takes, without loading weights."""
+    """Print what a sweep would run and how much memory it takes, without loading weights; exit 2 if it does not fit."""
     from mergebench_ray.search.checks import read_sweep
 
     checked = read_sweep(sweep, parse_settings(settings))
 
+    from mergebench_ray.commands.plan import does_not_fit, plan_table
     from mergebench_ray.commands.plan import plan as run
-    from mergebench_ray.commands.plan import plan_table
 
     result = run(
         checked,
@@ -64,11 +65,14 @@ def plan(
     )
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
-        return
-    Console().print(plan_table(result))
-    for note in result.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"does not fit: {result.problem}" if result.problem else "fits")
+    else:
+        Console().print(plan_table(result))
+        for note in result.notes:
+            typer.echo(f"note: {note}")
+    if result.problem:
+        raise InputError(does_not_fit(result))
+    if not as_json:
+        typer.echo("fits")
 
 
 def report(

@@ -1,0 +1,96 @@
+"""All that can be wrong with a sweep, found in one place before anything starts: what `plan` passes, `tune` runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mergebench_ray.calibration import Calibration
+from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.commands.calibration import load_calibration
+from mergebench_ray.commands.models import Models, resolve_sweep_models
+from mergebench_ray.config import Suite, Sweep
+from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.evaluation.continuations import check_continuations
+from mergebench_ray.judges.judge_engine import FoundJudge
+from mergebench_ray.judges.judges import digests
+from mergebench_ray.methods import complete_parameters
+from mergebench_ray.search.space import Space
+from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.scored_task import ScoredTask, notes_of
+
+
+@dataclass(frozen=True)
+class ReadySweep:
+    """A sweep that could start here.
+
+    Attributes:
+        sweep: the sweep.
+        suite: what it scores on.
+        models: its models, and the judges at hand.
+        space: what it may try.
+        tasks: the tasks of each split, with their items.
+        task_notes: what is scored otherwise than task files say, a line each.
+        calibration: samples for methods that see data; None where none does.
+    """
+
+    sweep: Sweep
+    suite: Suite
+    models: Models
+    space: Space
+    tasks: dict[Split, list[ScoredTask]]
+    task_notes: list[str]
+    calibration: Calibration | None
+
+    @property
+    def notes(self) -> list[str]:
+        """Everything that is otherwise than one might think, a line each."""
+        return [*self.models.notes, *self.task_notes]
+
+
+def make_ready(sweep: Sweep) -> ReadySweep:
+    """Read all that a sweep names but weights: headers of checkpoints, task files, items, calibration samples.
+
+    Args:
+        sweep: has passed `check_sweep`.
+
+    Raises:
+        InputError: what is wrong, and what to do.
+    """
+    suite = sweep.load_suite()
+    models = resolve_sweep_models(sweep, suite)
+    space = Space(sweep, list(models.specialists), models.num_layers)
+    tasks = load_checked_tasks(suite, sweep.evaluation, SPLITS, models.judges, models.base)
+    merges = [
+        (method, complete_parameters(method, parameters, list(models.specialists), models.num_layers))
+        for method, parameters in space.corners()
+    ]
+    calibration = load_calibration(models, merges, sweep.calibration, suite, sweep.evaluation.data)
+    task_notes = notes_of(task for some in tasks.values() for task in some)
+    return ReadySweep(sweep, suite, models, space, tasks, task_notes, calibration)
+
+
+def load_checked_tasks(
+    suite: Suite,
+    options: EvaluationOptions,
+    splits: Sequence[Split],
+    judges: Mapping[str, FoundJudge],
+    base: Checkpoint,
+) -> dict[Split, list[ScoredTask]]:
+    """The tasks of some splits with their items, each of which a model can be asked.
+
+    Args:
+        suite: names the tasks.
+        options: which domains, how many items, and whether generated programs may run.
+        splits: of the items.
+        judges: those at hand.
+        base: whose tokenizer says how long a text is.
+
+    Raises:
+        InputError: as `load_tasks` and `check_continuations`.
+    """
+    tasks = {split: load_tasks(suite, split, options, judges=digests(judges)) for split in splits}
+    check_continuations(itertools.chain.from_iterable(tasks.values()), base.folder, suite.max_model_len)
+    return tasks
