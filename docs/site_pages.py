@@ -168,14 +168,14 @@ def kind(field: dict[str, Any], schema: dict[str, Any]) -> str:
 
 def bounds(field: dict[str, Any]) -> str:
     """The range of a number, as ` (0 to 1)`; a bound that only keeps numbers storable is left out."""
-    low = field.get("minimum", field.get("exclusiveMinimum"))
-    high = field.get("maximum", field.get("exclusiveMaximum"))
-    above = "above " if "exclusiveMinimum" in field else ""
-    if low is None and high is None:
-        return ""
+    low: float | None = field.get("minimum", field.get("exclusiveMinimum"))
+    high: float | None = field.get("maximum", field.get("exclusiveMaximum"))
+    if low is None:
+        return "" if high is None or high >= LARGEST else f" (up to {plain(high)})"
+    least = f"above {plain(low)}" if "exclusiveMinimum" in field else plain(low)
     if high is None or high >= LARGEST:
-        return f" ({above}{plain(low)})" if above else f" ({plain(low)} or more)"
-    return f" ({above}{plain(low)} to {plain(high)})"
+        return f" ({least})" if "exclusiveMinimum" in field else f" ({least} or more)"
+    return f" ({least} to {plain(high)})"
 
 
 def plain(number: float) -> str:
