@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 _MAX_CHARACTERS = 1500
 _MAX_WORD = 300
 _MAX_NAMES = 20
+_MAX_REASON = 300
 
 
 class InputError(ValueError):
@@ -41,3 +44,28 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close := get_close_matches(name, names, n=3):
         return f"did you mean {' or '.join(map(repr, close))}?"
     return f"known: {', '.join(names[:_MAX_NAMES])}{', ...' if len(names) > _MAX_NAMES else ''}"
+
+
+def one_line(error: BaseException) -> str:
+    """Type and text of any library's error, as the part of a message that says why."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text or 'no reason given'}"[:_MAX_REASON]
+
+
+@contextmanager
+def refusing(problem: str, remedy: str, log: logging.Logger | None = None) -> Iterator[None]:
+    """Turn whatever a library raises in the block into one line: the problem, the library's reason, what to do.
+
+    Args:
+        problem: what failed, and where.
+        remedy: what to do.
+        log: gets the traceback.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if log is not None:
+            log.exception(problem)
+        raise InputError(f"{problem} ({one_line(error)}); {remedy}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Protocol
 
 import ray
@@ -29,7 +29,7 @@ from mergebench_ray.methods import (
 )
 from mergebench_ray.progress import Progress
 from mergebench_ray.weights.manifest import Piece, WeightManifest, WeightTensor
-from mergebench_ray.weights.memory_file import MemoryFile, map_memory
+from mergebench_ray.weights.memory_file import MappedFiles, MemoryFile
 
 
 @dataclass(frozen=True)
@@ -230,9 +230,9 @@ class Bank:
         """
         if self._last is None:
             raise RuntimeError("nothing merged yet")
+        files = MappedFiles()
         for tensor in self.localise(self._last).tensors:
-            parts = [map_memory(p.path, p.offset + p.count)[p.offset :] for p in tensor.pieces]
-            yield tensor.name, (parts[0] if len(parts) == 1 else torch.cat(parts)).view(tensor.shape)
+            yield tensor.name, files.read(tensor.shape, torch.bfloat16, list(map(astuple, tensor.pieces)))
 
     def close(self) -> None:
         """End the shards; the weights are gone."""

@@ -19,7 +19,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreT
 
 from mergebench_ray.calibration.samples import Batch
 from mergebench_ray.checkpoints import Checkpoint, TensorInfo
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, one_line
 from mergebench_ray.families import family_of
 from mergebench_ray.families.configuration import full_config
 
@@ -224,8 +224,9 @@ def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) 
                 config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
             )
     except Exception as error:  # other people's code on other people's data
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{checkpoint}: transformers makes no model of it ({reason}), so {_CANNOT}") from error
+        raise InputError(
+            f"{checkpoint}: transformers makes no model of it ({one_line(error)}), so {_CANNOT}"
+        ) from error
     model.tie_weights()
     for name, buffer in list(model.named_buffers()):
         owner, _, leaf = name.rpartition(".")

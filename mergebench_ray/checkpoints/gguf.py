@@ -16,7 +16,7 @@ from mergebench_ray.checkpoints.digest import file_digest
 from mergebench_ray.checkpoints.gguf_header import read_gguf_header
 from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, one_line
 from mergebench_ray.families import family_of
 from mergebench_ray.families.configuration import has_tied_head
 from mergebench_ray.files import open_regular, whole_folder
@@ -115,9 +115,8 @@ def _load(file: Path, elements: int) -> tuple[Any, Any]:
             )
             return model, AutoTokenizer.from_pretrained(alone, **source, trust_remote_code=False)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or "no reason given"
         raise InputError(
-            f"{file}: transformers cannot load this GGUF file ({type(error).__name__}: {reason}); give safetensors"
+            f"{file}: transformers cannot load this GGUF file ({one_line(error)}); give safetensors"
         ) from error
     finally:
         if with_bars:

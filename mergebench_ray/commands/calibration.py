@@ -17,7 +17,7 @@ from mergebench_ray.calibration.model import require_calibratable
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.commands.models import Models
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Suite
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, one_line
 from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.tasks.local_data import SUFFIXES, LocalSplits, local_source, read_rows
 from mergebench_ray.tasks.training_texts import training_texts
@@ -120,10 +120,9 @@ def _rows(source: CalibrationSource, limit: int, data: Mapping[str, str], where:
         part = f"{source.split}[:{limit}]"
         rows = datasets.load_dataset(name, revision=revision or None, split=part, trust_remote_code=False)
     except Exception as error:  # of whichever library a data set's loader uses
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
             f"{where}: neither a file ({', '.join(SUFFIXES)}), nor SUITE:TASK, nor a data set that can be loaded "
-            f"({reason}); check the name, or give a local file"
+            f"({one_line(error)}); check the name, or give a local file"
         ) from error
     return list(rows)
 

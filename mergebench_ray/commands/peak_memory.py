@@ -52,7 +52,6 @@ def _descendants(root: psutil.Process) -> list[psutil.Process]:
 
 def _proportional_share(process: psutil.Process) -> int:
     try:
-        with open(f"/proc/{process.pid}/smaps_rollup") as stream:
-            return next(int(line.split()[1]) * 1024 for line in stream if line.startswith("Pss:"))
-    except (OSError, StopIteration):
+        return int(process.memory_full_info().pss)
+    except psutil.Error:  # it has ended
         return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ import torch
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.engines import LoglikelihoodRequest, VLLMEngine
 from mergebench_ray.engines.same_function import SameFunction
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, refusing
 from mergebench_ray.weights.checkpoint_weights import tensors_in_memory
 from mergebench_ray.weights.manifest import WeightManifest
 
@@ -79,10 +79,10 @@ def prove(engine: VLLMEngine, base: Checkpoint, max_model_len: int) -> EnginePro
     same = SameFunction(base, engine.norm_classes(), list(dict.fromkeys(answer)))
     renamed = [same.token(token) for token in answer]
     cold = _ask(engine, context, answer)
-    with _refusing(base), _sent(same, base) as manifest:
+    with _loading(base), _sent(same, base) as manifest:
         engine.load(manifest)
     changed = abs(_ask(engine, context, renamed) - cold)
-    with _refusing(base):
+    with _loading(base):
         engine.restore_base()
     again = abs(_ask(engine, context, answer) - cold)
     tolerance = TOLERANCES[engine.dtype]
@@ -128,19 +128,9 @@ def _sent(same: SameFunction, base: Checkpoint) -> Iterator[WeightManifest]:
         yield manifest
 
 
-@contextmanager
-def _refusing(base: Checkpoint) -> Iterator[None]:
+def _loading(base: Checkpoint) -> AbstractContextManager[None]:
     """A load that fails is one line that names the family."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"{_family(base)}: vLLM cannot take its weights in place ({type(error).__name__}: {reason}); "
-            "such models cannot be searched here"
-        ) from error
+    return refusing(f"{_family(base)}: vLLM cannot take its weights in place", "such models cannot be searched here")
 
 
 def _family(base: Checkpoint) -> str:

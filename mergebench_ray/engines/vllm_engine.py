@@ -8,7 +8,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,7 +26,7 @@ from mergebench_ray.engines.requests import (
     Request,
 )
 from mergebench_ray.engines.transports import WeightTransport, transport_class
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, refusing
 from mergebench_ray.families import family_of
 from mergebench_ray.weights.held_weights import HeldWeights
 from mergebench_ray.weights.manifest import WeightManifest
@@ -91,7 +90,11 @@ class VLLMEngine:
         self._folder = ModelFolder(model_folder)
         on_cpu = not torch.cuda.is_available()
         transport = transport_class(options.transport)
-        with _explained(model_folder):
+        with refusing(
+            f"{model_folder}: vLLM does not start with this model",
+            "the engine's log has the traceback, where one is kept",
+            logging.getLogger("vllm"),
+        ):
             self._llm: Any = LLM(
                 model=str(model_folder),
                 dtype=self.dtype,
@@ -297,22 +300,6 @@ class VLLMEngine:
             self._transport.close()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
-
-
-@contextmanager
-def _explained(model_folder: Path) -> Iterator[None]:
-    """A model that vLLM cannot run, or memory that is not there, is one line; vLLM's log keeps the traceback."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        logging.getLogger("vllm").exception("vLLM does not start")
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"{model_folder}: vLLM does not start with this model ({type(error).__name__}: {reason}); "
-            "the engine's log has the traceback, where one is kept"
-        ) from error
 
 
 def _with_room_to_score(model_folder: Path, max_model_len: int) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, one_line
 from mergebench_ray.evaluation.estimates import Estimate, estimate_aggregate, estimate_mean
 from mergebench_ray.tasks.scored_task import Item, ScoredTask
 from mergebench_ray.tasks.task_files import Verdict
@@ -90,8 +90,7 @@ def _results(task: ScoredTask, key: str, function: Callable[..., Any], *argument
 
 
 def _failed(what: str, error: Exception, remedy: str) -> InputError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return InputError(f"{what} failed ({reason}); {remedy}")
+    return InputError(f"{what} failed ({one_line(error)}); {remedy}")
 
 
 def graded_apart(task: ScoredTask) -> bool:

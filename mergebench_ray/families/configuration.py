@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, one_line
 from mergebench_ray.families.family import ModelFamily, family_of
 
 _MAX_LAYERS = 10_000
@@ -35,9 +35,8 @@ def full_config(config: Mapping[str, Any], file: Path) -> Any | None:
     try:
         return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(config)))
     except Exception as error:  # other people's code on other people's data
-        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"{file}: not a configuration of model_type {kind!r} ({reason}); mend or fetch the file again"
+            f"{file}: not a configuration of model_type {kind!r} ({one_line(error)}); mend or fetch the file again"
         ) from error
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, one_line
 from mergebench_ray.tasks.task_files import Verdict
 
 Parser = Callable[[str], Verdict | None]
@@ -55,7 +55,7 @@ def read_answer(parse: Parser, answer: str, judge: str) -> Verdict | None:
     try:
         verdict = parse(answer)
     except Exception as error:  # a parser may be the user's own
-        reason = f"failed ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
+        reason = f"failed ({one_line(error)})"
     else:
         if verdict is None:
             return None

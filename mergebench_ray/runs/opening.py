@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.fields import Split
@@ -140,11 +141,11 @@ def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
 @contextmanager
 def _locked(run: RunFolder) -> Iterator[None]:
     """Hold an advisory lock; the kernel frees it when the process ends, however it ends."""
-    with run.lock_file.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"{run.path}: another process is working in this run's folder; wait for it or end it"
-            ) from None
+    try:
+        held = FileLock(run.lock_file, timeout=0, fallback_to_soft=False).acquire()
+    except Timeout:
+        raise InputError(
+            f"{run.path}: another process is working in this run's folder; wait for it or end it"
+        ) from None
+    with held:
         yield

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 
 from mergebench_ray.config import Choices, Range, Sweep
-from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.errors import InputError, nearest, one_line
 from mergebench_ray.search.space import Space
 
 _MOST = 1_000_000  # of an option, and of the candidates that a sampler would write down one by one
@@ -99,9 +99,8 @@ def _its_errors(name: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"search.sampler_options: {name} does not take them ({said:.300}); see Optuna's documentation"
+            f"search.sampler_options: {name} does not take them ({one_line(error)}); see Optuna's documentation"
         ) from error
     finally:
         optuna.logging.set_verbosity(verbosity)

@@ -14,7 +14,7 @@ from jinja2 import meta, nodes
 from lm_eval.utils import apply_template
 from lm_eval.utils import env as template_environment
 
-from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.errors import InputError, nearest, one_line
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix", "description")
 
@@ -172,9 +172,8 @@ def _names_without_alternative(node: nodes.Node) -> Iterator[str]:
 
 
 def _not_built(task: str, source: str, error: BaseException) -> InputError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return InputError(
-        f"task {task}: lm-eval cannot make items of {source} ({reason}); mend the task file, or what it reads"
+        f"task {task}: lm-eval cannot make items of {source} ({one_line(error)}); mend the task file, or what it reads"
     )
 
 

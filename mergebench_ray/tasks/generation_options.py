@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -105,28 +105,36 @@ class _Options:
 
     def number(self, name: str, low: float, high: float, if_null: float, *, or_lowest: bool = False) -> float | None:
         """A number above `low`, or that itself with `or_lowest`; None where there is none."""
-        if name not in self._left:
-            return None
-        value = self._left.pop(name)
-        if value is None:
-            return if_null
-        number = self._float(name, value)
-        if not (low < number <= high or (or_lowest and number == low)) or math.isinf(number):
-            above = f"from {low:g}" if or_lowest else f"above {low:g}"
-            self.refuse(name, f"give a number {above}" + ("" if math.isinf(high) else f" up to {high:g}"))
-        return number
+        above = f"from {low:g}" if or_lowest else f"above {low:g}"
+        wanted = f"a number {above}" + ("" if math.isinf(high) else f" up to {high:g}")
+
+        def is_inside(number: float) -> bool:
+            return (low < number <= high or (or_lowest and number == low)) and not math.isinf(number)
+
+        return self._checked(name, if_null, wanted, is_inside)
 
     def integer(self, name: str, low: int, if_null: int | None = None) -> int | None:
         """An integer of at least `low`; None where there is none."""
+
+        def is_inside(number: float) -> bool:
+            return low <= number <= _MOST_TOKENS and number == int(number)
+
+        found = self._checked(name, if_null, f"an integer from {low}", is_inside)
+        return None if found is None else int(found)
+
+    def _checked(
+        self, name: str, if_null: float | None, wanted: str, is_inside: Callable[[float], bool]
+    ) -> float | None:
+        """An option that is a number, checked; None where there is none."""
         if name not in self._left:
             return None
         value = self._left.pop(name)
         if value is None:
             return if_null
         number = self._float(name, value)
-        if not low <= number <= _MOST_TOKENS or number != int(number):
-            self.refuse(name, f"give an integer from {low}")
-        return int(number)
+        if not is_inside(number):
+            self.refuse(name, f"give {wanted}")
+        return number
 
     def flag(self, name: str, default: bool) -> bool:
         value = self._left.pop(name, default)

@@ -18,7 +18,7 @@ from lm_eval.api.registry import (
 )
 from lm_eval.api.task import ConfigurableTask, Task
 
-from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.errors import InputError, nearest, one_line
 
 # lm-eval's aggregations whose values are not from 0 to 1, and the values that they have.
 _OTHER_RANGES = {
@@ -139,8 +139,8 @@ def try_metric(task: Task, name: str, metric: str, document: dict[str, Any], req
     try:
         given = task.process_results(copy.deepcopy(document), made_up)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"task {name}: its metrics cannot score an answer ({reason}); mend its metric_list") from error
+        problem = f"task {name}: its metrics cannot score an answer ({one_line(error)})"
+        raise InputError(f"{problem}; mend its metric_list") from error
     if metric not in given:
         known = given or DEFAULT_METRIC_REGISTRY[task.OUTPUT_TYPE]
         raise InputError(

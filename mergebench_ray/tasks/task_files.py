@@ -21,7 +21,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from mergebench_ray.config.suite import Suite
-from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.errors import InputError, nearest, one_line
 
 Verdict = Mapping[str, bool | None]
 """What a judge says of an answer: question -> truth, None for a question that does not apply."""
@@ -59,7 +59,7 @@ def _task_manager(folders: tuple[Path, ...] | None) -> TaskManager:
     except Exception as error:  # lm-eval sorts what it has read into groups and tags without a look at its types
         where = ", ".join(map(str, folders))
         raise InputError(
-            f"{where}: lm-eval cannot make a list of these task files ({type(error).__name__}: {error}); "
+            f"{where}: lm-eval cannot make a list of these task files ({one_line(error)}); "
             "a task's name and tags are texts"
         ) from error
 
@@ -138,8 +138,7 @@ def _check_readable(folder: Path) -> None:
         try:
             load_yaml(file, resolve_func=False)
         except (Exception, RecursionError) as error:  # YAML's own errors, and whatever its constructors raise
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{file}: lm-eval cannot read it ({type(error).__name__}: {reason}); mend it") from error
+            raise InputError(f"{file}: lm-eval cannot read it ({one_line(error)}); mend it") from error
 
 
 def import_functions(manager: TaskManager, name: str) -> None:
@@ -187,7 +186,7 @@ def find_function(reference: str, folder: Path, what: str) -> Callable[..., Any]
             f"{what} {reference!r} not found ({error}); write MODULE.FUNCTION of a file in {folder}"
         ) from error
     except Exception as error:  # what the module itself does when it is imported
-        raise InputError(f"{what} {reference!r} cannot be loaded ({type(error).__name__}: {error}); mend it") from error
+        raise InputError(f"{what} {reference!r} cannot be loaded ({one_line(error)}); mend it") from error
     return found
 
 
