@@ -23,7 +23,7 @@ from mergebench_ray.search.records import Records, repeated
 from mergebench_ray.search.samplers import make_sampler
 from mergebench_ray.search.session import Session
 from mergebench_ray.search.space import OPTUNA_NUMBER, Space
-from mergebench_ray.search.study import is_new, open_storage, reconcile
+from mergebench_ray.search.study import RunStudy, open_storage
 from mergebench_ray.search.trainable import METRIC, RECIPE, CandidateTrial
 
 # What Tune writes by itself is not needed here: every trial is in the run's own store.
@@ -44,10 +44,11 @@ class KeepTrials(tune.Callback):  # type: ignore[misc]
         session: Session,
         store: TrialStore,
         records: Records,
+        study: RunStudy,
         on_start: Callable[[int], None],
         on_finish: Callable[[Trial], None],
     ) -> None:
-        self._session, self._store, self._records = session, store, records
+        self._session, self._store, self._records, self._study = session, store, records, study
         self._on_start, self._on_finish = on_start, on_finish
         self._started: dict[str, datetime] = {}
 
@@ -82,6 +83,7 @@ class KeepTrials(tune.Callback):  # type: ignore[misc]
             assert before is not None, "the scorer knew a candidate that is not stored"
             row = repeated(before, **names)
             self._store.append(row)
+        self._study.describe(row)
         self._on_finish(row)
 
 
@@ -110,9 +112,8 @@ def search(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     done = candidates(store)
-    storage = open_storage(run, sweep.search)
-    study = run.study_name(sweep)
-    reconcile(storage, study, {t.optuna_number: _value(t) for t in done})  # type: ignore[misc]
+    study = RunStudy(open_storage(run, sweep.search), run.study_name(sweep), run)
+    study.reconcile(done)
     remaining = sweep.search.trials - len(done)
     if remaining <= 0:
         return
@@ -123,15 +124,15 @@ def search(
         if trial.items_digest == items and trial.split == "validation" and trial.method is not None
     }
     ray.get(session.scorer.begin_search.remote(space, records.specialist_scores("validation"), known))
-    points = space.points(sweep.search.points_to_evaluate) if is_new(storage, study) else None
+    points = space.points(sweep.search.points_to_evaluate) if study.is_new else None
     searcher = OptunaSearch(
         space.suggest,
         metric=METRIC,
         mode="max",
         # A sampler that is started again with its first seed would propose its first candidates again.
         sampler=make_sampler(sweep.search.sampler, sweep.search.seed + len(done), sweep.search.sampler_options),
-        storage=storage,
-        study_name=study,
+        storage=study.storage,
+        study_name=study.name,
         points_to_evaluate=points,
     )
     trainable = tune.with_parameters(CandidateTrial, scorer=session.scorer)
@@ -151,7 +152,7 @@ def search(
                 name=sweep.name,
                 storage_path=folder,
                 verbose=0,
-                callbacks=[KeepTrials(session, store, records, on_start, on_finish)],
+                callbacks=[KeepTrials(session, store, records, study, on_start, on_finish)],
                 failure_config=tune.FailureConfig(fail_fast="raise"),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),

@@ -1,9 +1,10 @@
-"""The Optuna study of a run on disk, and how it goes on after an interruption."""
+"""The Optuna study of a run on disk: what it shows of each trial, and how it goes on after an interruption."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import optuna
@@ -11,7 +12,9 @@ from optuna.trial import TrialState
 
 from mergebench_ray.config import SearchOptions
 from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import Trial, is_known
 from mergebench_ray.search.storage import storage_error
+from mergebench_ray.search.trainable import METRIC
 
 _AGAIN = "tries again"  # of a queued trial: number of the one whose numbers it has
 
@@ -29,42 +32,82 @@ def open_storage(run: RunFolder, options: SearchOptions) -> optuna.storages.RDBS
         raise storage_error(url, error) from error
 
 
-def reconcile(storage: optuna.storages.BaseStorage, name: str, recorded: Mapping[int, float]) -> None:
-    """Bring a study in line with the trials on disk, so that none is lost and none repeated.
+class RunStudy:
+    """A run's study; made if there is none of that name yet.
 
-    A trial that was on disk when everything was killed is told to the study. One that had only begun, or that Tune
-    called failed when it was interrupted, is queued to be tried again with the same numbers, once. So the study must be
-    one run's own: what another run is trying would be called failed, and queued a second time.
+    Its objective has a name, and it says where its run is.
 
     Args:
-        storage: the study's storage.
-        name: the study's name.
-        recorded: Optuna trial number -> value, of all trials on disk; NaN for one without, which counts as failed.
+        storage: where it is kept.
+        name: its name.
+        run: the run's folder.
+
+    Attributes:
+        name: its name.
+        storage: where it is kept.
+        study: Optuna's own.
     """
-    if name not in optuna.get_all_study_names(storage):
-        return
-    study = optuna.load_study(study_name=name, storage=storage)
-    trials = study.get_trials(deepcopy=False)
-    tried_again = {trial.user_attrs.get(_AGAIN) for trial in trials}
-    for trial in trials:
-        if trial.number in recorded:
+
+    def __init__(self, storage: optuna.storages.BaseStorage, name: str, run: RunFolder) -> None:
+        self.name, self.storage = name, storage
+        self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        self._report = str(run.report_file.resolve())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.set_metric_names([METRIC])
+        self.study.set_user_attr("run", str(run.path.resolve()))
+        self.study.set_user_attr("report", self._report)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it holds no trial yet, not even a queued one."""
+        return not self.study.get_trials(deepcopy=False)
+
+    def describe(self, trial: Trial) -> None:
+        """Say what a candidate is and what it scored; before the study is told, since nothing may be added later."""
+        attributes: dict[str, Any] = {"model": trial.label, "digest": trial.digest, "report": self._report}
+        attributes |= {f"score.{domain}": result.score for domain, result in trial.domains.items()}
+        attributes["normalised_standard_error"] = trial.normalised_standard_error
+        assert trial.optuna_number is not None
+        study_id = self.storage.get_study_id_from_name(self.name)
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, trial.optuna_number)
+        for key, value in attributes.items():
+            # Dashboards read JSON, which has neither NaN nor infinity.
+            if value is not None and (isinstance(value, str) or math.isfinite(value)):
+                self.storage.set_trial_user_attr(trial_id, key, value)
+
+    def reconcile(self, candidates: Iterable[Trial]) -> None:
+        """Bring the study in line with the trials on disk, so that none is lost and none repeated.
+
+        A trial that was on disk when everything was killed is told to the study; one without a value counts as failed.
+        One that had only begun, or that Tune called failed when it was interrupted, is queued to be tried again with
+        the same numbers, once. So the study must be one run's own: what another run is trying would be called failed,
+        and queued a second time.
+
+        Args:
+            candidates: all on disk.
+        """
+        recorded = {candidate.optuna_number: candidate for candidate in candidates}
+        trials = self.study.get_trials(deepcopy=False)
+        tried_again = {trial.user_attrs.get(_AGAIN) for trial in trials}
+        for trial in trials:
+            if trial.number in recorded:
+                if trial.state == TrialState.RUNNING:
+                    self._tell(recorded[trial.number])
+                continue
             if trial.state == TrialState.RUNNING:
-                value = recorded[trial.number]
-                known = math.isfinite(value)
-                study.tell(trial.number, value if known else None, None if known else TrialState.FAIL)
-            continue
-        if trial.state == TrialState.RUNNING:
-            study.tell(trial.number, state=TrialState.FAIL)
-        elif trial.state != TrialState.FAIL or trial.number in tried_again:
-            continue
-        study.enqueue_trial(trial.params or _fixed(trial), user_attrs={_AGAIN: trial.number})
+                self.study.tell(trial.number, state=TrialState.FAIL)
+            elif trial.state != TrialState.FAIL or trial.number in tried_again:
+                continue
+            self.study.enqueue_trial(trial.params or _fixed(trial), user_attrs={_AGAIN: trial.number})
 
-
-def is_new(storage: optuna.storages.BaseStorage, name: str) -> bool:
-    """Whether the storage holds no trial of this study yet, not even a queued one."""
-    if name not in optuna.get_all_study_names(storage):
-        return True
-    return not optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    def _tell(self, candidate: Trial) -> None:
+        self.describe(candidate)
+        assert candidate.optuna_number is not None
+        if is_known(candidate.normalised_average):
+            self.study.tell(candidate.optuna_number, candidate.normalised_average)
+        else:
+            self.study.tell(candidate.optuna_number, state=TrialState.FAIL)
 
 
 def _fixed(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
 import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+from optuna.trial import TrialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergebench_ray.config import Recipe
@@ -242,4 +244,16 @@ def test_the_run_tells_what_came_out(story: Story) -> None:
     assert "vLLM computed" in story.output
     assert (story.run / "report.html").stat().st_size > 100_000
     assert (story.run / "plan.json").exists()
-    assert (story.run / "study.db").exists()
+
+
+def test_the_study_names_its_objective_and_says_of_each_trial_what_it_is(story: Story) -> None:
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{story.run / 'study.db'}")
+    assert study.metric_names == ["normalised_average"]
+    told = {trial.number: trial for trial in study.get_trials(states=[TrialState.COMPLETE])}
+    found = {trial.optuna_number: trial for trial in only_candidates(read_trials(story.run))}
+    assert told.keys() == found.keys()
+    for number, trial in found.items():
+        attributes = told[number].user_attrs
+        assert (attributes["model"], attributes["digest"]) == (trial.label, trial.digest)
+        assert attributes["score.math"] == trial.domains["math"].score
+        assert told[number].value == pytest.approx(trial.normalised_average)

@@ -12,69 +12,117 @@ from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs.opening import open_run
 from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import Trial
+from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.storage import check_storage
-from mergebench_ray.search.study import is_new, open_storage, reconcile
+from mergebench_ray.search.study import RunStudy, open_storage
 
 METHODS = {"ties": {"density": {"low": 0.1, "high": 0.5}}}
 
 
-def start_study(folder: Path) -> tuple[optuna.storages.BaseStorage, optuna.Study]:
-    storage = open_storage(RunFolder(folder), SearchOptions())
-    return storage, optuna.create_study(storage=storage, study_name="x", direction="maximize")
+def start_study(folder: Path) -> tuple[RunStudy, optuna.Study]:
+    run = RunFolder(folder)
+    own = RunStudy(open_storage(run, SearchOptions()), "x", run)
+    return own, own.study
+
+
+def candidate(number: int, value: float | None) -> Trial:
+    """A candidate on disk, of the study's trial of that number."""
+    scores = {"math": DomainScore(0.5, 0.1, 4), "coding": DomainScore(math.nan, math.nan, 4)}
+    return Trial(
+        *("candidate", "ties", "validation", "d1", "i"),
+        domains=scores,
+        normalised_average=value,
+        normalised_standard_error=0.02,
+        optuna_number=number,
+    )
 
 
 def test_the_study_lies_in_the_runs_folder(tmp_path: Path) -> None:
-    storage, study = start_study(tmp_path)
-    assert is_new(storage, "x")
+    own, study = start_study(tmp_path)
+    assert own.is_new
     study.tell(study.ask(), 0.5)
-    again = open_storage(RunFolder(tmp_path), SearchOptions())
-    assert not is_new(again, "x")
-    assert optuna.load_study(study_name="x", storage=again).best_value == 0.5
+    again, study = start_study(tmp_path)
+    assert not again.is_new
+    assert study.best_value == 0.5
 
 
 def test_a_trial_on_disk_that_the_study_was_not_told_of_is_told(tmp_path: Path) -> None:
-    storage, study = start_study(tmp_path)
+    own, study = start_study(tmp_path)
     trial = study.ask()
     trial.suggest_float("a", 0, 1)
-    reconcile(storage, "x", {trial.number: 0.7})
+    own.reconcile([candidate(trial.number, 0.7)])
     assert study.trials[0].state == TrialState.COMPLETE
     assert study.trials[0].value == 0.7
 
 
 def test_a_trial_on_disk_without_a_value_counts_as_failed_and_is_not_tried_again(tmp_path: Path) -> None:
-    storage, study = start_study(tmp_path)
+    own, study = start_study(tmp_path)
     trial = study.ask()
     trial.suggest_float("a", 0, 1)
     for _ in range(2):
-        reconcile(storage, "x", {trial.number: math.nan})
+        own.reconcile([candidate(trial.number, None)])
         assert [one.state for one in study.trials] == [TrialState.FAIL]
 
 
 def test_a_trial_that_had_only_begun_is_tried_again_with_the_same_numbers(tmp_path: Path) -> None:
-    storage, study = start_study(tmp_path)
+    own, study = start_study(tmp_path)
     trial = study.ask()
     number = trial.suggest_float("a", 0, 1)
-    reconcile(storage, "x", {})
+    own.reconcile([])
     assert study.trials[0].state == TrialState.FAIL
     assert study.ask().suggest_float("a", 0, 1) == number
 
 
 def test_a_trial_that_was_called_failed_when_it_was_interrupted_is_tried_again_once(tmp_path: Path) -> None:
-    storage, study = start_study(tmp_path)
+    own, study = start_study(tmp_path)
     study.enqueue_trial({"a": 0.25})
     study.tell(study.ask(), state=TrialState.FAIL)
-    reconcile(storage, "x", {})
-    reconcile(storage, "x", {})
+    own.reconcile([])
+    own.reconcile([])
     assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
     assert study.ask().suggest_float("a", 0, 1) == 0.25
 
 
 def test_a_queued_point_that_had_not_suggested_yet_is_not_lost(tmp_path: Path) -> None:
-    storage, study = start_study(tmp_path)
+    own, study = start_study(tmp_path)
     study.enqueue_trial({"a": 0.25})
     study.ask()
-    reconcile(storage, "x", {})
+    own.reconcile([])
     assert study.ask().suggest_float("a", 0, 1) == 0.25
+
+
+def test_a_dashboard_sees_what_the_objective_and_each_trial_is(tmp_path: Path) -> None:
+    own, study = start_study(tmp_path)
+    trial = study.ask()
+    own.describe(candidate(trial.number, 0.7))
+    study.tell(trial, 0.7)
+    again, study = start_study(tmp_path)  # as a resumed run does
+    again.reconcile([candidate(trial.number, 0.7)])
+    assert study.metric_names == ["normalised_average"]
+    assert study.user_attrs == {"run": str(tmp_path), "report": str(tmp_path / "report.html")}
+    assert study.trials[0].user_attrs == {
+        "model": "ties #0",
+        "digest": "d1",
+        "score.math": 0.5,
+        "normalised_standard_error": 0.02,
+        "report": str(tmp_path / "report.html"),
+    }
+
+
+def test_a_trial_that_is_told_when_a_run_is_resumed_says_what_it_is_too(tmp_path: Path) -> None:
+    own, study = start_study(tmp_path)
+    own.reconcile([candidate(study.ask().number, 0.7)])
+    assert study.trials[0].user_attrs["model"] == "ties #0"
+
+
+def test_a_study_that_an_earlier_version_began_goes_on_and_gets_its_names(tmp_path: Path) -> None:
+    storage = open_storage(RunFolder(tmp_path), SearchOptions())
+    old = optuna.create_study(storage=storage, study_name="x", direction="maximize")
+    old.tell(old.ask(), 0.25)
+    own, study = start_study(tmp_path)
+    own.reconcile([candidate(0, 0.25)])
+    assert (study.best_value, study.metric_names) == (0.25, ["normalised_average"])
 
 
 def shared_run(folder: Path, name: str, storage: str) -> tuple[Sweep, str]:
@@ -92,18 +140,15 @@ def test_two_runs_of_one_name_in_one_storage_do_not_touch_each_others_trials(tmp
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     (sweep, first), (_, second) = (shared_run(tmp_path, name, url) for name in ("a", "b"))
     assert first != second
-    storage = open_storage(RunFolder(tmp_path), sweep.search)
-    study = optuna.create_study(storage=storage, study_name=first, direction="maximize")
+    study = RunStudy(open_storage(RunFolder(tmp_path), sweep.search), first, RunFolder(tmp_path / "a")).study
     running = study.ask()
     number = running.suggest_float("a", 0, 1)
     # The second run starts, and is resumed, while the first one's trial is being scored.
-    assert is_new(storage, second)
-    other = optuna.create_study(
-        storage=open_storage(RunFolder(tmp_path), sweep.search), study_name=second, direction="maximize"
-    )
-    other.ask()
-    for _ in range(2):
-        reconcile(storage, second, {})
+    for is_new in (True, False):
+        other = RunStudy(open_storage(RunFolder(tmp_path), sweep.search), second, RunFolder(tmp_path / "b"))
+        assert other.is_new == is_new
+        other.reconcile([])
+        other.study.ask()
     assert [trial.state for trial in study.get_trials()] == [TrialState.RUNNING]
     study.tell(running, 0.5)
     assert study.best_params == {"a": number}
