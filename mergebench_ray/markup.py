@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from rich.text import Text
 
@@ -30,6 +31,21 @@ def line_text(text: str) -> str:
 def markdown_text(text: str) -> str:
     """Text for a Markdown table's cell."""
     return _MARKDOWN.sub(lambda found: f"\\{found[0]}", _CONTROL.sub(" ", text))
+
+
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
+    """A Markdown table of cells that are Markdown already, with columns that stand under each other as text too.
+
+    Args:
+        header: a cell for each column.
+        lines: cells of the other lines.
+        left: of each column, whether it is aligned to the left; the others are to the right.
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame(list(lines), columns=list(header), dtype=object)
+    alignment = tuple("left" if one else "right" for one in left) if lines else None
+    return frame.to_markdown(index=False, disable_numparse=True, colalign=alignment)
 
 
 def latex_text(text: str) -> str:

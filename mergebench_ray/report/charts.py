@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -342,18 +343,9 @@ def _association(values: Sequence[Any], scores: Sequence[float]) -> float:
     pairs = [(value, score) for value, score in zip(values, scores) if value is not None]
     if any(isinstance(value, str | bool) for value, _ in pairs):
         return 1.0
-    first, second = _ranks([value for value, _ in pairs]), _ranks([score for _, score in pairs])
-    middle = (len(pairs) - 1) / 2
-    product = math.fsum((a - middle) * (b - middle) for a, b in zip(first, second))
-    return abs(product) / max(1e-12, math.fsum((a - middle) ** 2 for a in first))
-
-
-def _ranks(values: Sequence[float]) -> list[int]:
-    order = sorted(range(len(values)), key=lambda index: values[index])
-    ranks = [0] * len(values)
-    for rank, index in enumerate(order):
-        ranks[index] = rank
-    return ranks
+    first, second = (pd.Series(column, dtype=float).rank() for column in zip(*pairs))
+    correlation = first.corr(second)
+    return abs(correlation) if math.isfinite(correlation) else 0.0
 
 
 def styled(figure: go.Figure, height: int) -> go.Figure:

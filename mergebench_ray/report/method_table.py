@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
-from mergebench_ray.markup import csv_text, latex_text, markdown_text
+import pandas as pd
+
+from mergebench_ray.markup import csv_text, latex_text, markdown_table, markdown_text
 from mergebench_ray.report.own_output import CSV_MARK, LATEX_MARK, NOT_COMPARABLE_MARK
 from mergebench_ray.report.page import Cell, table_html
 from mergebench_ray.runs.comparison import MethodRow, not_comparable
@@ -15,6 +15,7 @@ from mergebench_ray.runs.leaderboard import MISSING, domain_metric, with_error
 from mergebench_ray.scores import DomainScore
 
 NOT_RECORDED = "metric not recorded"
+TEXT_COLUMNS = ("method", "run", "split")
 
 
 def method_domains(rows: Sequence[MethodRow]) -> list[str]:
@@ -67,9 +68,7 @@ def method_label(row: MethodRow) -> str:
 def methods_html(rows: Sequence[MethodRow]) -> str:
     """The table for the page."""
     headings = method_headings(rows)
-    columns = [
-        ("\n".join(part for part in heading if part), heading[0] in ("method", "run", "split")) for heading in headings
-    ]
+    columns = [("\n".join(part for part in heading if part), heading[0] in TEXT_COLUMNS) for heading in headings]
     lines = [(cells, row.place == 1) for row, cells in zip(rows, method_cells(rows))]
     return table_html(columns, lines, compact=True)
 
@@ -101,44 +100,42 @@ def methods_csv(rows: Sequence[MethodRow]) -> str:
         line["tuning_judge_seconds"] = row.judge_seconds if searched else None
         line["tuning_judge_tokens"] = row.judge_tokens if searched else None
         lines.append(line | {"candidates": row.searched, "digest": trial.digest})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([csv_text(name) for name in lines[0]] if lines else CSV_MARK.split(","))
-    for line in lines:
-        writer.writerow([csv_text(value) if isinstance(value, str) else value for value in line.values()])
-    return text.getvalue()
+    safe = [
+        {csv_text(name): csv_text(value) if isinstance(value, str) else value for name, value in line.items()}
+        for line in lines
+    ]
+    # Of objects, or a column of whole numbers with a gap would become one of broken numbers.
+    frame = pd.DataFrame(safe, columns=None if safe else CSV_MARK.split(","), dtype=object)
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def methods_markdown(rows: Sequence[MethodRow]) -> str:
     """A Markdown table; ± is one standard error."""
     headings = method_headings(rows)
     header = [f"{name} ({unit})" if unit else name for name, unit in headings]
-    alignment = ["---" if name in ("method", "run", "split") else "---:" for name, _ in headings]
-    lines = [header, alignment, *([cell.text for cell in line] for line in method_cells(rows))]
-    escaped = [[markdown_text(cell) for cell in line] for line in lines]
+    lines = [[markdown_text(cell.text) for cell in line] for line in method_cells(rows)]
+    table = markdown_table([*map(markdown_text, header)], lines, [name in TEXT_COLUMNS for name, _ in headings])
     reason = not_comparable(rows)
     said = f"{NOT_COMPARABLE_MARK}{reason}\n\n" if reason else ""
-    return said + "\n".join("| " + " | ".join(line) + " |" for line in escaped) + "\n"
+    return f"{said}{table}\n"
 
 
 def methods_latex(rows: Sequence[MethodRow]) -> str:
     """A LaTeX table for the package booktabs; ± is one standard error."""
     headings = method_headings(rows)
-    columns = "".join("l" if name in ("method", "run", "split") else "r" for name, _ in headings)
-    lines = [
-        f"{LATEX_MARK}; needs \\usepackage{{booktabs}}; after each number one standard error",
-        f"\\begin{{tabular}}{{{columns}}}",
-        "\\toprule",
-        " & ".join(latex_text(name) for name, _ in headings) + " \\\\",
-        " & ".join(f"{{\\scriptsize {latex_text(unit)}}}" if unit else "" for _, unit in headings) + " \\\\",
-        "\\midrule",
-    ]
-    if reason := not_comparable(rows):
-        lines += [f"\\multicolumn{{{len(headings)}}}{{l}}{{\\textbf{{{latex_text(reason)}}}}} \\\\", "\\midrule"]
+    columns = "".join("l" if name in TEXT_COLUMNS else "r" for name, _ in headings)
+    lines = []
     for row, cells in zip(rows, method_cells(rows)):
         texts = [latex_text(cell.text) for cell in cells]
-        lines.append(" & ".join(f"\\textbf{{{t}}}" if row.place == 1 and t else t for t in texts) + " \\\\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+        lines.append([f"\\textbf{{{text}}}" if row.place == 1 and text else text for text in texts])
+    names = [(latex_text(name), f"{{\\scriptsize {latex_text(unit)}}}" if unit else "") for name, unit in headings]
+    frame = pd.DataFrame(lines, columns=pd.MultiIndex.from_tuples(names), dtype=object)
+    with pd.option_context("styler.sparse.columns", False):
+        table = str(frame.style.hide(axis="index").to_latex(hrules=True, column_format=columns))
+    if reason := not_comparable(rows):
+        said = f"\\multicolumn{{{len(headings)}}}{{l}}{{\\textbf{{{latex_text(reason)}}}}} \\\\"
+        table = table.replace("\\midrule\n", f"\\midrule\n{said}\n\\midrule\n", 1)
+    return f"{LATEX_MARK}; needs \\usepackage{{booktabs}}; after each number one standard error\n{table}"
 
 
 def forgetting_html(rows: Sequence[MethodRow]) -> str:

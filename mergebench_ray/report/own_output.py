@@ -7,6 +7,7 @@ has none, in a last column.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,16 +16,16 @@ from mergebench_ray.files import check_replaceable_file, open_regular, whole_fil
 from mergebench_ray.runs.run_folder import RunFolder
 
 HTML_MARK = '<meta name="generator" content="mergebench-ray report">'
-MARKDOWN_MARK = "| place | method |"
-NOT_COMPARABLE_MARK = "> "  # before the table, where it says that runs cannot be compared
 LATEX_MARK = "% mergebench-ray report"
 CSV_MARK = "place,method,candidate,run,split,normalised_average,normalised_standard_error"
-# A report begins with one of the marks of its kind; behind the first are those of earlier versions.
-_MARKS: Mapping[str, Sequence[str]] = {
-    "out": (HTML_MARK, '<link rel="icon" href="data:,">\n<style>\n:root { color-scheme: light;'),
-    "csv": (CSV_MARK,),
-    "markdown": (MARKDOWN_MARK, NOT_COMPARABLE_MARK),
-    "latex": (LATEX_MARK, "% needs \\usepackage{booktabs}; after each number one standard error"),
+NOT_COMPARABLE_MARK = "> "  # before a Markdown table, where it says that runs cannot be compared
+_OLD_HTML_MARK = '<link rel="icon" href="data:,">\n<style>\n:root { color-scheme: light;'
+# What is in a page, and what a table begins with.
+_MARKS = {
+    "out": re.compile("|".join(map(re.escape, (HTML_MARK, _OLD_HTML_MARK))).encode()),
+    "csv": re.compile(re.escape(CSV_MARK).encode()),
+    "markdown": re.compile(rb"(> not comparable.*\n\n)?\| *place *\| method"),
+    "latex": re.compile(re.escape(LATEX_MARK).encode()),
 }
 _DIGEST_COLUMN = b",report_digest"
 _COMMENTS = {"markdown": (b"\n<!-- mergebench-ray report ", b" -->\n"), "latex": (b"% mergebench-ray report ", b"\n")}
@@ -75,12 +76,11 @@ def write_output(path: Path, text: str, option: str) -> Path:
 
 
 def _is_own(path: Path, option: str) -> bool:
-    marks = [mark.encode() for mark in _MARKS[option]]
     with open_regular(path) as stream:
         beginning = stream.read(1 << 16)
         if option == "out":
-            return any(mark in beginning for mark in marks)
-        if not beginning.startswith(tuple(marks)):
+            return _MARKS[option].search(beginning) is not None
+        if not _MARKS[option].match(beginning):
             return False
         content = beginning + stream.read()
     return content == _sealed(_unsealed(content, option), option)
