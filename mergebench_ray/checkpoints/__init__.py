@@ -8,7 +8,7 @@ from mergebench_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mergebench_ray.checkpoints.accompanying_files import check_accompanying_files
-    from mergebench_ray.checkpoints.card import model_card
+    from mergebench_ray.checkpoints.card import evaluation_result, model_card
     from mergebench_ray.checkpoints.checkpoint import (
         Checkpoint,
         TensorInfo,
@@ -25,6 +25,7 @@ __all__ = [
     "TensorInfo",
     "check_accompanying_files",
     "check_compatible",
+    "evaluation_result",
     "fit",
     "fit_tensors",
     "merged_names",
@@ -43,6 +44,7 @@ __getattr__ = lazy_names(
         "TensorInfo": "checkpoint",
         "check_accompanying_files": "accompanying_files",
         "check_compatible": "compatible",
+        "evaluation_result": "card",
         "fit": "compatible",
         "fit_tensors": "compatible",
         "merged_names": "merged",

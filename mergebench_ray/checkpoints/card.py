@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mergebench_ray.config import ModelRef, Recipe
 from mergebench_ray.errors import printable
+from mergebench_ray.markup import markdown_table, markdown_text
 
 Cell = float | tuple[float, float | None]
 """A score, alone or with its standard error."""
 
-# An underscore inside a word is not emphasis.
-_MARKUP = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def model_card(
-    recipe: Recipe, scores: Mapping[str, Mapping[str, Cell]] | None = None, notes: Sequence[str] = ()
+    recipe: Recipe,
+    scores: Mapping[str, Mapping[str, Cell]] | None = None,
+    notes: Sequence[str] = (),
+    results: Sequence[EvalResult] = (),
 ) -> str:
     """Markdown with YAML front matter as model hubs read it.
 
@@ -30,9 +32,10 @@ def model_card(
         scores: row (a model) -> column (a domain) -> score, alone or with its standard error. Columns are those of all
             rows in order of appearance; a missing or None value is shown as a dash.
         notes: rules that were applied where checkpoints differ, a line each.
+        results: the model's own scores, for the front matter, where hubs look for them.
     """
     parts = [
-        f"---\n{yaml.safe_dump(_front_matter(recipe), sort_keys=False, allow_unicode=True)}---",
+        f"---\n{_front_matter(recipe, results).to_yaml()}\n---",
         f"# {_text(recipe.method)} merge of {len(recipe.specialists)} specialists",
         f"Merged with mergebench-ray in {recipe.dtype}. Embeddings, output head and tokenizer are the base's.",
         _inputs(recipe),
@@ -43,30 +46,63 @@ def model_card(
         parts.append("## Notes\n\n" + "\n".join(f"- {_text(note)}" for note in notes))
     if scores:
         parts.append(_scores(scores))
-    return "\n\n".join(parts) + "\n"
+    return str(ModelCard("\n\n".join(parts) + "\n"))
 
 
-def _front_matter(recipe: Recipe) -> dict[str, Any]:
+def evaluation_result(
+    suite: str, split: str, domain: str, metric: str, score: float, standard_error: float, items: int
+) -> EvalResult:
+    """A domain's score as hubs read it.
+
+    Args:
+        suite: name of the suite.
+        split: what was scored, "validation" or "test".
+        domain: the domain.
+        metric: what was counted; empty where that is not known.
+        score: of the domain.
+        standard_error: of the score; NaN where it is not known.
+        items: number of items scored.
+    """
+    known = {"standard_error": standard_error} if math.isfinite(standard_error) else {}
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=suite,
+        dataset_name=f"{suite}: {domain}",
+        dataset_config=domain,  # by which hubs tell results apart
+        dataset_split=split,
+        metric_type=metric or "score",
+        metric_value=score,
+        metric_args={**known, "items": items},
+    )
+
+
+def _front_matter(recipe: Recipe, results: Sequence[EvalResult]) -> ModelCardData:
     """Only models of the hub can be linked as base models; local folders are named in the recipe below."""
     references = [ModelRef.parse(text) for text in (recipe.base, *dict(sorted(recipe.specialists.items())).values())]
     sources = [part.source for ref in references for part in (ref, ref.adapter) if part is not None]
     linked = list(dict.fromkeys(name for name in sources if _HUB_ID.fullmatch(name) and not Path(name).exists()))
-    front: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "mergebench-ray", recipe.method]}
-    return {"base_model": linked, "base_model_relation": "merge", **front} if linked else front
+    return ModelCardData(
+        base_model=linked or None,
+        base_model_relation="merge" if linked else None,
+        library_name="transformers",
+        tags=["merge", "mergebench-ray", recipe.method],
+        model_name=f"{recipe.method} merge" if results else None,
+        eval_results=list(results) or None,
+    )
 
 
 def _inputs(recipe: Recipe) -> str:
     rows = [["base", _code(recipe.base), _code(recipe.base_digest)]]
     for name in sorted(recipe.specialists):
         rows.append([_text(name), _code(recipe.specialists[name]), _code(recipe.specialist_digests[name])])
-    return "## Inputs\n\n" + _table(["input", "reference", "SHA-256 of the weights"], rows)
+    return "## Inputs\n\n" + markdown_table(["input", "reference", "SHA-256 of the weights"], rows, [True] * 3)
 
 
 def _scores(scores: Mapping[str, Mapping[str, Cell]]) -> str:
     columns = list(dict.fromkeys(column for row in scores.values() for column in row))
     rows = [[_text(name), *(_shown(row.get(column)) for column in columns)] for name, row in scores.items()]
-    header = ["", *map(_text, columns)]
-    return "## Scores\n\n" + _table(header, rows) + "\n\nValues are followed by their standard error."
+    table = markdown_table(["", *map(_text, columns)], rows, [True, *(False for _ in columns)])
+    return f"## Scores\n\n{table}\n\nValues are followed by their standard error."
 
 
 def _shown(cell: Cell | None) -> str:
@@ -76,14 +112,9 @@ def _shown(cell: Cell | None) -> str:
     return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _text(name: str) -> str:
     """A name that somebody chose, as text in a line or cell: nothing in it is Markdown or HTML."""
-    return _MARKUP.sub(r"\\\g<0>", printable(name))
+    return markdown_text(printable(name))
 
 
 def _code(text: str) -> str:

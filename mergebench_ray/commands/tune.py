@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from huggingface_hub import EvalResult
 
-from mergebench_ray.checkpoints import model_card
+from mergebench_ray.checkpoints import evaluation_result, model_card
 from mergebench_ray.commands.first_checks import checked_run
 from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.merge import write_merged
@@ -158,7 +159,7 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, view: LiveView) -
             on_start=view.trial_started,
             on_finish=lambda trial: view.trial_finished(trial, best_candidate(store.trials())),
         )
-        return _finish(session, records, store, models, run, view)
+        return _finish(session, records, store, ready, run, view)
 
 
 def _one_of_each(corners: Iterable[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
@@ -185,7 +186,7 @@ def _keep_what_is_there(error: BaseException, run: RunFolder, store: TrialStore,
 
 
 def _finish(
-    session: Session, records: Records, store: TrialStore, models: Models, run: RunFolder, view: LiveView
+    session: Session, records: Records, store: TrialStore, ready: ReadySweep, run: RunFolder, view: LiveView
 ) -> TuneResult:
     """Score references and the best candidate of each method on test, and write the best as a model."""
     best = best_candidate(store.trials())
@@ -203,7 +204,11 @@ def _finish(
         records.merged("candidate", trial.name, "test", other, number=trial.number)
     view.phase("writing the best model")
     session.bank.merge(recipe)
-    _write_best(session, recipe, models, store, run)
+    results = [
+        evaluation_result(ready.suite.name, "test", domain, one.metric, one.score, one.standard_error, one.items)
+        for domain, one in test.domains.items()
+    ]
+    _write_best(session, recipe, ready.models, store, run, results)
     return TuneResult(
         folder=run.path,
         best=best,
@@ -214,7 +219,9 @@ def _finish(
     )
 
 
-def _write_best(session: Session, recipe: Recipe, models: Models, store: TrialStore, run: RunFolder) -> None:
+def _write_best(
+    session: Session, recipe: Recipe, models: Models, store: TrialStore, run: RunFolder, results: Sequence[EvalResult]
+) -> None:
     if run.model_folder.exists():
         return
     with whole_file(run.recipe_file) as temporary:
@@ -224,7 +231,7 @@ def _write_best(session: Session, recipe: Recipe, models: Models, store: TrialSt
         for trial in store.trials()
         if trial.split == "test"
     }
-    card = model_card(recipe, scores, models.notes)
+    card = model_card(recipe, scores, models.notes, results)
     write_merged(run.model_folder, session.bank, models.base, card)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,6 +22,7 @@ from mergebench_ray.checkpoints import (
     Checkpoint,
     check_accompanying_files,
     check_compatible,
+    evaluation_result,
     model_card,
     resolve,
     write_model,
@@ -324,9 +327,24 @@ def test_the_card_names_recipe_digests_and_scores() -> None:
     assert front["tags"] == ["merge", "mergebench-ray", "ties"]
     for text in (RECIPE.digest, "b" * 64, "m" * 64, "c" * 64, "`./code+owner/adapter`"):
         assert text in card
-    assert "|  | math | code | average |" in card
-    assert "| base | 0.2500 | 0.5000 ± 0.0123 | – |" in card
-    assert "| merged | 0.7500 | – | 0.9000 |" in card
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line[:1] == "|"]
+    assert ["", "math", "code", "average"] in lines
+    assert ["base", "0.2500", "0.5000 ± 0.0123", "–"] in lines
+    assert ["merged", "0.7500", "–", "0.9000"] in lines
+
+
+def test_hubs_read_the_models_scores_from_its_card() -> None:
+    measured = [
+        evaluation_result("mini", "test", "math", "acc", 0.5, 0.1, 64),
+        evaluation_result("mini", "test", "code: x\n---", "", 1.0, math.nan, 1),
+    ]
+    data = ModelCard(model_card(RECIPE, None, (), measured)).data
+    assert data.base_model == ["owner/base", "owner/adapter", "owner/math"]
+    assert [(one.dataset_name, one.dataset_split, one.metric_type, one.metric_value) for one in data.eval_results] == [
+        ("mini: math", "test", "acc", 0.5),
+        ("mini: code: x\n---", "test", "score", 1.0),
+    ]
+    assert [one.metric_args for one in data.eval_results] == [{"standard_error": 0.1, "items": 64}, {"items": 1}]
 
 
 HOSTILE = "a|b`c``d```\n---\n<script>x</script> [l](u) **b** _i_ $m$ &lt; \\ \x1b[2J ok_name"
