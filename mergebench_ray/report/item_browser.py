@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
-from importlib import resources
+
+from markupsafe import Markup
 
 from mergebench_ray.report.items import MAX_ANSWER, ItemKey, Question, ScoredModel, item_payload
+from mergebench_ray.report.page import NOTHING, render
 
 
 def item_browser_html(
     models: Sequence[ScoredModel], questions: Mapping[ItemKey, Question], missing: Sequence[str]
-) -> str:
+) -> Markup:
     """The browser with its data and script; empty where no model has items.
 
     Args:
@@ -20,7 +21,7 @@ def item_browser_html(
         missing: models without items, named so that nobody looks for them.
     """
     if not models:
-        return ""
+        return NOTHING
     payload, shown, total = item_payload(models, questions)
     notes = [f"All {total:,} items are here."]
     if shown < total:
@@ -32,27 +33,6 @@ def item_browser_html(
     notes.append(f"Answers are cut after {MAX_ANSWER:,} characters.")
     if missing:
         notes.append(f"Without items on disk, or left out: {', '.join(missing)}.")
-    script = resources.files("mergebench_ray.report").joinpath("item_browser.js").read_text(encoding="utf-8")
     # Inside a script element only "<" could end it.
-    data = payload.replace("<", "\\u003c")
-    return f"""<p class="hint">{escape(" ".join(notes))}</p>
-<div id="item-browser">
-<div class="choices">
-<label>model A <select id="model-a"></select></label>
-<label>model B <select id="model-b"></select></label>
-<label>task <select id="task"></select></label>
-<label>show <select id="which">
-<option value="all">all items</option><option value="differ">scores differ</option>
-<option value="a">A scores higher</option><option value="b">B scores higher</option>
-<option value="low">A scores less than 1</option></select></label>
-<label>text <input id="text" type="search" placeholder="in question or answer"></label>
-</div>
-<p id="paired" class="paired"></p>
-<div class="scroll"><table id="paired-table"></table></div>
-<p id="item-count" class="hint" aria-live="polite"></p>
-<table id="item-table"><thead><tr><th class="text">item</th><th class="text">model A</th>
-<th class="text">model B</th></tr></thead><tbody></tbody></table>
-<p class="pager"><button type="button" id="previous">previous</button> <button type="button" id="next">next</button></p>
-</div>
-<script type="application/json" id="item-data">{data}</script>
-<script>{script}</script>"""
+    data = Markup(payload.replace("<", "\\u003c"))
+    return render("item_browser.html", notes=" ".join(notes), data=data)

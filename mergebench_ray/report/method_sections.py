@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from mergebench_ray.report.item_browser import item_browser_html
 from mergebench_ray.report.items import questions_of, scored_models
 from mergebench_ray.report.method_charts import cost_charts, cost_names, radar_charts
 from mergebench_ray.report.method_table import forgetting_html, methods_html
-from mergebench_ray.report.page import Charts, Section
+from mergebench_ray.report.page import NOTHING, Charts, Section, figures_html, render
 from mergebench_ray.runs.comparison import MethodRow, Run, reservations
 
 TABLE_HINT = (
@@ -20,12 +21,11 @@ TABLE_HINT = (
 )
 
 
-def methods_table(runs: Sequence[Run], rows: Sequence[MethodRow]) -> str:
+def methods_table(runs: Sequence[Run], rows: Sequence[MethodRow]) -> Markup:
     """The leaderboard of methods with what must be known to read it."""
     if not rows:
-        return ""
-    warnings = "".join(f'<p class="warning">{escape(warning)}</p>' for warning in reservations(runs, rows))
-    return f'<p class="hint">{escape(TABLE_HINT)}</p>{warnings}{methods_html(rows)}'
+        return NOTHING
+    return render("leaderboard.html", hint=TABLE_HINT, warnings=reservations(runs, rows), table=methods_html(rows))
 
 
 def method_sections(
@@ -66,18 +66,10 @@ def items_section(runs: Sequence[Run]) -> list[Section]:
     return [Section("Items", hint, content)] if content else []
 
 
-def _costs(rows: Sequence[MethodRow], colours: dict[str, str], drawn: Charts) -> str:
-    figures = cost_charts(rows, colours)
-    if not figures:
-        return ""
-    names = cost_names(rows, colours)
-    key = "".join(f'<span><b style="color:{colour}">{mark}</b> {escape(name)}</span>' for mark, colour, name in names)
-    return f'<p class="key">{key}</p><div class="pair">{"".join(f"<div>{drawn.html(f)}</div>" for f in figures)}</div>'
+def _costs(rows: Sequence[MethodRow], colours: dict[str, str], drawn: Charts) -> Markup:
+    figures = [("", drawn.html(figure)) for figure in cost_charts(rows, colours)]
+    return figures_html(figures, "pair", cost_names(rows, colours))
 
 
-def _radars(rows: Sequence[MethodRow], runs: Sequence[Run], colours: dict[str, str], drawn: Charts) -> str:
-    figures = [
-        f"<figure><figcaption>{escape(title)}</figcaption>{drawn.html(figure)}</figure>"
-        for title, figure in radar_charts(rows, runs, colours)
-    ]
-    return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
+def _radars(rows: Sequence[MethodRow], runs: Sequence[Run], colours: dict[str, str], drawn: Charts) -> Markup:
+    return figures_html([(title, drawn.html(figure)) for title, figure in radar_charts(rows, runs, colours)], "grid")

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from mergebench_ray.markup import csv_text, latex_text, markdown_table, markdown_text
 from mergebench_ray.report.own_output import CSV_MARK, LATEX_MARK, NOT_COMPARABLE_MARK
-from mergebench_ray.report.page import Cell, table_html
+from mergebench_ray.report.page import NOTHING, Cell, table_html
 from mergebench_ray.runs.comparison import MethodRow, not_comparable
 from mergebench_ray.runs.leaderboard import MISSING, domain_metric, with_error
 from mergebench_ray.scores import DomainScore
@@ -65,7 +66,7 @@ def method_label(row: MethodRow) -> str:
     return f"{row.label} #{row.trial.number}" if row.searched else row.label
 
 
-def methods_html(rows: Sequence[MethodRow]) -> str:
+def methods_html(rows: Sequence[MethodRow]) -> Markup:
     """The table for the page."""
     headings = method_headings(rows)
     columns = [("\n".join(part for part in heading if part), heading[0] in TEXT_COLUMNS) for heading in headings]
@@ -138,11 +139,11 @@ def methods_latex(rows: Sequence[MethodRow]) -> str:
     return f"{LATEX_MARK}; needs \\usepackage{{booktabs}}; after each number one standard error\n{table}"
 
 
-def forgetting_html(rows: Sequence[MethodRow]) -> str:
+def forgetting_html(rows: Sequence[MethodRow]) -> Markup:
     """Models × tasks of the forgetting section; empty where nothing of it was scored."""
     scored = [(row, row.forgetting) for row in rows if row.forgetting is not None]
     if not scored:
-        return ""
+        return NOTHING
     tasks = _forgetting_tasks(rows)
     metrics = {task: {kept.results[task].metric for _, kept in scored if task in kept.results} for task in tasks}
     columns = [("method", True), ("run", True), ("split", True), ("retained\n1 = base", False)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+from markupsafe import Markup
 
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.fields import SPLITS
@@ -18,7 +18,7 @@ from mergebench_ray.report.method_charts import methods_chart
 from mergebench_ray.report.method_sections import items_section, method_sections, methods_table
 from mergebench_ray.report.method_table import method_label
 from mergebench_ray.report.own_output import check_outputs, write_output
-from mergebench_ray.report.page import Cell, Charts, Section, page_html, table_html
+from mergebench_ray.report.page import NOTHING, Cell, Charts, Section, figures_html, page_html, table_html
 from mergebench_ray.runs.comparison import MethodRow, Run, compare, not_comparable, wall_seconds
 from mergebench_ray.runs.leaderboard import MISSING, describe, with_error
 from mergebench_ray.runs.run_folder import RunFolder
@@ -137,7 +137,7 @@ def _sections(found: Run) -> list[Section]:
             "Domain against domain",
             "Scores on the validation split, every domain against every other. A cloud that falls to the right means "
             "that one domain is bought with the other.",
-            _chart(drawn, charts.pairs_chart(run), wide=True),
+            _pairs(drawn, charts.pairs_chart(run)),
         ),
         Section("Where the time went", _time_hint(run), _chart(drawn, charts.time_chart(run))),
         *items_section([found]),
@@ -146,18 +146,18 @@ def _sections(found: Run) -> list[Section]:
     return [section for section in described if section.content]
 
 
-def _chart(drawn: Charts, figure: go.Figure | None, *, wide: bool = False) -> str:
-    if figure is None:
-        return ""
-    html = drawn.html(figure)
-    return f'<div class="scroll"><div class="wide">{html}</div></div>' if wide else html
+def _chart(drawn: Charts, figure: go.Figure | None) -> Markup:
+    return NOTHING if figure is None else drawn.html(figure)
 
 
-def _parameter_grid(drawn: Charts, run: RunSummary, figures: Sequence[go.Figure]) -> str:
-    if not figures:
-        return ""
-    key = "".join(f'<span><i style="background:{c}"></i>{escape(method)}</span>' for method, c in run.colours.items())
-    return f'<p class="key">{key}</p><div class="grid">{"".join(f"<div>{drawn.html(f)}</div>" for f in figures)}</div>'
+def _pairs(drawn: Charts, figure: go.Figure | None) -> Markup:
+    """Too wide for a phone."""
+    return NOTHING if figure is None else figures_html([("", drawn.html(figure))], "scroll")
+
+
+def _parameter_grid(drawn: Charts, run: RunSummary, figures: Sequence[go.Figure]) -> Markup:
+    key = [("", colour, method) for method, colour in run.colours.items()]
+    return figures_html([("", drawn.html(figure)) for figure in figures], "grid", key)
 
 
 def _facts(found: Run) -> list[tuple[str, Any]]:
@@ -227,7 +227,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.1f} minutes"
 
 
-def _trials_table(run: RunSummary) -> str:
+def _trials_table(run: RunSummary) -> Markup:
     domains = run.domains
     names = [(trial, trial.flat()) for trial in run.trials]
     details = dict.fromkeys(name for _, row in names for name in row if name.startswith(("coefficient.", "parameter.")))

@@ -17,7 +17,7 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.summary import RunSummary
 from mergebench_ray.runs.trials import Trial, is_known, read_trials
 
-NOT_COMPARABLE = "not comparable: the runs were not scored on the same items and metrics"
+NOT_COMPARABLE = "not comparable: not scored on the same items and metrics"
 
 
 @dataclass(frozen=True)
