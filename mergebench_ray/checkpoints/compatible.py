@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergebench_ray.checkpoints.compatible_settings import check_allowed, compare_settings
 from mergebench_ray.checkpoints.embeddings import require_known_embeddings
 from mergebench_ray.checkpoints.quantised import refuse_quantised, shown
-from mergebench_ray.checkpoints.settings import check_allowed, compare_settings
 from mergebench_ray.checkpoints.wrappers import renamed, unwrapped
 from mergebench_ray.checkpoints.writer import output_config
 from mergebench_ray.errors import InputError

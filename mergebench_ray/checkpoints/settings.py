@@ -7,12 +7,6 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mergebench_ray.checkpoints.checkpoint import Checkpoint
-from mergebench_ray.checkpoints.json_files import read_json_object
-from mergebench_ray.checkpoints.tokenizer_files import compare_tokenizers
-from mergebench_ray.errors import InputError
-from mergebench_ray.families.configuration import full_config, known_settings
-
 # What is decided from the tensors themselves or with the architecture.
 _DECIDED_ELSEWHERE = frozenset(
     {
@@ -40,76 +34,14 @@ _ROPE = ("rope_parameters", "rope_scaling")
 # Earlier names of kinds of rotary embeddings, and kinds that are computed from the number of positions.
 _EARLIER_KINDS = {"su": "longrope"}
 _FROM_POSITIONS = ("dynamic", "longrope")
-_MAX_SHOWN = 80
-_MAX_LISTED = 4
+# What layers of sliding attention read.
+_OF_WINDOWS = ("max_window_layers", "sliding_window", "use_sliding_window")
 
 Differences = dict[str, tuple[Any, Any]]
 
 
-def compare_settings(who: str, base: Checkpoint, specialist: Checkpoint, allow: Collection[str]) -> list[str]:
-    """Compare what two models compute and read, as transformers' own configurations say it where there are such.
-
-    Unsaid settings have their defaults there, and old spellings agree with new ones.
-
-    Args:
-        who: the specialist, for messages.
-        base: the base.
-        specialist: the specialist.
-        allow: settings that may differ although they change what a model computes.
-
-    Returns:
-        One line about everything that differs and is the base's in a merge, or none.
-
-    Raises:
-        InputError: other values of settings that change what is computed.
-    """
-    found = _differences(base, specialist)
-    changing = {key: values for key, values in found.items() if not _is_noted(key, base, specialist)}
-    refused = {key: values for key, values in changing.items() if not _is_allowed(key, allow)}
-    if refused:
-        first = dict(list(refused.items())[:_MAX_LISTED])
-        names = dict.fromkeys(map(_name_to_allow, refused))
-        raise InputError(
-            f"{who}: {_listed(first)} ({base}), so equal weights compute something else; give specialists that were "
-            f"fine-tuned from this base, or allow it by name: allow: [{', '.join(names)}]"
-        )
-    parts = [_listed({key: values}) + (" (allowed)" if key in changing else "") for key, values in found.items()]
-    parts += _compare_generation(base, specialist)
-    parts += compare_tokenizers(base, specialist)
-    return [f"{'; '.join(parts)}: the base's are used"] if parts else []
-
-
-def check_allowed(allow: Collection[str], base: Checkpoint, specialists: Mapping[str, Checkpoint]) -> None:
-    """Refuse names of settings that no configuration has.
-
-    Raises:
-        InputError: naming it.
-    """
-    if not allow:
-        return
-    known: set[str] = set()
-    for checkpoint in (base, *specialists.values()):
-        for settings in (_flat(_plain(checkpoint)), _flat(checkpoint.config)):
-            known |= {part for key in settings for part in (key, _name_to_allow(key), *key.split("."))}
-    for name in allow:
-        if name not in known:
-            raise InputError(f"allow: {name!r} is no setting of these models; write it as config.json does")
-
-
-def _differences(base: Checkpoint, specialist: Checkpoint) -> Differences:
-    if not _different(_flat(base.config), _flat(specialist.config)):
-        return {}
-    ours, theirs = _flat(_plain(base)), _flat(_plain(specialist))
-    found = _different(ours, theirs)
-    if not any("sliding_attention" in (settings.get("layer_types") or []) for settings in (ours, theirs)):
-        # Without such layers nobody reads these.
-        unread = ("max_window_layers", "sliding_window", "use_sliding_window")
-        for key in unread if "layer_types" in ours and "layer_types" in theirs else ():
-            found.pop(key, None)
-    return found
-
-
-def _different(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Differences:
+def different(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Differences:
+    """Flat settings that have other values and may say something about what a model computes."""
     return {
         key: (ours.get(key), theirs.get(key))
         for key in sorted({*ours, *theirs})
@@ -117,18 +49,18 @@ def _different(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Difference
     }
 
 
-def _plain(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A configuration with defaults and new spellings; as it is written where transformers has no class for it."""
-    full = full_config(checkpoint.config, checkpoint.folder / "config.json")
-    return dict(checkpoint.config) if full is None else dict(full.to_dict())
+def unread(*flat_settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings of sliding windows, where all models list the kinds of their layers and none has such a layer."""
+    has_windows = any("sliding_attention" in (settings.get("layer_types") or []) for settings in flat_settings)
+    return () if has_windows or any("layer_types" not in settings for settings in flat_settings) else _OF_WINDOWS
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings by name; those of a nested configuration as `text_config.NAME`, of embeddings `rope_parameters.NAME`."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict) and key.endswith("_config") and key not in _DECIDED_ELSEWHERE:
-            found |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         elif isinstance(value, dict) and key in _ROPE:
             found |= _flat_rope(value, f"{prefix}{key}.")
         else:
@@ -154,20 +86,16 @@ def _is_irrelevant(key: str) -> bool:
     return name in _DECIDED_ELSEWHERE or _WITHOUT_EFFECT.fullmatch(name) is not None
 
 
-def _is_noted(key: str, base: Checkpoint, specialist: Checkpoint) -> bool:
+def changes_nothing(key: str, *flat_settings: Mapping[str, Any]) -> bool:
+    """Whether the base's value of a setting can be used without another meaning of the weights of any model."""
     name = key.rpartition(".")[2]
-    known = known_settings(base.config, base.folder / "config.json")
-    if known is not None and key.partition(".")[0] not in known:
-        # Nobody reads what the class does not have.
-        return True
     if _NOTED.fullmatch(name) is None:
         return False
-    return name.endswith(("_id", "_ids", "_index")) or not any(map(_counts_positions, (base, specialist)))
+    return name.endswith(("_id", "_ids", "_index")) or not any(map(_counts_positions, flat_settings))
 
 
-def _counts_positions(checkpoint: Checkpoint) -> bool:
+def _counts_positions(settings: Mapping[str, Any]) -> bool:
     """Whether rotary embeddings are computed from the number of positions that a model may have."""
-    settings = _flat(_plain(checkpoint))
     kinds = {key.removesuffix("rope_type"): kind for key, kind in settings.items() if key.endswith(".rope_type")}
     given = ("factor", "original_max_position_embeddings")
     return any(
@@ -176,14 +104,15 @@ def _counts_positions(checkpoint: Checkpoint) -> bool:
     )
 
 
-def _name_to_allow(key: str) -> str:
+def name_to_allow(key: str) -> str:
     """What a setting is allowed by: rotary embeddings as a whole."""
     rope = next((name for name in _ROPE if name in key.split(".")), None)
     return key if rope is None else key[: key.index(rope) + len(rope)]
 
 
-def _is_allowed(key: str, allow: Collection[str]) -> bool:
-    names = {key, _name_to_allow(key), *key.split(".")}
+def is_allowed(key: str, allow: Collection[str]) -> bool:
+    """Whether a setting is among those that may differ: by its whole name, its part or its last name."""
+    names = {key, name_to_allow(key), *key.split(".")}
     # The later name covers the earlier one, which a file may still use.
     return not names.isdisjoint({*allow, *(_ROPE if "rope_scaling" in allow else ())})
 
@@ -194,29 +123,3 @@ def _same(ours: Any, theirs: Any) -> bool:
 
 def _written(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
-
-
-def _listed(differences: Differences) -> str:
-    return ", ".join(
-        f"{key} is {_short(theirs)}, the base's is {_short(ours)}" for key, (ours, theirs) in differences.items()
-    )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
-
-
-def _compare_generation(base: Checkpoint, specialist: Checkpoint) -> list[str]:
-    """Other tokens that end a text, where generation_config.json says so."""
-    ours, theirs = _ends(base), _ends(specialist)
-    already_said = (base.config.get("eos_token_id"), specialist.config.get("eos_token_id")) == (ours, theirs)
-    if ours == theirs or already_said:
-        return []
-    return [f"eos_token_id of generation is {_short(theirs)}, the base's is {_short(ours)}"]
-
-
-def _ends(checkpoint: Checkpoint) -> Any:
-    file = checkpoint.folder / "generation_config.json"
-    said = read_json_object(file).get("eos_token_id") if file.is_file() else None
-    return checkpoint.config.get("eos_token_id") if said is None else said
