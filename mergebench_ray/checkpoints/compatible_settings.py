@@ -7,7 +7,10 @@ from typing import Any
 
 from mergebench_ray.checkpoints.checkpoint import Checkpoint
 from mergebench_ray.checkpoints.json_files import read_json_object
-from mergebench_ray.checkpoints.settings import (
+from mergebench_ray.checkpoints.tokenizer_files import compare_tokenizers
+from mergebench_ray.errors import InputError
+from mergebench_ray.families.configuration import full_config, known_settings
+from mergebench_ray.families.settings import (
     Differences,
     changes_nothing,
     different,
@@ -16,9 +19,6 @@ from mergebench_ray.checkpoints.settings import (
     name_to_allow,
     unread,
 )
-from mergebench_ray.checkpoints.tokenizer_files import compare_tokenizers
-from mergebench_ray.errors import InputError
-from mergebench_ray.families.configuration import full_config, known_settings
 
 _MAX_SHOWN = 80
 _MAX_LISTED = 4
