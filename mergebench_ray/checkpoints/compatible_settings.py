@@ -12,12 +12,6 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.families.configuration import full_config, known_settings
 from mergebench_ray.families.settings import (
     Differences,
-    changes_nothing,
-    different,
-    flat,
-    is_allowed,
-    name_to_allow,
-    unread,
 )
 
 _MAX_SHOWN = 80
@@ -41,12 +35,13 @@ def compare_settings(who: str, base: Checkpoint, specialist: Checkpoint, allow: 
     Raises:
         InputError: other values of settings that change what is computed.
     """
+    rules = base.family.settings
     found = _differences(base, specialist)
     changing = {key: values for key, values in found.items() if not _is_noted(key, base, specialist)}
-    refused = {key: values for key, values in changing.items() if not is_allowed(key, allow)}
+    refused = {key: values for key, values in changing.items() if not rules.is_allowed(key, allow)}
     if refused:
         first = dict(list(refused.items())[:_MAX_LISTED])
-        names = dict.fromkeys(map(name_to_allow, refused))
+        names = dict.fromkeys(map(rules.name_to_allow, refused))
         raise InputError(
             f"{who}: {_listed(first)} ({base}), so equal weights compute something else; give specialists that were "
             f"fine-tuned from this base, or allow it by name: allow: [{', '.join(names)}]"
@@ -65,21 +60,23 @@ def check_allowed(allow: Collection[str], base: Checkpoint, specialists: Mapping
     """
     if not allow:
         return
+    rules = base.family.settings
     known: set[str] = set()
     for checkpoint in (base, *specialists.values()):
-        for settings in (flat(_plain(checkpoint)), flat(checkpoint.config)):
-            known |= {part for key in settings for part in (key, name_to_allow(key), *key.split("."))}
+        for settings in (rules.flat(_plain(checkpoint)), rules.flat(checkpoint.config)):
+            known |= {part for key in settings for part in (key, rules.name_to_allow(key), *key.split("."))}
     for name in allow:
         if name not in known:
             raise InputError(f"allow: {name!r} is no setting of these models; write it as config.json does")
 
 
 def _differences(base: Checkpoint, specialist: Checkpoint) -> Differences:
-    if not different(flat(base.config), flat(specialist.config)):
+    rules = base.family.settings
+    if not rules.different(rules.flat(base.config), rules.flat(specialist.config)):
         return {}
-    ours, theirs = flat(_plain(base)), flat(_plain(specialist))
-    nobodys = unread(ours, theirs)
-    return {key: values for key, values in different(ours, theirs).items() if key not in nobodys}
+    ours, theirs = rules.flat(_plain(base)), rules.flat(_plain(specialist))
+    nobodys = rules.unread(ours, theirs)
+    return {key: values for key, values in rules.different(ours, theirs).items() if key not in nobodys}
 
 
 def _plain(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -93,7 +90,8 @@ def _is_noted(key: str, base: Checkpoint, specialist: Checkpoint) -> bool:
     if known is not None and key.partition(".")[0] not in known:
         # Nobody reads what the class does not have.
         return True
-    return changes_nothing(key, flat(_plain(base)), flat(_plain(specialist)))
+    rules = base.family.settings
+    return rules.changes_nothing(key, rules.flat(_plain(base)), rules.flat(_plain(specialist)))
 
 
 def _listed(differences: Differences) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mergebench_ray.config.fields import Strict
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
+from mergebench_ray.families.settings import SettingRules
 
 _FOLDER = Path(__file__).parent
 _DEFAULT = "default"
@@ -30,6 +31,7 @@ class ModelFamily(Strict):
         further_token_layers: pattern of modules that hold layers which predict further tokens.
         other_senses: pattern of modules for pictures and sound.
         masks: pattern of the ends of names of what the code makes by itself.
+        settings: which settings say what a model computes.
     """
 
     text_configs: tuple[str, ...]
@@ -41,6 +43,7 @@ class ModelFamily(Strict):
     further_token_layers: re.Pattern[str]
     other_senses: re.Pattern[str]
     masks: re.Pattern[str]
+    settings: SettingRules
 
     def is_merged(self, name: str) -> bool:
         """Whether a tensor is merged: neither an embedding nor the output head (both come from the base)."""
@@ -107,10 +110,11 @@ def _known() -> frozenset[str]:
 
 @functools.cache
 def _family(name: str) -> ModelFamily:
-    settings: dict[str, Any] = read_yaml(_FOLDER / f"{_DEFAULT}.yaml")
+    words: dict[str, Any] = read_yaml(_FOLDER / f"{_DEFAULT}.yaml")
     if name != _DEFAULT:
-        settings |= read_yaml(_FOLDER / f"{name}.yaml")
-    return parse_model(ModelFamily, settings, f"families/{name}.yaml")
+        for key, value in read_yaml(_FOLDER / f"{name}.yaml").items():
+            words[key] = words[key] | value if isinstance(value, dict) else value
+    return parse_model(ModelFamily, words, f"families/{name}.yaml")
 
 
 def _layer_prefix(name: str) -> str | None:

@@ -116,7 +116,7 @@ def test_a_model_type_without_a_file_has_the_default(model_type: object) -> None
 def test_a_file_by_model_type_says_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     default = Path(family.__file__).parent / "default.yaml"
     (tmp_path / "default.yaml").write_text(default.read_text())
-    (tmp_path / "other.yaml").write_text("output_heads: [score]\n")
+    (tmp_path / "other.yaml").write_text("output_heads: [score]\nsettings: {of_the_base: anything}\n")
     monkeypatch.setattr(family, "_FOLDER", tmp_path)
     family._known.cache_clear()
     family._family.cache_clear()
@@ -124,7 +124,9 @@ def test_a_file_by_model_type_says_what_differs(tmp_path: Path, monkeypatch: pyt
         other = family_of("other")
         assert other.is_output_head("score.weight")
         assert other.is_merged("lm_head.weight")
-        assert other.token_embeddings == family_of("llama").token_embeddings
+        assert other.token_embeddings == LLAMA.token_embeddings
+        assert other.settings.changes_nothing("anything")
+        assert other.settings.rotary == LLAMA.settings.rotary
     finally:
         family._known.cache_clear()
         family._family.cache_clear()
