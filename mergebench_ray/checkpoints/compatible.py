@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,10 +12,10 @@ from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.compatible_settings import check_allowed, compare_settings
 from mergebench_ray.checkpoints.embeddings import require_known_embeddings
 from mergebench_ray.checkpoints.quantised import refuse_quantised, shown
-from mergebench_ray.checkpoints.wrappers import renamed, unwrapped
 from mergebench_ray.checkpoints.writer import output_config
 from mergebench_ray.errors import InputError
 from mergebench_ray.families.configuration import ignored_tensors
+from mergebench_ray.families.wrappers import unwrapped
 
 _SAME_BASE = "give specialists that were fine-tuned from this base"
 _BLOCK = 1 << 22
@@ -141,7 +142,7 @@ def _fit_names(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Chec
     # An adapter's names are those of its base.
     for wrapper, names in unwrapped(specialist.tensors) if specialist.ref.adapter is None else ():
         last = wrapper
-        candidate = renamed(specialist, names)
+        candidate = _renamed(specialist, names)
         if not any(_unfit_names(base, candidate)):
             return candidate, [f"tensor names begin with or hold {wrapper!r}, which a wrapper put there: taken away"]
     if last is not None:
@@ -151,6 +152,14 @@ def _fit_names(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Chec
             f"{_misfit(missing, extra)}; {_SAME_BASE}"
         )
     return specialist, []
+
+
+def _renamed(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
+    """A checkpoint with some of its tensors under other names; `names` maps old to new ones."""
+    twin = copy.copy(checkpoint)
+    found = {new: replace(checkpoint.tensors[old], name=new) for old, new in names.items()}
+    twin.tensors = dict(sorted(found.items()))
+    return twin
 
 
 def _unfit_names(base: Checkpoint, specialist: Checkpoint) -> tuple[list[str], list[str]]:
@@ -195,7 +204,7 @@ def _fit_heads(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Chec
         return specialist, []
     if not ours and theirs and _all_equal_embeddings(base, specialist, theirs):
         kept = {name: name for name in specialist.tensors if name not in theirs}
-        return renamed(specialist, kept), [f"{min(theirs)} is a copy of the embeddings: left out"]
+        return _renamed(specialist, kept), [f"{min(theirs)} is a copy of the embeddings: left out"]
     kind = {True: "an output head of its own", False: "its output head tied to the embeddings"}
     if bool(ours) != bool(theirs):
         raise InputError(f"{who}: has {kind[bool(theirs)]}, the base has {kind[bool(ours)]} ({base}); {_SAME_BASE}")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-
-from mergebench_ray.checkpoints.checkpoint import Checkpoint
+from collections.abc import Iterable, Iterator
 
 # Before all names.
 _BEFORE = ("_orig_mod.", "module.", "base_model.model.", "model.language_model.", "language_model.")
@@ -40,11 +36,3 @@ def _unwrapped_once(names: list[str]) -> tuple[str, dict[str, str]] | None:
         if any(wrapper in name for name in names):
             return wrapper, {name: name.replace(wrapper, "") for name in names}
     return None
-
-
-def renamed(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
-    """A checkpoint with some of its tensors under other names; `names` maps old to new ones."""
-    twin = copy.copy(checkpoint)
-    found = {new: replace(checkpoint.tensors[old], name=new) for old, new in names.items()}
-    twin.tensors = dict(sorted(found.items()))
-    return twin
