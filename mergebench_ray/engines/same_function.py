@@ -14,7 +14,6 @@ Norms that subtract a mean allow only all signs of the residual stream at once.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -22,27 +21,8 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.families.vectors import LatentVector
 
-_POSITIONS = {"wpe", "embed_positions"}
-_READERS = frozenset(
-    {"q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "Wqkv", "wqkv", "c_attn"}
-    | {"q_a_proj", "kv_a_proj_with_mqa", "in_proj", "in_proj_qkvz", "in_proj_ba", "in_proj_qkv"}
-    | {"in_proj_z", "in_proj_b", "in_proj_a", "gate_proj", "up_proj", "gate_up_proj", "fc1", "fc_in", "c_fc"}
-    | {"w1", "w3", "dense_h_to_4h", "gate", "router", "shared_expert_gate"}
-)
-_ATTENTION_WRITERS = {"o_proj", "out_proj", "dense"}
-_WRITERS = _ATTENTION_WRITERS | {"dense_4h_to_h", "down_proj", "fc2", "fc_out", "c_proj", "w2", "wo"}
-_QUERY_KEY_NORMS = {"q_norm": "k_norm", "k_norm": "q_norm", "q_layernorm": "k_layernorm", "k_layernorm": "q_layernorm"}
-_LATENT_NORMS = {"q_a_layernorm", "kv_a_layernorm"}
-_LATENT_WRITERS = {"q_a_proj", "kv_a_proj_with_mqa"}
-_LATENT_READERS = {"q_b_proj", "kv_b_proj"}
-_INSIDE = {"conv1d", "x_proj", "dt_proj", "A_log", "D", "dt_bias", "sinks", "inv_freq", "e_score_correction_bias"} | {
-    *("masked_bias", "attn", "b_layernorm", "c_layernorm", "dt_layernorm")
-}
-_PRE_NORMS = {"input_layernorm", "post_attention_layernorm"}
-_OTHER_STACKS = re.compile(r"(^|\.)(visual|vision\w*|audio\w*|multi_modal\w*|mm_\w+|image\w*|mtp\w*)\.")
-_LAYER = re.compile(r"\.\d+\.")
-_NORM = re.compile(r".*norm.*|ln_?\w*")
 _FLIPPED = -torch.ones(1)
 
 Signs = dict[int, Tensor]
@@ -79,9 +59,9 @@ class SameFunction:
     """
 
     def __init__(self, checkpoint: Checkpoint, norms: Collection[str], tokens: Sequence[int]) -> None:
-        self._family = checkpoint.family
+        self._family, self._words = checkpoint.family, checkpoint.family.vectors
         self._shapes = {name: tuple(info.shape) for name, info in checkpoint.tensors.items()}
-        self._places = {name: _Place.of(name) for name in self._shapes if not _OTHER_STACKS.search(name)}
+        self._places = {name: _Place.of(name) for name in self._shapes if not self._family.is_in_other_stack(name)}
         self._modules = {(place.parent, place.leaf): name for name, place in self._places.items() if not place.bias}
         self._tokens = dict(zip(tokens, [*tokens[1:], *tokens[:1]], strict=True))
         self._norms = frozenset(norms)
@@ -138,40 +118,40 @@ class SameFunction:
     def _pre_norms_only(self) -> bool:
         """Whether layers read what their two first norms hand on, and the head what the only other norm does."""
         weights = [name for name, place in self._places.items() if self._is_stream_norm(name) and not place.bias]
-        inner = {self._places[name].leaf for name in weights if _LAYER.search(name)}
-        return bool(inner) and inner <= _PRE_NORMS and sum(not _LAYER.search(name) for name in weights) == 1
+        inner = {self._places[name].leaf for name in weights if self._family.is_numbered(name)}
+        outer = [name for name in weights if not self._family.is_numbered(name)]
+        return bool(inner) and inner <= self._words.pre_norms and len(outer) == 1
 
     def _is_stream_norm(self, name: str) -> bool:
         leaf = self._places[name].leaf
-        if leaf in {*_QUERY_KEY_NORMS, *_LATENT_NORMS, *_INSIDE} or (leaf == "norm" and _LAYER.search(name)):
-            return False
-        return _NORM.fullmatch(leaf) is not None
+        inner_norm = leaf == "norm" and self._family.is_numbered(name)
+        return not inner_norm and self._words.is_stream_norm(leaf)
 
     def _signs_of(self, name: str, place: _Place, shape: tuple[int, ...]) -> Signs | None:
         """Signs of a tensor's entries, none for those that stay; None if its place in the network is not known."""
-        leaf = place.leaf
-        if self._family.is_token_embedding(name) or leaf in _POSITIONS:
+        leaf, words = place.leaf, self._words
+        if self._family.is_token_embedding(name) or leaf in self._family.position_embeddings:
             return {1: self._stream} if len(shape) == 2 and shape[1] == self._width else None
         if self._family.is_output_head(name):
             weight = {} if place.bias else {1: self._final}
             return weight if shape == (self._vocabulary, self._width)[: len(shape)] else None
         if self._is_stream_norm(name):
             return self._of_norm(name, place, shape)
-        if leaf in _READERS:
+        if leaf in words.readers:
             return self._of_reader(place, shape)
-        if leaf in _WRITERS:
+        if leaf in words.writers or leaf in words.attention_writers:
             return self._of_writer(place, shape)
-        if leaf in _QUERY_KEY_NORMS:
-            both = (place.parent, _QUERY_KEY_NORMS[leaf]) in self._modules
+        if leaf in words.query_key_norms:
+            both = (place.parent, words.query_key_norms[leaf]) in self._modules
             return {0: _FLIPPED} if both and self._plain_norms else {}
-        if leaf in _LATENT_NORMS | _LATENT_READERS:
-            return self._of_latent(place, shape)
-        return {} if leaf in _INSIDE or leaf == "norm" else None
+        if (latent := words.latent_of(leaf)) is not None:
+            return self._of_latent(place, latent, shape)
+        return {} if leaf in words.inside or leaf == "norm" else None
 
     def _of_norm(self, name: str, place: _Place, shape: tuple[int, ...]) -> Signs | None:
         if shape != (self._width,):
             return None
-        after = self._normed if _LAYER.search(name) else self._final
+        after = self._normed if self._family.is_numbered(name) else self._final
         if place.bias:
             return {0: after}
         return {} if after is self._stream else {0: self._stream * after}
@@ -184,9 +164,9 @@ class SameFunction:
             if axis is None:
                 return None
             signs[axis], rows = self._normed, -3 - axis
-        if place.leaf == "v_proj" and self._takes_values(place.parent):
+        if place.leaf == self._words.values and self._takes_values(place.parent):
             signs[rows] = _FLIPPED
-        if place.leaf in _LATENT_WRITERS and (rank := self._rank(place)):
+        if (latent := self._words.latent_of(place.leaf)) and (rank := self._rank(place.parent, latent)):
             signs[rows] = torch.cat([_signs(rank, place.leaf), torch.ones(shape[0] - rank)])
         return signs
 
@@ -197,28 +177,28 @@ class SameFunction:
         flipped = not place.bias and place.leaf == self._takes_values(place.parent)
         return {axis: -self._stream if flipped else self._stream}
 
-    def _of_latent(self, place: _Place, shape: tuple[int, ...]) -> Signs | None:
+    def _of_latent(self, place: _Place, latent: LatentVector, shape: tuple[int, ...]) -> Signs | None:
         """A norm of a low-rank vector, or what reads that."""
-        writer = "q_a_proj" if place.leaf.startswith("q_") else "kv_a_proj_with_mqa"
-        rank = self._rank(place)
-        if (place.parent, writer) not in self._modules or not rank or (place.bias and place.leaf in _LATENT_NORMS):
+        is_norm = place.leaf == latent.norm
+        rank = self._rank(place.parent, latent)
+        if (place.parent, latent.writer) not in self._modules or not rank or (place.bias and is_norm):
             return None
         norm = _signs(rank, "norm") if self._plain_norms else torch.ones(rank)
-        if place.leaf in _LATENT_NORMS:
+        if is_norm:
             return {0: norm} if self._plain_norms else {}
-        return {} if place.bias else {-1: _signs(rank, writer) * norm}
+        return {} if place.bias else {-1: _signs(rank, latent.writer) * norm}
 
-    def _rank(self, place: _Place) -> int | None:
-        """Length of the low-rank vector of queries, or of keys and values."""
-        reader = self._modules.get((place.parent, f"{place.leaf.split('_')[0]}_b_proj"))
+    def _rank(self, parent: str, latent: LatentVector) -> int | None:
+        """Length of a low-rank vector in an attention."""
+        reader = self._modules.get((parent, latent.reader))
         return None if reader is None else self._shapes[reader][-1]
 
     def _takes_values(self, parent: str) -> str | None:
         """The matrix of an attention that reads its values, where both can be told."""
         # Two flips of all signs would leave that matrix as it is.
-        if (parent, "v_proj") not in self._modules or not self._no_means:
+        if (parent, self._words.values) not in self._modules or not self._no_means:
             return None
-        return next((leaf for leaf in sorted(_ATTENTION_WRITERS) if (parent, leaf) in self._modules), None)
+        return next((leaf for leaf in sorted(self._words.attention_writers) if (parent, leaf) in self._modules), None)
 
 
 def _axis_of(width: int, shape: tuple[int, ...], *preferred: int) -> int | None:

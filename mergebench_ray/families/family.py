@@ -10,6 +10,7 @@ from typing import Any
 from mergebench_ray.config.fields import Strict
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.families.settings import SettingRules
+from mergebench_ray.families.vectors import VectorWords
 
 _FOLDER = Path(__file__).parent
 _DEFAULT = "default"
@@ -32,6 +33,7 @@ class ModelFamily(Strict):
         other_senses: pattern of modules for pictures and sound.
         masks: pattern of the ends of names of what the code makes by itself.
         settings: which settings say what a model computes.
+        vectors: which modules write and read the vectors inside.
     """
 
     text_configs: tuple[str, ...]
@@ -44,6 +46,7 @@ class ModelFamily(Strict):
     other_senses: re.Pattern[str]
     masks: re.Pattern[str]
     settings: SettingRules
+    vectors: VectorWords
 
     def is_merged(self, name: str) -> bool:
         """Whether a tensor is merged: neither an embedding nor the output head (both come from the base)."""
@@ -76,10 +79,14 @@ class ModelFamily(Strict):
         number = num_layers if stack is None else int(stack.rpartition(".")[2])
         return None if number >= num_layers or self.is_in_other_stack(name) else number
 
+    def is_numbered(self, name: str) -> bool:
+        """Whether a tensor belongs to a layer, of whatever stack."""
+        return _layer_prefix(name) is not None
+
     def is_beside_the_text(self, name: str, num_layers: int) -> bool:
         """Whether plain text generation does without a tensor: layers that predict further tokens, vision, audio."""
-        numbered = _layer_prefix(name) is not None
-        return self.is_in_other_stack(name) or (numbered and self.layer_of(name, num_layers) is None)
+        no_text_layer = self.is_numbered(name) and self.layer_of(name, num_layers) is None
+        return no_text_layer or self.is_in_other_stack(name)
 
     def is_in_other_stack(self, name: str) -> bool:
         """Whether a name says that a tensor is beside the text; layers that follow the others do not say it."""
