@@ -135,17 +135,18 @@ class LayerStack:
         self._base, self._dtype, self._device = base, dtype, device
         self.family = base.family
         model = _skeleton(base, dtype, device)
-        if not isinstance(getattr(model.base_model, "layers", None), nn.ModuleList) or not hasattr(
-            model.base_model, "norm"
-        ):
+        layout = self.family.decoder
+        layers = getattr(model.base_model, layout.layers, None)
+        if not isinstance(layers, nn.ModuleList) or not hasattr(model.base_model, layout.norm):
             raise InputError(f"{base}: {type(model).__name__} is not a list of layers and a norm, so {_ONE_AT_A_TIME}")
         _require_parameters(model, base)
         require_linear_layers(model)
         self._prefix = f"{model.base_model_prefix}."
         self._backbone: Any = model.base_model
-        self._layers = list(self._backbone.layers)
-        self._backbone.layers = nn.ModuleList(_HandOn() for _ in self._layers)
-        self._backbone.norm = _HandOn()
+        self._layers = list(layers)
+        self._places = nn.ModuleList(_HandOn() for _ in self._layers)
+        setattr(self._backbone, layout.layers, self._places)
+        setattr(self._backbone, layout.norm, _HandOn())
         self.num_layers = len(self._layers)
 
     def shapes(self, index: int) -> dict[str, torch.Size]:
@@ -155,7 +156,7 @@ class LayerStack:
 
     def prefix(self, index: int) -> str:
         """What the names of a layer's tensors begin with in the checkpoint."""
-        return f"{self._prefix}layers.{index}."
+        return f"{self._prefix}{self.family.decoder.layers}.{index}."
 
     def embed(self, batches: Sequence[Batch]) -> list[Tensor]:
         """Hidden states (B, L, D) that enter the first layer; the base's embeddings are in memory only meanwhile."""
@@ -184,11 +185,11 @@ class LayerStack:
         for name, shape in self.shapes(index).items():
             values = weights[name].to(self._device, self._dtype).view(shape)
             place_parameter(layer, name.removeprefix(prefix), values)
-        self._backbone.layers[index] = layer
+        self._places[index] = layer
         try:
             yield layer
         finally:
-            self._backbone.layers[index] = _HandOn()
+            self._places[index] = _HandOn()
             layer.to("meta")
 
     def run(self, batch: Batch, hidden: Tensor) -> Tensor:
@@ -216,8 +217,7 @@ def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) 
     if config is None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(f"{checkpoint}: the installed transformers has no language model {kind!r}, so {_CANNOT}")
     config.use_cache = False
-    # Scaled-dot-product attention leaves the soft-capping of scores out.
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    attention = checkpoint.family.decoder.attention(config)
     try:
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(

@@ -9,6 +9,7 @@ from typing import Any
 
 from mergebench_ray.config.fields import Strict
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
+from mergebench_ray.families.decoder import DecoderLayout
 from mergebench_ray.families.settings import SettingRules
 from mergebench_ray.families.vectors import VectorWords
 
@@ -34,6 +35,7 @@ class ModelFamily(Strict):
         masks: pattern of the ends of names of what the code makes by itself.
         settings: which settings say what a model computes.
         vectors: which modules write and read the vectors inside.
+        decoder: how transformers builds the decoder.
     """
 
     text_configs: tuple[str, ...]
@@ -47,6 +49,7 @@ class ModelFamily(Strict):
     masks: re.Pattern[str]
     settings: SettingRules
     vectors: VectorWords
+    decoder: DecoderLayout
 
     def is_merged(self, name: str) -> bool:
         """Whether a tensor is merged: neither an embedding nor the output head (both come from the base)."""
