@@ -233,7 +233,7 @@ def _are_equal(one: Checkpoint, name: str, other: Checkpoint, other_name: str) -
 def _of_the_base(base: Checkpoint, specialist: Checkpoint) -> list[str]:
     """Notes on tensors that are the base's whatever a specialist holds."""
     notes = []
-    norms = [name for name, info in base.tensors.items() if "embed" in name and len(info.shape) == 1]
+    norms = [name for name, info in base.tensors.items() if base.family.is_embedding(name) and len(info.shape) == 1]
     if norms:
         notes.append(f"{norms[0]}{_others(norms)} goes with the embeddings: the base's is used")
     absent = [name for name, info in base.tensors.items() if name not in specialist.tensors and info.numel]

@@ -47,10 +47,9 @@ class FolderCheckpoint(Checkpoint):
             self.corrected_settings = {"tie_word_embeddings": False}
             self.config = {**self.config, **self.corrected_settings}
         self.notes = notes
+        family = self.family
         self.tensors = {
-            name: stored[name]
-            for name in sorted(stored)
-            if name not in copies and not name.endswith("rotary_emb.inv_freq")
+            name: stored[name] for name in sorted(stored) if name not in copies and not family.is_recomputed(name)
         }
 
     def digest(self) -> str:

@@ -33,6 +33,7 @@ class ModelFamily(Strict):
         further_token_layers: pattern of modules that hold layers which predict further tokens.
         other_senses: pattern of modules for pictures and sound.
         masks: pattern of the ends of names of what the code makes by itself.
+        recomputed: pattern of the ends of names of what a model computes anew whenever it starts.
         settings: which settings say what a model computes.
         vectors: which modules write and read the vectors inside.
         decoder: how transformers builds the decoder.
@@ -47,13 +48,14 @@ class ModelFamily(Strict):
     further_token_layers: re.Pattern[str]
     other_senses: re.Pattern[str]
     masks: re.Pattern[str]
+    recomputed: re.Pattern[str]
     settings: SettingRules
     vectors: VectorWords
     decoder: DecoderLayout
 
     def is_merged(self, name: str) -> bool:
         """Whether a tensor is merged: neither an embedding nor the output head (both come from the base)."""
-        return self.counts_for_threshold(name) and not self.is_output_head(name)
+        return not self.is_embedding(name) and not self.is_output_head(name)
 
     def is_token_embedding(self, name: str) -> bool:
         """Whether a tensor is a table of token embeddings, which a tied head shares."""
@@ -64,13 +66,14 @@ class ModelFamily(Strict):
         """Whether a tensor belongs to an output head of its own (untied from the embeddings)."""
         return not self.output_heads.isdisjoint(name.split(".")) or self.output_head_names.fullmatch(name) is not None
 
-    def counts_for_threshold(self, name: str) -> bool:
-        """Whether a tensor's entries count for global thresholds: all but embeddings, so an untied head counts.
-
-        Everything with "embed" in its name goes with the embeddings, as in MergeBench's code.
-        """
+    def is_embedding(self, name: str) -> bool:
+        """Whether a tensor goes with the embeddings: all with "embed" in their names, as in MergeBench's code."""
         words = self.token_embeddings | self.position_embeddings
-        return _EMBEDDING not in name and words.isdisjoint(name.split("."))
+        return _EMBEDDING in name or not words.isdisjoint(name.split("."))
+
+    def counts_for_threshold(self, name: str) -> bool:
+        """Whether a tensor's entries count for global thresholds: all but embeddings, so an untied head counts."""
+        return not self.is_embedding(name)
 
     def layer_of(self, name: str, num_layers: int) -> int | None:
         """Index of the text layer that a tensor belongs to: the first number among the parts of its name.
@@ -106,6 +109,10 @@ class ModelFamily(Strict):
     def is_buffer(self, name: str) -> bool:
         """Whether a tensor is one that the code makes by itself, and that older versions saved: causal masks."""
         return self.masks.search(name) is not None
+
+    def is_recomputed(self, name: str) -> bool:
+        """Whether a tensor is one that no model reads, since it follows from the configuration: rotary frequencies."""
+        return self.recomputed.search(name) is not None
 
 
 def family_of(model_type: object) -> ModelFamily:

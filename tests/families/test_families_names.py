@@ -40,6 +40,7 @@ def test_what_lies_between_embeddings_and_head_is_merged(name: str) -> None:
 def test_embeddings_are_neither_merged_nor_counted_for_thresholds(name: str) -> None:
     assert not LLAMA.is_merged(name)
     assert not LLAMA.counts_for_threshold(name)
+    assert LLAMA.is_embedding(name)
     assert not LLAMA.is_output_head(name)
 
 
@@ -106,6 +107,11 @@ def test_masks_that_older_versions_saved_are_buffers_and_biases_of_projections_a
     assert LLAMA.is_buffer("transformer.h.0.attn.bias")
     assert LLAMA.is_buffer("gpt_neox.layers.0.attention.masked_bias")
     assert not LLAMA.is_buffer("transformer.h.0.attn.c_attn.bias")
+
+
+def test_rotary_frequencies_that_older_versions_saved_are_read_by_nobody() -> None:
+    assert LLAMA.is_recomputed("model.layers.0.self_attn.rotary_emb.inv_freq")
+    assert not LLAMA.is_recomputed("model.layers.0.self_attn.q_proj.weight")
 
 
 @pytest.mark.parametrize("model_type", ["of_remote_code", "../family", "", None, ["llama"], 7])
