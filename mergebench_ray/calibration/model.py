@@ -203,7 +203,7 @@ class LayerStack:
         return output
 
 
-class _HandOn(nn.Module):  # type: ignore[misc]
+class _HandOn(nn.Module):
     """Stands in for a layer or norm without weights."""
 
     def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:

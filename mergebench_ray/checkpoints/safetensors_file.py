@@ -130,7 +130,7 @@ def read_elements(info: TensorInfo, start: int, count: int) -> Tensor:
     """
     values = torch.empty(count, dtype=info.dtype)
     if count:
-        buffer = memoryview(values.view(torch.uint8).numpy())
+        buffer = values.view(torch.uint8).numpy().data
         read_into(info.file, info.state, info.offset + start * info.dtype.itemsize, buffer)
     return values
 

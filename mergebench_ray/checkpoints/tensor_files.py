@@ -131,7 +131,7 @@ def _write_tensor(name: str, tensor: Tensor, place: _Place) -> int:
             raise InputError(f"tensor {name!r} holds numbers that are too large for {dtype}; give a base without them")
         raise InputError(f"tensor {name!r} would be written with NaN or infinity; choose smaller coefficients")
     if values.numel():
-        _write_at(place.stream, place.position, memoryview(values.view(torch.uint8).numpy()))
+        _write_at(place.stream, place.position, values.view(torch.uint8).numpy().data)
     return _num_bytes(place.stored)
 
 

@@ -227,7 +227,7 @@ def start_evaluator(
     )
     environment = {"env_vars": ACTOR_ENVIRONMENT}
     actor_class = ray.remote(Evaluator).options(num_cpus=_ENGINE_CPUS, num_gpus=num_gpus, runtime_env=environment)
-    actor = actor_class.remote(suite, options, make_engine, judges, base)
+    actor: Any = actor_class.remote(suite, options, make_engine, judges, base)
     actor.start.remote()
     return actor
 

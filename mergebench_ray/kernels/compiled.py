@@ -91,7 +91,7 @@ class CompiledKernel:
             self._loader.run([*arrays, *position, *scalars.values(), out])
 
 
-class _Exported(torch.nn.Module):  # type: ignore[misc]
+class _Exported(torch.nn.Module):
     """The function with flat arguments, as `torch.export` wants it."""
 
     def __init__(self, function: BlockFunction, num_arrays: int, names: Sequence[str], paired: bool) -> None:

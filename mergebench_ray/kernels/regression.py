@@ -91,7 +91,7 @@ def solve_regression(system: RegressionSystem, reduction: float, where: str) -> 
             return (base + scale * torch.cholesky_solve(scale * right, factor)).float().T.contiguous()
     logger.warning("%s: the Gram matrix is singular (%s); solved with the pseudo-inverse", where, reason)
     # What float32 sums cannot tell from nothing is nothing.
-    inverse = torch.linalg.pinv(gram, hermitian=True, rtol=len(gram) * torch.finfo(torch.float32).eps)
+    inverse: Tensor = torch.linalg.pinv(gram, hermitian=True, rtol=len(gram) * torch.finfo(torch.float32).eps)
     return (inverse @ (right + gram @ base)).float().T.contiguous()
 
 

@@ -26,7 +26,7 @@ def column_order(rows: Sequence[Sequence[str]]) -> list[str]:
     return order
 
 
-def typed_array(values: Sequence[Any]) -> pa.Array:
+def typed_array(values: Sequence[Any]) -> pa.Array[Any]:
     """An Arrow array of the narrowest type that holds all values; a mix of kinds becomes text."""
     present = [value for value in values if value is not None]
     kinds = {type(value) for value in present}

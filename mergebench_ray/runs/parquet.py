@@ -43,7 +43,7 @@ def read_parquet(
         for name, kind in required.items():
             if kind == pa.string() and columns[name].null_count:
                 raise ValueError(f"rows without {name!r}")
-        found = pa.table(columns)
+        found = pa.Table.from_arrays(list(columns.values()), list(columns))
         found.validate(full=True)
         return found
     except (FileNotFoundError, InputError):

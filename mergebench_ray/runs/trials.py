@@ -222,7 +222,7 @@ def read_trials(folder: Path) -> list[Trial]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the folder of a run that has scored at least one model") from None
     try:
-        return [Trial.from_json(text) for text in records]
+        return [Trial.from_json(str(text)) for text in records]
     except ValueError as error:
         reason = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
         raise InputError(

@@ -36,7 +36,7 @@ _TUNE_SETTINGS = {
 _TRIAL_CPUS = 0.001  # a trial only waits for the scorer, but Tune refuses one without resources
 
 
-class KeepTrials(tune.Callback):  # type: ignore[misc]
+class KeepTrials(tune.Callback):
     """Writes each finished candidate to the store, in the driver, before Tune asks for the next one."""
 
     def __init__(

@@ -76,13 +76,13 @@ def _check_enumerable(sweep: Sweep) -> None:
 
 
 # Both stop a study when they have been everywhere, which Optuna refuses where Tune asks for candidates.
-class _Grid(optuna.samplers.GridSampler):  # type: ignore[misc]
+class _Grid(optuna.samplers.GridSampler):
     def after_trial(self, *arguments: Any) -> None:
         with suppress(RuntimeError):
             super().after_trial(*arguments)
 
 
-class _BruteForce(optuna.samplers.BruteForceSampler):  # type: ignore[misc]
+class _BruteForce(optuna.samplers.BruteForceSampler):
     def after_trial(self, *arguments: Any) -> None:
         with suppress(RuntimeError):
             super().after_trial(*arguments)

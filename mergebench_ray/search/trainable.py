@@ -11,7 +11,7 @@ METRIC = "normalised_average"
 RECIPE = "recipe"
 
 
-class CandidateTrial(tune.Trainable):  # type: ignore[misc]
+class CandidateTrial(tune.Trainable):
     """Passes a suggestion to the scorer and its value to Tune.
 
     The actor is reused for all candidates and holds one handle, so there is nothing to set up again; it imports neither
