@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,38 +46,15 @@ def sharded(path: Path, weight_map: dict[str, str]) -> Path:
     return path
 
 
-def test_index_names_shapes_and_types_match_the_file(llama: Path) -> None:
+def test_names_shapes_types_and_values_are_those_of_the_file(llama: Path) -> None:
     stored = load_file(llama / "model.safetensors")
-    tensors = resolve(str(llama)).tensors
+    checkpoint = resolve(str(llama))
+    tensors = checkpoint.tensors
     assert list(tensors) == sorted(stored)
     assert {n: (i.shape, i.dtype) for n, i in tensors.items()} == {
         n: (tuple(t.shape), t.dtype) for n, t in stored.items()
     }
-
-
-@pytest.mark.parametrize("step", [1, 7, 64, 1000, 10**6])
-def test_slices_put_together_are_the_stored_tensor(llama: Path, step: int) -> None:
-    name = "model.layers.1.self_attn.k_proj.weight"
-    checkpoint = resolve(str(llama))
-    size = checkpoint.tensors[name].numel
-    slices = [checkpoint.read(name, start, min(step, size - start)) for start in range(0, size, step)]
-    assert torch.equal(torch.cat(slices), load_file(llama / "model.safetensors")[name].flatten())
-
-
-def test_a_slice_that_leaves_the_tensor_is_an_internal_fault(llama: Path) -> None:
-    checkpoint = resolve(str(llama))
-    size = checkpoint.tensors["model.norm.weight"].numel
-    for start, count in [(-1, 1), (0, size + 1), (size + 1, None), (0, -1)]:
-        with pytest.raises(ValueError, match=r"model\.norm\.weight: slice"):
-            checkpoint.read("model.norm.weight", start, count)
-    assert checkpoint.read("model.norm.weight", size).numel() == 0
-
-
-def test_a_pickled_checkpoint_reads_the_same_in_another_process(llama: Path) -> None:
-    checkpoint = resolve(str(llama))
-    copy = pickle.loads(pickle.dumps(checkpoint))
-    assert len(pickle.dumps(checkpoint)) < 10_000
-    assert torch.equal(copy.read("model.norm.weight"), checkpoint.read("model.norm.weight"))
+    assert all(torch.equal(checkpoint.read(name), values.flatten()) for name, values in stored.items())
 
 
 def test_shards_are_read_through_links_as_in_the_hubs_cache(tmp_path: Path) -> None:
@@ -160,31 +134,6 @@ def test_nan_or_infinity_anywhere_has_no_digest(tmp_path: Path, value: float, dt
     for _ in range(2):
         with pytest.raises(InputError, match=r"model\.safetensors: tensor 'model\.embed_tokens\.weight' holds NaN"):
             resolve(str(path)).digest()
-
-
-def _rewritten(file: Path) -> None:
-    with file.open("rb+") as stream:
-        stream.seek(-2, os.SEEK_END)
-        stream.write(b"\0\0")
-
-
-def _replaced(file: Path) -> None:
-    shutil.copyfile(file, file.with_name("copy"))
-    os.replace(file.with_name("copy"), file)
-
-
-@pytest.mark.parametrize("change", [_rewritten, _replaced])
-def test_a_file_that_changes_after_its_header_was_read_is_refused(
-    tmp_path: Path, change: Callable[[Path], None]
-) -> None:
-    path = tiny_llama(tmp_path / "m")
-    checkpoint = resolve(str(path))
-    time.sleep(0.02)  # the clock of file times goes in steps
-    change(path / "model.safetensors")
-    with pytest.raises(InputError, match=r"model\.safetensors: was changed while it was in use"):
-        pickle.loads(pickle.dumps(checkpoint)).read("model.norm.weight")
-    with pytest.raises(InputError, match=r"model\.safetensors: was changed while it was in use"):
-        checkpoint.digest()
 
 
 def headed(path: Path, config: dict[str, Any], head: float) -> Path:
