@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mergebench_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mergebench_ray.kernels.block import Block, BlockFunction, Scalars, keep_where
+    from mergebench_ray.kernels.block import Block, BlockFunction, Scalars
     from mergebench_ray.kernels.compiled import warn_not_compiled
     from mergebench_ray.kernels.histogram import MAGNITUDES, kth_smallest_magnitude, magnitude_histogram
     from mergebench_ray.kernels.passes import Pass, Segment
@@ -20,7 +20,6 @@ __all__ = [
     "Pass",
     "Scalars",
     "Segment",
-    "keep_where",
     "kth_smallest_magnitude",
     "magnitude_histogram",
     "random_numbers",
@@ -40,7 +39,6 @@ __getattr__ = lazy_names(
         "Pass": "passes",
         "Scalars": "block",
         "Segment": "passes",
-        "keep_where": "block",
         "kth_smallest_magnitude": "histogram",
         "magnitude_histogram": "histogram",
         "random_numbers": "random",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ Scalars = Mapping[str, Sequence[float] | Sequence[int]]
 """Small lists that a function gets beside the block: numbers arrive as float32, integers as int32, each [length]."""
 
 
-class Block(NamedTuple):
+class Block:
     """A run of n parameters, in float32.
 
     Attributes:
@@ -23,14 +23,32 @@ class Block(NamedTuple):
             2**30; only meaningful to a function that `uses_position`.
         companions: one more [n] per specialist, such as a Fisher diagonal or a mask of zeros and ones; empty where the
             function has no `companion`.
-        zero: [1], 0.0 that compilers do not know: they would leave out `0.0 + x`, which turns -0.0 into 0.0.
+        has_dropped: whether `keep_where` was called.
     """
 
-    base: Tensor
-    task_vectors: list[Tensor]
-    position: Tensor
-    companions: list[Tensor]
-    zero: Tensor
+    def __init__(
+        self, base: Tensor, task_vectors: list[Tensor], position: Tensor, companions: list[Tensor], zero: Tensor
+    ) -> None:
+        self.base = base
+        self.task_vectors = task_vectors
+        self.position = position
+        self.companions = companions
+        self.has_dropped = False
+        self._zero = zero
+
+    def keep_where(self, condition: Tensor, values: Tensor) -> Tensor:
+        """The values where a condition holds, elsewhere zero; for finite values.
+
+        Args:
+            condition: a comparison, bool [n].
+            values: float32 [n].
+        """
+        self.has_dropped = True
+        # Compiled code chooses, from a zero that it does not know, which takes fewest instructions. Eager code
+        # multiplies by the condition, since it chooses several times more slowly; what it drops keeps its sign.
+        if torch.compiler.is_exporting():
+            return torch.where(condition, values, self._zero)
+        return condition.float() * values
 
 
 @dataclass(frozen=True)
@@ -71,32 +89,20 @@ class BlockFunction:
         """
         base, *others = (array.float() for array in arrays)
         num_specialists = len(others) if self.companion is None else len(others) // 2
-        block = Block(base, others[:num_specialists], lanes + start, others[num_specialists:], scalars[_ZERO])
-        return self.function(block, scalars, **dict(self.options))
-
-
-def keep_where(condition: Tensor, values: Tensor, zero: Tensor) -> Tensor:
-    """The values where a condition holds, elsewhere a zero of either sign; for finite values.
-
-    Compiled code chooses, from a zero that it does not know, which takes fewest instructions. Eager code multiplies by
-    the condition, since it chooses several times more slowly. Add `zero` to what becomes of the result: a sum with 0.0
-    is never -0.0, so that both give the same bits.
-
-    Args:
-        condition: a comparison, bool [n].
-        values: float32 [n].
-        zero: `Block.zero`.
-    """
-    if torch.compiler.is_exporting():
-        return torch.where(condition, values, zero)
-    return condition.float() * values
+        zero = scalars[_ZERO]
+        block = Block(base, others[:num_specialists], lanes + start, others[num_specialists:], zero)
+        result = self.function(block, scalars, **dict(self.options))
+        # Dropped entries are zeros of either sign, which the sign of a result that is zero may follow. A sum with 0.0
+        # is never -0.0; so compiled and eager code give the same bits, and no method needs to know.
+        return result + zero if block.has_dropped else result
 
 
 _ZERO = "zero"
+"""Name, beside a function's scalars, of a 0.0 that compilers do not know: they would leave out `x + 0.0`."""
 
 
 def scalar_tensors(scalars: Sequence[Scalars], device: torch.device) -> list[dict[str, Tensor]]:
-    """Each of several scalars as small tensors, float32 where any entry is a float, else int32; and `Block.zero`.
+    """Each of several scalars as small tensors, float32 where any entry is a float, else int32; and the zero.
 
     Made as rows of one tensor a name: making a tensor takes microseconds, which a model of hundreds of tensors would
     notice.

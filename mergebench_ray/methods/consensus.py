@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from mergebench_ray import kernels
 from mergebench_ray.methods import (
     Method,
     MethodParameters,
@@ -60,8 +59,7 @@ class Consensus(Method):
             [(v.abs() > mu[k] * (total - v).abs()).float() for k, v in enumerate(vectors)],
         )
         merged = sum_of([coefficient[k] * vector for k, vector in enumerate(vectors)])
-        kept = kernels.keep_where(masks >= scalars["needed"], merged, block.zero)
-        return block.base + sum_of([block.zero, kept])
+        return block.base + block.keep_where(masks >= scalars["needed"], merged)
 
     def scalars(
         self, parameters: ConsensusParameters, prepared: Any, place: TensorPlace, specialists: Sequence[str]

@@ -56,8 +56,8 @@ class Dare(Method):
         kept = []
         for k, vector in enumerate(block.task_vectors):
             numbers = kernels.random_numbers(scrambled, scalars["specialist_keys"][k])
-            kept.append(kernels.keep_where(numbers >= drop_below, coefficient[k] * vector, block.zero))
-        return block.base + sum_of([block.zero, *kept])
+            kept.append(block.keep_where(numbers >= drop_below, coefficient[k] * vector))
+        return block.base + sum_of(kept)
 
     def scalars(
         self, parameters: DareParameters, prepared: Any, place: TensorPlace, specialists: Sequence[str]

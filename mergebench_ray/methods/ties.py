@@ -77,11 +77,9 @@ class Ties(Method):
         merge = {"sum": _merge_sum, "mean": _merge_mean, "max": _merge_max}[options["merge_func"]]
         up, down = merge(risen, scalars["coefficient"]), merge(fallen, scalars["coefficient"])
         # Both are merged before the sign is known: a chain of operations half as long, which is what limits a CPU.
-        chosen = [
-            kernels.keep_where(total > scalars["up_above"], up, block.zero),
-            kernels.keep_where(total < scalars["down_below"], down, block.zero),
-        ]
-        return sum_of([block.base, block.zero, *chosen])
+        rise = block.keep_where(total > scalars["up_above"], up)
+        fall = block.keep_where(total < scalars["down_below"], down)
+        return block.base + rise + fall
 
     def options(self, parameters: TiesParameters) -> dict[str, Any]:
         """The merge function is another formula."""
@@ -113,8 +111,8 @@ class Ties(Method):
 def trim(block: Block, threshold: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Task vectors without the magnitudes below their thresholds: the positive entries, and the negative ones."""
     vectors = list(enumerate(block.task_vectors))
-    risen = [kernels.keep_where(vector >= threshold[k], vector, block.zero) for k, vector in vectors]
-    fallen = [kernels.keep_where(vector <= -threshold[k], vector, block.zero) for k, vector in vectors]
+    risen = [block.keep_where(vector >= threshold[k], vector) for k, vector in vectors]
+    fallen = [block.keep_where(vector <= -threshold[k], vector) for k, vector in vectors]
     return risen, fallen
 
 
