@@ -30,6 +30,7 @@ from torch import Tensor
 from mergebench_ray.cache import cache_folder, one_at_a_time
 from mergebench_ray.files import whole_folder
 from mergebench_ray.helper_process import helper_process
+from mergebench_ray.kernels import block, pairs
 from mergebench_ray.kernels.block import BlockFunction
 from mergebench_ray.kernels.pairs import WORD, WORDS, first_entries, rounded_words, second_entries
 from mergebench_ray.kernels.threads import torch_threads
@@ -52,8 +53,10 @@ INDUCTOR_OPTIONS: dict[str, Any] = {
     "realize_acc_reads_threshold": 1 << 20,
 }
 
+_SOURCES = tuple(Path(str(path)) for path in (__file__, block.__file__, pairs.__file__))
+"""A change of these files is another kernel: they say what is exported, and how it is compiled."""
+
 _SMALL = 1 << 15
-_FORMAT = 6
 
 
 class CannotCompileError(Exception):
@@ -154,9 +157,22 @@ def compile_kernel(
 
 def _key(signature: str, scalars: dict[str, Tensor], out_dtype: torch.dtype, device: torch.device, paired: bool) -> str:
     shapes = {name: (tuple(value.shape), str(value.dtype)) for name, value in scalars.items()}
-    what = (_FORMAT, signature, shapes, str(out_dtype), device.type, paired, sorted(INDUCTOR_OPTIONS.items()))
-    where = (torch.__version__, platform.machine(), _processor(), sys.version_info[:2])
+    what = (_sources(), signature, shapes, str(out_dtype), paired)
+    where = (torch.__version__, platform.machine(), _processor(), sys.version_info[:2], *_accelerator(device))
     return hashlib.sha256(repr((what, where)).encode()).hexdigest()
+
+
+@cache
+def _sources() -> str:
+    """Digest of the modules that make a compiled kernel of a function; the function itself is in its signature."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
+
+
+def _accelerator(device: torch.device) -> tuple[object, ...]:
+    """What code for this device is compiled for, besides the processor."""
+    if device.type != "cuda":
+        return (device.type,)
+    return (device.type, torch.version.cuda, torch.cuda.get_device_capability(device))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Compiled kernels live in the cache folder and nowhere else."""
+"""Compiled kernels live in the cache folder and nowhere else, one for each that would differ."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+from mergebench_ray.kernels import compiled
+
+CPU = torch.device("cpu")
 _CHILD = """
 import os, signal, torch
 from mergebench_ray.kernels import Pass, Segment
@@ -31,3 +37,32 @@ def test_a_killed_process_leaves_no_temporary_files_behind(tmp_path: Path) -> No
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     # Should this have compiled the kernel: torch's precompiled headers are in one folder for all processes.
     assert {entry.name for entry in tmp_path.iterdir()} <= {f"torchinductor_{getpass.getuser()}"}
+
+
+def key(device: torch.device = CPU) -> str:
+    compiled._sources.cache_clear()
+    return compiled._key("signature", {"coefficient": torch.zeros(2)}, torch.bfloat16, device, False)
+
+
+def test_a_change_of_what_makes_kernels_is_another_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = []
+    for path in compiled._SOURCES:
+        sources.append(tmp_path / path.name)
+        sources[-1].write_bytes(path.read_bytes())
+    monkeypatch.setattr(compiled, "_SOURCES", sources)
+    keys = [key()]
+    for source in sources:
+        source.write_text(source.read_text().replace("import torch\n", "import torch as torch\n"))
+        keys.append(key())
+    monkeypatch.undo()
+    assert key() == keys[0]
+    assert len(set(keys)) == 1 + len(sources)
+
+
+def test_a_card_of_another_capability_is_another_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {key()}
+    for capability in [(8, 0), (9, 0)]:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        keys.add(key(torch.device("cuda", 0)))
+    assert len(keys) == 3
+    assert key(torch.device("cuda", 1)) in keys
