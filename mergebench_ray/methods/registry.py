@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +16,12 @@ from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.methods.method import Method
 from mergebench_ray.methods.parameters import MethodParameters
 
+logger = logging.getLogger(__name__)
+
 MethodT = TypeVar("MethodT", bound=type[Method])
+
+ENTRY_POINTS = "mergebench_ray.methods"
+"""Group of entry points by which other packages bring methods: modules, or classes, that `register` theirs."""
 
 _methods: dict[str, Method] = {}
 
@@ -39,6 +46,12 @@ def register(method: MethodT) -> MethodT:
 def _scan() -> None:
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"{__package__}.{module.name}")
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as error:  # whatever a package's import may raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            logger.warning("method %s (%s) is left out: %s", entry.name, entry.value, reason)
 
 
 def method_names() -> list[str]:

@@ -24,7 +24,7 @@ from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.config.yaml_files import parse_setting, to_yaml
 from mergebench_ray.config.yaml_reader import YAMLReadError, load_yaml
 from mergebench_ray.errors import InputError
-from mergebench_ray.methods import complete_parameters, method_names
+from mergebench_ray.methods import complete_parameters, get_method, method_names
 from mergebench_ray.search.space import Space
 
 NAMES = ["coding", "instruction", "math", "multilingual", "safety"]
@@ -64,19 +64,7 @@ RANGES = st.fixed_dictionaries(
     },
 )
 PARAMETERS = RANGES | st.fixed_dictionaries({"choices": st.lists(SCALARS, max_size=3)}) | VALUES
-FIELDS = [
-    "scaling_coef",
-    "density",
-    "merge_func",
-    "p",
-    "seed",
-    "mu",
-    "k",
-    "sparsity",
-    "overlap",
-    "trained",
-    "reduction",
-]
+FIELDS = sorted({field for name in method_names() for field in get_method(name).Parameters.model_fields})
 METHODS = st.dictionaries(
     st.sampled_from(method_names()),
     st.none() | st.dictionaries(st.sampled_from(FIELDS), PARAMETERS, max_size=3),

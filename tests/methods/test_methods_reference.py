@@ -14,7 +14,7 @@ from torch import Tensor
 import naive_methods as naive
 from bank_in_process import LocalBank
 from mergebench_ray.checkpoints import Checkpoint, resolve
-from mergebench_ray.methods import get_method, method_names, parse_parameters
+from mergebench_ray.methods import complete_parameters, get_method, method_names, parse_parameters
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
 
 SPECIALISTS = ["coding", "instruction", "math", "multilingual", "safety"]
@@ -54,64 +54,47 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Models(resolve(str(base)), specialists)
 
 
-CASES: list[tuple[str, dict[str, Any], Callable[..., naive.Model], dict[str, Any]]] = [
-    ("model_soup", {}, naive.model_soup, {}),
-    ("task_arithmetic", {"scaling_coef": 0.4}, naive.task_arithmetic, {"scaling_coef": [0.4] * 5}),
-    (
-        "task_arithmetic",
-        {"scaling_coef": dict(zip(SPECIALISTS, [0.1, 0.9, -0.3, 1.5, 0.2]))},
-        naive.task_arithmetic,
-        {"scaling_coef": [0.1, 0.9, -0.3, 1.5, 0.2]},
-    ),
-    ("ties", {"density": 0.2}, naive.ties, {"scaling_coef": 0.4, "density": 0.2}),
-    ("ties", {"density": 1.0}, naive.ties, {"scaling_coef": 0.4, "density": 1.0}),
-    (
-        "ties",
-        {"density": 0.7, "merge_func": "mean", "scaling_coef": 1.0},
-        naive.ties,
-        {"scaling_coef": 1.0, "density": 0.7, "merge_func": "mean"},
-    ),
-    (
-        "ties",
-        {"density": 0.5, "merge_func": "max", "scaling_coef": 0.7},
-        naive.ties,
-        {"scaling_coef": 0.7, "density": 0.5, "merge_func": "max"},
-    ),
-    ("dare", {"p": 0.8, "seed": 3}, naive.dare, {"scaling_coef": 0.4, "p": 0.8, "seed": 3}),
-    ("dare", {"p": 0.0}, naive.dare, {"scaling_coef": 0.4, "p": 0.0, "seed": 0}),
-    ("consensus", {}, naive.consensus, {"scaling_coef": 0.4, "mu": 0.2, "k": 2}),
-    (
-        "consensus",
-        {"mu": 0.6, "k": 3, "scaling_coef": 1.1},
-        naive.consensus,
-        {"scaling_coef": 1.1, "mu": 0.6, "k": 3},
-    ),
-    ("localize_and_stitch", {}, naive.localize_and_stitch, {"sparsity": 0.1}),
-    (
-        "localize_and_stitch",
-        {"sparsity": 0.3, "overlap": "mergebench"},
-        naive.localize_and_stitch,
-        {"sparsity": 0.3, "overlap": "mergebench"},
-    ),
+DATA_FREE = [name for name in method_names() if not get_method(name).calibration_samples(parse_parameters(name, {}))]
+CASES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in DATA_FREE),
+    ("task_arithmetic", {"scaling_coef": dict(zip(SPECIALISTS, [0.1, 0.9, -0.3, 1.5, 0.2]))}),
+    ("ties", {"density": 1.0}),
+    ("ties", {"density": 0.7, "merge_func": "mean", "scaling_coef": 1.0}),
+    ("ties", {"density": 0.5, "merge_func": "max", "scaling_coef": dict(zip(SPECIALISTS, [0.7, 0.9, 0.3, 1.2, 0.6]))}),
+    ("dare", {"p": 0.8, "seed": 3}),
+    ("dare", {"p": 0.0}),
+    ("consensus", {"mu": 0.6, "k": 3, "scaling_coef": 1.1}),
+    ("localize_and_stitch", {"sparsity": 0.3, "overlap": "mergebench"}),
 ]
 
 
-def test_every_method_has_a_reference() -> None:
-    """Those that see data have theirs in test_methods_calibrated.py."""
-    data_free = {n for n in method_names() if not get_method(n).calibration_samples(parse_parameters(n, {}))}
-    assert {case[0] for case in CASES} == data_free
+def reference_of(method: str) -> Callable[..., naive.Model]:
+    """The naive form of a method; those that see data have theirs in test_methods_calibrated.py."""
+    reference = getattr(naive, method, None)
+    if reference is None:
+        pytest.fail(
+            f"method {method!r} has no reference: add a function {method}(base, specialists, **hyper_parameters) "
+            "that reads as its definition to tests/support/naive_methods.py",
+            pytrace=False,
+        )
+    return reference
 
 
-@pytest.mark.parametrize(("method", "parameters", "reference", "arguments"), CASES)
-def test_method_equals_its_definition(
-    models: Models,
-    method: str,
-    parameters: dict[str, Any],
-    reference: Callable[..., naive.Model],
-    arguments: dict[str, Any],
-) -> None:
+@pytest.mark.parametrize("method", DATA_FREE)
+def test_every_method_has_a_reference(method: str) -> None:
+    assert reference_of(method).__module__ == naive.__name__
+
+
+def test_a_method_without_a_reference_is_told_where_it_goes() -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"'no_such' has no reference.*tests/support/naive_methods\.py"):
+        reference_of("no_such")
+
+
+@pytest.mark.parametrize(("method", "parameters"), CASES)
+def test_method_equals_its_definition(models: Models, method: str, parameters: dict[str, Any]) -> None:
     base, specialists = models.weights()
-    expected = reference(base, specialists, **arguments)
+    completed = complete_parameters(method, parameters, SPECIALISTS, layers=2)
+    expected = reference_of(method)(base, specialists, **completed)
     merged = LocalBank(models.base, models.specialists).merge(method, parameters)
     assert set(merged) == set(expected)
     assert all("embed" not in name and "lm_head" not in name for name in merged)
@@ -124,8 +107,7 @@ def test_method_equals_its_definition(
 
 def test_layer_groups_scale_their_own_layers(models: Models) -> None:
     base, specialists = models.weights()
-    low = naive.task_arithmetic(base, specialists, [0.2] * 5)
-    high = naive.task_arithmetic(base, specialists, [0.8] * 5)
+    low, high = (naive.task_arithmetic(base, specialists, dict.fromkeys(SPECIALISTS, c)) for c in (0.2, 0.8))
     merged = LocalBank(models.base, models.specialists).merge(
         "task_arithmetic", {"scaling_coef": {name: [0.2, 0.8] for name in SPECIALISTS}}
     )

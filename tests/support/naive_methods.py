@@ -1,7 +1,8 @@
 """Each method as its definition reads: whole tensors, plain PyTorch, nothing clever. What the fused passes must equal.
 
-`base` and the values of `specialists` map tensor names to tensors in bf16, as they come from the checkpoint. Results
-hold the merged tensors only.
+A function has its method's name and takes the hyper-parameters completed, as a recipe has them. `base` and the values
+of `specialists` map tensor names to tensors in bf16, as they come from the checkpoint. Results hold the merged tensors
+only.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ def model_soup(base: Model, specialists: dict[str, Model]) -> Model:
     return finish(base, {name: sum(v[name].float() for v in vectors) / len(vectors) for name in base})
 
 
-def task_arithmetic(base: Model, specialists: dict[str, Model], scaling_coef: list[float]) -> Model:
-    vectors = task_vectors(base, specialists)
-    return finish(base, {n: sum(c * v[n].float() for c, v in zip(scaling_coef, vectors)) for n in base})
+def task_arithmetic(base: Model, specialists: dict[str, Model], scaling_coef: dict[str, float]) -> Model:
+    vectors = dict(zip(sorted(specialists), task_vectors(base, specialists)))
+    return finish(base, {n: sum(scaling_coef[k] * v[n].float() for k, v in vectors.items()) for n in base})
 
 
 def ties(
-    base: Model, specialists: dict[str, Model], scaling_coef: float, density: float, merge_func: str = "sum"
+    base: Model, specialists: dict[str, Model], scaling_coef: dict[str, float], density: float, merge_func: str
 ) -> Model:
     vectors = task_vectors(base, specialists)
     trimmed = []
@@ -62,17 +63,17 @@ def ties(
         entries = torch.stack([v[name] for v in trimmed])
         elected = torch.where(signs[name] == 0, majority, signs[name])
         selected = torch.where((entries.sign() == elected) & (entries != 0), entries, 0.0)
+        scaled = torch.stack([scaling_coef[k] * entry for k, entry in zip(sorted(specialists), selected)])
         if merge_func == "sum":
-            result = selected.sum(0)
+            merged[name] = scaled.sum(0)
         elif merge_func == "mean":
-            result = selected.sum(0) / (selected != 0).sum(0).clamp(min=1)
+            merged[name] = scaled.sum(0) / (selected != 0).sum(0).clamp(min=1)
         else:
-            result = selected.abs().amax(0) * elected
-        merged[name] = scaling_coef * result
+            merged[name] = scaled.gather(0, selected.abs().argmax(0, keepdim=True))[0]
     return finish(base, merged)
 
 
-def dare(base: Model, specialists: dict[str, Model], scaling_coef: float, p: float, seed: int) -> Model:
+def dare(base: Model, specialists: dict[str, Model], scaling_coef: dict[str, float], p: float, seed: int) -> Model:
     """The mask is the one that the kernel's random numbers give; its statistics have tests of their own."""
     merged = {name: torch.zeros(tensor.shape) for name, tensor in base.items()}
     for specialist, vector in zip(sorted(specialists), task_vectors(base, specialists)):
@@ -82,21 +83,24 @@ def dare(base: Model, specialists: dict[str, Model], scaling_coef: float, p: flo
             key = torch.tensor(specialist_key(seed, name, 0, specialist), dtype=torch.int32)
             number = random_numbers(scramble(position, keys), key)
             kept = (number >= threshold_of(p)).view(tensor.shape)
-            merged[name] += scaling_coef * tensor.float() * kept / (1 - p)
+            merged[name] += scaling_coef[specialist] * tensor.float() * kept / (1 - p)
     return finish(base, merged)
 
 
-def consensus(base: Model, specialists: dict[str, Model], scaling_coef: float, mu: float, k: int) -> Model:
-    vectors = task_vectors(base, specialists)
+def consensus(
+    base: Model, specialists: dict[str, Model], scaling_coef: dict[str, float], mu: dict[str, float], k: int
+) -> Model:
+    vectors = dict(zip(sorted(specialists), task_vectors(base, specialists)))
     merged = {}
     for name in base:
-        total = sum(vector[name].float() for vector in vectors)
-        masks = sum((v[name].float().abs() > mu * (total - v[name].float()).abs()).int() for v in vectors)
-        merged[name] = scaling_coef * total * (masks >= k)
+        total = sum(vector[name].float() for vector in vectors.values())
+        masks = sum((v[name].float().abs() > mu[s] * (total - v[name].float()).abs()).int() for s, v in vectors.items())
+        scaled = sum(scaling_coef[s] * v[name].float() for s, v in vectors.items())
+        merged[name] = scaled * (masks >= k)
     return finish(base, merged)
 
 
-def localize_and_stitch(base: Model, specialists: dict[str, Model], sparsity: float, overlap: str = "paper") -> Model:
+def localize_and_stitch(base: Model, specialists: dict[str, Model], sparsity: float, overlap: str) -> Model:
     vectors = task_vectors(base, specialists)
     masks = []
     for vector in vectors:
