@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.report.colours import method_colours
 from mergebench_ray.runs.leaderboard import describe, distinct, leaderboard, on_split, with_error
 from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary
 from mergebench_ray.runs.trials import Trial, is_known
@@ -74,9 +75,10 @@ def domains_chart(run: RunSummary) -> go.Figure | None:
     models = [t for t in run.trials if t.split == split and t.role in ("base", "average", "reference")]
     best = on_split(run.trials, run.best, split) if run.best else None
     specialists = {t.name: t for t in run.trials if t.split == split and t.role == "specialist"}
+    colours = method_colours(run.methods)
     figure = go.Figure()
     for trial in [*models, *([best] if best else [])]:
-        colour = REFERENCE_COLOURS.get(trial.role) or run.colours.get(trial.method or "", BEST)
+        colour = REFERENCE_COLOURS.get(trial.role) or colours.get(trial.method or "", BEST)
         _add_bars(figure, run, _model_label(run, trial), colour, [(d, trial) for d in run.domains])
     own = [(domain, specialists[domain]) for domain in run.domains if domain in specialists]
     if own:
@@ -93,14 +95,14 @@ def progress_chart(run: RunSummary) -> go.Figure | None:
     """Normalised average of each candidate in the order of the search, and the best so far."""
     if not run.candidates:
         return None
-    figure = go.Figure()
+    figure, colours = go.Figure(), method_colours(run.methods)
     for method, trials in _by_method(run):
         figure.add_scatter(
             x=[trial.number for trial in trials],
             y=[trial.normalised_average for trial in trials],
             error_y={**_error_bars(trials), "thickness": 1, "width": 0},
             mode="markers",
-            marker={"size": 9, "color": run.colours[method]},
+            marker={"size": 9, "color": colours[method]},
             name=escape(method),
             text=[hover(trial) for trial in trials],
             hovertemplate="%{text}<extra></extra>",
@@ -148,10 +150,10 @@ def tradeoff_chart(run: RunSummary) -> go.Figure | None:
     """A line per candidate over the domains: what of each specialist's score it keeps."""
     if not run.candidates or len(run.domains) < 2:
         return None
-    figure = go.Figure()
+    figure, colours = go.Figure(), method_colours(run.methods)
     for method, trials in _by_method(run):
         for index, trial in enumerate(trials):
-            line = {"color": run.colours[method], "width": 1.3}
+            line = {"color": colours[method], "width": 1.3}
             _add_profile(figure, run, trial, escape(method), line, group=method, legend=index == 0, opacity=0.45)
     for trial in run.references:
         line = {"color": REFERENCE_COLOURS[trial.role], "width": 2, "dash": REFERENCE_DASHES[trial.role]}
@@ -175,7 +177,8 @@ def pairs_chart(run: RunSummary) -> go.Figure | None:
     size = len(domains) - 1
     if len(run.candidates) < 2 or not 1 <= size < MAX_PAIRED_DOMAINS:
         return None
-    marks = [(escape(m), trials, run.colours[m], "circle", 7) for m, trials in _by_method(run)]
+    colours = method_colours(run.methods)
+    marks = [(escape(m), trials, colours[m], "circle", 7) for m, trials in _by_method(run)]
     marks += [(escape(describe(t)), [t], REFERENCE_COLOURS[t.role], "x", 8) for t in run.references]
     marks += [(f"best: {escape(run.best.label)}", [run.best], BEST, "star", 12)] if run.best else []
     figure = make_subplots(
@@ -235,7 +238,7 @@ def time_chart(run: RunSummary) -> go.Figure | None:
 
 
 def _parameter_chart(run: RunSummary, name: str, column: Sequence[Any]) -> go.Figure:
-    figure = go.Figure()
+    figure, colours = go.Figure(), method_colours(run.methods)
     categorical = any(isinstance(value, str | bool) for value in column)
     value_of = {trial.number: value for trial, value in zip(run.candidates, column)}
     for method, trials in _by_method(run):
@@ -247,7 +250,7 @@ def _parameter_chart(run: RunSummary, name: str, column: Sequence[Any]) -> go.Fi
             mode="markers",
             marker={
                 "size": [11 if trial is run.best else 8 for trial in shown],
-                "color": run.colours[method],
+                "color": colours[method],
                 "opacity": 0.85,
                 "line": {"color": BEST, "width": [2.5 if trial is run.best else 0 for trial in shown]},
             },
@@ -301,7 +304,7 @@ def _add_profile(
 
 
 def _by_method(run: RunSummary) -> Iterator[tuple[str, list[Trial]]]:
-    for method in run.colours:
+    for method in run.methods:
         trials = [trial for trial in run.candidates if (trial.method or "") == method]
         if trials:
             yield method, trials

@@ -14,6 +14,7 @@ from mergebench_ray.config import Sweep
 from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.errors import InputError
 from mergebench_ray.report import charts
+from mergebench_ray.report.colours import method_colours
 from mergebench_ray.report.method_charts import methods_chart
 from mergebench_ray.report.method_sections import items_section, method_sections, methods_table
 from mergebench_ray.report.method_table import method_label
@@ -22,7 +23,7 @@ from mergebench_ray.report.page import NOTHING, Cell, Charts, Section, figures_h
 from mergebench_ray.runs.comparison import MethodRow, Run, compare, not_comparable, wall_seconds
 from mergebench_ray.runs.leaderboard import MISSING, describe, with_error
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary, method_colours, within_errors
+from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary, within_errors
 from mergebench_ray.runs.trials import Trial, is_known
 
 
@@ -108,7 +109,7 @@ def _sections(found: Run) -> list[Section]:
             _leaderboard_hint(run),
             _chart(drawn, charts.leaderboard_chart(run)) + methods_table([found], rows),
         ),
-        *method_sections([found], rows, run.colours, drawn),
+        *method_sections([found], rows, method_colours(run.methods), drawn),
         Section(
             "Scores by domain",
             f"Each domain's own score on the {run.final_split} split, before it is divided by the specialist's. "
@@ -156,7 +157,7 @@ def _pairs(drawn: Charts, figure: go.Figure | None) -> Markup:
 
 
 def _parameter_grid(drawn: Charts, run: RunSummary, figures: Sequence[go.Figure]) -> Markup:
-    key = [("", colour, method) for method, colour in run.colours.items()]
+    key = [("", colour, method) for method, colour in method_colours(run.methods).items()]
     return figures_html([("", drawn.html(figure)) for figure in figures], "grid", key)
 
 

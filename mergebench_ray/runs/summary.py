@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,6 @@ from mergebench_ray.runs.leaderboard import best_candidate, describe, on_split, 
 from mergebench_ray.runs.trials import Trial, is_known
 from mergebench_ray.scores import recovered
 
-METHOD_COLOURS = (
-    *("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b58900", "#56b4e9"),
-    *("#882255", "#5d8a24", "#6a51a3", "#8c564b", "#e377c2", "#1b9e9e"),
-)
 SPLIT_MEANING = {"validation": "validation (seen by the search)", "test": "test (never seen by the search)"}
 
 
@@ -29,7 +25,7 @@ class RunSummary:
         best: the best candidate on validation, or None.
         final_split: test if anything was scored on it, else validation.
         domains: all domains, sorted.
-        colours: method -> colour, the same in every chart.
+        methods: that were searched, sorted.
     """
 
     trials: list[Trial]
@@ -38,13 +34,12 @@ class RunSummary:
     best: Trial | None
     final_split: Split
     domains: list[str]
-    colours: dict[str, str]
+    methods: list[str]
 
     @classmethod
     def of(cls, trials: Sequence[Trial]) -> RunSummary:
         """Sort out the trials of a run."""
         searched = [t for t in trials if t.role == "candidate" and t.split == "validation"]
-        methods = {t.method or "" for t in searched}
         best = best_candidate(trials)
         return cls(
             trials=list(trials),
@@ -53,7 +48,7 @@ class RunSummary:
             best=best,
             final_split="test" if any(t.split == "test" for t in trials) else "validation",
             domains=sorted({domain for t in trials for domain in t.domains}),
-            colours=method_colours(methods),
+            methods=sorted({t.method or "" for t in searched}),
         )
 
     def specialist_score(self, domain: str, split: Split) -> float | None:
@@ -119,11 +114,6 @@ class RunSummary:
                 " The test split has not been scored: the winner's score on the items it was chosen by is flattering."
             )
         return text
-
-
-def method_colours(methods: Iterable[str]) -> dict[str, str]:
-    """A colour for each method, in the order of their names."""
-    return {name: METHOD_COLOURS[i % len(METHOD_COLOURS)] for i, name in enumerate(sorted(set(methods)))}
 
 
 def within_errors(first: Trial, second: Trial) -> bool:
