@@ -134,6 +134,8 @@ def _family(name: str) -> ModelFamily:
     return parse_model(ModelFamily, words, f"families/{name}.yaml")
 
 
+# Every swap asks for all names again.
+@functools.lru_cache(1 << 16)
 def _layer_prefix(name: str) -> str | None:
     """What the tensors of a layer have in common: a name up to the first number among its parts, if there is one."""
     parts = name.split(".")
