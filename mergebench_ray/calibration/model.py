@@ -213,7 +213,7 @@ class _HandOn(nn.Module):
 def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Any:
     """The model with its parameters on the meta device: shapes without memory. Buffers are real."""
     kind = checkpoint.config.get("model_type")
-    config = full_config(checkpoint.config, checkpoint.folder / "config.json")
+    config = full_config(checkpoint.config, checkpoint.config_file)
     if config is None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(f"{checkpoint}: the installed transformers has no language model {kind!r}, so {_CANNOT}")
     config.use_cache = False

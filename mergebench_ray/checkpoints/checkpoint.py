@@ -106,6 +106,11 @@ class Checkpoint(ABC):
         return self._read_range(info, start, count)
 
     @property
+    def config_file(self) -> Path:
+        """Where `config` was read."""
+        return self.folder / "config.json"
+
+    @property
     def family(self) -> ModelFamily:
         """What the names of its tensors mean."""
         return family_of(self.config.get("model_type"))
@@ -117,7 +122,7 @@ class Checkpoint(ABC):
         Raises:
             InputError: if the configuration does not say.
         """
-        return num_layers(self.config, self.folder / "config.json")
+        return num_layers(self.config, self.config_file)
 
     def __str__(self) -> str:
         return str(self.ref)

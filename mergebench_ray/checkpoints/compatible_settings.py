@@ -81,12 +81,12 @@ def _differences(base: Checkpoint, specialist: Checkpoint) -> Differences:
 
 def _plain(checkpoint: Checkpoint) -> dict[str, Any]:
     """A configuration with defaults and new spellings; as it is written where transformers has no class for it."""
-    full = full_config(checkpoint.config, checkpoint.folder / "config.json")
+    full = full_config(checkpoint.config, checkpoint.config_file)
     return dict(checkpoint.config) if full is None else dict(full.to_dict())
 
 
 def _is_noted(key: str, base: Checkpoint, specialist: Checkpoint) -> bool:
-    known = known_settings(base.config, base.folder / "config.json")
+    known = known_settings(base.config, base.config_file)
     if known is not None and key.partition(".")[0] not in known:
         # Nobody reads what the class does not have.
         return True

@@ -24,7 +24,7 @@ def require_known_embeddings(base: Checkpoint) -> None:
     doubtful = [info for info in base.tensors.values() if _is_doubtful(info, family, base.num_layers)]
     if tables and not doubtful:
         return
-    known = tables_and_heads(base.config, base.folder / "config.json")
+    known = tables_and_heads(base.config, base.config_file)
     if known is None and not tables:
         raise InputError(f"base ({base}): none of its tensors is known to be the token embeddings; {_REMEDY}")
     for info in doubtful:

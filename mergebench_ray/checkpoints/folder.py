@@ -36,9 +36,9 @@ class FolderCheckpoint(Checkpoint):
         self.ref = ref
         self.folder = self.tokenizer_folder = folder
         stored, notes = stored_tensors(folder)
-        self.config = read_json_object(folder / "config.json")
+        self.config = read_json_object(self.config_file)
         refuse_other_weights(folder, self.config)
-        copies, own = _sort_heads(stored, self.config, folder / "config.json")
+        copies, own = _sort_heads(stored, self.config, self.config_file)
         if own:
             notes.append(
                 f"{own[0]} is stored and differs from the embeddings although config.json ties them: read as an output "

@@ -71,7 +71,7 @@ def check_parallel(model: Checkpoint, size: int, key: str = "engine.tensor_paral
     """
     if size == 1:
         return
-    for name, heads in attention_heads(model.config, model.folder / "config.json").items():
+    for name, heads in attention_heads(model.config, model.config_file).items():
         # Heads of keys and values are copied where there are fewer of them than GPUs.
         if heads % size and not (name == "num_key_value_heads" and size % heads == 0):
             raise InputError(f"{key} = {size}: {model} has {name} = {heads}, which it does not divide; choose another")

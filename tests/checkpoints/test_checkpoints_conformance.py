@@ -151,7 +151,8 @@ def test_configuration_and_tokenizer_lie_in_a_folder(checkpoint: Checkpoint, ref
     assert str(checkpoint) == reference
     assert checkpoint.config["model_type"] == "llama"
     assert checkpoint.num_layers == (1 if reference.endswith(".gguf") else 2)
-    assert (checkpoint.folder / "config.json").is_file()
+    assert checkpoint.config_file.parent == checkpoint.folder
+    assert checkpoint.config_file.is_file()
     assert (checkpoint.tokenizer_folder / "tokenizer.json").is_file()
 
 
