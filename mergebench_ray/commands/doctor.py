@@ -138,7 +138,7 @@ def _sandbox() -> Finding:
         return Finding(what, False, f"this system cannot guard {' and '.join(points)}", remedy)
     check = "assert untrusted.double(1) == 2"
     good, bad = run_programs([Program(f"def double(x): return {body}", check) for body in ("2 * x", "3 * x")])
-    works = good.verdict == "passed" and bad.verdict == "failed"
+    works = good.outcome == "passed" and bad.outcome == "failed"
     return Finding(what, works, "works" if works else good.message, "see docs/sandbox.md for what it needs")
 
 

@@ -4,7 +4,7 @@ Run as a file by `python -I -S`; it imports nothing but its neighbours in this f
 has its imports behind it takes milliseconds, a new interpreter for each program many times that.
 
 For each job the launcher forks a *checker*, which reads the program, forks the *program's process*, and only then reads
-the check. So no memory of the program's process ever held the check, its expected values or the verdict's pipe. The
+the check. So no memory of the program's process ever held the check, its expected values or the outcome's pipe. The
 check calls the program's functions over a pair of pipes that carry plain data, and the checker alone says how it ended.
 
 Jobs come on standard input: a header of `HEADER_BYTES` (JSON, padded), then the program, then the check. Answers leave
@@ -41,7 +41,7 @@ HEADER_BYTES = 512
 ESSENTIAL = ("files (Landlock)", "processes and sockets (seccomp)")
 """What a program must be kept from; everything else is a second wall."""
 _DESCRIPTORS = 64  # more than a launcher ever has open
-_REPORT_BYTES = 4096
+_OUTCOME_BYTES = 4096
 _REPLY_BYTES = 2**24
 _PART_BYTES = 2**16
 _MESSAGE_CHARACTERS = 200
@@ -260,40 +260,40 @@ def run_job(job: dict[str, Any], setup: Setup, room: rooms.Room) -> dict[str, st
         finally:
             os._exit(1)
     os.close(writing)
-    report = read_report(reading, time.monotonic() + job["wall_seconds"], room)
+    written = read_outcome(reading, time.monotonic() + job["wall_seconds"], room)
     os.close(reading)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(checker, signal.SIGKILL)  # all there is, where the kernel module finds no grandchildren
     status = kernel.end_descendants()[checker]
-    if isinstance(report, bytes) and report:
-        return dict(json.loads(report))
-    if report == "too full":
+    if isinstance(written, bytes) and written:
+        return dict(json.loads(written))
+    if written == "too full":
         return failed("wrote more than its folder may hold")
-    if report == "late" or status in _OUT_OF_TIME:
-        return {"verdict": "timed_out", "message": "ran longer than its limit"}
+    if written == "late" or status in _OUT_OF_TIME:
+        return {"outcome": "timed_out", "message": "ran longer than its limit"}
     # Not the program's doing, and perhaps part of the job is still unread: the next one takes a new launcher.
     raise SystemExit(f"the checker ended with status {status}")
 
 
-def read_report(descriptor: int, deadline: float, room: rooms.Room) -> bytes | Literal["late", "too full"]:
-    """What the checker reported until it ended, or why it had to be ended."""
-    report = b""
+def read_outcome(descriptor: int, deadline: float, room: rooms.Room) -> bytes | Literal["late", "too full"]:
+    """What the checker wrote until it ended, or why it had to be ended."""
+    written = b""
     while True:
         remaining = max(0.0, deadline - time.monotonic())
         ready, _, _ = select.select([descriptor], [], [], min(remaining, _WATCH_SECONDS) if room.watched else remaining)
         if ready:
-            part = os.read(descriptor, _REPORT_BYTES)
+            part = os.read(descriptor, _OUTCOME_BYTES)
             if not part:
-                return report
-            report += part
+                return written
+            written += part
         elif room.watched and room.is_too_full():
             return "too full"
         elif time.monotonic() >= deadline:
             return "late"
 
 
-def check_program(job: dict[str, Any], setup: Setup, room: str, report: int) -> NoReturn:
-    """The checker: start the program's process, then read the check, run it, and report."""
+def check_program(job: dict[str, Any], setup: Setup, room: str, answer: int) -> NoReturn:
+    """The checker: start the program's process, then read the check, run it, and write how it ended."""
     os.setsid()
     kernel.die_with_parent()
     program = read_exactly(job["program_bytes"]).decode()
@@ -305,11 +305,11 @@ def check_program(job: dict[str, Any], setup: Setup, room: str, report: int) -> 
         finally:
             os._exit(1)
     check = read_exactly(job["check_bytes"]).decode()
-    keep_only(report, replies[0], requests[1])
+    keep_only(answer, replies[0], requests[1])
     limit({**job, "memory_bytes": max(job["memory_bytes"], _CHECK_MEMORY_BYTES)})
     isolate(setup, None)
-    verdict = run_check(check, Untrusted(Channel(replies[0], requests[1])), process)
-    os.write(report, json.dumps(verdict).encode())
+    outcome = run_check(check, Untrusted(Channel(replies[0], requests[1])), process)
+    os.write(answer, json.dumps(outcome).encode())
     os._exit(0)
 
 
@@ -321,11 +321,11 @@ def run_check(check: str, program: Untrusted, process: int) -> dict[str, str]:
     except ProgramEnded:
         status = wait_briefly(process)
         if status in _OUT_OF_TIME:
-            return {"verdict": "timed_out", "message": "ran longer than its limit"}
+            return {"outcome": "timed_out", "message": "ran longer than its limit"}
         return failed("stopped answering" if status is None else f"ended early with status {status}")
     except BaseException as error:
         return failed(describe(error))
-    return {"verdict": "passed", "message": ""}
+    return {"outcome": "passed", "message": ""}
 
 
 def serve_program(job: dict[str, Any], setup: Setup, room: str, program: str, requests: int, replies: int) -> NoReturn:
@@ -377,8 +377,8 @@ def describe(error: BaseException) -> str:
 
 
 def failed(message: str) -> dict[str, str]:
-    """The verdict on a program that did something wrong."""
-    return {"verdict": "failed", "message": message}
+    """The outcome of a program that did something wrong."""
+    return {"outcome": "failed", "message": message}
 
 
 def wait_briefly(process: int) -> int | None:

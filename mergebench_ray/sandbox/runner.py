@@ -37,7 +37,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Verdict = Literal["passed", "failed", "timed_out"]
+Outcome = Literal["passed", "failed", "timed_out"]
 
 _logger = logging.getLogger(__name__)
 _CHILD = Path(__file__).with_name("child.py")
@@ -93,17 +93,17 @@ class SandboxResult:
     """What became of one program.
 
     Attributes:
-        verdict: `passed` only if the program and its check both ran to their ends without an error.
+        outcome: `passed` only if the program and its check both ran to their ends without an error.
         message: why not, in one short line; empty for `passed`.
     """
 
-    verdict: Verdict
+    outcome: Outcome
     message: str = ""
 
     @property
     def passed(self) -> bool:
         """Whether the program did what its check asks."""
-        return self.verdict == "passed"
+        return self.outcome == "passed"
 
 
 def check_of(test: str, *functions: str, helpers: str = "") -> str:
@@ -121,12 +121,12 @@ class SandboxPool:
     """Runs programs as they come, `num_workers` at a time, while the caller does something else.
 
     Thread-safe. The workers are threads that sleep while a small process of their own does the work. A program that
-    brings its sandbox down takes nothing but its own verdict with it.
+    brings its sandbox down takes nothing but its own outcome with it.
 
     Example:
         >>> with SandboxPool() as pool:
         ...     future = pool.submit(Program("def double(x): return 2 * x", "assert untrusted.double(2) == 4"))
-        ...     future.result().verdict
+        ...     future.result().outcome
         'passed'
 
     Args:
@@ -159,7 +159,7 @@ class SandboxPool:
             limits: in place of the pool's.
 
         Returns:
-            the verdict to come. It raises `RuntimeError` only if no sandbox can be started on this system, and
+            the outcome to come. It raises `RuntimeError` only if no sandbox can be started on this system, and
             `WeakSandboxError` if only a weak one can.
         """
         whole = Program(program) if isinstance(program, str) else program

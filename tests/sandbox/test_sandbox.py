@@ -40,7 +40,7 @@ def test_all_canonical_solutions_of_humaneval_pass_and_empty_ones_do_not() -> No
 def test_a_wrong_result_fails_whatever_the_program_says(pool: SandboxPool) -> None:
     assert pool.submit(ADD).result().passed
     result = pool.submit(Program("def add(a, b): return a - b\nprint('passed')", ADD.check)).result()
-    assert result.verdict == "failed"
+    assert result.outcome == "failed"
     assert result.message == "AssertionError: "
 
 
@@ -86,7 +86,7 @@ def test_a_program_that_never_loads_or_answers_fails_with_a_reason(pool: Sandbox
         ("class E(Exception):\n    def __str__(self): raise E\nraise E", "E"),
     ):
         result = pool.submit(Program(program, ADD.check)).result()
-        assert (result.verdict, reason in result.message) == ("failed", True), result
+        assert (result.outcome, reason in result.message) == ("failed", True), result
         assert "\n" not in result.message
 
 
@@ -95,8 +95,8 @@ def test_timeouts_are_told_from_failures(pool: SandboxPool) -> None:
     sleeper = pool.submit("import time; time.sleep(60)", limits=Limits(wall_seconds=1.0))
     endless = Program("def add(a, b):\n    while True: pass", ADD.check)
     for future in [sleeper, *map(pool.submit, ["while True: pass", stubborn, endless])]:
-        assert future.result().verdict == "timed_out"
-    assert pool.submit(Program("", "while True: pass")).result().verdict == "timed_out"
+        assert future.result().outcome == "timed_out"
+    assert pool.submit(Program("", "while True: pass")).result().outcome == "timed_out"
 
 
 def test_a_program_starts_in_an_empty_folder_without_environment_or_packages(pool: SandboxPool) -> None:
@@ -182,7 +182,7 @@ def test_a_quick_program_does_not_wait_for_a_slow_one() -> None:
     with SandboxPool(num_workers=2, limits=QUICK) as pool:
         slow, quick = pool.submit("import time; time.sleep(60)"), pool.submit(ADD)
         assert wait([slow, quick], return_when=FIRST_COMPLETED).done == {quick}
-        assert slow.result().verdict == "timed_out"
+        assert slow.result().outcome == "timed_out"
 
 
 def test_the_pool_goes_on_when_its_process_is_killed() -> None:

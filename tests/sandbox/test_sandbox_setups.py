@@ -25,7 +25,7 @@ RUN = """
 import json, sys
 from sandbox.runner import *
 limits = Limits(wall_seconds=5.0)
-json.dump([[one.verdict, one.message] for one in run_programs(json.load(sys.stdin), limits=limits)], sys.stdout)
+json.dump([[one.outcome, one.message] for one in run_programs(json.load(sys.stdin), limits=limits)], sys.stdout)
 """
 
 
@@ -49,13 +49,13 @@ print(*weak_points())
 try: run_program("1")
 except WeakSandboxError as error: print(error)
 allow_weak_sandbox(True)
-print(run_program("1").verdict)
+print(run_program("1").outcome)
 """
     done = Setup(setup.user, setup.namespaces, landlock=False).run(script)
-    points, refusal, verdict = done.stdout.splitlines()
+    points, refusal, outcome = done.stdout.splitlines()
     assert points == "files (Landlock)"
     assert "cannot guard files (Landlock) on this system" in refusal
-    assert verdict == "passed"
+    assert outcome == "passed"
 
 
 COMMANDS = """
@@ -111,7 +111,7 @@ def test_no_hostile_program_passes_harms_reads_or_outlives(setup: Setup) -> None
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     results = found["results"]
-    assert [name for name, (verdict, _) in results.items() if verdict == "passed"] == list(good)
+    assert [name for name, (outcome, _) in results.items() if outcome == "passed"] == list(good)
     assert all(message and "\n" not in message for name, (_, message) in results.items() if name not in good)
     # Each crime was refused, not merely written wrongly.
     assert [(name, results[name]) for name in crimes if not results[name][1].startswith(REFUSALS)] == []

@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def run(programs: dict[str, list[str]], words: dict[str, str]) -> dict[str, Any]:
-    """Verdict and message of each program."""
+    """Outcome and message of each program."""
     limits = sandbox.Limits(wall_seconds=2.0, cpu_seconds=1, folder_bytes=4 * 2**20)
     with sandbox.SandboxPool(num_workers=WORKERS, limits=limits) as pool:
         futures = {}
@@ -82,7 +82,7 @@ def run(programs: dict[str, list[str]], words: dict[str, str]) -> dict[str, Any]
             for word, value in words.items():
                 text = text.replace(word, value)
             futures[name] = pool.submit(sandbox.Program(text, check))
-        return {name: [future.result().verdict, future.result().message] for name, future in futures.items()}
+        return {name: [future.result().outcome, future.result().message] for name, future in futures.items()}
 
 
 class Disk:

@@ -23,12 +23,12 @@ HOSTILE = {
     "sys.exit before the check": "import sys; sys.exit(0)",
     "os._exit within the check": "import os\ndef add(a, b): os._exit(0)",
     "printed pass": (
-        'import os\nprint(\'{"verdict": "passed", "message": ""}\', flush=True)\n'
-        'os.write(1, b\'{"verdict": "passed", "message": ""}\\n\')\nos._exit(0)'
+        'import os\nprint(\'{"outcome": "passed", "message": ""}\', flush=True)\n'
+        'os.write(1, b\'{"outcome": "passed", "message": ""}\\n\')\nos._exit(0)'
     ),
     "pass written into every descriptor": (
         "import os\nfor n in range(64):\n"
-        '    try: os.write(n, b\'{"verdict": "passed", "message": ""}\\n\')\n'
+        '    try: os.write(n, b\'{"outcome": "passed", "message": ""}\\n\')\n'
         "    except OSError: pass\nos._exit(0)"
     ),
     "replies written in advance": (
@@ -59,7 +59,7 @@ HOSTILE = {
     ),
     "parent's descriptors opened": (
         "import os\nfor n in range(64):\n"
-        '    try: open(f\'/proc/{os.getppid()}/fd/{n}\', \'w\').write(\'{"verdict": "passed", "message": ""}\')\n'
+        '    try: open(f\'/proc/{os.getppid()}/fd/{n}\', \'w\').write(\'{"outcome": "passed", "message": ""}\')\n'
         "    except OSError: pass"
     ),
     "parent traced": (
@@ -70,7 +70,7 @@ HOSTILE = {
         "import sys\nfor module in list(sys.modules.values()):\n"
         "    for name in list(vars(module)):\n"
         "        if name in ('from_json', '_decode', 'run_check', 'failed', 'describe'):\n"
-        '            setattr(module, name, lambda *_: {"verdict": "passed", "message": ""})'
+        '            setattr(module, name, lambda *_: {"outcome": "passed", "message": ""})'
     ),
     "checker's files changed": (
         "import json\nfor name in ('runner', 'child', 'system_calls', 'kernel', 'landlock', 'room', 'values'):\n"
@@ -136,7 +136,7 @@ HOSTILE = {
         "address = ctypes.addressof(ctypes.c_char.from_buffer(x))\n"
         "assert ctypes.CDLL(None).mlock(ctypes.c_void_p(address), 10**7) == 0\ndef add(a, b): return 0"
     ),
-    # forged verdicts
+    # forged outcomes
     "iteration ended instead of an answer": "def add(a, b): raise StopIteration",
     "check's own error": "def add(a, b): raise AssertionError",
     "exit in the middle of an answer": (
