@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,8 @@ from mergebench_ray.kernels import BlockFunction, Pass, Scalars, magnitude_histo
 from mergebench_ray.methods import Calibrated, CalibrationRequest, complete_parameters, get_method, parse_parameters
 
 _CPU = torch.device("cpu")
-NUM_LAYERS = 30  # with the shapes below, the 106 M merged parameters of SmolLM2-135M
-_HIDDEN, _KEYS, _INNER = 576, 192, 1536
-_SHAPES = {
-    "input_layernorm": (_HIDDEN,),
-    "mlp.down_proj": (_HIDDEN, _INNER),
-    "mlp.gate_proj": (_INNER, _HIDDEN),
-    "mlp.up_proj": (_INNER, _HIDDEN),
-    "post_attention_layernorm": (_HIDDEN,),
-    "self_attn.k_proj": (_KEYS, _HIDDEN),
-    "self_attn.o_proj": (_HIDDEN, _HIDDEN),
-    "self_attn.q_proj": (_HIDDEN, _HIDDEN),
-    "self_attn.v_proj": (_KEYS, _HIDDEN),
-}
+NUM_LAYERS = 30  # with the widths below, the 106 M merged parameters of SmolLM2-135M
+_SMOLLM2 = (576, 192, 1536)
 
 
 @contextmanager
@@ -71,11 +61,12 @@ def _compile(merge: tuple[str, Mapping[str, Any]], specialists: Sequence[str]) -
 class RehearsalArrays:
     """A bank's arrays in this process, filled with random numbers; also answers for `Statistics`."""
 
-    def __init__(self, layout: Layout, specialists: Sequence[str], threads: int) -> None:
+    def __init__(self, layout: Layout, specialists: Sequence[str], threads: int, device: torch.device = _CPU) -> None:
         self.layout = layout
         self.specialists = specialists
         self.threads = threads
-        generator = torch.Generator().manual_seed(0)
+        self.device = device
+        generator = torch.Generator(device).manual_seed(0)
         self.base = _random(layout.size, 0.05, generator)
         self.vectors = [_random(layout.size, 0.002, generator) for _ in specialists]
         self.out = torch.zeros_like(self.base)
@@ -96,7 +87,7 @@ class RehearsalArrays:
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         """Sum of an element-wise function over the entries."""
         if function not in self._totals:
-            self._totals[function] = Pass(function, len(self.vectors), scalars, torch.float32, _CPU)
+            self._totals[function] = Pass(function, len(self.vectors), scalars, torch.float32, self.device)
         return self._totals[function].total(self.base, self.vectors, scalars, self.threads)
 
     def calibrated(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
@@ -109,7 +100,7 @@ class RehearsalArrays:
             return []
         generator = torch.Generator().manual_seed(1)
         ones = torch.randint(0, 2, (self.layout.size,), generator=generator, dtype=torch.uint8)
-        return [ones.to(dtype).roll(index) for index in range(len(self.vectors))]
+        return [ones.to(self.device, dtype).roll(index) for index in range(len(self.vectors))]
 
     def copy(self) -> None:
         """Copy every array into the output: plain reads and writes of the same memory."""
@@ -119,7 +110,7 @@ class RehearsalArrays:
 
 def merge_pass(work: Work, arrays: RehearsalArrays, *, compiled: bool = True) -> Callable[[], None]:
     """Compile the pass of a merge; returns the merge itself, to be called any number of times."""
-    run = Pass(work.kernel, len(arrays.vectors), work.scalars[0], torch.bfloat16, _CPU, compiled)
+    run = Pass(work.kernel, len(arrays.vectors), work.scalars[0], torch.bfloat16, arrays.device, compiled)
     todo = [(Overlap(tensor, tensor.start, tensor.stop), i) for i, tensor in enumerate(arrays.layout.merged)]
     segments = segments_of(work, todo, 0)
     companions = arrays.companions(work.kernel.companion)
@@ -127,21 +118,48 @@ def merge_pass(work: Work, arrays: RehearsalArrays, *, compiled: bool = True) ->
 
 
 def _random(size: int, scale: float, generator: torch.Generator) -> Tensor:
-    values = torch.empty(size, dtype=torch.bfloat16)
+    values = torch.empty(size, dtype=torch.bfloat16, device=generator.device)
     for block in values.split(1 << 22):
-        block.copy_(torch.randn(len(block), generator=generator) * scale)
+        block.copy_(torch.randn(len(block), generator=generator, device=generator.device) * scale)
     return values
 
 
 def smollm2_layout(layers: int) -> Layout:
     """The merged tensors of a model shaped like SmolLM2-135M."""
-    names = {f"model.layers.{layer}.{name}.weight": shape for layer in range(layers) for name, shape in _SHAPES.items()}
-    names["model.norm.weight"] = (_HIDDEN,)
+    return llama_layout(llama_shapes(layers, *_SMOLLM2), layers)
+
+
+def llama_shapes(layers: int, hidden: int, keys: int, inner: int) -> dict[str, tuple[int, ...]]:
+    """The merged tensors of a Llama: name -> shape.
+
+    Args:
+        layers: layers of the model.
+        hidden: width of what goes from layer to layer.
+        keys: width of all keys together.
+        inner: width within the feed-forward blocks.
+    """
+    layer = {
+        "input_layernorm": (hidden,),
+        "mlp.down_proj": (hidden, inner),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "post_attention_layernorm": (hidden,),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.v_proj": (keys, hidden),
+    }
+    names = {f"model.layers.{index}.{name}.weight": shape for index in range(layers) for name, shape in layer.items()}
+    return {**names, "model.norm.weight": (hidden,)}
+
+
+def llama_layout(shapes: Mapping[str, tuple[int, ...]], layers: int) -> Layout:
+    """The layout of those tensors, each of at most 2**30 entries."""
     family = family_of("llama")
     tensors = []
     start = 0
-    for name, shape in names.items():
-        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+    for name, shape in shapes.items():
+        count = prod(shape)
         tensors.append(LayoutTensor(name, shape, family.layer_of(name, layers), 0, start, count))
         start += count
     return Layout(tuple(tensors), (), layers)

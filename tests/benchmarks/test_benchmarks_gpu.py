@@ -1,0 +1,91 @@
+"""The checks for a machine with a GPU follow the code: they run here, on the CPU, on models of a few entries."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from made_up_trials import made_up_trials
+from mergebench_ray import merge
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import TrialStore
+from tiny_models import tiny_llama, tiny_specialist
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "gpu"
+
+
+@pytest.fixture(autouse=True)
+def without_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling would take most of the time; other tests hold compiled code against eager code."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+def test_the_check_of_passes_and_bank_runs_all_its_stages(tmp_path: Path) -> None:
+    import gpu_check
+
+    out = tmp_path / "figures.json"
+    options = {"device": "cpu", "shape": "tiny", "methods": "task_arithmetic", "scratch": tmp_path, "out": out}
+    assert gpu_check.main([word for name, value in options.items() for word in (f"--{name}", str(value))]) == 0
+    figures = json.loads(out.read_text())
+    assert {"machine", *gpu_check.STAGES} == set(figures)
+    assert figures["kernels"]["task_arithmetic"]["eager_differs"] == 0
+    assert figures["shards"]["task_arithmetic, 3 shards"] == {"differs": 0}
+
+
+@pytest.mark.parametrize(
+    ("figures", "found"),
+    [
+        ({"kernels": {"ties": {"eager_s": 3, "eager_differs": 2}}}, ["kernels: ties: eager_differs 2"]),
+        ({"kernels": {"dare": {"compiled_unwritten": 1}}}, ["kernels: dare: compiled_unwritten 1"]),
+        ({"bank": {"error": "ValueError: x", "load_s": 1}, "ipc": {"sums_differ": 0}}, ["bank: error ValueError: x"]),
+    ],
+)
+def test_what_is_wrong_is_found_in_the_figures(figures: dict[str, Any], found: list[str]) -> None:
+    import gpu_check
+
+    assert list(gpu_check.findings(figures)) == found
+
+
+def finished_run(folder: Path, models: Path) -> Path:
+    """A run whose best model is a merge of tiny ones."""
+    base = tiny_llama(models / "base")
+    specialists = {name: str(tiny_specialist(models / name, base, seed=i)) for i, name in enumerate("ab")}
+    run = RunFolder(folder)
+    merged = merge(method="model_soup", base=str(base), specialists=specialists, out=run.model_folder)
+    run.recipe_file.write_text(merged.recipe.to_yaml())
+    store = TrialStore(folder)
+    for trial in made_up_trials(3):
+        store.append(trial)
+    return folder
+
+
+def test_the_figures_of_a_search_are_told_beside_those_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tune_gpu
+
+    monkeypatch.setattr("mergebench_ray.commands.merge.compiled_ahead", lambda *_: nullcontext())
+    run, out = finished_run(tmp_path / "run", tmp_path), tmp_path / "figures.json"
+    assert tune_gpu.main([str(run), "--figures-only", "--beside", str(run), "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    assert figures["candidates"] == 3
+    assert figures["scored_in_both"] > 3
+    assert figures["largest_difference"] == 0
+    assert figures["entries"] > 0
+    assert figures["entries_that_differ"] == 0
+
+
+def test_the_code_for_a_card_is_made_without_one() -> None:
+    pytest.importorskip("triton")
+    command = [sys.executable, FOLDER / "ptx_without_card.py", "model_soup"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "instructions round otherwise than a CPU" in done.stdout, done.stderr
+    assert "ld.global" in done.stdout
