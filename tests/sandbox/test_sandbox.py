@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from mergebench_ray.sandbox.runner import Limits, Program, SandboxPool, check_of, run_program, run_programs
+from python_problems import PROBLEMS
 
 QUICK = Limits(wall_seconds=3.0, cpu_seconds=1)
-HUMANEVAL = Path(__file__).parents[3] / "shared" / "data" / "humaneval.jsonl"
 ADD = Program("def add(a, b): return a + b", check_of("assert add(1, 2) == 3", "add"))
 
 
@@ -24,17 +24,15 @@ def pool() -> Iterator[SandboxPool]:
         yield pool
 
 
-@pytest.mark.skipif(not HUMANEVAL.is_file(), reason="no file ../shared/data/humaneval.jsonl")
-def test_all_canonical_solutions_of_humaneval_pass_and_empty_ones_do_not() -> None:
-    items = [json.loads(line) for line in HUMANEVAL.read_text().splitlines()]
+def test_canonical_solutions_in_the_form_of_humaneval_pass_and_empty_ones_do_not() -> None:
     checks = [
-        check_of(f"{item['test']}\ncheck({item['entry_point']})", item["entry_point"], helpers=item["prompt"])
-        for item in items
+        check_of(f"{one.test}\ncheck({one.entry_point})", one.entry_point, helpers=one.prompt) for one in PROBLEMS
     ]
-    right = [Program(item["prompt"] + item["canonical_solution"], check) for item, check in zip(items, checks)]
-    wrong = [Program(item["prompt"] + "    return None\n", check) for item, check in zip(items, checks)]
+    right = [Program(one.prompt + one.canonical_solution, check) for one, check in zip(PROBLEMS, checks)]
+    wrong = [Program(one.prompt + "    return None\n", check) for one, check in zip(PROBLEMS, checks)]
     results = run_programs([*right, *wrong])
-    assert [result.passed for result in results] == [True] * 164 + [False] * 164
+    assert [(one.passed, one.message) for one in results[: len(right)]] == [(True, "")] * len(right)
+    assert not any(one.passed for one in results[len(right) :])
 
 
 def test_a_wrong_result_fails_whatever_the_program_says(pool: SandboxPool) -> None:

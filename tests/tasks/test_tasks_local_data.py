@@ -348,63 +348,63 @@ def test_evaluate_refuses_wrong_data_before_anything_starts(
     assert re.search(message, line), line
 
 
-SHARED = Path(os.environ.get("MERGEBENCH_RAY_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason=f"real data sets are not in {SHARED} (MERGEBENCH_RAY_TEST_DATA names another folder)"
-)
-
-
-@needs_shared
-def test_real_multilingual_mmlu_is_asked_as_lm_eval_asks_it(tmp_path: Path) -> None:
-    for language in ("fr", "es", "de"):
-        rows = []
-        for number, row in enumerate(read_rows(SHARED / f"mmlu_{language}.jsonl")):
-            options = {f"option_{letter}": choice for letter, choice in zip("abcd", row["choices"], strict=True)}
-            rows.append({"id": str(number), "instruction": row["question"], "answer": "ABCD"[row["answer"]], **options})
+def test_multilingual_mmlu_is_asked_as_lm_eval_asks_it(tmp_path: Path) -> None:
+    languages = ("fr", "es", "de")
+    for number, language in enumerate(languages):
+        rows = [{**multiple_choice(n), "instruction": f"Où est {language} {n} ?"} for n in range(6 + number)]
         write_lines(tmp_path / f"{language}_test.jsonl", rows)
-    names = [f"m_mmlu_{language}" for language in ("fr", "es", "de")]
-    suite = Suite.load("mergebench").only_tasks(names, "test")
+    suite = Suite.load("mergebench").only_tasks([f"m_mmlu_{language}" for language in languages], "test")
     tasks = load_tasks(suite, "test", EvaluationOptions(data={"alexandrainst/m_mmlu": str(tmp_path)}))
-    assert [len(task.items) for task in tasks] == [285, 285, 285]
-    first = tasks[0].items[0].instances[1]
-    assert first.args[0].startswith("Trouver tout c dans Z_3")
-    assert first.args[0].endswith("\nD. 3\nAnswer:")
+    assert [len(task.items) for task in tasks] == [6, 7, 8]
+    prompts = [one.args[0] for one in tasks[0].items[1].instances]
+    choices = "".join(f"\n{letter}. choice {letter.lower()} 1" for letter in "ABCD")
+    assert prompts == [f"Où est fr 1 ?{choices}\nAnswer:"] * 4
     gold = [[[(float(item.doc["answer"] == letter), False)] for letter in "ABCD"] for item in tasks[0].items]
-    assert grade(tasks[0], gold) == [1.0] * 285
+    assert grade(tasks[0], gold) == [1.0] * 6
 
 
-@needs_shared
-def test_real_ifeval_divides_into_validation_and_test_and_is_graded(tmp_path: Path) -> None:
-    # The other items need NLTK's sentence model, which a machine without a net may lack.
-    needs_model = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
-    rows = [r for r in read_rows(SHARED / "ifeval.jsonl") if not needs_model & set(r["instruction_id_list"])]
+def test_ifeval_divides_into_validation_and_test_and_each_instruction_is_graded(tmp_path: Path) -> None:
+    # Of each kind of instruction that needs no model of language: what is wanted, its options, and a fitting answer.
+    kinds: list[tuple[str, dict[str, Any], str]] = [
+        ("punctuation:no_comma", {}, "no commas here"),
+        ("detectable_format:number_highlighted_sections", {"num_highlights": 2}, "*one* and *two*"),
+        ("length_constraints:number_words", {"relation": "at least", "num_words": 4}, "one two three four five"),
+        ("keywords:existence", {"keywords": ["river", "stone"]}, "a stone in the river"),
+        ("startend:end_checker", {"end_phrase": "The end."}, "It was so. The end."),
+        ("detectable_format:json_format", {}, '{"a": 1}'),
+        ("startend:quotation", {}, '"all of it"'),
+        ("combination:two_responses", {}, "one ****** two"),
+    ]
+    rows = [
+        {"key": key, "prompt": f"Item {key}.", "instruction_id_list": [kind], "kwargs": [options]}
+        for key in range(400)
+        for kind, options, _ in [kinds[key % len(kinds)]]
+    ]
     write_lines(tmp_path / "ifeval.jsonl", rows)
     suite = Suite.load("mergebench").only_tasks(["ifeval"], "test")
     options = EvaluationOptions(data={"google/IFEval": str(tmp_path / "ifeval.jsonl")})
     validation, test = (load_tasks(suite, split, options)[0] for split in ("validation", "test"))
     keys = [{item.doc["key"] for item in task.items} for task in (validation, test)]
     assert not keys[0] & keys[1]
-    assert len(keys[0] | keys[1]) == len(rows) > 440
+    assert keys[0] | keys[1] == set(range(400))
     assert 0.15 < len(keys[0]) / len(rows) < 0.25
-    commas = [n for n, i in enumerate(test.items) if i.doc["instruction_id_list"] == ["punctuation:no_comma"]]
-    values = grade(test, [[["no commas here"]] for _ in test.items])
-    assert commas
-    assert all(values[number] for number in commas)
+    fitting = [[[kinds[item.doc["key"] % len(kinds)][2]]] for item in test.items]
+    assert grade(test, fitting) == [1.0] * len(test.items)
+    others = [[[kinds[(item.doc["key"] + 1) % len(kinds)][2]]] for item in test.items]
+    assert 0 < sum(grade(test, others)) < len(test.items) / 2
 
 
-@needs_shared
-def test_real_harmful_requests_go_into_the_published_template(tmp_path: Path) -> None:
-    rows = [{"Behavior": row["prompt"]} for row in read_rows(SHARED / "harmbench_val.jsonl")]
+def test_harmful_requests_go_into_the_published_template(tmp_path: Path) -> None:
+    rows = [{"Behavior": f"Do harm {{{number}}}\n, then more."} for number in range(8)]
     write_lines(tmp_path / "a.jsonl", rows)
     suite = Suite.load("mergebench-published-proxies").only_tasks(["harmbench"], "test")
     data = {"allenai/tulu-3-harmbench-eval": str(tmp_path / "a.jsonl")}
     task = load_tasks(suite, "test", EvaluationOptions(data=data))[0]
-    assert len(task.items) == 80
-    prompt = task.items[0].instances[0].args[0]
-    assert prompt == (
+    assert [item.instances[0].args[0] for item in task.items] == [
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
-        f"{rows[0]['Behavior']}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
-    )
+        f"{row['Behavior']}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+        for row in rows
+    ]
 
 
 def test_data_that_no_task_reads_is_refused_with_the_closest(run: CommandLine, tmp_path: Path) -> None:
