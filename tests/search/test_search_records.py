@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from actors_here import ActorHere, fetch_here
 from mergebench_ray.config import Recipe
 from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
@@ -84,3 +85,90 @@ def test_the_direction_of_a_domain_is_read_back(tmp_path: Path) -> None:
     kept = records(tmp_path, {"math": 8.0}, higher_is_better=False)
     assert not kept.specialist_scores("validation")["math"].higher_is_better
     assert TrialStore(tmp_path).trials()[0].domains["math"].higher_is_better is False
+
+
+class Scorer:
+    """Scores what it is given, and counts."""
+
+    def __init__(self) -> None:
+        self.scored: list[str] = []
+
+    def score(self, recipe: Recipe, split: str, domains: list[str]) -> Measurement:
+        return self._measured(f"{recipe.method} on {split}", split, domains)
+
+    def score_checkpoint(self, checkpoint: Any, base: Any, split: str, domains: list[str]) -> Measurement:
+        return self._measured(f"{checkpoint.name} on {split}", split, domains)
+
+    def _measured(self, what: str, split: str, domains: list[str]) -> Measurement:
+        self.scored.append(what)
+        scores = {domain: DomainScore(0.4, 0.01, 64) for domain in domains}
+        return Measurement(Scores(split, scores, [], "v", 1.0, 1.0, 10, 0), 0.1, 0.2, 1.0, (0,))
+
+
+def of_a_new_run(folder: Path, scorer: Scorer) -> tuple[Records, TrialStore]:
+    """Records of a run in which nothing was scored yet, or which is opened again."""
+    names = ("math", "coding")
+    models = {name: SimpleNamespace(name=name, digest=lambda name=name: f"d-{name}") for name in (*names, "base")}
+    recipes = {
+        method: Recipe(
+            method=method,
+            base="b",
+            base_digest="c",
+            specialists=dict.fromkeys(names, "s"),
+            specialist_digests=dict.fromkeys(names, "d"),
+        )
+        for method in ("model_soup", "task_arithmetic")
+    }
+    session: Any = SimpleNamespace(
+        bank=SimpleNamespace(recipe=lambda method, _parameters: recipes[method]),
+        scorer=ActorHere(scorer),
+        base=models["base"],
+        specialists={name: models[name] for name in names},
+        domains=list(names),
+        engine_dtype="float32",
+        items_digest=lambda split, domains: f"{split} {domains}",
+    )
+    store = TrialStore(folder)
+    return Records(session, store, lambda _text: None), store
+
+
+def test_references_are_scored_once_each_and_not_again_when_a_run_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_here(monkeypatch)
+    scorer = Scorer()
+    kept, store = of_a_new_run(tmp_path, scorer)
+    kept.references("validation")
+    kept.references("test")
+    models = ["math", "coding", "base", "model_soup"]
+    assert scorer.scored == [f"{name} on validation" for name in models] + [
+        f"{name} on test" for name in (*models, "task_arithmetic")
+    ]
+    rows = [(trial.role, trial.name, trial.split) for trial in store.trials()]
+    assert rows[:4] == [
+        ("specialist", "math", "validation"),
+        ("specialist", "coding", "validation"),
+        ("base", "base", "validation"),
+        ("average", "plain average", "validation"),
+    ]
+    assert [role for role, _, split in rows if split == "test"] == ["specialist"] * 2 + ["base", "average", "reference"]
+    assert [list(trial.domains) for trial in store.trials()[:3]] == [["math"], ["coding"], ["math", "coding"]]
+    again, _ = of_a_new_run(tmp_path, scorer)
+    scorer.scored.clear()
+    again.references("validation")
+    again.references("test")
+    assert scorer.scored == []
+
+
+def test_a_merge_that_was_scored_under_another_name_is_a_row_that_took_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_here(monkeypatch)
+    scorer = Scorer()
+    kept, _ = of_a_new_run(tmp_path, scorer)
+    soup = kept._session.bank.recipe("model_soup", {})
+    first = kept.merged("candidate", "model_soup", "validation", soup, number=3)
+    second = kept.merged("average", "plain average", "validation", soup)
+    assert scorer.scored.count("model_soup on validation") == 1
+    assert (second.role, second.name, second.number) == ("average", "plain average", 0)
+    assert (second.normalised_average, second.tokens) == (first.normalised_average, 0)

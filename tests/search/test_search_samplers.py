@@ -1,0 +1,86 @@
+"""What a search asks of every Optuna sampler that a sweep may name."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from mergebench_ray.config import Sweep
+from mergebench_ray.errors import InputError
+from mergebench_ray.search.samplers import make_sampler, try_sampler
+from mergebench_ray.search.space import Space
+
+FINITE = {"consensus": {"k": {"low": 1, "high": 2, "integer": True}, "scaling_coef": {"choices": [0.2, 0.4, 0.6]}}}
+METHODS = {
+    "task_arithmetic": {"scaling_coef": {"low": 0.0, "high": 1.0, "per": "specialist"}},
+    "ties": {"density": {"low": 0.1, "high": 0.9, "log": True}, "merge_func": {"choices": ["sum", "mean"]}},
+}
+GRID = {"consensus.k": [1, 2], "consensus.scaling_coef": [0.2, 0.4, 0.6]}
+OPTIONS: dict[str, dict[str, Any]] = {"GridSampler": {"search_space": GRID}, "GPSampler": {"n_startup_trials": 3}}
+ENUMERATING = ("GridSampler", "BruteForceSampler")
+UNUSABLE = ("BaseSampler", "BaseGASampler", "PartialFixedSampler")  # abstract, or made from another sampler
+SAMPLERS = [name for name in optuna.samplers.__all__ if name.endswith("Sampler") and name not in UNUSABLE]
+TRIALS = 5
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+def space_for(sampler: str) -> tuple[Sweep, Space]:
+    methods = FINITE if sampler in ENUMERATING else METHODS
+    search = {"sampler": sampler, "sampler_options": OPTIONS.get(sampler, {})}
+    sweep = Sweep.model_validate({"name": "x", "suite": "smollm2-mini", "methods": methods, "search": search})
+    return sweep, Space(sweep, ["coding", "math"], None)
+
+
+def candidates(sampler: str, seed: int, told: list[float | None]) -> list[tuple[str, dict[str, Any]]]:
+    """Methods and hyper-parameters that are proposed when these values, None for a failure, are told of them."""
+    _, space = space_for(sampler)
+    study = optuna.create_study(
+        direction="maximize", sampler=make_sampler(sampler, seed, copy.deepcopy(OPTIONS.get(sampler, {})))
+    )
+    found = []
+    for value in told:
+        trial = study.ask()
+        found.append(space.candidate({**space.suggest(trial), **trial.params}))
+        study.tell(trial, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+    return found
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_is_accepted_by_the_check_before_a_run(sampler: str) -> None:
+    try_sampler(*space_for(sampler))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_candidate_is_inside_the_space(sampler: str) -> None:
+    for method, parameters in candidates(sampler, 0, [0.1 * number for number in range(TRIALS)]):
+        coefficients = parameters.get("scaling_coef", 0.5)
+        values = coefficients.values() if isinstance(coefficients, dict) else [coefficients]
+        assert all(0.0 <= value <= 1.0 for value in values)
+        if method == "ties":
+            assert 0.1 <= parameters["density"] <= 0.9
+            assert parameters["merge_func"] in ("sum", "mean")
+        elif method == "consensus":
+            assert parameters["k"] in (1, 2)
+            assert isinstance(parameters["k"], int)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_equal_seeds_and_scores_give_equal_candidates(sampler: str) -> None:
+    scores = [0.3, 0.5, 0.4, 0.6, 0.2]
+    assert candidates(sampler, 3, scores) == candidates(sampler, 3, scores)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_failed_candidates_do_not_stop_a_search(sampler: str) -> None:
+    assert len(candidates(sampler, 0, [None, 0.4, None, 0.2, 0.3])) == TRIALS
+
+
+@pytest.mark.parametrize("sampler", UNUSABLE)
+def test_a_sampler_that_cannot_work_alone_is_refused(sampler: str) -> None:
+    with pytest.raises(InputError, match=r"search\.sampler_options"):
+        try_sampler(*space_for(sampler))
