@@ -17,13 +17,17 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import pytest
 from hypothesis import HealthCheck, settings
 
+import tiers
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import EngineOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import prepare_environment, usable_cores
+from mergebench_ray.runtime import ray_session
 
 # Tests that look at vLLM's classes alone may import it before an engine is made.
 prepare_environment(usable_cores(), log_file=None)
+
+tiers.watch()
 
 # Property-based tests take their number of inputs from here. `default` tries the same inputs on every run, so that it
 # fails for whoever changed something; `--hypothesis-profile=campaign` tries new ones (benchmarks/fuzz.py).
@@ -66,6 +70,38 @@ def engine(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     engine = VLLMEngine(base_folder, options, max_model_len=1024, log_file=log_file)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="module")
+def without_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The eager pass: that the compiled one equals it bit for bit has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", "no-such-compiler")
+        patch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray for the actors of all tests; they run the eager pass."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", "no-such-compiler")
+        with ray_session():
+            yield
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    tiers.mark(item)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tiers.slowest_first(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    tiers.begin(item)
 
 
 @pytest.hookimpl(hookwrapper=True)

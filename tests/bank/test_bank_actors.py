@@ -16,9 +16,10 @@ from bank_in_process import LocalBank
 from mergebench_ray.bank import Bank
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.errors import InputError
-from mergebench_ray.runtime import ray_session
 from mergebench_ray.weights.memory_file import map_memory
 from tiny_models import tiny_llama, tiny_specialist
+
+pytestmark = pytest.mark.usefixtures("without_compiler")
 
 Models = tuple[Checkpoint, dict[str, Checkpoint]]
 
@@ -32,11 +33,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 @pytest.fixture(scope="module")
-def bank(models: Models) -> Iterator[Bank]:
-    with ray_session():
-        bank = Bank.load(*models, shards=3, threads=1)
-        yield bank
-        bank.close()
+def bank(models: Models, ray_cluster: None) -> Iterator[Bank]:
+    bank = Bank.load(*models, shards=3, threads=1)
+    yield bank
+    bank.close()
 
 
 def test_actors_give_the_bits_of_one_process(bank: Bank, models: Models) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from mergebench_ray.checkpoints import resolve
 from tiny_models import tiny_llama, tiny_specialist
 
 
-@pytest.fixture
+@contextmanager
 def two_nodes() -> Iterator[None]:
     node = {"num_cpus": 1, "object_store_memory": 100 << 20}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
@@ -27,19 +30,27 @@ def two_nodes() -> Iterator[None]:
     cluster.shutdown()
 
 
-@pytest.mark.usefixtures("two_nodes")
+@pytest.mark.ray
+@pytest.mark.usefixtures("without_compiler")
 def test_merged_tensors_of_two_nodes_are_read_on_one(tmp_path: Path) -> None:
-    folder = tiny_llama(tmp_path / "base")
-    base = resolve(str(folder))
-    specialists = {name: resolve(str(tiny_specialist(tmp_path / name, folder, seed=i))) for i, name in enumerate("ab")}
+    # In a process of its own: this one may speak with the session's Ray.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(check_merges_over_two_nodes, tmp_path).result()
+
+
+def check_merges_over_two_nodes(folder: Path) -> None:
+    model = tiny_llama(folder / "base")
+    base = resolve(str(model))
+    specialists = {name: resolve(str(tiny_specialist(folder / name, model, seed=i))) for i, name in enumerate("ab")}
     local = LocalBank(base, specialists)
-    bank = Bank.load(base, specialists, shards=3, threads=1)
-    for method in ("task_arithmetic", "dare"):
-        manifest = bank.merge(bank.recipe(method, {})).manifest
-        here = bank.localise(manifest)
-        assert here.version == manifest.version
-        assert here != manifest, "all shards were put on one node"
-        expected = local.merge(method, {})
-        for name, tensor in bank.tensors():
-            assert torch.equal(tensor.view(torch.int16), expected[name].view(torch.int16)), name
-    bank.close()
+    with two_nodes():
+        bank = Bank.load(base, specialists, shards=3, threads=1)
+        for method in ("task_arithmetic", "dare"):
+            manifest = bank.merge(bank.recipe(method, {})).manifest
+            here = bank.localise(manifest)
+            assert here.version == manifest.version
+            assert here != manifest, "all shards were put on one node"
+            expected = local.merge(method, {})
+            for name, tensor in bank.tensors():
+                assert torch.equal(tensor.view(torch.int16), expected[name].view(torch.int16)), name
+        bank.close()

@@ -14,6 +14,8 @@ from mergebench_ray.bank import compiled_ahead
 from mergebench_ray.kernels import Pass
 from mergebench_ray.methods import TensorPlace, get_method, parse_parameters
 
+pytestmark = pytest.mark.compiler
+
 NAMES = ["a", "b"]
 MERGES: list[tuple[str, dict[str, Any]]] = [
     ("model_soup", {}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.methods import get_method, method_names, parse_parameters
 from tiny_models import tiny_adapter, tiny_llama, tiny_specialist
 
+pytestmark = pytest.mark.usefixtures("without_compiler")
+
 Models = tuple[Checkpoint, dict[str, Checkpoint]]
 
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -28,15 +29,6 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "consensus": {"mu": 0.5},
     "localize_and_stitch": {"sparsity": 0.4},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The eager pass: that the compiled one equals it bit for bit has a test of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXX", "no-such-compiler")
-        patch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

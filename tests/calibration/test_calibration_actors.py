@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods import CalibrationRequest
-from mergebench_ray.runtime import ray_session
 from tiny_models import tiny_llama, tiny_specialist
 
 NAMES = ["math", "safety"]
@@ -40,14 +38,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"base": str(base), "specialists": specialists, "calibration": data}
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXX", "no-such-compiler")
-        with ray_session():
-            yield
-
-
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
@@ -55,7 +45,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_merge_calibrates_in_actors_and_its_recipe_makes_the_same_model_again(
-    models: dict[str, Any], cluster: None, cache: Path, tmp_path: Path
+    models: dict[str, Any], ray_cluster: None, cache: Path, tmp_path: Path
 ) -> None:
     first = merge(out=tmp_path / "first", method="regmean", **models)
     written = {file: file.stat().st_mtime_ns for file in cache.rglob("*.safetensors")}
@@ -71,7 +61,7 @@ def test_merge_calibrates_in_actors_and_its_recipe_makes_the_same_model_again(
 
 
 def test_actors_and_one_process_give_the_same_bits(
-    models: dict[str, Any], cluster: None, cache: Path, tmp_path: Path
+    models: dict[str, Any], ray_cluster: None, cache: Path, tmp_path: Path
 ) -> None:
     base = resolve(models["base"])
     specialists = {name: resolve(path) for name, path in models["specialists"].items()}
@@ -99,7 +89,9 @@ def compute_alone(job: CalibrationJob) -> dict[str, Any]:
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def test_a_weight_that_is_not_finite_leaves_nothing_behind(models: dict[str, Any], cluster: None, cache: Path) -> None:
+def test_a_weight_that_is_not_finite_leaves_nothing_behind(
+    models: dict[str, Any], ray_cluster: None, cache: Path
+) -> None:
     base = resolve(models["base"])
     specialists = {name: resolve(path) for name, path in models["specialists"].items()}
     samples = {name: [Sample("a", "b")] for name in NAMES}

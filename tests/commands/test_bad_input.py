@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -39,6 +41,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def broken(models: Path, tmp_path: Path) -> Path:
     """A copy of the math specialist, to be broken."""
     return Path(shutil.copytree(models / "math", tmp_path / "broken"))
+
+
+@pytest.fixture
+def nothing_compiled(without_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the process that would compile ahead, which takes seconds to find that there is no compiler."""
+    monkeypatch.setattr("mergebench_ray.commands.merge.compiled_ahead", lambda *_: nullcontext())
 
 
 def sweep_file(folder: Path, **changes: object) -> Path:
@@ -156,6 +164,7 @@ def test_a_pickle_checkpoint(run: CommandLine, models: Path, broken: Path, tmp_p
     assert "pickle" in run.refused(*merge_arguments(models, broken, tmp_path / "out"))
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite(
     run: CommandLine, models: Path, broken: Path, tmp_path: Path, value: float
@@ -196,6 +205,7 @@ def test_a_recipe_says_what_is_wrong_with_it(run: CommandLine, models: Path, tmp
     assert "the base" in refused("base_digest: ", "base_digest: a", "--accept-changes")
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 @pytest.mark.parametrize("which", ["base", "math"])
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_an_embedding_that_is_not_finite(
@@ -238,7 +248,11 @@ def test_an_output_folder_that_exists(run: CommandLine, models: Path, tmp_path: 
     assert [file.name for file in out.iterdir()] == ["mine.txt"]
 
 
-def test_ray_that_cannot_be_reached(run: CommandLine, models: Path, tmp_path: Path) -> None:
+def test_ray_that_cannot_be_reached(
+    run: CommandLine, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A session that other tests left running would be used instead.
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     arguments = [*merge_arguments(models, models / "math", tmp_path / "out"), "--address", "127.0.0.1:1"]
     assert "127.0.0.1:1" in run.refused(*arguments)
 

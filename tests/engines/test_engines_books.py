@@ -124,6 +124,7 @@ def test_importing_the_engines_does_not_import_vllm() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.vllm
 def test_a_model_that_vllm_cannot_run_is_one_line_and_its_log_has_the_traceback(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())

@@ -111,6 +111,7 @@ def test_files_that_come_or_go_are_changes_too(tmp_path: Path, change: str) -> N
         folder.require_unchanged()
 
 
+@pytest.mark.vllm
 def test_families_answer_in_place_as_in_transformers() -> None:
     """Those in which vLLM packs apart: a tied head, and experts; the benchmark has all."""
     families = ["llama, tied", "qwen3-moe"]

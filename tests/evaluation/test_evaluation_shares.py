@@ -46,7 +46,8 @@ def test_shares_together_are_the_whole(suite: Suite, engine: VLLMEngine, count: 
     assert together.tokens >= whole.tokens
 
 
-def test_engines_of_a_search_share_each_candidate(base_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.vllm
+def test_engines_of_a_search_share_each_candidate(ray_cluster: None, base_folder: Path, tmp_path: Path) -> None:
     sweep = {
         "name": "shared",
         "suite": "smollm2-mini",
@@ -66,7 +67,7 @@ def test_engines_of_a_search_share_each_candidate(base_folder: Path, tmp_path: P
 
 
 def test_more_engines_than_the_cluster_has_room_for_are_refused(
-    suite: Suite, base_folder: Path, tmp_path: Path
+    suite: Suite, ray_cluster: None, base_folder: Path, tmp_path: Path
 ) -> None:
     too_many = usable_cores() + 1
     with pytest.raises(InputError, match=rf"engine.count = {too_many}: .* CPUs, the cluster has"):

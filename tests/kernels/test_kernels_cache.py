@@ -15,6 +15,7 @@ import torch
 from mergebench_ray.kernels import compiled
 
 CPU = torch.device("cpu")
+
 _CHILD = """
 import os, signal, torch
 from mergebench_ray.kernels import Pass, Segment
@@ -31,6 +32,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.compiler
 def test_a_killed_process_leaves_no_temporary_files_behind(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", _CHILD], env=environment, capture_output=True, check=False)

@@ -101,6 +101,7 @@ def test_pairs_are_for_bf16_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> N
     assert not reads_pairs(DARE, torch.bfloat16, torch.device("cuda"))
 
 
+@pytest.mark.compiler
 def test_pairs_and_single_entries_give_the_same_bits_for_every_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     for paired in (True, False):

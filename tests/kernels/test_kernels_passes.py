@@ -101,6 +101,7 @@ def compiled_two_at_a_time(request: pytest.FixtureRequest) -> None:
         list(pool.map(lambda job: compile_kernel(*job), jobs))
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("name", method_names())
 @pytest.mark.usefixtures("compiled_two_at_a_time")
 def test_compiled_and_eager_give_the_same_bits(name: str) -> None:
@@ -117,6 +118,7 @@ def test_compiled_and_eager_give_the_same_bits(name: str) -> None:
                 assert torch.equal(merge(run, scalars, segments, threads, kernel.companion), expected)
 
 
+@pytest.mark.compiler
 def test_the_total_is_the_same_compiled_eagerly_and_by_hand() -> None:
     from mergebench_ray.methods.ties import elected_sign
 
@@ -180,9 +182,9 @@ def everything(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
     ("function", "compiled", "zero"),
     [
         (without_what_fell, False, 0.0),
-        (without_what_fell, True, 0.0),
+        pytest.param(without_what_fell, True, 0.0, marks=pytest.mark.compiler),
         (everything, False, -0.0),
-        (everything, True, -0.0),
+        pytest.param(everything, True, -0.0, marks=pytest.mark.compiler),
     ],
 )
 def test_a_zero_is_positive_where_entries_were_dropped_and_else_as_arithmetic_has_it(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from mergebench_ray.config import CalibrationOptions, CalibrationSource
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods import CalibrationRequest, get_method, method_names, parse_parameters
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
+
+pytestmark = pytest.mark.usefixtures("without_compiler")
 
 SPECIALISTS = ["coding", "math", "safety"]
 TRAINING = {"sigmoid_bias": 3.0, "learning_rate": 1e7, "epochs": 2, "l1_strength": 0.05}
@@ -59,15 +61,6 @@ class Models:
             return torch.tensor([prompt + tokenizer(sample.response, add_special_tokens=False)["input_ids"]])
 
         return {name: [ids(sample) for sample in samples] for name, samples in self.samples.items()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The eager pass: that the compiled one equals it bit for bit has a test of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXX", "no-such-compiler")
-        patch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma"])

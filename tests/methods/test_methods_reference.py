@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from bank_in_process import LocalBank
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.methods import complete_parameters, get_method, method_names, parse_parameters
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
+
+pytestmark = pytest.mark.usefixtures("without_compiler")
 
 SPECIALISTS = ["coding", "instruction", "math", "multilingual", "safety"]
 
@@ -31,15 +33,6 @@ class Models:
 
 def _weights(checkpoint: Checkpoint) -> naive.Model:
     return {name: checkpoint.read(name).view(info.shape) for name, info in checkpoint.tensors.items()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The eager pass: that the compiled one equals it bit for bit has a test of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXX", "no-such-compiler")
-        patch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module", params=["llama, untied head, further vocabulary", "gemma-2"])

@@ -1,0 +1,75 @@
+"""Tiers: what a test starts decides how it is marked, and a test that starts more than its marks say fails.
+
+Marks come from the fixtures that a test uses, or stand in its file; a test that has none of them is `fast`.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from mergebench_ray.engines import VLLMEngine
+from mergebench_ray.kernels import compiled
+
+STARTERS: dict[str, list[tuple[Any, str]]] = {
+    "vllm": [(VLLMEngine, "__init__")],
+    "ray": [(ray, "init")],
+    "compiler": [(compiled, "helper_process"), (compiled.CompiledKernel, "__init__")],
+}
+"""Each tier, from the slowest, and the calls that start what it is named for."""
+FIXTURES = {"engine": "vllm", "tiny_engine": "vllm", "ray_cluster": "ray"}
+"""What the fixtures of the whole session start; tests that use one run in one process, others file by file."""
+_SHARED = "session"
+IN_THE_RAY_SESSION = (pytest.mark.ray, pytest.mark.xdist_group(_SHARED))
+"""For a parameter whose test asks for `ray_cluster` when it runs."""
+
+_may_start: set[str] | None = None
+
+
+def mark(item: pytest.Item) -> None:
+    """Mark a test by what it starts, and by the process that it shares with others where there are several."""
+    shared = {tier for name, tier in FIXTURES.items() if name in getattr(item, "fixturenames", ())}
+    for tier in shared:
+        item.add_marker(tier)
+    if not tiers(item):
+        item.add_marker("fast")
+    if not item.get_closest_marker("xdist_group"):
+        item.add_marker(pytest.mark.xdist_group(_SHARED if shared else Path(item.path).stem))
+
+
+def tiers(item: pytest.Item) -> set[str]:
+    """What a test may start."""
+    return {tier for tier in STARTERS if item.get_closest_marker(tier)}
+
+
+def slowest_first(items: list[pytest.Item]) -> None:
+    """Sort tests by tier: what several processes share out ends at the same time when what is long comes first."""
+    order = {tier: place for place, tier in enumerate(STARTERS)}
+    items.sort(key=lambda item: min((order[tier] for tier in tiers(item)), default=len(order)))
+
+
+def begin(item: pytest.Item) -> None:
+    """Let only what this test's marks say be started from here on."""
+    global _may_start
+    _may_start = tiers(item)
+
+
+def watch() -> None:
+    """Have a test that starts more than its marks say fail, whatever is there already."""
+    for tier, calls in STARTERS.items():
+        for owner, name in calls:
+            setattr(owner, name, _watched(getattr(owner, name), tier))
+
+
+def _watched(call: Any, tier: str) -> Any:
+    @functools.wraps(call)
+    def watched(*arguments: Any, **keywords: Any) -> Any:
+        if _may_start is not None and tier not in _may_start:
+            pytest.fail(f"this test starts what its marks do not say: give it pytest.mark.{tier}")
+        return call(*arguments, **keywords)
+
+    return watched
