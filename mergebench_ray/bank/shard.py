@@ -205,6 +205,10 @@ class BankShard:
         bits: NDArray[Any] = self._file.tensor.view(torch.int16).numpy()
         return bits
 
+    def close(self) -> None:
+        """Give the merged parameters' memory back, where the process goes on."""
+        self._file.close()
+
     def _groups_beginning_here(self, solver: Solver) -> list[tuple[str, ...]]:
         starts = {tensor.name: tensor.start for tensor in reversed(self._layout.merged)}
         return [group for group in solver.groups if self._range[0] <= starts[group[0]] < self._range[1]]

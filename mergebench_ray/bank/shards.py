@@ -126,5 +126,7 @@ class LocalShards:
         return getattr(self._shards[index], method)(*arguments)
 
     def close(self) -> None:
-        """Drop the shards."""
+        """Drop the shards, and the memory that others may have mapped."""
+        for shard in self._shards:
+            shard.close()
         self._shards = []
