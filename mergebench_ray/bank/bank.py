@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.bank.layout import Layout
-from mergebench_ray.bank.shard import BankShard, ShardMerge, ShardPlace, this_node, usable_threads
+from mergebench_ray.bank.shard import BankShard, ShardPlace, this_node, usable_threads
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
 from mergebench_ray.bank.work import plan_work
 from mergebench_ray.checkpoints import Checkpoint, fit_tensors
@@ -192,12 +192,14 @@ class Bank:
         prepared = method.prepare(parameters, self.statistics)
         contents = {"base": self.base_digest, **{f"+{k}": v for k, v in self.specialist_digests.items()}}
         work = plan_work(self.layout, method, parameters, prepared, self.specialists, contents)
-        done: list[ShardMerge] = self._shards.call("merge", work)
+        done = self._shards.call(BankShard.merge, work)
         if work.solver is not None:
             # The solutions of groups that lie in several shards go to all of them.
-            across = {name: bits for solved in self._shards.call("solve", work) for name, bits in solved.items()}
+            across = {
+                name: bits for solved in self._shards.call(BankShard.solve, work) for name, bits in solved.items()
+            }
             if across:
-                self._shards.call("place", across)
+                self._shards.call(BankShard.place, across)
         for problem in {one.problem for one in done if one.problem}:
             warn_not_compiled(problem)  # where the shard said so, nobody reads it
         self._last = self._manifest(recipe.digest, work.fingerprints)
@@ -248,7 +250,7 @@ class Bank:
             return place.path
         if index not in self._copies:
             self._copies[index] = MemoryFile(place.stop - place.start)
-        bits = self._shards.call_one(index, "output_bits")
+        bits = self._shards.call_one(index, BankShard.output_bits)
         self._copies[index].tensor.view(torch.int16).copy_(torch.tensor(bits))
         return self._copies[index].path
 
@@ -292,7 +294,7 @@ class _BankStatistics:
 
     def magnitude_histograms(self) -> Tensor:
         """Exact counts of the magnitudes of every task vector, int64 [K, 32768]."""
-        answers = self._bank._shards.call("histograms")
+        answers = self._bank._shards.call(BankShard.histograms)
         return torch.stack([torch.tensor(answer) for answer in answers]).sum(0)
 
     def calibrated(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
@@ -301,7 +303,7 @@ class _BankStatistics:
 
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         """Sum of an element-wise function over the entries."""
-        return sum(self._bank._shards.call("total", function, scalars))
+        return sum(self._bank._shards.call(BankShard.total, function, scalars))
 
 
 def _parameters_read(size: int, progress: Progress | None) -> Callable[[int], None]:

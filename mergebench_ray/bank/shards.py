@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDoneYet
-from typing import Any, Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import ray
 
 from mergebench_ray.bank.layout import Layout
 from mergebench_ray.bank.shard import BankShard, ShardPlace
 from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.ray_actors import actors_of
 from mergebench_ray.ray_errors import input_errors
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _POLL_SECONDS = 0.2
 
 
@@ -27,10 +30,12 @@ class Shards(Protocol):
             InputError: NaN or infinity in a weight, naming checkpoint and tensor.
         """
 
-    def call(self, method: str, *arguments: Any) -> list[Any]:
+    def call(self, method: Callable[Concatenate[BankShard, P], R], *arguments: P.args, **options: P.kwargs) -> list[R]:
         """Call a method of every shard, at once where they are apart, with the same arguments."""
 
-    def call_one(self, index: int, method: str, *arguments: Any) -> Any:
+    def call_one(
+        self, index: int, method: Callable[Concatenate[BankShard, P], R], *arguments: P.args, **options: P.kwargs
+    ) -> R:
         """Call a method of one shard."""
 
     def close(self) -> None:
@@ -60,44 +65,43 @@ class ActorShards:
     ) -> None:
         # Two calls at once, so that progress can be asked for while a shard loads. Threads that wait for each other
         # must not spin: an engine on the same cores would make every pass many times slower.
-        actor = ray.remote(BankShard).options(
+        make = actors_of(
+            BankShard,
             num_cpus=0,
             num_gpus=int(use_gpu),
             max_concurrency=2,
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
         )
-        self._actors: list[Any] = [
-            actor.remote(base, specialists, layout, index, count, threads, use_gpu) for index in range(count)
-        ]
+        self._actors = [make(base, specialists, layout, index, count, threads, use_gpu) for index in range(count)]
 
     def load(self, report: Callable[[int], None]) -> list[ShardPlace]:
         """Let every shard read its slices; the first failure ends all."""
-        loads = [actor.load.remote() for actor in self._actors]
+        loads = [actor.call(BankShard.load) for actor in self._actors]
         pending = list(loads)
         with input_errors():
             while pending:
                 finished, pending = ray.wait(pending, timeout=_POLL_SECONDS)
                 ray.get(finished)
-                report(sum(ray.get([actor.progress.remote() for actor in self._actors])))
-            places: list[ShardPlace] = ray.get(loads)
-        return places
+                report(sum(ray.get([actor.call(BankShard.progress) for actor in self._actors])))
+            return ray.get(loads)
 
-    def call(self, method: str, *arguments: Any) -> list[Any]:
+    def call(self, method: Callable[Concatenate[BankShard, P], R], *arguments: P.args, **options: P.kwargs) -> list[R]:
         """Call a method of every shard at once."""
         with input_errors():
-            answers: list[Any] = ray.get([getattr(actor, method).remote(*arguments) for actor in self._actors])
-        return answers
+            return ray.get([actor.call(method, *arguments, **options) for actor in self._actors])
 
-    def call_one(self, index: int, method: str, *arguments: Any) -> Any:
+    def call_one(
+        self, index: int, method: Callable[Concatenate[BankShard, P], R], *arguments: P.args, **options: P.kwargs
+    ) -> R:
         """Call a method of one shard."""
         with input_errors():
-            return ray.get(getattr(self._actors[index], method).remote(*arguments))
+            return ray.get(self._actors[index].call(method, *arguments, **options))
 
     def close(self) -> None:
         """End the actors."""
         for actor in self._actors:
-            ray.kill(actor)
+            actor.kill()
         self._actors = []
 
 
@@ -117,13 +121,15 @@ class LocalShards:
                 except NotDoneYet:
                     report(sum(shard.progress() for shard in self._shards))
 
-    def call(self, method: str, *arguments: Any) -> list[Any]:
+    def call(self, method: Callable[Concatenate[BankShard, P], R], *arguments: P.args, **options: P.kwargs) -> list[R]:
         """Call a method of every shard, one after the other."""
-        return [getattr(shard, method)(*arguments) for shard in self._shards]
+        return [method(shard, *arguments, **options) for shard in self._shards]
 
-    def call_one(self, index: int, method: str, *arguments: Any) -> Any:
+    def call_one(
+        self, index: int, method: Callable[Concatenate[BankShard, P], R], *arguments: P.args, **options: P.kwargs
+    ) -> R:
         """Call a method of one shard."""
-        return getattr(self._shards[index], method)(*arguments)
+        return method(self._shards[index], *arguments, **options)
 
     def close(self) -> None:
         """Drop the shards, and the memory that others may have mapped."""

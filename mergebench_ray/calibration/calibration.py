@@ -22,6 +22,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.kernels.threads import torch_threads
 from mergebench_ray.methods import Calibrated, CalibrationRequest
 from mergebench_ray.progress import Progress, silent
+from mergebench_ray.ray_actors import Actor, actors_of
 from mergebench_ray.ray_errors import input_errors
 
 logger = logging.getLogger(__name__)
@@ -165,31 +166,32 @@ def _run(jobs: Sequence[CalibrationJob], store: StatisticStore, progress: Progre
     on_gpu = ray.available_resources().get("GPU", 0) >= 1
     at_once = max(1, int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1)))
     waiting = list(jobs)
-    running: dict[Any, tuple[Any, CalibrationJob]] = {}
+    running: dict[ray.ObjectRef[None], tuple[Actor[CalibrationWorker], CalibrationJob]] = {}
     finished = 0
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
                 worker = _start_worker(job, on_gpu)
-                running[worker.run.remote(job, store, "cuda" if on_gpu else "cpu")] = (worker, job)
+                device = "cuda" if on_gpu else "cpu"
+                running[worker.call(CalibrationWorker.run, job, store, device)] = (worker, job)
             done, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
             for reference in done:
                 worker, _job = running[reference]
                 with input_errors():
                     ray.get(reference)
                 del running[reference]
-                ray.kill(worker)
+                worker.kill()
                 finished += 1
-            states = [(job, ray.get(worker.state.remote())) for worker, job in running.values()]
+            states = [(job, ray.get(worker.call(CalibrationWorker.state))) for worker, job in running.values()]
             share = (finished + sum(fraction for _, (fraction, _) in states)) / len(jobs)
             progress(share, _line(states, share))
     finally:
         for worker, _job in running.values():
-            ray.kill(worker)
+            worker.kill()
 
 
-def _start_worker(job: CalibrationJob, on_gpu: bool) -> Any:
+def _start_worker(job: CalibrationJob, on_gpu: bool) -> Actor[CalibrationWorker]:
     """An actor with the memory that the job needs, on a node that has as much.
 
     Raises:
@@ -203,7 +205,8 @@ def _start_worker(job: CalibrationJob, on_gpu: bool) -> Any:
             f"calibration needs {needed / 2**30:.0f} GiB on a node, the largest offers {largest / 2**30:.0f} GiB: "
             "add a larger node, or set calibration.dtype to bfloat16"
         )
-    actor = ray.remote(CalibrationWorker).options(
+    make = actors_of(
+        CalibrationWorker,
         num_cpus=0,
         num_gpus=int(on_gpu),
         memory=needed,
@@ -211,7 +214,7 @@ def _start_worker(job: CalibrationJob, on_gpu: bool) -> Any:
         scheduling_strategy="SPREAD",
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}},
     )
-    return actor.remote()
+    return make()
 
 
 def _line(states: Sequence[tuple[CalibrationJob, tuple[float, str]]], share: float) -> str:

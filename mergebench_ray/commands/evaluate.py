@@ -19,6 +19,7 @@ from mergebench_ray.commands.ready_sweep import load_checked_tasks
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import check_engines_fit, score_together, start_evaluator
+from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.files import whole_file
 from mergebench_ray.judges.judges import running_judges
 from mergebench_ray.runs.evaluation_file import EvaluationFile, items_file
@@ -119,14 +120,14 @@ def evaluate(
             report(0.0, note)
         report(0.1, "starting vLLM, about half a minute")
         evaluators = [start_evaluator(chosen, base, engine_options, options, None, running) for _ in range(engines)]
-        stats = ray.get([evaluator.start.remote() for evaluator in evaluators])
+        stats = ray.get([evaluator.call(Evaluator.start) for evaluator in evaluators])
         notes.append(stats[0].proof)
         if checkpoint.ref.adapter is not None:
-            ray.get([evaluator.load_checkpoint.remote(checkpoint, base) for evaluator in evaluators])
+            ray.get([evaluator.call(Evaluator.load_checkpoint, checkpoint, base) for evaluator in evaluators])
         report(0.5, f"scoring {model} on {chosen.name}, {split} split")
-        scores = score_together(evaluators, split)
+        scores = score_together(evaluators, which)
         for evaluator in evaluators:
-            ray.kill(evaluator)
+            evaluator.kill()
     result = EvaluationResult(model, digest, chosen.name, scores, notes)
     return result if target is None else keep(result, target, question_rows(loaded))
 

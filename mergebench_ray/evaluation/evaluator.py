@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -21,6 +20,7 @@ from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.prepared import GradedShare, PreparedSplit, Share
 from mergebench_ray.judges.judges import NO_JUDGES, Judges
+from mergebench_ray.ray_actors import Actor, actors_of
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
@@ -193,7 +193,7 @@ def start_evaluator(
     options: EvaluationOptions,
     log_file: Path | None = None,
     judges: Judges = NO_JUDGES,
-) -> Any:
+) -> Actor[Evaluator]:
     """Make an `Evaluator` in a Ray actor of its own and begin to start its engine.
 
     On a CPU the actor is counted as nearly a core, which spreads engines over nodes and leaves room for the search's
@@ -209,7 +209,7 @@ def start_evaluator(
         judges: the judges at hand, as `running_judges` starts them.
 
     Returns:
-        the actor's handle.
+        the actor.
 
     Raises:
         InputError: if the base is an adapter on another model, which no engine can start from.
@@ -226,9 +226,9 @@ def start_evaluator(
         settings=dict(base.corrected_settings),
     )
     environment = {"env_vars": ACTOR_ENVIRONMENT}
-    actor_class = ray.remote(Evaluator).options(num_cpus=_ENGINE_CPUS, num_gpus=num_gpus, runtime_env=environment)
-    actor: Any = actor_class.remote(suite, options, make_engine, judges, base)
-    actor.start.remote()
+    make = actors_of(Evaluator, num_cpus=_ENGINE_CPUS, num_gpus=num_gpus, runtime_env=environment)
+    actor = make(suite, options, make_engine, judges, base)
+    actor.call(Evaluator.start)
     return actor
 
 
@@ -248,20 +248,20 @@ def check_engines_fit(engine_options: EngineOptions) -> None:
         )
 
 
-def score_together(evaluators: Sequence[Any], split: str, domains: Sequence[str] | None = None) -> Scores:
+def score_together(
+    evaluators: Sequence[Actor[Evaluator]], split: Split, domains: Sequence[str] | None = None
+) -> Scores:
     """Score the weights that all of several evaluators hold, each on its share of the items.
 
     Args:
-        evaluators: handles of actors that hold the same weights.
+        evaluators: actors that hold the same weights.
         split: "validation" or "test".
         domains: some of the chosen domains; None for all of them.
     """
     if len(evaluators) == 1:
-        whole: Scores = ray.get(evaluators[0].score.remote(split, domains))
-        return whole
+        return ray.get(evaluators[0].call(Evaluator.score, split, domains))
     shares = [
-        evaluator.grade_share.remote(split, Share(index, len(evaluators)), domains)
+        evaluator.call(Evaluator.grade_share, split, Share(index, len(evaluators)), domains)
         for index, evaluator in enumerate(evaluators)
     ]
-    combined: Scores = ray.get(evaluators[0].combine.remote(split, ray.get(shares)))
-    return combined
+    return ray.get(evaluators[0].call(Evaluator.combine, split, ray.get(shares)))

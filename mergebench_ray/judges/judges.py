@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ray
 
@@ -29,6 +29,7 @@ from mergebench_ray.judges.judge_engine import (
     Pair,
     check_parser_name,
 )
+from mergebench_ray.ray_actors import Actor, actors_of
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import chosen_domains, needed_judge
 from mergebench_ray.tasks.scored_task import ScoredTask
@@ -192,12 +193,11 @@ def _parser_folder(judge: Judge, suite: Suite) -> Path:
 class RemoteJudge:
     """A judge that runs in a Ray actor; a `JudgeFunction`."""
 
-    actor: Any
+    actor: Actor[JudgeEngine]
 
     def __call__(self, pairs: Sequence[Pair]) -> JudgedPairs:
         """Judge all pairs in one call of the actor."""
-        judged: JudgedPairs = ray.get(self.actor.judge.remote(list(pairs)))
-        return judged
+        return ray.get(self.actor.call(JudgeEngine.judge, list(pairs)))
 
 
 @contextlib.contextmanager
@@ -220,26 +220,27 @@ def running_judges(
     gpus = ray.cluster_resources().get("GPU", 0)
     if gpus and found:
         _check_gpus(found, engine_options, gpus)
-    actors: dict[str, Any] = {}
+    actors: dict[str, Actor[JudgeEngine]] = {}
     try:
         for name, one in found.items():
             options = EngineOptions(**one.judge.model_dump(include=set(EngineSettings.model_fields)))
             log = None if log_file is None else log_file(name)
             make_engine = functools.partial(VLLMEngine, one.checkpoint.folder, options, one.max_model_len, log_file=log)
-            actor_class = ray.remote(JudgeEngine).options(
+            make = actors_of(
+                JudgeEngine,
                 num_cpus=0,
                 num_gpus=one.judge.gpus if gpus else 0,
                 max_concurrency=engine_options.count + 1,
                 runtime_env={"env_vars": ACTOR_ENVIRONMENT},
             )
-            actors[name] = actor_class.remote(one, make_engine)
-            started = actors[name].start.remote()
+            actors[name] = make(one, make_engine)
+            started = actors[name].call(JudgeEngine.start)
             if gpus:
                 ray.get(started)
         yield Judges({name: RemoteJudge(actor) for name, actor in actors.items()}, digests(found))
     finally:
         for actor in actors.values():
-            ray.kill(actor)
+            actor.kill()
 
 
 def _check_gpus(found: Mapping[str, FoundJudge], engine_options: EngineOptions, gpus: float) -> None:

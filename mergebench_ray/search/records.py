@@ -18,7 +18,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import parse_error_lines
 from mergebench_ray.runs.trials import Role, Trial, TrialStore, engine_names
 from mergebench_ray.scores import DomainScore, Scores, check_references, normalised_average
-from mergebench_ray.search.scorer import Measurement
+from mergebench_ray.search.scorer import CandidateScorer, Measurement
 from mergebench_ray.search.session import Session
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,8 @@ class Records:
             self._store.append(trial)
             return trial
         started = datetime.now(UTC)
-        measurement: Measurement = ray.get(self._session.scorer.score.remote(recipe, split, self._session.domains))
+        scored = self._session.scorer.call(CandidateScorer.score, recipe, split, self._session.domains)
+        measurement = ray.get(scored)
         trial = self.trial(role, name, split, recipe, measurement, started, number=number)
         self._store.append(trial, measurement.scores.items)
         return trial
@@ -130,9 +131,9 @@ class Records:
         if found is None:
             self._phase(f"scoring {'the base' if role == 'base' else f'specialist {name}'} on {split}")
             started = datetime.now(UTC)
-            measurement: Measurement = ray.get(
-                self._session.scorer.score_checkpoint.remote(checkpoint, self._session.base, split, domains)
-            )
+            base = self._session.base
+            scored = self._session.scorer.call(CandidateScorer.score_checkpoint, checkpoint, base, split, domains)
+            measurement = ray.get(scored)
             value, error = None, None
             if role != "specialist":
                 value, error = self._normalised(name, role, measurement.scores, split)

@@ -21,6 +21,7 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore
 from mergebench_ray.search.records import Records, repeated
 from mergebench_ray.search.samplers import make_sampler
+from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.session import Session
 from mergebench_ray.search.space import OPTUNA_NUMBER, Space
 from mergebench_ray.search.study import RunStudy, open_storage
@@ -72,7 +73,7 @@ class KeepTrials(tune.Callback):
             "number": len(candidates(self._store)),
             "optuna_number": trial.config[OPTUNA_NUMBER],
         }
-        measurement = ray.get(self._session.scorer.take.remote(recipe.digest))
+        measurement = ray.get(self._session.scorer.call(CandidateScorer.take, recipe.digest))
         started = self._started.pop(trial.trial_id, datetime.now(UTC))
         if measurement is not None:
             role, name = names.pop("role"), names.pop("name")
@@ -123,7 +124,7 @@ def search(
         for trial in store.trials()
         if trial.items_digest == items and trial.split == "validation" and trial.method is not None
     }
-    ray.get(session.scorer.begin_search.remote(space, records.specialist_scores("validation"), known))
+    ray.get(session.scorer.call(CandidateScorer.begin_search, space, records.specialist_scores("validation"), known))
     points = space.points(sweep.search.points_to_evaluate) if study.is_new else None
     searcher = OptunaSearch(
         space.suggest,
@@ -135,7 +136,7 @@ def search(
         study_name=study.name,
         points_to_evaluate=points,
     )
-    trainable = tune.with_parameters(CandidateTrial, scorer=session.scorer)
+    trainable = tune.with_parameters(CandidateTrial, evaluate=session.scorer.method(CandidateScorer.evaluate))
     os.environ.update(_TUNE_SETTINGS)
     # What Tune warns of could leak is the session's, which ends with the block it is in.
     warnings.filterwarnings("ignore", "fail_fast='raise' detected")

@@ -16,8 +16,11 @@ import ray
 from mergebench_ray.bank import Bank
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Recipe
+from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import score_together
+from mergebench_ray.evaluation.evaluator import Evaluator
+from mergebench_ray.ray_actors import Actor, actors_of
 from mergebench_ray.scores import DomainScore, Scores, normalised_average
 from mergebench_ray.search.space import Space
 
@@ -50,11 +53,11 @@ class CandidateScorer:
 
     Args:
         bank: handle of the loaded bank.
-        evaluators: handles of the evaluator actors.
+        evaluators: the evaluator actors.
         engines_per_candidate: engines of a group; divides their number.
     """
 
-    def __init__(self, bank: Bank, evaluators: Sequence[Any], engines_per_candidate: int = 1) -> None:
+    def __init__(self, bank: Bank, evaluators: Sequence[Actor[Evaluator]], engines_per_candidate: int = 1) -> None:
         self._bank = bank
         self._evaluators = list(evaluators)
         self._num_groups = len(self._evaluators) // engines_per_candidate
@@ -68,18 +71,18 @@ class CandidateScorer:
         self._references: dict[str, DomainScore] = {}
         self._values: dict[str, float] = {}
 
-    def score(self, recipe: Recipe, split: str, domains: list[str] | None = None) -> Measurement:
+    def score(self, recipe: Recipe, split: Split, domains: list[str] | None = None) -> Measurement:
         """Score the merged model of `recipe` on all engines."""
         with self._engines(everything=True) as engines:
             return self._score(engines, recipe, split, domains)
 
     def score_checkpoint(
-        self, checkpoint: Checkpoint, base: Checkpoint, split: str, domains: list[str] | None = None
+        self, checkpoint: Checkpoint, base: Checkpoint, split: Split, domains: list[str] | None = None
     ) -> Measurement:
         """Score a checkpoint as it is, embeddings included: how base and specialists are measured."""
         with self._engines(everything=True) as engines:
             started = time.perf_counter()
-            ray.get([self._evaluators[index].load_checkpoint.remote(checkpoint, base) for index in engines])
+            ray.get([self._evaluators[index].call(Evaluator.load_checkpoint, checkpoint, base) for index in engines])
             return self._answer(engines, split, domains, 0.0, time.perf_counter() - started)
 
     def begin_search(self, space: Space, references: Mapping[str, DomainScore], known: Mapping[str, float]) -> None:
@@ -127,29 +130,31 @@ class CandidateScorer:
             for group in groups:
                 self._free.put(group)
 
-    def _score(self, engines: tuple[int, ...], recipe: Recipe, split: str, domains: list[str] | None) -> Measurement:
+    def _score(self, engines: tuple[int, ...], recipe: Recipe, split: Split, domains: list[str] | None) -> Measurement:
         with self._bank_lock:
             merged = self._bank.merge(recipe)
             started = time.perf_counter()
-            ray.get([self._evaluators[index].load.remote(merged.manifest) for index in engines])
+            ray.get([self._evaluators[index].call(Evaluator.load, merged.manifest) for index in engines])
             load_seconds = time.perf_counter() - started
         return self._answer(engines, split, domains, merged.seconds, load_seconds)
 
     def _answer(
         self,
         engines: tuple[int, ...],
-        split: str,
+        split: Split,
         domains: list[str] | None,
         merge_seconds: float,
         load_seconds: float,
     ) -> Measurement:
         started = time.perf_counter()
-        scores: Scores = score_together([self._evaluators[index] for index in engines], split, domains)
+        scores = score_together([self._evaluators[index] for index in engines], split, domains)
         return Measurement(scores, merge_seconds, load_seconds, time.perf_counter() - started, engines)
 
 
-def start_scorer(bank: Bank, evaluators: Sequence[Any], engines_per_candidate: int) -> Any:
+def start_scorer(
+    bank: Bank, evaluators: Sequence[Actor[Evaluator]], engines_per_candidate: int
+) -> Actor[CandidateScorer]:
     """Start the scorer as an actor with a thread for each candidate that is scored at once."""
-    actor = ray.remote(CandidateScorer)
     threads = len(evaluators) // engines_per_candidate + 1
-    return actor.options(num_cpus=0, max_concurrency=threads).remote(bank, evaluators, engines_per_candidate)
+    make = actors_of(CandidateScorer, num_cpus=0, max_concurrency=threads)
+    return make(bank, evaluators, engines_per_candidate)

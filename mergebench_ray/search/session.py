@@ -13,13 +13,15 @@ import ray
 from mergebench_ray.bank import Bank, Calibrator, compiled_ahead
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Suite, Sweep
-from mergebench_ray.config.fields import SPLITS
+from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
+from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.judges.judges import Judges
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.progress import Progress
+from mergebench_ray.ray_actors import Actor
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.search.scorer import start_scorer
+from mergebench_ray.search.scorer import CandidateScorer, start_scorer
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Session:
     """
 
     bank: Bank
-    scorer: Any
-    evaluators: list[Any]
+    scorer: Actor[CandidateScorer]
+    evaluators: list[Actor[Evaluator]]
     base: Checkpoint
     specialists: dict[str, Checkpoint]
     domains: list[str]
@@ -50,14 +52,13 @@ class Session:
     engine_dtype: str
     engine_proof: str
 
-    def items_digest(self, split: str, domains: list[str] | None = None) -> str:
+    def items_digest(self, split: Split, domains: list[str] | None = None) -> str:
         """Digest of the items that are scored on a split."""
-        digest: str = ray.get(self.evaluators[0].items_digest.remote(split, domains))
-        return digest
+        return ray.get(self.evaluators[0].call(Evaluator.items_digest, split, domains))
 
     def engine_share(self) -> float:
         """Share of the wall time since the engines were up in which they computed, 0 to 1."""
-        stats = ray.get([evaluator.stats.remote() for evaluator in self.evaluators])
+        stats = ray.get([evaluator.call(Evaluator.stats) for evaluator in self.evaluators])
         wall = time.perf_counter() - self.started
         return float(sum(one.busy_seconds for one in stats) / (wall * len(stats)))
 
@@ -103,10 +104,10 @@ def open_session(
             report(1.0, "preparing the methods while vLLM starts")
         for method, parameters in warm_up:
             bank.merge(bank.recipe(method, parameters))
-        stats = ray.get([evaluator.start.remote() for evaluator in evaluators])
-        ray.get([evaluator.connect.remote(bank.localise) for evaluator in evaluators])
+        stats = ray.get([evaluator.call(Evaluator.start) for evaluator in evaluators])
+        ray.get([evaluator.call(Evaluator.connect, bank.localise) for evaluator in evaluators])
         # Builds and tokenises the items of both splits, once.
-        ray.get([evaluator.items_digest.remote(split) for evaluator in evaluators for split in SPLITS])
+        ray.get([evaluator.call(Evaluator.items_digest, split) for evaluator in evaluators for split in SPLITS])
         yield Session(
             bank=bank,
             scorer=start_scorer(bank, evaluators, engines_per_candidate(sweep)),
@@ -121,6 +122,6 @@ def open_session(
         )
     finally:
         for evaluator in evaluators:
-            ray.kill(evaluator)
+            evaluator.kill()
         if bank is not None:
             bank.close()

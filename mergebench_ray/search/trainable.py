@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray import tune
 
+from mergebench_ray.ray_actors import ActorMethod
+
+Evaluate = ActorMethod[[Mapping[str, Any]], tuple[dict[str, Any], float]]
+"""Suggestion -> recipe and normalised average."""
 METRIC = "normalised_average"
 RECIPE = "recipe"
 
@@ -18,14 +23,15 @@ class CandidateTrial(tune.Trainable):
     torch nor vLLM, so it starts quickly.
     """
 
-    def setup(self, config: dict[str, Any], scorer: Any = None) -> None:
-        """Keep the first suggestion and the handle of the `CandidateScorer` actor."""
+    def setup(self, config: dict[str, Any], evaluate: Evaluate | None = None) -> None:
+        """Keep the first suggestion and the method of the `CandidateScorer` actor that scores it."""
         self._suggestion = config
-        self._scorer = scorer
+        assert evaluate is not None  # Tune wants a default
+        self._evaluate = evaluate
 
     def step(self) -> dict[str, Any]:
         """Score the candidate; its measurement waits in the scorer under the recipe's digest."""
-        recipe, value = ray.get(self._scorer.evaluate.remote(self._suggestion))
+        recipe, value = ray.get(self._evaluate(self._suggestion))
         return {METRIC: value, RECIPE: recipe, "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -1,0 +1,66 @@
+"""Ray actors with the types of their classes: what they are called with is checked as any other call is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ActorMethod(Generic[P, R]):
+    """A method of an actor. Where it is unpickled, the actor's class is not imported.
+
+    Attributes:
+        handle: Ray's handle of the actor.
+        name: the method's.
+    """
+
+    handle: ActorHandle[Any]
+    name: str
+
+    def __call__(self, *arguments: P.args, **options: P.kwargs) -> ObjectRef[R]:
+        """Begin a call; `ray.get` waits for its answer."""
+        begun: ObjectRef[R] = getattr(self.handle, self.name).remote(*arguments, **options)
+        return begun
+
+
+@dataclass(frozen=True)
+class Actor(Generic[T]):
+    """An actor, by the class that it is made of; may be pickled and used anywhere.
+
+    Attributes:
+        handle: Ray's handle of it.
+    """
+
+    handle: ActorHandle[T]
+
+    def method(self, method: Callable[Concatenate[T, P], R]) -> ActorMethod[P, R]:
+        """A method of it, given as one of the class: ``actor.method(Evaluator.score)``."""
+        return ActorMethod(self.handle, method.__name__)
+
+    def call(self, method: Callable[Concatenate[T, P], R], *arguments: P.args, **options: P.kwargs) -> ObjectRef[R]:
+        """Begin a call: ``ray.get(actor.call(Evaluator.score, split))``."""
+        return self.method(method)(*arguments, **options)
+
+    def kill(self) -> None:
+        """End it at once."""
+        ray.kill(self.handle)
+
+
+def actors_of(kind: Callable[P, T], **options: Any) -> Callable[P, Actor[T]]:
+    """What starts actors of a plain class, with Ray's options: ``actors_of(Evaluator, num_gpus=1)(suite, ...)``."""
+    made: Any = ray.remote(kind)
+
+    def start(*arguments: P.args, **named: P.kwargs) -> Actor[T]:
+        return Actor(made.options(**options).remote(*arguments, **named))
+
+    return start
