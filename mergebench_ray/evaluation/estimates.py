@@ -7,13 +7,13 @@ models Miller, 2024, arXiv 2411.00640). Where every item is a cluster of its own
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mergebench_ray.digests import hashed_number
 from mergebench_ray.scores import Influences, combined_error
 
 _BUCKET = "bucket "
@@ -134,7 +134,7 @@ def _bucket(cluster: str, max_groups: int = 200) -> str:
     """The same bucket for a cluster in every task."""
     if cluster.startswith(_BUCKET):
         return cluster
-    return f"{_BUCKET}{int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:8], 'big') % max_groups}"
+    return f"{_BUCKET}{hashed_number(cluster, 8) % max_groups}"
 
 
 def _sum(values: Sequence[float]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections import Counter, defaultdict
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.instance import Instance
 
 from mergebench_ray.config.fields import Split
+from mergebench_ray.digests import hashed_number
 from mergebench_ray.engines import Generation, GenerationRequest, Likelihood, LoglikelihoodRequest, Request, VLLMEngine
 from mergebench_ray.engines.tokens import encode_texts
 from mergebench_ray.errors import InputError
@@ -379,7 +379,7 @@ def _generation_request(
         repetition_penalty=options.repetition_penalty,
         min_tokens=options.min_tokens,
         n=_repeats(instance) if sampled else 1,
-        seed=int.from_bytes(hashlib.sha256(f"{task.name}/{item.id}".encode()).digest()[:4], "big"),
+        seed=hashed_number(f"{task.name}/{item.id}", 4),
         special_tokens=options.special_tokens,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mergebench_ray.config.suite import TaskSettings
+from mergebench_ray.digests import hashed_number
 
 # Of the length that an identifier may have; int() refuses texts of thousands of digits.
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
@@ -102,7 +103,7 @@ def in_split(document: Mapping[str, Any], settings: TaskSettings, split: str, sh
     if settings.held_out_by is None:
         return True
     key = key_text(document[settings.held_out_by])
-    place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    place = hashed_number(key, 8) / 2**64
     return (place < share) == (split == "validation")
 
 

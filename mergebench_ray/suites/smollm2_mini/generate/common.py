@@ -6,11 +6,12 @@ every platform and in every process.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
+
+from mergebench_ray.digests import hashed_number
 
 Item = dict[str, str]
 Value = TypeVar("Value")
@@ -44,7 +45,7 @@ def words(text: str) -> tuple[str, ...]:
 
 def split_of(key: str) -> str:
     """Return the one split that owns a piece of content: 70 % train, 10 % validation, 20 % test."""
-    bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
+    bucket = hashed_number(key, 4) % 100
     if bucket < 70:
         return "train"
     return "validation" if bucket < 80 else "test"
