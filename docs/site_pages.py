@@ -136,8 +136,10 @@ def shown(default: Any) -> str:
     """A default as YAML writes it; nothing for what is empty or a section of its own."""
     if default in ({}, []) or isinstance(default, dict):
         return "–"
-    plain = {None: "null", True: "true", False: "false", "": '""'}
-    return f"`{plain.get(default, default) if isinstance(default, bool | str | None) else default}`"
+    if isinstance(default, float):
+        return f"`{default:g}`"
+    words = {None: "null", True: "true", False: "false", "": '""'}
+    return f"`{words.get(default, default) if isinstance(default, bool | str | None) else default}`"
 
 
 def kind(field: dict[str, Any], schema: dict[str, Any]) -> str:
@@ -151,10 +153,10 @@ def kind(field: dict[str, Any], schema: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(kind(one, schema) for one in options))
     match field.get("type"):
         case "array":
-            return f"list of {kind(field['items'], schema)}" if field.get("items") else "list"
+            return f"list of {grouped(kind(field['items'], schema))}" if field.get("items") else "list"
         case "object":
             inner = field.get("additionalProperties")
-            return f"mapping to {kind(inner, schema)}" if isinstance(inner, dict) and inner else "mapping"
+            return f"mapping to {grouped(kind(inner, schema))}" if isinstance(inner, dict) and inner else "mapping"
         case "integer" | "number" as word:
             return f"{'whole number' if word == 'integer' else 'number'}{bounds(field)}"
         case "boolean":
@@ -164,6 +166,11 @@ def kind(field: dict[str, Any], schema: dict[str, Any]) -> str:
         case "null":
             return "`null`"
     return "any plain value"
+
+
+def grouped(words: str) -> str:
+    """Several kinds in parentheses, where something else goes before them."""
+    return f"({words})" if " or " in words else words
 
 
 def bounds(field: dict[str, Any]) -> str:

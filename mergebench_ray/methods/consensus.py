@@ -30,7 +30,7 @@ class ConsensusParameters(MethodParameters):
 
     per_specialist = frozenset({"scaling_coef", "mu"})
 
-    scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ, -2 to 3.")
+    scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ: what each task vector is multiplied with.")
     mu: MaskFactor | dict[str, MaskFactor] = Field(default=0.2, description="μ, from 0: larger masks keep less.")
     k: int = Field(default=2, ge=1, description="Masks that must hold an entry for it to be kept.")
 

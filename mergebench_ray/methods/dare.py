@@ -29,7 +29,7 @@ class DareParameters(MethodParameters):
 
     per_specialist = frozenset({"scaling_coef"})
 
-    scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ, -2 to 3.")
+    scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ: what each task vector is multiplied with.")
     p: float = Field(default=0.9, ge=0, lt=1, description="Probability that an entry is dropped.")
     seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Seed of the random masks.")
 

@@ -36,7 +36,7 @@ class FisherParameters(MethodParameters):
 
     per_specialist = frozenset({"weight"})
 
-    weight: Weight | dict[str, Weight] = Field(default=1.0, description="cₖ, 1e-6 to 1e6.")
+    weight: Weight | dict[str, Weight] = Field(default=1.0, description="cₖ: how much each specialist counts.")
     calibration_samples: int = Field(default=1000, ge=1, le=10_000_000, description="Samples of each specialist.")
 
 

@@ -39,7 +39,7 @@ class LocalizeAndStitchParameters(MethodParameters):
 
     trained: bool = Field(default=False, description="Train the masks on calibration data.")
     sigmoid_bias: float = Field(default=3.0, gt=0, le=1000, description="Mask logits start at ± this.")
-    learning_rate: float = Field(default=1e8, gt=0, le=1e15, description="Of the mask logits.")
+    learning_rate: float = Field(default=1e8, gt=0, le=1e15, description="Learning rate of the mask logits.")
     epochs: int = Field(default=1, ge=1, le=100_000, description="Steps on the mean gradient of all samples.")
     l1_strength: float = Field(default=0.0, ge=0, le=1e9, description="Pull towards empty masks.")
     calibration_samples: int = Field(default=1000, ge=1, le=10_000_000, description="Samples of each specialist.")

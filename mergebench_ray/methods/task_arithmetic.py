@@ -28,7 +28,7 @@ class TaskArithmeticParameters(MethodParameters):
 
     per_specialist = frozenset({"scaling_coef"})
 
-    scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ, -2 to 3.")
+    scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ: what each task vector is multiplied with.")
 
 
 @register

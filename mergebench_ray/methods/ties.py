@@ -31,7 +31,7 @@ class TiesParameters(MethodParameters):
 
     per_specialist = frozenset({"scaling_coef"})
 
-    scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ, -2 to 3.")
+    scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ: what each task vector is multiplied with.")
     density: float = Field(default=0.2, gt=0, le=1, description="Share of each task vector that is kept.")
     merge_func: Literal["sum", "mean", "max"] = Field(
         default="sum", description="How the entries that agree with the elected sign are merged."
