@@ -60,23 +60,23 @@ def test_shards_come_in_order_and_cover_the_model(loaded: tuple[Shards, list[Sha
 def test_a_call_reaches_every_shard_and_answers_come_in_their_order(loaded: tuple[Shards, list[ShardPlace]]) -> None:
     shards, places = loaded
     sizes = [place.stop - place.start for place in places]
-    assert shards.call("progress") == sizes
-    assert [len(bits) for bits in shards.call("output_bits")] == sizes
+    assert shards.call(BankShard.progress) == sizes
+    assert [len(bits) for bits in shards.call(BankShard.output_bits)] == sizes
 
 
 def test_a_call_of_one_shard_is_answered_by_it_with_its_arguments(loaded: tuple[Shards, list[ShardPlace]]) -> None:
     shards, places = loaded
-    every = shards.call("histograms")
+    every = shards.call(BankShard.histograms)
     assert not np.array_equal(every[0], every[1])
-    assert all(np.array_equal(shards.call_one(i, "histograms"), every[i]) for i in range(len(places)))
+    assert all(np.array_equal(shards.call_one(i, BankShard.histograms), every[i]) for i in range(len(places)))
     bits = {"model.norm.weight": torch.full((64,), 2.0, dtype=torch.bfloat16).view(torch.int16).numpy()}
-    shards.call("place", bits)
-    assert np.array_equal(shards.call_one(COUNT - 1, "output_bits")[-64:], bits["model.norm.weight"])
+    shards.call(BankShard.place, bits)
+    assert np.array_equal(shards.call_one(COUNT - 1, BankShard.output_bits)[-64:], bits["model.norm.weight"])
 
 
 def test_memory_of_each_place_holds_what_its_shard_merged(loaded: tuple[Shards, list[ShardPlace]]) -> None:
     shards, places = loaded
-    for place, bits in zip(places, shards.call("output_bits"), strict=True):
+    for place, bits in zip(places, shards.call(BankShard.output_bits), strict=True):
         assert torch.equal(map_memory(place.path, place.stop - place.start).view(torch.int16), torch.tensor(bits))
 
 

@@ -144,7 +144,7 @@ def test_a_search_that_has_all_its_candidates_starts_nothing(
 def test_a_trial_of_tune_hands_each_suggestion_to_the_scorer_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     fetch_here(monkeypatch)
     trial: Any = CandidateTrial.__new__(CandidateTrial)
-    trial.setup({"density": 0.25}, scorer=ActorHere(RecordingScorer()))
+    trial.setup({"density": 0.25}, evaluate=RecordingScorer().evaluate)
     first = trial.step()
     assert (first[METRIC], first[RECIPE]["parameters"]["density"], first["done"]) == (0.25, 0.25, True)
     assert trial.reset_config({"density": 0.75})

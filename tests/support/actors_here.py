@@ -10,18 +10,22 @@ import ray
 
 
 class ActorHere:
-    """Calls `handle.method.remote(...)` at once; `fetch_here` makes `ray.get` hand over what came back."""
+    """Stands for an `Actor`: calls begin and end at once; `fetch_here` makes `ray.get` hand over what came back.
+
+    What it holds need not be of the actor's class: it has methods of the same names.
+    """
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
 
-    def __getattr__(self, name: str) -> _Method:
-        return _Method(getattr(self.actor, name))
+    def method(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        return getattr(self.actor, method.__name__)
 
+    def call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        return self.method(method)(*arguments, **options)
 
-class _Method:
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self.remote = call
+    def kill(self) -> None:
+        ray.kill(self)
 
 
 def fetch_here(monkeypatch: pytest.MonkeyPatch) -> None:
