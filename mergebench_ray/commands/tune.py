@@ -19,6 +19,7 @@ from mergebench_ray.commands.merge import write_merged
 from mergebench_ray.commands.models import Models
 from mergebench_ray.commands.plan import does_not_fit
 from mergebench_ray.commands.ready_sweep import ReadySweep, make_ready
+from mergebench_ray.commands.unusable_specialists import explanation, unusable_specialists
 from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.config.storage_url import without_secrets
@@ -29,7 +30,7 @@ from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.placement import make_plan
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.leaderboard import best_candidate, best_of_each_method, with_error
-from mergebench_ray.runs.opening import check_same_items, open_run
+from mergebench_ray.runs.opening import begin_again, check_same_items, open_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, write_questions
 from mergebench_ray.runtime import ray_session
@@ -105,6 +106,9 @@ def tune(
         open_storage(run, checked.search)
         run.write_plan(plan)
         store = TrialStore(run.path)
+        if _is_outdated(store.trials(), ready):
+            begin_again(run, checked)
+            store = TrialStore(run.path)
         items, as_earlier = (
             {split: items_digest(some, directions=directions) for split, some in tasks.items()}
             for directions in (True, False)
@@ -122,12 +126,32 @@ def tune(
                     result = _run(ready, run, store, view)
             except BaseException as error:
                 _keep_what_is_there(error, run, store, view)
+                if isinstance(error, InputError) and unusable_specialists(store.trials()):
+                    how = f"go on with the same command and --resume; all answers are in {run.report_file}"
+                    raise InputError(f"{error}; {how}") from error
                 raise
             try:
                 write_report(run.path)
             finally:
                 view.finished(_summary(result))
     return result
+
+
+def _is_outdated(trials: Sequence[Trial], ready: ReadySweep) -> bool:
+    """Whether models or items have changed since they were scored, and the search has not begun, so all may."""
+    if any(trial.role == "candidate" for trial in trials):
+        return False
+    if unusable_specialists(trials):
+        return True  # what was mended may be in a task's own functions, of which no digest knows
+    for trial in trials:
+        if trial.role not in ("base", "specialist"):
+            continue  # as outdated as those that it is made of
+        own = trial.role == "specialist"
+        checkpoint = ready.models.specialists.get(trial.name) if own else ready.models.base
+        tasks = [one for one in ready.tasks[trial.split] if not own or one.domain == trial.name]
+        if checkpoint is None or (trial.digest, trial.items_digest) != (checkpoint.digest(), items_digest(tasks)):
+            return True
+    return False
 
 
 def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, view: LiveView) -> TuneResult:
@@ -180,6 +204,8 @@ def _keep_what_is_there(error: BaseException, run: RunFolder, store: TrialStore,
         view.finished([f"finished trials are kept: go on with the same command and --resume, in {run.path}"])
     elif not isinstance(error, InputError):
         logging.getLogger(__name__).error("the run stopped", exc_info=error)
+    elif unusable_specialists(store.trials()):
+        view.finished(explanation(run.path, store.trials()))
     if store.trials():
         with suppress(Exception):
             write_report(run.path)

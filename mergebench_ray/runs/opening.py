@@ -1,9 +1,14 @@
-"""Opening a run's folder: one process at a time works in it, and it is only resumed with the sweep that began it."""
+"""Opening a run's folder: one process at a time works in it.
+
+Once its search has begun, it is only resumed with the sweep that began it. Before, what is wrong may be changed.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +60,8 @@ def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
     A new one is for its owner only: it holds questions and answers.
 
     Raises:
-        InputError: the folder holds a run and `resume` is off, was begun with another sweep, is not a run, cannot be
-            written, or another process works in it.
+        InputError: the folder holds a run and `resume` is off, its search was begun with another sweep, it is not a
+            run, cannot be written, or another process works in it.
     """
     check_run_folder(path, sweep, resume=resume)
     run = RunFolder(path.resolve())
@@ -66,12 +71,22 @@ def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
     with _locked(run):
         remove_leftovers(run.path)
         remove_leftovers(run.best_folder)
-        if not run.sweep_file.exists():
-            with whole_file(run.id_file) as temporary:
-                temporary.write_text(f"{secrets.token_hex(16)}\n")
-            with whole_file(run.sweep_file) as temporary:
-                temporary.write_text(to_yaml(_as_written(sweep)))
+        if not run.sweep_file.exists() or _first_change(run, _as_written(sweep)) is not None:
+            begin_again(run, sweep)
         yield run
+
+
+def begin_again(run: RunFolder, sweep: Sweep) -> None:
+    """Forget what a run scored before its search, and what its study holds; then its sweep is this one.
+
+    The study gets another name: one that has tried something takes no other search space.
+    """
+    run.trials_file.unlink(missing_ok=True)
+    shutil.rmtree(run.items_folder, ignore_errors=True)
+    with whole_file(run.id_file) as temporary:
+        temporary.write_text(f"{secrets.token_hex(16)}\n")
+    with whole_file(run.sweep_file) as temporary:
+        temporary.write_text(to_yaml(_as_written(sweep)))
 
 
 def _is_only_begun(run: RunFolder) -> bool:
@@ -118,15 +133,28 @@ def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
         raise InputError(
             f"{run.path}: nothing to resume (no {run.sweep_file.name} there); start without --resume, or check --out"
         )
+    changed = _first_change(run, written)
+    if changed is not None and _has_candidates(run):
+        key, before, now = changed
+        raise InputError(
+            f"{run.sweep_file}: the run was begun with {key} = {before!r}, now it is {now!r}; "
+            f"undo the change, or start a new run with another --out"
+        )
+
+
+def _first_change(run: RunFolder, written: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    """A key whose value is another than when the run was begun, with both values; None where all are the same."""
     before = _flatten(_as_written(Sweep.from_yaml(run.sweep_file)))
     now = _flatten(written)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if changed:
-        key = changed[0]
-        raise InputError(
-            f"{run.sweep_file}: the run was begun with {key} = {before.get(key)!r}, now it is {now.get(key)!r}; "
-            f"undo the change, or start a new run with another --out"
-        )
+    return (changed[0], before.get(changed[0]), now.get(changed[0])) if changed else None
+
+
+def _has_candidates(run: RunFolder) -> bool:
+    """Whether the search has begun."""
+    from mergebench_ray.runs.trials import read_trials
+
+    return os.path.lexists(run.trials_file) and any(one.role == "candidate" for one in read_trials(run.path))
 
 
 def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:

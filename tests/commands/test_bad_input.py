@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from command_line import CommandLine
+from made_up_trials import made_up_trials
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import Recipe
 from mergebench_ray.config.yaml_files import to_yaml
+from mergebench_ray.runs.trials import TrialStore
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
 
 
@@ -279,6 +281,7 @@ def test_a_run_resumed_with_a_changed_sweep(run: CommandLine, tmp_path: Path) ->
     sweep = sweep_file(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "sweep.yaml").write_text(sweep.read_text())
+    TrialStore(tmp_path / "run").append(made_up_trials(1, test=False)[-1])
     line = run.refused("tune", sweep, "--out", tmp_path / "run", "--resume", "--set", "search.trials=5")
     assert "search.trials" in line
 
