@@ -96,7 +96,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    tiers.slowest_first(items)
+    tiers.by_tier(items)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,7 +17,6 @@ from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.errors import InputError
 from mergebench_ray.weights.memory_file import map_memory
-from tiers import IN_THE_RAY_SESSION
 from tiny_models import tiny_llama, tiny_specialist
 
 COUNT = 3
@@ -35,7 +34,7 @@ def specialists(base: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> d
     return {name: resolve(str(tiny_specialist(folder / name, base.folder, seed=i))) for i, name in enumerate("ab")}
 
 
-@pytest.fixture(scope="module", params=[pytest.param("actors", marks=IN_THE_RAY_SESSION), "this process"])
+@pytest.fixture(scope="module", params=[pytest.param("actors", marks=pytest.mark.ray), "this process"])
 def make(request: pytest.FixtureRequest, base: Checkpoint) -> Make:
     layout = Layout.of(base)
     if request.param == "actors":

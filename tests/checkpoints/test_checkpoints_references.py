@@ -112,6 +112,7 @@ def test_an_unusable_cache_folder_is_one_clear_line(tmp_path: Path, monkeypatch:
         resolve(str(model)).digest()
 
 
+@pytest.mark.slow
 def test_a_package_of_real_weights_holds_what_its_gguf_file_encodes(base_folder: Path) -> None:
     checkpoint = resolve(SMOLLM2)
     assert checkpoint.folder == base_folder
@@ -149,6 +150,7 @@ def test_a_gguf_file_reads_as_transformers_loads_it(tmp_path: Path, monkeypatch:
 CONVERT = "import sys; from mergebench_ray.checkpoints import resolve; print(resolve(sys.argv[1]).digest())"
 
 
+@pytest.mark.slow
 def test_processes_that_need_a_gguf_file_at_once_share_one_conversion(tmp_path: Path) -> None:
     file = tiny_gguf(tmp_path / "tiny.gguf")
     processes = [

@@ -217,6 +217,7 @@ print(seen)
 """
 
 
+@pytest.mark.slow
 def test_a_reader_beside_a_running_search_always_sees_whole_files(tmp_path: Path) -> None:
     trials = made_up_trials(500, test=False)
     store = TrialStore(tmp_path)

@@ -82,6 +82,7 @@ for weak in (False, True):
 """
 
 
+@pytest.mark.slow
 def test_commands_say_before_anything_starts_that_the_sandbox_is_weak() -> None:
     setup = Setup(user=False, namespaces=True, landlock=False)
     if missing := setup.missing():
@@ -101,6 +102,7 @@ HARNESS = Path(__file__).parents[1].joinpath("support", "hostile_harness.py").re
 REFUSALS = ("PermissionError", "FileNotFoundError", "OSError: [Errno", "ValueError: not allowed to raise maximum limit")
 
 
+@pytest.mark.slow
 def test_no_hostile_program_passes_harms_reads_or_outlives(setup: Setup) -> None:
     good = {f"good {number}": [f"def add(a, b): return {SECRET}", CHECK] for number in range(10)}
     cheats = {name: [text, CHECK] for name, text in HOSTILE.items()}

@@ -6,7 +6,6 @@ Marks come from the fixtures that a test uses, or stand in its file; a test that
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,26 +18,21 @@ STARTERS: dict[str, list[tuple[Any, str]]] = {
     "vllm": [(VLLMEngine, "__init__")],
     "ray": [(ray, "init")],
     "compiler": [(compiled, "helper_process"), (compiled.CompiledKernel, "__init__")],
+    "slow": [],
 }
-"""Each tier, from the slowest, and the calls that start what it is named for."""
+"""Each tier, in the order in which they run, and the calls that start what it is named for."""
 FIXTURES = {"engine": "vllm", "tiny_engine": "vllm", "ray_cluster": "ray"}
-"""What the fixtures of the whole session start; tests that use one run in one process, others file by file."""
-_SHARED = "session"
-IN_THE_RAY_SESSION = (pytest.mark.ray, pytest.mark.xdist_group(_SHARED))
-"""For a parameter whose test asks for `ray_cluster` when it runs."""
-
+"""What the fixtures of the whole session start."""
 _may_start: set[str] | None = None
 
 
 def mark(item: pytest.Item) -> None:
-    """Mark a test by what it starts, and by the process that it shares with others where there are several."""
-    shared = {tier for name, tier in FIXTURES.items() if name in getattr(item, "fixturenames", ())}
-    for tier in shared:
-        item.add_marker(tier)
+    """Mark a test by what its fixtures start."""
+    for name, tier in FIXTURES.items():
+        if name in getattr(item, "fixturenames", ()):
+            item.add_marker(tier)
     if not tiers(item):
         item.add_marker("fast")
-    if not item.get_closest_marker("xdist_group"):
-        item.add_marker(pytest.mark.xdist_group(_SHARED if shared else Path(item.path).stem))
 
 
 def tiers(item: pytest.Item) -> set[str]:
@@ -46,8 +40,8 @@ def tiers(item: pytest.Item) -> set[str]:
     return {tier for tier in STARTERS if item.get_closest_marker(tier)}
 
 
-def slowest_first(items: list[pytest.Item]) -> None:
-    """Sort tests by tier: what several processes share out ends at the same time when what is long comes first."""
+def by_tier(items: list[pytest.Item]) -> None:
+    """Sort tests by tier, so that those that share an engine or a cluster follow each other."""
     order = {tier: place for place, tier in enumerate(STARTERS)}
     items.sort(key=lambda item: min((order[tier] for tier in tiers(item)), default=len(order)))
 

@@ -263,6 +263,7 @@ def test_data_files_in_the_working_folder_are_still_found_unless_they_may_be_oth
     assert len(one_task(folder, "capital_text", "exact_match").items) == 2
 
 
+@pytest.mark.slow
 def test_a_task_that_is_not_found_is_answered_with_the_key_that_lets_it_be(folder: Path) -> None:
     with pytest.raises(
         InputError, match=r"no task 'arc_easy' in .*tasks; lm-eval has one: add arc to .*lm_eval_folders"
