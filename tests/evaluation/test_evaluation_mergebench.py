@@ -321,4 +321,4 @@ def test_a_suites_decoding_reaches_the_engine_and_its_tasks_the_scores(
 
 def test_a_domain_score_has_its_tasks_errors() -> None:
     score = combine_tasks([TaskScore("a", "acc", 0.5, 0.3, 4), TaskScore("b", "harm", 0.9, 0.4, 6, one_minus=True)])
-    assert score == DomainScore(pytest.approx(0.3), pytest.approx(0.25), 10)
+    assert score == DomainScore(pytest.approx(0.3), pytest.approx(0.25), 10, counted={"a": "acc", "b": "1 - harm"})
