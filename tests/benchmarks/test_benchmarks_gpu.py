@@ -28,6 +28,7 @@ def without_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
 
 
+@pytest.mark.slow
 def test_the_check_of_passes_and_bank_runs_all_its_stages(tmp_path: Path) -> None:
     import gpu_check
 
@@ -83,6 +84,7 @@ def test_the_figures_of_a_search_are_told_beside_those_of_another(
     assert figures["entries_that_differ"] == 0
 
 
+@pytest.mark.slow
 def test_the_code_for_a_card_is_made_without_one() -> None:
     pytest.importorskip("triton")
     command = [sys.executable, FOLDER / "ptx_without_card.py", "model_soup"]

@@ -48,6 +48,7 @@ def test_the_page_has_the_file_its_use_and_its_reference(tree: Tree) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_example_passes_what_runs_over_all_methods(tree: Tree) -> None:
     conformance = ["tests/methods/test_methods_reference.py", "tests/kernels/test_kernels_passes.py"]
     others = [
