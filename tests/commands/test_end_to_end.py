@@ -17,6 +17,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from optuna.trial import TrialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -239,6 +240,9 @@ def test_the_best_model_loads_in_transformers_and_is_what_the_recipe_says(story:
     output = model.generate(**tokenizer("Hello", return_tensors="pt"), max_new_tokens=3, do_sample=False)
     assert output.shape[1] > 1
     assert recipe.digest in (folder / "README.md").read_text()
+    on_test = next(t for t in read_trials(story.run) if t.digest == recipe.digest and t.split == "test")
+    published = {one.dataset_config: one.metric_value for one in ModelCard.load(folder / "README.md").data.eval_results}
+    assert published == {domain: result.score for domain, result in on_test.domains.items()}
 
 
 def test_the_run_tells_what_came_out(story: Story) -> None:
