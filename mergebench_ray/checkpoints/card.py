@@ -107,9 +107,9 @@ def _scores(scores: Mapping[str, Mapping[str, Cell]]) -> str:
 
 def _shown(cell: Cell | None) -> str:
     value, error = cell if isinstance(cell, tuple) else (cell, None)
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+    return f"{value:.4f}" if error is None or not math.isfinite(error) else f"{value:.4f} ± {error:.4f}"
 
 
 def _text(name: str) -> str:

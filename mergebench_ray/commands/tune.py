@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -233,6 +234,7 @@ def _finish(
     results = [
         evaluation_result(ready.suite.name, "test", domain, one.metric, one.score, one.standard_error, one.items)
         for domain, one in test.domains.items()
+        if math.isfinite(one.score)  # a hub takes numbers alone
     ]
     _write_best(session, recipe, ready.models, store, run, results)
     return TuneResult(

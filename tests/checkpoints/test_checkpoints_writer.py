@@ -333,6 +333,13 @@ def test_the_card_names_recipe_digests_and_scores() -> None:
     assert ["merged", "0.7500", "–", "0.9000"] in lines
 
 
+def test_a_score_that_is_no_number_is_a_dash_on_the_card() -> None:
+    card = model_card(RECIPE, {"base": {"math": math.nan, "code": (0.5, math.nan), "text": math.inf}})
+    assert "| base" in card
+    assert "nan" not in card
+    assert "inf" not in card
+
+
 def test_hubs_read_the_models_scores_from_its_card() -> None:
     measured = [
         evaluation_result("mini", "test", "math", "acc", 0.5, 0.1, 64),
