@@ -62,7 +62,9 @@ def data_blocks(found: Iterable[DataSet], width: int) -> list[str]:
     for one in found:
         lines.append(_COLUMNS.format("yes" if one.there else "no", one.source, _licence(one), line_text(one.id)))
         use = f"{', '.join(one.splits)} of {', '.join(one.tasks)}" if one.splits else ", ".join(one.tasks)
-        whole_words = textwrap.TextWrapper(width - len(_INDENT), break_long_words=False, break_on_hyphens=False)
+        whole_words = textwrap.TextWrapper(
+            max(20, width - len(_INDENT)), break_long_words=False, break_on_hyphens=False
+        )
         lines += [_INDENT + text for text in (*whole_words.wrap(line_text(use)), line_text(one.place))]
     return lines
 

@@ -297,6 +297,7 @@ def test_a_listing_of_data_sets_on_a_narrow_terminal_shows_names_and_paths_whole
     assert lines[2] == "       train of ifeval"
     assert lines[3] == "       /my data/" + 80 * "x"
     assert all(len(line) <= 80 for line in lines if "/my data/" not in line)
+    assert data_blocks(found, 1)
     assert all(", ".join(one.tasks) in " ".join(" ".join(lines).split()) for one in found)
 
 
