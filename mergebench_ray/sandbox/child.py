@@ -36,6 +36,8 @@ else:
     from sandbox import room as rooms
 
     sys.path.pop()
+    # A program finds no further module of the folder by way of these.
+    sys.modules["sandbox"].__path__ = []
 
 HEADER_BYTES = 512
 ESSENTIAL = ("files (Landlock)", "processes and sockets (seccomp)")

@@ -104,6 +104,11 @@ def test_a_program_starts_in_an_empty_folder_without_environment_or_packages(poo
     assert pool.submit("import math, re, json, collections, itertools, string, heapq, datetime").result().passed
 
 
+def test_a_program_finds_no_further_module_of_the_sandbox(pool: SandboxPool) -> None:
+    program = "try:\n    import sandbox.runner\nexcept ModuleNotFoundError:\n    pass"
+    assert pool.submit(program).result().passed
+
+
 def test_packages_can_be_given_to_programs_and_checks() -> None:
     program = Program("import numpy\ndef mean(x): return numpy.mean(x)", check_of("assert mean([1, 2]) == 1.5", "mean"))
     check = (
