@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mergebench_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mergebench_ray.commands.evaluate import EvaluationResult, evaluate
@@ -46,9 +47,5 @@ __all__ = [
     "tune",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # Lazily, so that importing the package in every Ray worker does not import torch, vLLM and the rest.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+# Lazily, so that importing the package in every Ray worker does not import torch, vLLM and the rest.
+__getattr__ = lazy_names(__name__, _HOMES)
