@@ -1,4 +1,8 @@
-"""The report's charts, one function each: a run's summary in, a plotly figure out (None: nothing to draw)."""
+"""The report's charts, one function each: a run's summary in, a plotly figure out (None: nothing to draw).
+
+They are not Optuna's: those know neither error bars, nor references, nor methods, and need the study, which may be in
+a storage elsewhere.
+"""
 
 from __future__ import annotations
 
