@@ -9,7 +9,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.report.method_table import methods_csv, methods_latex, methods_markdown
 from mergebench_ray.report.own_output import check_outputs, write_output
 from mergebench_ray.report.pages import comparison_page, run_page
-from mergebench_ray.runs.comparison import compare, read_runs
+from mergebench_ray.runs.comparison import MethodRow, Run, compare, read_runs
 from mergebench_ray.runs.run_folder import RunFolder
 
 
@@ -39,7 +39,26 @@ def report(
     """
     if not runs:
         raise InputError("give the folder of at least one run")
-    found = read_runs(runs)
+    return report_on(read_runs(runs), out=out, csv=csv, markdown=markdown, latex=latex)[0]
+
+
+def report_on(
+    found: Sequence[Run],
+    *,
+    out: Path | None = None,
+    csv: Path | None = None,
+    markdown: Path | None = None,
+    latex: Path | None = None,
+) -> tuple[dict[str, Path], list[MethodRow]]:
+    """Write the report of runs that were read.
+
+    Returns:
+        what was written, as `report` does; the leaderboard's rows.
+
+    Raises:
+        InputError: as `report`.
+    """
+    runs = [run.folder for run in found]
     page_file = out or RunFolder(runs[0] if len(runs) == 1 else Path()).report_file
     given = {"out": page_file, "csv": csv, "markdown": markdown, "latex": latex}
     paths = {option: path for option, path in given.items() if path is not None}
@@ -50,4 +69,4 @@ def report(
     for name, export in (("csv", methods_csv), ("markdown", methods_markdown), ("latex", methods_latex)):
         if name in paths:
             written[name] = write_output(paths[name], export(rows), name)
-    return written
+    return written, rows

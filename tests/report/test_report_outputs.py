@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from command_line import CommandLine
 from made_up_trials import made_up_trials
 from mergebench_ray.commands.report import report
 from mergebench_ray.errors import InputError
+from mergebench_ray.runs import comparison
 from mergebench_ray.runs.trials import TrialStore
 from small_disks import small_disk
 
@@ -148,3 +150,15 @@ def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
             report([tmp_path / name])
     with pytest.raises(InputError, match="at least one run"):
         report([])
+
+
+def test_the_command_reads_each_run_once(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    read = comparison.Run.read
+    monkeypatch.setattr(comparison.Run, "read", lambda folder: reads.append(folder) or read(folder))
+    finished = CommandLine(capsys, monkeypatch)("report", run)
+    assert finished.status == 0
+    assert "report: " in finished.out
+    assert reads == [run]

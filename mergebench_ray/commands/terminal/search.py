@@ -85,14 +85,14 @@ def report(
     latex: Annotated[Path | None, typer.Option(help="Write it here as LaTeX (booktabs).")] = None,
 ) -> None:
     """Write the report of a run again, or one that compares several."""
-    from mergebench_ray.runs.comparison import compare, read_runs
+    from mergebench_ray.runs.comparison import read_runs
 
     found = read_runs(runs)
 
-    from mergebench_ray.commands.report import report as run
+    from mergebench_ray.commands.report import report_on
     from mergebench_ray.report.terminal_table import terminal_table
 
-    written = run(runs, out=out, csv=csv, markdown=markdown, latex=latex)
-    Console().print(terminal_table(compare(found)))
+    written, rows = report_on(found, out=out, csv=csv, markdown=markdown, latex=latex)
+    Console().print(terminal_table(rows))
     for name, path in written.items():
         typer.echo(f"{name}: {path}")
