@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from mergebench_ray.errors import InputError
+from mergebench_ray.files import cannot_lock
 
 _REMEDY = "set MERGEBENCH_RAY_CACHE to a writable folder"
 
@@ -36,11 +37,12 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
     The kernel frees the lock when the process ends, however it ends; the file that stays behind blocks nobody.
 
     Raises:
-        InputError: the cache cannot be written.
+        InputError: the cache cannot be written, or its file system cannot lock files.
     """
     try:
         held = FileLock(lock, fallback_to_soft=False).acquire()
     except OSError as error:
-        raise InputError(f"cache file {lock} cannot be written ({error.strerror}); {_REMEDY}") from error
+        done = "locked" if cannot_lock(error) else "written"
+        raise InputError(f"cache file {lock} cannot be {done} ({error.strerror}); {_REMEDY}") from error
     with held:
         yield

@@ -23,6 +23,7 @@ from mergebench_ray import interrupts
 from mergebench_ray.errors import InputError
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # Of libraries that raise errors of their own, and of this module.
 _FULL_DISK_TEXTS = ("No space left on device", "disk is full", "no space left on the disk")
 _PART = ".part"
@@ -124,6 +125,11 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if _TEMPORARY.fullmatch(path.name):
             _remove(path)
+
+
+def cannot_lock(error: OSError) -> bool:
+    """Whether an error says that a file system has no locks."""
+    return error.errno in _NO_LOCKS
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from mergebench_ray.config.fields import Split
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import (
+    cannot_lock,
     check_new_folder,
     check_writable,
     explain_refusals,
@@ -61,14 +62,11 @@ def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
 
     Raises:
         InputError: the folder holds a run and `resume` is off, its search was begun with another sweep, it is not a
-            run, cannot be written, or another process works in it.
+            run, cannot be written or locked, or another process works in it.
     """
     check_run_folder(path, sweep, resume=resume)
     run = RunFolder(path.resolve())
-    run.path.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        run.path.chmod(0o700)
-    with _locked(run):
+    with _folder_of(run, is_new=not resume), _locked(run):
         remove_leftovers(run.path)
         remove_leftovers(run.best_folder)
         if not run.sweep_file.exists() or _first_change(run, _as_written(sweep)) is not None:
@@ -167,13 +165,37 @@ def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
+def _folder_of(run: RunFolder, *, is_new: bool) -> Iterator[None]:
+    """Make what is missing of a run's path; where no run could be begun, it is removed again."""
+    missing = [one for one in (run.path, *run.path.parents) if not one.exists()]
+    run.path.mkdir(parents=True, exist_ok=True)
+    if is_new:
+        run.path.chmod(0o700)
+    try:
+        yield
+    finally:
+        for one in missing:
+            with suppress(OSError):  # it holds something
+                one.rmdir()
+
+
+@contextmanager
 def _locked(run: RunFolder) -> Iterator[None]:
     """Hold an advisory lock; the kernel frees it when the process ends, however it ends."""
+    was_there = run.lock_file.exists()
     try:
         held = FileLock(run.lock_file, timeout=0, fallback_to_soft=False).acquire()
     except Timeout:
         raise InputError(
             f"{run.path}: another process is working in this run's folder; wait for it or end it"
         ) from None
+    except OSError as error:
+        if not cannot_lock(error):
+            raise
+        if not was_there:
+            run.lock_file.unlink(missing_ok=True)
+        raise InputError(
+            f"{run.path}: its file system cannot lock files ({error.strerror}); choose another --out"
+        ) from error
     with held:
         yield

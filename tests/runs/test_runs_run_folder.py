@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
+from filelock import FileLock
 
+from mergebench_ray.cache import one_at_a_time
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk
@@ -50,6 +54,23 @@ def test_looking_at_a_place_for_a_run_leaves_nothing(sweep: Sweep, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
     with open_run(tmp_path / "run", sweep, resume=False), pytest.raises(InputError, match="another process"):
         check_run_folder(tmp_path / "run", sweep, resume=True)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_files_cannot_be_locked_no_run_begins_and_nothing_is_left(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def acquire(lock: FileLock) -> None:
+        Path(lock.lock_file).touch()
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    refused = rf"run: its file system cannot lock files \({os.strerror(code)}\); choose another --out"
+    with pytest.raises(InputError, match=refused), open_run(tmp_path / "a" / "run", sweep, resume=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match=f"cannot be locked .{os.strerror(code)}"), one_at_a_time(tmp_path / "lock"):
+        pass
 
 
 @pytest.mark.parametrize("bad", ["file", "file/run", "dangling", "x" * 300])
