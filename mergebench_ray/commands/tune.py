@@ -126,10 +126,10 @@ def tune(
                 with ray_session(address, dashboard_port=dashboard_port):
                     result = _run(ready, run, store, view)
             except BaseException as error:
-                _keep_what_is_there(error, run, store, view)
+                has_report = _keep_what_is_there(error, run, store, view)
                 if isinstance(error, InputError) and unusable_specialists(store.trials()):
-                    how = f"go on with the same command and --resume; all answers are in {run.report_file}"
-                    raise InputError(f"{error}; {how}") from error
+                    answers = f"; all answers are in {run.report_file}" if has_report else ""
+                    raise InputError(f"{error}; go on with the same command and --resume{answers}") from error
                 raise
             try:
                 write_report(run.path)
@@ -199,8 +199,12 @@ def _one_of_each(corners: Iterable[tuple[str, dict[str, Any]]]) -> list[tuple[st
     return list(passes.values())
 
 
-def _keep_what_is_there(error: BaseException, run: RunFolder, store: TrialStore, view: LiveView) -> None:
-    """Say how to go on, keep the traceback of an internal fault, and report on the trials that were finished."""
+def _keep_what_is_there(error: BaseException, run: RunFolder, store: TrialStore, view: LiveView) -> bool:
+    """Say how to go on, keep the traceback of an internal fault, and report on the trials that were finished.
+
+    Returns:
+        whether the report was written.
+    """
     if isinstance(error, KeyboardInterrupt):
         view.finished([f"finished trials are kept: go on with the same command and --resume, in {run.path}"])
     elif not isinstance(error, InputError):
@@ -210,6 +214,8 @@ def _keep_what_is_there(error: BaseException, run: RunFolder, store: TrialStore,
     if store.trials():
         with suppress(Exception):
             write_report(run.path)
+            return True
+    return False
 
 
 def _finish(

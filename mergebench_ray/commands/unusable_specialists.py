@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+from mergebench_ray.errors import InputError
 from mergebench_ray.runs.leaderboard import with_error
 from mergebench_ray.runs.trials import Trial, read_items, read_questions
 
@@ -39,7 +40,12 @@ def explanation(folder: Path, trials: Iterable[Trial]) -> list[str]:
     ]
     lines = [f"each specialist in its own domain, on validation: {', '.join(scores)}"]
     for trial in unusable_specialists(found):
-        lines += _answers(folder, trial)
+        try:
+            lines += _answers(folder, trial)
+        except FileNotFoundError:
+            lines.append(f"{trial.name}: its answers are not on disk")
+        except InputError as error:
+            lines.append(f"{trial.name}: its answers cannot be shown ({error})")
     return lines
 
 

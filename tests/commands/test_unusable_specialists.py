@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from made_up_trials import made_up_trials
+from mergebench_ray.commands.live import LiveView
+from mergebench_ray.commands.tune import _keep_what_is_there
 from mergebench_ray.commands.unusable_specialists import explanation, unusable_specialists
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.opening import check_run_folder, open_run
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, write_questions
 from mergebench_ray.scores import DomainScore
 
@@ -50,6 +53,26 @@ def test_every_score_is_shown_and_three_answers_with_what_was_expected(store: Tr
     assert lines[6].endswith("What is 1 + 1?'")
     assert len(lines[6]) < 200
     assert lines[7:9] == ["    answered: 'I do not know.'", "    expected: '2'"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"), [(Path.unlink, "are not on disk"), (lambda file: file.write_text("no"), "cannot be shown")]
+)
+def test_answers_that_cannot_be_read_do_not_hide_the_scores(
+    store: TrialStore, damage: Callable[[Path], None], said: str
+) -> None:
+    damage(RunFolder(store.folder).items_file("digest of math", "validation"))
+    first, second = explanation(store.folder, store.trials())
+    assert "math 0.000" in first
+    assert second.startswith(f"math: its answers {said}")
+
+
+def test_only_a_report_that_was_written_counts_as_written(store: TrialStore) -> None:
+    run, view = RunFolder(store.folder), LiveView("x", 1, show=False)
+    assert _keep_what_is_there(InputError("wrong"), run, store, view)
+    run.report_file.unlink()
+    run.report_file.mkdir()
+    assert not _keep_what_is_there(InputError("wrong"), run, store, view)
 
 
 def test_a_report_can_be_written_of_specialists_alone(store: TrialStore) -> None:
