@@ -10,6 +10,7 @@ import importlib.util
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -90,13 +91,20 @@ def _no_task(manager: TaskManager, suite: Suite, name: str) -> InputError:
         _check_readable(folder)
     places = [*map(str, suite.tasks_paths), *(f"lm-eval's {one}" for one in suite.lm_eval_folders)] or ["lm-eval"]
     hint = nearest(name, manager.all_subtasks)
-    shipped = _task_manager(None).task_index.get(name)
-    if shipped is not None and shipped.yaml_path is not None:
-        folder = shipped.yaml_path.parent.relative_to(Path(lm_eval.tasks.__file__).parent)
-        hint = f"lm-eval has one: add {folder} to the suite's lm_eval_folders"
+    shipped = _shipped_folder(name)
+    if shipped is not None:
+        hint = f"lm-eval has one: add {shipped} to the suite's lm_eval_folders"
     elif not suite.tasks_paths:
         hint += "; for task files of your own, name their folder in the suite's tasks_folder"
     return InputError(f"suite {suite.name}: no task {name!r} in {', '.join(places)}; {hint}")
+
+
+def _shipped_folder(name: str) -> Path | None:
+    """The folder in which lm-eval has a task, below its own; lm-eval's index would say so, too, after many seconds."""
+    root = Path(lm_eval.tasks.__file__).parent
+    line = re.compile(rb"^task:\s*(['\"]?)" + re.escape(name.encode()) + rb"\1\s*$", re.MULTILINE)
+    found = (file.parent.relative_to(root) for file in sorted(root.rglob("*.yaml")) if line.search(file.read_bytes()))
+    return next(found, None)
 
 
 def _with_files_beside(name: str, config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
