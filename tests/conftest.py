@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -83,11 +84,13 @@ def without_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray for the actors of all tests; they run the eager pass."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXX", "no-such-compiler")
-        with ray_session():
-            yield
+    """A local Ray for the actors of all tests but engines; they run the eager pass."""
+    with contextlib.ExitStack() as stack:
+        # Only what Ray starts is to do without a compiler, not the tests that come later.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CXX", "no-such-compiler")
+            stack.enter_context(ray_session())
+        yield
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

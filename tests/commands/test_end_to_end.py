@@ -26,7 +26,7 @@ from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.runs.leaderboard import best_candidate
 from mergebench_ray.runs.trials import Trial, read_trials
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 TRIALS = 6
 DOMAINS = ["coding", "instruction", "math", "multilingual", "safety"]

@@ -46,8 +46,9 @@ def test_shares_together_are_the_whole(suite: Suite, engine: VLLMEngine, count: 
     assert together.tokens >= whole.tokens
 
 
+@pytest.mark.ray
 @pytest.mark.vllm
-def test_engines_of_a_search_share_each_candidate(ray_cluster: None, base_folder: Path, tmp_path: Path) -> None:
+def test_engines_of_a_search_share_each_candidate(base_folder: Path, tmp_path: Path) -> None:
     sweep = {
         "name": "shared",
         "suite": "smollm2-mini",
