@@ -81,6 +81,8 @@ def find_task_file(manager: TaskManager, suite: Suite, name: str) -> Mapping[str
             raise InputError(f"task {name}: {key}: give keys, each with its value, not {value!r}")
         if key.endswith("_split") and not isinstance(value, str | int | None):
             raise InputError(f"task {name}: {key}: give the name of one split, not {value!r}")
+        if key == "output_type" and not isinstance(value, str):
+            raise InputError(f"task {name}: {key}: give the name of one kind of request, not {value!r}")
     return config if entry.yaml_path is None else _with_files_beside(name, config, entry.yaml_path.parent)
 
 

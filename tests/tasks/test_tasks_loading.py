@@ -137,6 +137,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("a text that is a number", {"doc_to_text": 3}, "capital_text: .*Context is not a string"),
     ("two splits in one", {"test_split": ["a", "b"]}, "capital_text: test_split: give the name of one split"),
     (
+        "kinds of request, and no metric",
+        {"output_type": ["a"], "metric_list": None},
+        "capital_text: output_type: give the name of one kind of request",
+    ),
+    (
         "an unknown filter",
         {"filter_list": [{"name": "a", "filter": [{"function": "b"}]}]},
         "capital_text: .*'b'",
