@@ -20,7 +20,7 @@ from mergebench_ray.commands.merge import write_merged
 from mergebench_ray.commands.models import Models
 from mergebench_ray.commands.plan import does_not_fit
 from mergebench_ray.commands.ready_sweep import ReadySweep, make_ready
-from mergebench_ray.commands.unusable_specialists import explanation, unusable_specialists
+from mergebench_ray.commands.unusable_specialists import explanation
 from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.config.storage_url import without_secrets
@@ -33,7 +33,7 @@ from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.leaderboard import best_candidate, best_of_each_method, with_error
 from mergebench_ray.runs.opening import begin_again, check_same_items, open_run
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, write_questions
+from mergebench_ray.runs.trials import Trial, TrialStore, unusable_specialists, write_questions
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search

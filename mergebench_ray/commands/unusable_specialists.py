@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs.leaderboard import with_error
-from mergebench_ray.runs.trials import Trial, read_items, read_questions
+from mergebench_ray.runs.trials import Trial, read_items, read_questions, unusable_specialists
 
 _SHOWN_ITEMS = 3
 _SHOWN_CHARACTERS = 160
-
-
-def unusable_specialists(trials: Iterable[Trial]) -> list[Trial]:
-    """Specialists on validation that nothing can be measured against; none once the search has begun."""
-    found = list(trials)
-    if any(trial.role == "candidate" for trial in found):
-        return []
-    own = [trial for trial in found if (trial.role, trial.split) == ("specialist", "validation")]
-    return [one for one in own if not 0 < one.domains[one.name].score < math.inf]
 
 
 def explanation(folder: Path, trials: Iterable[Trial]) -> list[str]:

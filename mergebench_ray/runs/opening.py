@@ -132,7 +132,7 @@ def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
             f"{run.path}: nothing to resume (no {run.sweep_file.name} there); start without --resume, or check --out"
         )
     changed = _first_change(run, written)
-    if changed is not None and _has_candidates(run):
+    if changed is not None and _holds_usable_scores(run):
         key, before, now = changed
         raise InputError(
             f"{run.sweep_file}: the run was begun with {key} = {before!r}, now it is {now!r}; "
@@ -148,11 +148,12 @@ def _first_change(run: RunFolder, written: dict[str, Any]) -> tuple[str, Any, An
     return (changed[0], before.get(changed[0]), now.get(changed[0])) if changed else None
 
 
-def _has_candidates(run: RunFolder) -> bool:
-    """Whether the search has begun."""
-    from mergebench_ray.runs.trials import read_trials
+def _holds_usable_scores(run: RunFolder) -> bool:
+    """Whether another sweep would throw scores away: not if a specialist's has ended the run before its search."""
+    from mergebench_ray.runs.trials import read_trials, unusable_specialists
 
-    return os.path.lexists(run.trials_file) and any(one.role == "candidate" for one in read_trials(run.path))
+    trials = read_trials(run.path) if os.path.lexists(run.trials_file) else []
+    return bool(trials) and not unusable_specialists(trials)
 
 
 def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -198,6 +198,15 @@ def flatten(prefix: str, value: Any) -> dict[str, Any]:
 def is_known(value: float | None) -> bool:
     """Whether a score is there and finite."""
     return value is not None and math.isfinite(value)
+
+
+def unusable_specialists(trials: Iterable[Trial]) -> list[Trial]:
+    """Specialists on validation that nothing can be measured against; none once the search has begun."""
+    found = list(trials)
+    if any(trial.role == "candidate" for trial in found):
+        return []
+    own = [trial for trial in found if (trial.role, trial.split) == ("specialist", "validation")]
+    return [one for one in own if not 0 < one.domains[one.name].score < math.inf]
 
 
 def trials_table(trials: Sequence[Trial]) -> pa.Table:

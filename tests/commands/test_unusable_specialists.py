@@ -12,13 +12,13 @@ import pytest
 from made_up_trials import made_up_trials
 from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.tune import _keep_what_is_there
-from mergebench_ray.commands.unusable_specialists import explanation, unusable_specialists
+from mergebench_ray.commands.unusable_specialists import explanation
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.opening import check_run_folder, open_run
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, write_questions
+from mergebench_ray.runs.trials import Trial, TrialStore, unusable_specialists, write_questions
 from mergebench_ray.scores import DomainScore
 
 
@@ -93,7 +93,7 @@ def sweep(**changes: Any) -> Sweep:
     return Sweep.model_validate({**content, **changes})
 
 
-def test_until_the_search_has_begun_a_changed_sweep_begins_the_run_again(tmp_path: Path) -> None:
+def test_where_a_specialist_scores_nothing_a_changed_sweep_begins_the_run_again(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", sweep(), resume=False) as run:
         TrialStore(run.path).append(specialist("math", 0.0), [item(0)])
         study = run.study_name(sweep())
@@ -112,6 +112,17 @@ def test_an_unchanged_sweep_keeps_what_was_scored(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", sweep(), resume=True) as run:
         assert len(TrialStore(run.path).trials()) == 1
         assert run.study_name(sweep()) == study
+
+
+def test_a_changed_sweep_throws_no_usable_score_away(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", sweep(), resume=False) as run:
+        TrialStore(run.path).append(specialist("math", 0.3), [item(0)])
+    with (
+        pytest.raises(InputError, match=r"the run was begun with search\.trials = 20, now it is 5"),
+        open_run(tmp_path / "run", sweep(search={"trials": 5}), resume=True),
+    ):
+        pass
+    assert len(TrialStore(run.path).trials()) == 1
 
 
 def test_once_the_search_has_begun_a_changed_sweep_is_refused(tmp_path: Path) -> None:
