@@ -107,7 +107,8 @@ def tune(
         open_storage(run, checked.search)
         run.write_plan(plan)
         store = TrialStore(run.path)
-        if _is_outdated(store.trials(), ready):
+        if unusable_specialists(store.trials()):
+            # What was mended may be in a task's own functions, of which no digest knows.
             begin_again(run, checked)
             store = TrialStore(run.path)
         items, as_earlier = (
@@ -115,6 +116,7 @@ def tune(
             for directions in (True, False)
         )
         check_same_items(run.path, store.trials(), items, as_earlier)
+        _check_same_models(run.path, store.trials(), ready)
         for split, some in tasks.items():
             write_questions(run.path, split, list(question_rows(some)))
         with LiveView(checked.name, checked.search.trials, show=show_progress) as view:
@@ -138,21 +140,23 @@ def tune(
     return result
 
 
-def _is_outdated(trials: Sequence[Trial], ready: ReadySweep) -> bool:
-    """Whether models or items have changed since they were scored, and the search has not begun, so all may."""
-    if any(trial.role == "candidate" for trial in trials):
-        return False
-    if unusable_specialists(trials):
-        return True  # what was mended may be in a task's own functions, of which no digest knows
+def _check_same_models(folder: Path, trials: Sequence[Trial], ready: ReadySweep) -> None:
+    """Refuse to go on where base or specialists, or what a specialist was asked, are not those that were scored.
+
+    Raises:
+        InputError: naming the model.
+    """
     for trial in trials:
         if trial.role not in ("base", "specialist"):
-            continue  # as outdated as those that it is made of
+            continue  # made of those, whose digests its recipe holds
         own = trial.role == "specialist"
-        checkpoint = ready.models.specialists.get(trial.name) if own else ready.models.base
+        checkpoint = ready.models.specialists[trial.name] if own else ready.models.base
         tasks = [one for one in ready.tasks[trial.split] if not own or one.domain == trial.name]
-        if checkpoint is None or (trial.digest, trial.items_digest) != (checkpoint.digest(), items_digest(tasks)):
-            return True
-    return False
+        if (trial.digest, trial.items_digest) != (checkpoint.digest(), items_digest(tasks)):
+            raise InputError(
+                f"{folder}: {trial.name} was scored on {trial.split} with other weights or items than there are now; "
+                "undo the change, or start a new run with another --out"
+            )
 
 
 def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, view: LiveView) -> TuneResult:

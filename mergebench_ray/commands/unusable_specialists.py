@@ -46,7 +46,7 @@ def _answers(folder: Path, trial: Trial) -> list[str]:
     for row in islice(read_items(folder, trial).to_pylist(), _SHOWN_ITEMS):
         question = asked.get((row["task"], row["item"]), {})
         lines += [
-            f"{trial.name}, task {row['task']}, item {row['item']}, scores {row['score']:g}:",
+            f"{trial.name}, task {row['task']}, item {row['item']}, scores {with_error(row['score'], None)}:",
             f"    asked:    {_end(question.get('prompt') or '')}",
             f"    answered: {_start(row['answer'] or '')}",
             f"    expected: {_start(question.get('expected') or '')}",

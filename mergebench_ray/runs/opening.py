@@ -69,7 +69,10 @@ def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
     with _folder_of(run, is_new=not resume), _locked(run):
         remove_leftovers(run.path)
         remove_leftovers(run.best_folder)
-        if not run.sweep_file.exists() or _first_change(run, _as_written(sweep)) is not None:
+        if not run.sweep_file.exists():
+            begin_again(run, sweep)
+        elif _first_change(run, _as_written(sweep)) is not None:
+            _check_same_sweep(run, _as_written(sweep))  # again, now that nobody else works here
             begin_again(run, sweep)
         yield run
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from made_up_trials import made_up_trials
 from mergebench_ray.commands.live import LiveView
-from mergebench_ray.commands.tune import _keep_what_is_there
+from mergebench_ray.commands.tune import _check_same_models, _keep_what_is_there
 from mergebench_ray.commands.unusable_specialists import explanation
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
@@ -20,6 +21,7 @@ from mergebench_ray.runs.opening import check_run_folder, open_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, unusable_specialists, write_questions
 from mergebench_ray.scores import DomainScore
+from mergebench_ray.tasks.scored_task import items_digest
 
 
 def specialist(name: str, score: float) -> Trial:
@@ -49,10 +51,17 @@ def test_every_score_is_shown_and_three_answers_with_what_was_expected(store: Tr
     lines = explanation(store.folder, store.trials())
     assert "math 0.000 ± 0.000 (4 items), coding 0.500 ± 0.000 (4 items)" in lines[0]
     assert len(lines) == 1 + 3 * 4
-    assert lines[5] == "math, task sums, item 1, scores 0:"
+    assert lines[5] == "math, task sums, item 1, scores 0.000:"
     assert lines[6].endswith("What is 1 + 1?'")
     assert len(lines[6]) < 200
     assert lines[7:9] == ["    answered: 'I do not know.'", "    expected: '2'"]
+
+
+def test_answers_without_scores_of_their_own_are_shown_too(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path / "run")
+    store.append(specialist("math", 0.0), [{**item(number), "score": None} for number in range(2)])
+    lines = explanation(store.folder, store.trials())
+    assert lines[1] == "math, task sums, item 0, scores –:"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +74,21 @@ def test_answers_that_cannot_be_read_do_not_hide_the_scores(
     first, second = explanation(store.folder, store.trials())
     assert "math 0.000" in first
     assert second.startswith(f"math: its answers {said}")
+
+
+@pytest.mark.parametrize("changed", ["digest", "items_digest"])
+def test_a_run_whose_models_or_items_have_changed_is_refused_and_keeps_its_scores(changed: str) -> None:
+    items = items_digest([])
+    base = Trial("base", "base", "validation", "b", items)
+    own = replace(specialist("math", 0.5), digest="m", items_digest=items)
+    models = SimpleNamespace(
+        base=SimpleNamespace(digest=lambda: "b"), specialists={"math": SimpleNamespace(digest=lambda: "m")}
+    )
+    ready: Any = SimpleNamespace(models=models, tasks={"validation": []})
+    _check_same_models(Path("run"), [base, own], ready)
+    for trial in (base, own):
+        with pytest.raises(InputError, match=f"run: {trial.name} was scored on validation with other weights or items"):
+            _check_same_models(Path("run"), [base, own, replace(trial, **{changed: "x"})], ready)  # type: ignore[arg-type]
 
 
 def test_only_a_report_that_was_written_counts_as_written(store: TrialStore) -> None:
