@@ -97,8 +97,11 @@ class BlockFunction:
         return result + zero if block.has_dropped else result
 
 
-_ZERO = "zero"
-"""Name, beside a function's scalars, of a 0.0 that compilers do not know: they would leave out `x + 0.0`."""
+_ZERO = "0.0"
+"""Name, beside a function's scalars, of a 0.0 that compilers do not know: they would leave out `x + 0.0`.
+
+No scalar can be called so, since names of scalars are those of Python.
+"""
 
 
 def scalar_tensors(scalars: Sequence[Scalars], device: torch.device) -> list[dict[str, Tensor]]:
@@ -108,8 +111,9 @@ def scalar_tensors(scalars: Sequence[Scalars], device: torch.device) -> list[dic
     notice.
     """
     rows: dict[str, tuple[Tensor, ...]] = {}
-    for name, first in scalars[0].items():
-        dtype = torch.float32 if any(isinstance(value, float) for value in first) else torch.int32
+    for name in scalars[0]:
+        is_float = any(isinstance(value, float) for one in scalars for value in one[name])
+        dtype = torch.float32 if is_float else torch.int32
         rows[name] = torch.tensor([one[name] for one in scalars], dtype=dtype, device=device).unbind()
     zero = torch.zeros(1, device=device)
     return [{**{name: row[index] for name, row in rows.items()}, _ZERO: zero} for index in range(len(scalars))]

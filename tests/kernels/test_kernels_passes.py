@@ -101,6 +101,11 @@ def compiled_two_at_a_time(request: pytest.FixtureRequest) -> None:
         list(pool.map(lambda job: compile_kernel(*job), jobs))
 
 
+def test_scalars_are_floats_where_those_of_any_tensor_are() -> None:
+    first, second = scalar_tensors([{"zero": [1]}, {"zero": [0.5]}], CPU)
+    assert (first["zero"].item(), second["zero"].item()) == (1.0, 0.5)
+
+
 @pytest.mark.compiler
 @pytest.mark.parametrize("name", method_names())
 @pytest.mark.usefixtures("compiled_two_at_a_time")
