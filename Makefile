@@ -33,6 +33,7 @@ quickstart: setup
 test: setup
 	@mkdir -p build
 	@$(FAST) --cov mergebench_ray --cov-report term:skip-covered > build/fast-tests.txt 2>&1 & fast=$$!; \
+	trap "kill $$fast" INT TERM; \
 	$(PYTEST) -m 'not fast'; others=$$?; \
 	wait $$fast; fast=$$?; cat build/fast-tests.txt; \
 	exit $$((fast || others))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import ray
 from mergebench_ray.ray_actors import actors_of
@@ -26,6 +28,7 @@ with ray_session():
 """
 
 
+@pytest.mark.ray
 def test_an_actor_takes_what_its_class_takes_and_its_methods_travel_alone() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300)
     assert done.stdout.split() == ["12", "16", "20"], done.stderr

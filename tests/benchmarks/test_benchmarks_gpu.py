@@ -21,10 +21,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks" / "gpu"
 
 
 @pytest.fixture(autouse=True)
-def without_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling would take most of the time; other tests hold compiled code against eager code."""
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
+def scripts_can_be_imported(without_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
 
 

@@ -20,10 +20,6 @@ from mergebench_ray.search.session import open_session
 WARM_UP = [("model_soup", {}), ("task_arithmetic", {"scaling_coef": 0.4})]
 
 
-def _say(_fraction: float, _text: str) -> None:
-    """Progress that nobody reads."""
-
-
 class RecordingEvaluator:
     """An engine's actor that starts in no time."""
 

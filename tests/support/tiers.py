@@ -1,6 +1,7 @@
 """Tiers: what a test starts decides how it is marked, and a test that starts more than its marks say fails.
 
-Marks come from the fixtures that a test uses, or stand in its file; a test that has none of them is `fast`.
+Marks come from the fixtures that a test uses, or stand in its file; a test that has none of them is `fast`. Only calls
+in the test's own process are watched: for what it runs in others, and what is slow, its marks are believed.
 """
 
 from __future__ import annotations
