@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mergebench_ray.config.yaml_files import parse_model
-from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.errors import InputError, nearest, one_line
 from mergebench_ray.methods.method import Method
 from mergebench_ray.methods.parameters import MethodParameters
 
@@ -50,8 +50,7 @@ def _scan() -> None:
         try:
             entry.load()
         except Exception as error:  # whatever a package's import may raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            logger.warning("method %s (%s) is left out: %s", entry.name, entry.value, reason)
+            logger.warning("method %s (%s) is left out: %s", entry.name, entry.value, one_line(error))
 
 
 def method_names() -> list[str]:

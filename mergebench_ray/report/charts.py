@@ -83,10 +83,10 @@ def domains_chart(run: RunSummary) -> go.Figure | None:
     figure = go.Figure()
     for trial in [*models, *([best] if best else [])]:
         colour = REFERENCE_COLOURS.get(trial.role) or colours.get(trial.method or "", BEST)
-        _add_bars(figure, run, _model_label(run, trial), colour, [(d, trial) for d in run.domains])
+        _add_bars(figure, _model_label(run, trial), colour, [(d, trial) for d in run.domains])
     own = [(domain, specialists[domain]) for domain in run.domains if domain in specialists]
     if own:
-        _add_bars(figure, run, "specialist of the domain", "#d9c9a3", own)
+        _add_bars(figure, "specialist of the domain", "#d9c9a3", own)
     if not figure.data:
         return None
     figure.update_layout(barmode="group", bargap=0.25)
@@ -268,7 +268,7 @@ def _parameter_chart(run: RunSummary, name: str, column: Sequence[Any]) -> go.Fi
     return figure.update_layout(margin={"l": 8, "r": 8, "t": 10, "b": 8})
 
 
-def _add_bars(figure: go.Figure, run: RunSummary, name: str, colour: str, cells: Sequence[tuple[str, Trial]]) -> None:
+def _add_bars(figure: go.Figure, name: str, colour: str, cells: Sequence[tuple[str, Trial]]) -> None:
     results = [(domain, trial, trial.domains[domain]) for domain, trial in cells if domain in trial.domains]
     figure.add_bar(
         x=[escape(domain) for domain, _, _ in results],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular, whole_file
@@ -24,6 +24,8 @@ class AverageEntry(BaseModel):
 
 class TaskEntry(BaseModel):
     """A task's score: the fields of `TaskScore`, what counts of it, and that in words, which alone is always there."""
+
+    model_config = ConfigDict(extra="forbid")
 
     task: str = ""
     metric: str = ""

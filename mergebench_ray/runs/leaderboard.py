@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mergebench_ray.config.fields import Split
+from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.runs.trials import Trial, is_known
 
 MISSING = "–"
@@ -85,7 +86,7 @@ def leaderboard(trials: Sequence[Trial], split: Split, candidates: int = 1) -> l
 def describe(trial: Trial) -> str:
     """Name of a model for people, which says what it is."""
     if trial.role == "average":
-        return "plain average"
+        return AVERAGE
     return f"{trial.name} (specialist)" if trial.role == "specialist" else trial.label
 
 
