@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
+from mergebench_ray.engines.environment import prepare_environment
 from mergebench_ray.families import family_of
 from mergebench_ray.weights.held_weights import HeldWeights
 from mergebench_ray.weights.manifest import WeightManifest, WeightTensor
@@ -107,16 +109,11 @@ def test_pieces_that_do_not_fit_are_refused(shape: list[int], piece: tuple[int, 
     os.close(descriptor)
 
 
-def test_vllm_imported_before_its_environment_is_set_is_refused(tmp_path: Path) -> None:
-    code = (
-        "import sys, types; sys.modules['vllm'] = types.ModuleType('vllm')\n"
-        "from mergebench_ray.engines.environment import prepare_environment\n"
-        "prepare_environment(1, None)"
-    )
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("VLLM")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "before the engine's environment was prepared" in done.stderr
+def test_vllm_imported_before_its_environment_is_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    with pytest.raises(RuntimeError, match="before the engine's environment was prepared"):
+        prepare_environment(1, None)
 
 
 def test_importing_the_engines_does_not_import_vllm() -> None:

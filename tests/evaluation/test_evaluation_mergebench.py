@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mergebench_data import COUNT, DATA_SETS, LANGUAGES, write_data
+from mergebench_data import COUNT, LANGUAGES, write_data
 from mergebench_ray.config import Domain, Suite
 from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.config.suite import Decoding
@@ -32,11 +32,33 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def loaded(data: Mapping[str, str]) -> dict[Split, dict[str, ScoredTask]]:
-    """All tasks of the suite mergebench, from local files alone."""
-    suite = Suite.load("mergebench")
+def all_loaded(data: Mapping[str, str]) -> dict[tuple[str, Split], list[ScoredTask]]:
+    """All tasks of both suites, on test with those that measure forgetting, from local files alone."""
     options = EvaluationOptions(allow_code_execution=True, data=dict(data))
-    return {split: {task.name: task for task in load_tasks(suite, split, options)} for split in SPLITS}
+    suites = {name: Suite.load(name) for name in SUITES}
+    return {
+        (name, split): load_tasks(suite, split, options, list(suite.scored) if split == "test" else None)
+        for name, suite in suites.items()
+        for split in SPLITS
+    }
+
+
+def of_domains(suite: str, all_loaded: Mapping[tuple[str, Split], list[ScoredTask]]) -> dict[Split, dict[str, Any]]:
+    """Split -> name -> task, without those that measure forgetting."""
+    domains = Suite.load(suite).domains
+    return {split: {task.name: task for task in all_loaded[suite, split] if task.domain in domains} for split in SPLITS}
+
+
+@pytest.fixture(scope="module")
+def loaded(all_loaded: Mapping[tuple[str, Split], list[ScoredTask]]) -> dict[Split, dict[str, ScoredTask]]:
+    """The tasks of the suite mergebench."""
+    return of_domains("mergebench", all_loaded)
+
+
+@pytest.fixture(scope="module")
+def published(all_loaded: Mapping[tuple[str, Split], list[ScoredTask]]) -> dict[Split, dict[str, ScoredTask]]:
+    """The tasks of the published proxies."""
+    return of_domains("mergebench-published-proxies", all_loaded)
 
 
 def test_published_rows_are_reproduced_to_every_digit() -> None:
@@ -87,15 +109,15 @@ def test_published_rows_are_reproduced_to_every_digit() -> None:
             assert [*printed, f"{100 * average_score(domains)[0]:.1f}"] == row
 
 
-def test_every_task_of_both_suites_loads_from_local_files_alone(data: dict[str, str]) -> None:
-    options = EvaluationOptions(allow_code_execution=True, data=data)
-    for suite in map(Suite.load, SUITES):
-        for split in SPLITS:
-            tasks = load_tasks(suite, split, options, list(suite.scored) if split == "test" else None)
-            wanted = suite.scored if split == "test" else suite.domains
-            expected = [task for domain in wanted.values() for task in domain.tasks_of(split)]
-            assert [task.name for task in tasks] == expected
-            assert all(task.items for task in tasks)
+def test_every_task_of_both_suites_loads_from_local_files_alone(
+    all_loaded: Mapping[tuple[str, Split], list[ScoredTask]],
+) -> None:
+    for (name, split), tasks in all_loaded.items():
+        suite = Suite.load(name)
+        wanted = suite.scored if split == "test" else suite.domains
+        expected = [task for domain in wanted.values() for task in domain.tasks_of(split)]
+        assert [task.name for task in tasks] == expected
+        assert all(task.items for task in tasks)
 
 
 def test_validation_and_test_share_no_item_and_lose_none(loaded: dict[Split, dict[str, ScoredTask]]) -> None:
@@ -236,16 +258,8 @@ def test_mmlu_asks_what_lm_evals_own_tasks_ask(data: dict[str, str], tmp_path: P
     assert [item.prompt_digest for item in theirs.items] == [item.prompt_digest for item in physics]
 
 
-@functools.cache
-def published_tasks(split: Split, root: Path) -> dict[str, ScoredTask]:
-    suite = Suite.load("mergebench-published-proxies")
-    options = EvaluationOptions(allow_code_execution=True, data={name: str(root / name) for name in DATA_SETS})
-    return {task.name: task for task in load_tasks(suite, split, options)}
-
-
-def test_the_published_proxies_are_what_they_are_called(tmp_path: Path) -> None:
-    write_data(tmp_path)
-    validation, test = published_tasks("validation", tmp_path), published_tasks("test", tmp_path)
+def test_the_published_proxies_are_what_they_are_called(published: dict[Split, dict[str, ScoredTask]]) -> None:
+    validation, test = published["validation"], published["test"]
     assert list(validation) == ["ifeval", "mmlu_stem", "lambada_openai", "conala", "wildjailbreak_harmful"]
     assert [i.id for i in validation["ifeval"].items] == [i.id for i in test["ifeval"].items]
     assert {i.doc["subject"] for i in validation["mmlu_stem"].items} == {"college_physics"}
@@ -275,10 +289,9 @@ def test_the_published_proxies_are_what_they_are_called(tmp_path: Path) -> None:
     ],
 )
 def test_bleu_of_code_is_smoothed_as_in_the_public_harness(
-    pairs: list[tuple[str, str]], expected: float, tmp_path: Path
+    pairs: list[tuple[str, str]], expected: float, published: dict[Split, dict[str, ScoredTask]]
 ) -> None:
-    write_data(tmp_path)
-    conala = published_tasks("validation", tmp_path)["conala"]
+    conala = published["validation"]["conala"]
     assert conala.task.aggregation()["bleu"](pairs) == pytest.approx(expected)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,24 @@ from small_disks import small_disk
 OPTIONS = ("out", "csv", "markdown", "latex")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without a report, to be copied."""
+    return filled(tmp_path_factory.mktemp("made") / "run")
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return filled(tmp_path / "run")
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def tables(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """What a report writes for each option that takes a table."""
+    folder = tmp_path_factory.mktemp("tables")
+    files = {option: folder / option for option in OPTIONS[1:]}
+    report([Path(shutil.copytree(made, folder / "run"))], **files)
+    return {option: file.read_text() for option, file in files.items()}
 
 
 def filled(folder: Path) -> Path:
@@ -50,10 +66,10 @@ def test_earlier_reports_are_written_over_each_by_its_own_kind(run: Path, tmp_pa
 
 @pytest.mark.parametrize("option", OPTIONS[1:])
 @pytest.mark.parametrize("edit", ["a number", "a line more", "a line less", "the end"])
-def test_a_table_that_was_edited_is_never_written_over(run: Path, tmp_path: Path, option: str, edit: str) -> None:
-    file = tmp_path / "table"
-    report([run], **{option: file})
-    text = file.read_text()
+def test_a_table_that_was_edited_is_never_written_over(
+    run: Path, tables: Mapping[str, str], tmp_path: Path, option: str, edit: str
+) -> None:
+    file, text = tmp_path / "table", tables[option]
     *lines, last = text.splitlines(keepends=True)
     edited = {
         "a number": text[: len(text) // 2] + "7" + text[len(text) // 2 :],

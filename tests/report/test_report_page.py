@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,23 +60,38 @@ VARIANTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def report_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes the folder of a variant, with its report; once, for all tests that look at it."""
+    made: dict[str, Path] = {}
+
+    def find(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("variant")
+            _report(made[name], VARIANTS[name])
+        return made[name]
+
+    return find
+
+
 @pytest.mark.parametrize("name", VARIANTS)
-def test_report_is_one_file_that_needs_no_network(name: str, tmp_path: Path) -> None:
-    page = _report(tmp_path, VARIANTS[name])
+def test_report_is_one_file_that_needs_no_network(name: str, report_of: Callable[[str], Path]) -> None:
+    folder = report_of(name)
+    page = (folder / "report.html").read_text(encoding="utf-8")
     markup = _own_markup(page)
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"'](?!data:)", page)
     assert "http" not in markup
     assert "All trials" in markup
-    assert (tmp_path / "report.html").stat().st_size < 8e6
-    assert not list(tmp_path.glob(".report.html.*"))
+    assert (folder / "report.html").stat().st_size < 8e6
+    assert not list(folder.glob(".report.html.*"))
 
 
-def test_report_says_what_was_found_and_on_which_split(tmp_path: Path) -> None:
-    trials = made_up_trials()
+def test_report_says_what_was_found_and_on_which_split(report_of: Callable[[str], Path]) -> None:
+    trials = VARIANTS["whole run"]
     best = best_candidate(trials)
     assert best is not None
     final = next(trial for trial in trials if trial.key == (best.role, best.name, best.number, "test"))
-    markup = _own_markup(_report(tmp_path, trials))
+    markup = _own_markup((report_of("whole run") / "report.html").read_text(encoding="utf-8"))
     assert f"The best of 14 candidates is {best.label}: on the test split it reaches" in markup
     assert f"{final.normalised_average:.3f}" in markup
     assert "validation (seen by the search)" in markup
@@ -84,8 +100,8 @@ def test_report_says_what_was_found_and_on_which_split(tmp_path: Path) -> None:
     assert "density" in markup
 
 
-def test_report_warns_when_only_the_split_of_the_search_was_scored(tmp_path: Path) -> None:
-    markup = _own_markup(_report(tmp_path, made_up_trials(5, test=False)))
+def test_report_warns_when_only_the_split_of_the_search_was_scored(report_of: Callable[[str], Path]) -> None:
+    markup = _own_markup((report_of("without test") / "report.html").read_text(encoding="utf-8"))
     assert "The test split has not been scored" in markup
 
 
@@ -164,9 +180,12 @@ def test_leaderboard_orders_by_normalised_average_and_leaves_out_the_yardstick()
 
 
 @pytest.mark.parametrize("name", ["whole run", "a domain missing in some"])
-def test_browser_draws_every_chart_without_an_error(name: str, tmp_path: Path) -> None:
-    page = _report(tmp_path, VARIANTS[name])
-    body = body_in_browser(tmp_path / "report.html", tmp_path / "browser")
+def test_browser_draws_every_chart_without_an_error(
+    name: str, report_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    file = report_of(name) / "report.html"
+    page = file.read_text(encoding="utf-8")
+    body = body_in_browser(file, tmp_path / "browser")
     assert _charts(page) >= 6
     assert len(re.findall(r'<div id="chart-\d+" class="plotly-graph-div js-plotly-plot"', body)) == _charts(page)
     assert len(re.findall(r'class="main-svg"[^>]*>.{0,200}?<defs', body)) >= _charts(page)
