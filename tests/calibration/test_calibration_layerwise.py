@@ -134,15 +134,21 @@ def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor], layer: 
     return max(errors)
 
 
-def test_layers_are_merged_as_with_whole_models(folders: dict[str, Path]) -> None:
-    found, expected = merge(folders, data()), naive_merge(folders, data())
+@pytest.fixture(scope="module")
+def found(folders: dict[str, Path]) -> dict[str, Tensor]:
+    """What merging layer by layer gives."""
+    return merge(folders, data())
+
+
+def test_layers_are_merged_as_with_whole_models(folders: dict[str, Path], found: dict[str, Tensor]) -> None:
+    expected = naive_merge(folders, data())
     assert set(found) == set(expected)
     assert all(family_of("llama").is_merged(name) and tensor.dtype == torch.bfloat16 for name, tensor in found.items())
     assert max(largest_error(found, expected, layer) for layer in range(3)) <= 1e-2
 
 
-def test_later_layers_see_what_the_merged_layers_produce(folders: dict[str, Path]) -> None:
-    found, of_specialists = merge(folders, data()), naive_merge(folders, data(), own_activations=True)
+def test_later_layers_see_what_the_merged_layers_produce(folders: dict[str, Path], found: dict[str, Tensor]) -> None:
+    of_specialists = naive_merge(folders, data(), own_activations=True)
     assert largest_error(found, of_specialists, 0) <= 1e-2
     assert largest_error(found, of_specialists, 2) > 5e-2
 
