@@ -52,6 +52,7 @@ def test_engines_of_a_search_share_each_candidate(base_folder: Path, tmp_path: P
     sweep = {
         "name": "shared",
         "suite": "smollm2-mini",
+        "specialists": {name: Suite.load("smollm2-mini").specialists[name] for name in ("coding", "math", "safety")},
         "methods": {"task_arithmetic": {"scaling_coef": {"low": 0.2, "high": 0.6}}},
         "search": {"trials": 2},
         "evaluation": {"domains": ["math"], "validation_items": 5, "test_items": 3},
