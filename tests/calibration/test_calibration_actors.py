@@ -40,6 +40,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, in which no kernel need be compiled: merges run the eager pass."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "calibration"
 

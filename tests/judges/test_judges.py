@@ -39,7 +39,6 @@ from mergebench_ray.judges.judges import (
 from mergebench_ray.judges.parsers import read_answer, wildguard
 from mergebench_ray.placement import Machine, make_plan
 from mergebench_ray.runs.opening import check_same_items
-from mergebench_ray.runtime import ray_session
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import load_tasks
 from task_files import write_lines
@@ -376,18 +375,14 @@ def options(data: Mapping[str, str], judge_model: Path) -> EvaluationOptions:
 
 
 @pytest.fixture(scope="module")
-def judges(options: EvaluationOptions, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judges]:
+def judges(options: EvaluationOptions, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judges]:
     """The tiny judge in its own actor, with its own vLLM."""
     found, notes = find_judges(Suite.load("mergebench"), options, ["test"])
     assert notes == []
-    with (
-        ray_session(num_cpus=1),
-        running_judges(found, EngineOptions(), tmp_path_factory.mktemp("log").joinpath) as running,
-    ):
+    with running_judges(found, EngineOptions(), tmp_path_factory.mktemp("log").joinpath) as running:
         yield running
 
 
-@pytest.mark.ray
 def test_a_judge_in_its_own_engine_decides_as_mergebench_says(
     engine: VLLMEngine, suite: Suite, options: EvaluationOptions, judges: Judges
 ) -> None:
@@ -420,7 +415,6 @@ def check_rows(scores: Scores) -> None:
     assert values == [0.0, 1.0, 0.0, 0.0] * 2
 
 
-@pytest.mark.ray
 def test_without_the_judge_the_same_items_are_told_by_keywords_and_labelled_so(
     engine: VLLMEngine, suite: Suite, options: EvaluationOptions, judges: Judges
 ) -> None:
