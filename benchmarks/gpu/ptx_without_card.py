@@ -1,6 +1,6 @@
 """The code that a GPU would run for a pass, made and looked at on a machine that has none.
 
-    python benchmarks/gpu/ptx_without_card.py task_arithmetic
+    python benchmarks/gpu/ptx_without_card.py task_arithmetic dare
     python benchmarks/gpu/ptx_without_card.py ties --parameters '{"merge_func": "mean"}' --keep code/
 
 The pass is exported as the product does it, its graph is told that it lies on a GPU, and Inductor and Triton compile it
@@ -29,6 +29,7 @@ import torch
 import torch._inductor.config as inductor
 import triton.runtime.driver
 from torch._dynamo.device_interface import CudaInterface
+from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 from torch._inductor.debug import DebugContext
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.graph import GraphLowering
@@ -42,7 +43,8 @@ from triton.compiler import ASTSource
 from mergebench_ray.bank.rehearsal import RehearsalArrays, smollm2_layout
 from mergebench_ray.bank.work import plan_work
 from mergebench_ray.kernels.block import BlockFunction, scalar_tensors
-from mergebench_ray.kernels.compiled import INDUCTOR_OPTIONS, _Exported
+from mergebench_ray.kernels.compiled import GPU_OPTIONS, export
+from mergebench_ray.kernels.forms import Form
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 
 CARD = SimpleNamespace(
@@ -67,7 +69,6 @@ TARGET = GPUTarget("cuda", CAPABILITY, CARD.warp_size)
 ROUND_OTHERWISE = ("fma", "mad.rn.f32", "div.full", "div.approx", "rcp.approx", "sqrt.approx")
 COUNTED = re.compile(r"(fma|mad|mul|add|sub|div|rcp|sqrt|ld\.global|st\.global)\.")
 SPECIALISTS = [f"specialist {index}" for index in range(5)]
-_LENGTH = 4096
 _BLOCK = 1024
 
 
@@ -85,14 +86,8 @@ def function_of(method: str, given: dict[str, Any]) -> tuple[BlockFunction, dict
 def exported(function: BlockFunction, scalars: dict[str, torch.Tensor]) -> torch.fx.GraphModule:
     """The graph that the product hands to Inductor, for any length."""
     with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True):
-        arrays = [torch.empty(_LENGTH, dtype=dtype) for dtype in function.array_dtypes(len(SPECIALISTS))]
-        position = [torch.empty(1, dtype=torch.int32)] if function.uses_position else []
-        small = [torch.empty(value.shape, dtype=value.dtype) for value in scalars.values()]
-        arguments = (*arrays, *position, *small, torch.empty(_LENGTH, dtype=torch.bfloat16))
-        length = torch.export.Dim("length", min=2, max=1 << 36)
-        free = tuple({0: length} if len(argument) == _LENGTH else None for argument in arguments)
-        module = _Exported(function, len(arrays), list(scalars), False)
-        program = torch.export.export(module, arguments, dynamic_shapes=(free,))
+        small = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in scalars.items()}
+        program = export(function, len(SPECIALISTS), small, torch.bfloat16, torch.device("cpu"), Form.ALIGNED)
     return program.run_decompositions(select_decomp_table()).graph_module
 
 
@@ -153,11 +148,13 @@ def inductor_code(graph: torch.fx.GraphModule) -> str:
     graph.recompile()
     inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     mode = inputs[0].fake_mode
-    with inductor.patch({**INDUCTOR_OPTIONS, "fx_graph_cache": False}):
+    with inductor.patch({**GPU_OPTIONS, "fx_graph_cache": False}):
         lowering = GraphLowering(graph, example_inputs=inputs, shape_env=mode.shape_env)
         with V.set_fake_mode(mode), V.set_graph_handler(lowering), V.set_debug_handler(DebugContext()):
             lowering.run(*inputs)
-            code, _ = lowering.codegen()
+            # What calls the kernels is not looked at; a wrapper in Python has no place for lengths like 16 * n.
+            with patch.object(PythonWrapperCodegen, "codegen_inputs", lambda _: None):
+                code, _ = lowering.codegen()
     return str(code.value)
 
 
@@ -191,28 +188,33 @@ def instructions(ptx: str) -> Counter[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method")
+    parser.add_argument("methods", nargs="+", metavar="method")
     parser.add_argument("--parameters", type=json.loads, default={}, metavar="JSON")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave Inductor's code and the PTX here")
     given = parser.parse_args(arguments)
-    graph = exported(*function_of(given.method, given.parameters))
+    graphs = {method: exported(*function_of(method, given.parameters)) for method in given.methods}
     pretend_there_is_a_card()
-    code = inductor_code(graph)
-    kernels = re.findall(r"async_compile\.triton\('(\w+)', '''(.*?)''', device_str", code, re.DOTALL)
-    status = 0 if kernels else 1
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{given.method}.py").write_text(code)
-        for name, source in kernels:
-            ptx = ptx_of(name, source, folder)
-            (folder / f"{name}.ptx").write_text(ptx)
-            counts = instructions(ptx)
-            other = sum(number for word, number in counts.items() if word.startswith(ROUND_OTHERWISE))
-            status |= int(other > 0)
-            print(f"{name}: {other} instructions round otherwise than a CPU")
-            for word, number in sorted(counts.items()):
-                print(f"  {number:5} {word}")
+        return max(look_at(method, graph, folder) for method, graph in graphs.items())
+
+
+def look_at(method: str, graph: torch.fx.GraphModule, folder: Path) -> int:
+    """Print what a method's kernels consist of; 1 if they round otherwise than a CPU."""
+    code = inductor_code(graph)
+    (folder / f"{method}.py").write_text(code)
+    kernels = re.findall(r"async_compile\.triton\('(\w+)', '''(.*?)''', device_str", code, re.DOTALL)
+    status = 0 if kernels else 1
+    for name, source in kernels:
+        ptx = ptx_of(name, source, folder)
+        (folder / f"{name}.ptx").write_text(ptx)
+        counts = instructions(ptx)
+        other = sum(number for word, number in counts.items() if word.startswith(ROUND_OTHERWISE))
+        status |= int(other > 0)
+        print(f"{method}, {name}: {other} instructions round otherwise than a CPU")
+        for word, number in sorted(counts.items()):
+            print(f"  {number:5} {word}")
     return status
 
 

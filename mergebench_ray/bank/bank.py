@@ -123,7 +123,7 @@ class Bank:
             specialists: by name.
             shards: number of shards, spread over the nodes; the merged weights do not depend on it.
             threads: threads of each shard's passes; None shares a node's cores between its shards.
-            use_gpu: hold the weights on GPUs, one a shard; None if the cluster has enough. Never run on one so far.
+            use_gpu: hold the weights on GPUs, one a shard; None if the cluster has enough.
             in_process: hold the weights in this process, without Ray.
             calibrator: for methods that take calibration data.
             progress: called with (fraction done, what is happening).

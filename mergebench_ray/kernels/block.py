@@ -89,7 +89,7 @@ class BlockFunction:
         """
         base, *others = (array.float() for array in arrays)
         num_specialists = len(others) if self.companion is None else len(others) // 2
-        zero = scalars[_ZERO]
+        zero = scalars[ZERO]
         block = Block(base, others[:num_specialists], lanes + start, others[num_specialists:], zero)
         result = self.function(block, scalars, **dict(self.options))
         # Dropped entries are zeros of either sign, which the sign of a result that is zero may follow. A sum with 0.0
@@ -97,7 +97,7 @@ class BlockFunction:
         return result + zero if block.has_dropped else result
 
 
-_ZERO = "0.0"
+ZERO = "0.0"
 """Name, beside a function's scalars, of a 0.0 that compilers do not know: they would leave out `x + 0.0`.
 
 No scalar can be called so, since names of scalars are those of Python.
@@ -110,10 +110,13 @@ def scalar_tensors(scalars: Sequence[Scalars], device: torch.device) -> list[dic
     Made as rows of one tensor a name: making a tensor takes microseconds, which a model of hundreds of tensors would
     notice.
     """
-    rows: dict[str, tuple[Tensor, ...]] = {}
+    rows: dict[str, Tensor] = {}
     for name in scalars[0]:
         is_float = any(isinstance(value, float) for one in scalars for value in one[name])
         dtype = torch.float32 if is_float else torch.int32
-        rows[name] = torch.tensor([one[name] for one in scalars], dtype=dtype, device=device).unbind()
+        # Rows begin on 16 bytes, four numbers: compiled code for a GPU copies an argument that does not.
+        width = len(scalars[0][name])
+        padding = [0] * (-width % 4)
+        rows[name] = torch.tensor([[*one[name], *padding] for one in scalars], dtype=dtype, device=device)[:, :width]
     zero = torch.zeros(1, device=device)
-    return [{**{name: row[index] for name, row in rows.items()}, _ZERO: zero} for index in range(len(scalars))]
+    return [{**{name: row[index] for name, row in rows.items()}, ZERO: zero} for index in range(len(scalars))]

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
@@ -30,9 +31,10 @@ from torch import Tensor
 from mergebench_ray.cache import cache_folder, one_at_a_time
 from mergebench_ray.files import whole_folder
 from mergebench_ray.helper_process import helper_process
-from mergebench_ray.kernels import block, pairs
-from mergebench_ray.kernels.block import BlockFunction
-from mergebench_ray.kernels.pairs import WORD, WORDS, first_entries, rounded_words, second_entries
+from mergebench_ray.kernels import block, forms, pairs
+from mergebench_ray.kernels.block import ZERO, BlockFunction
+from mergebench_ray.kernels.forms import Form
+from mergebench_ray.kernels.pairs import WORD, first_entries, rounded_words, second_entries
 from mergebench_ray.kernels.threads import torch_threads
 
 logger = logging.getLogger(__name__)
@@ -53,10 +55,18 @@ INDUCTOR_OPTIONS: dict[str, Any] = {
     "realize_acc_reads_threshold": 1 << 20,
 }
 
-_SOURCES = tuple(Path(str(path)) for path in (__file__, block.__file__, pairs.__file__))
+GPU_OPTIONS: dict[str, Any] = {
+    **INDUCTOR_OPTIONS,
+    # The same of Triton's code: without these it contracts multiply-adds, and divides approximately.
+    "emulate_precision_casts": True,
+    "eager_numerics.division_rounding": True,
+}
+
+_SOURCES = tuple(Path(str(path)) for path in (__file__, block.__file__, forms.__file__, pairs.__file__))
 """A change of these files is another kernel: they say what is exported, and how it is compiled."""
 
 _SMALL = 1 << 15
+_TRIED = 1 << 12
 
 
 class CannotCompileError(Exception):
@@ -70,13 +80,15 @@ def warn_not_compiled(problem: str) -> None:
 
 
 class CompiledKernel:
-    """A compiled `BlockFunction`, from the folder of its package; called as `EagerKernel` is."""
+    """A compiled `BlockFunction`, from its package, packed or not; called as `EagerKernel` is."""
 
-    def __init__(self, folder: Path, device: torch.device, uses_position: bool) -> None:
+    def __init__(self, package: Path, device: torch.device, uses_position: bool) -> None:
         from torch._C._aoti import AOTIModelPackageLoader
 
         index = -1 if device.type == "cpu" else (device.index or 0)
-        self._loader = AOTIModelPackageLoader(str(folder), "model", False, 1, index)
+        # On a GPU, runs follow each other in one stream: the loader's own waiting for each to end is not needed.
+        one_stream = device.type != "cpu"
+        self._loader = AOTIModelPackageLoader(str(package), "model", one_stream, 1, index)
         self._uses_position = uses_position
 
     def __call__(
@@ -87,8 +99,8 @@ class CompiledKernel:
         out: Tensor,
         threads: int,
     ) -> None:
-        """Run over [n], n >= 2; arguments as for `EagerKernel`."""
-        position = [torch.tensor([start], dtype=torch.int32, device=out.device)] if self._uses_position else []
+        """Run over [n], in the form it was compiled for; other arguments as for `EagerKernel`."""
+        position = [torch.full((1,), start, dtype=torch.int32, device=out.device)] if self._uses_position else []
         # Waking threads for a norm's few hundred entries takes longer than computing them.
         with torch_threads(threads if len(out) > _SMALL else 1):
             self._loader.run([*arrays, *position, *scalars.values(), out])
@@ -131,7 +143,7 @@ def compile_kernel(
     out_dtype: torch.dtype,
     device: torch.device,
     signature: str,
-    paired: bool,
+    form: Form,
 ) -> CompiledKernel:
     """Load the compiled form from the cache, compiling it first if it is not there.
 
@@ -142,22 +154,22 @@ def compile_kernel(
         out_dtype: bf16 or float32.
         device: where the arrays will lie.
         signature: text that determines what the function computes (its traced operations).
-        paired: make it for arrays and out of words, each of two bf16 entries.
+        form: which arrays it will run over.
 
     Raises:
         CannotCompileError: saying why, in one line.
     """
-    folder = cache_folder("kernels") / _key(signature, scalars, out_dtype, device, paired)
+    folder = cache_folder("kernels") / _key(signature, scalars, out_dtype, device, form)
     if not folder.exists():
         with one_at_a_time(folder.with_suffix(".lock")):
             if not folder.exists():
-                _compile_in_child(function, num_specialists, scalars, out_dtype, device, paired, folder)
+                _compile_in_child(function, num_specialists, scalars, out_dtype, device, form, folder)
     return CompiledKernel(folder, device, function.uses_position)
 
 
-def _key(signature: str, scalars: dict[str, Tensor], out_dtype: torch.dtype, device: torch.device, paired: bool) -> str:
+def _key(signature: str, scalars: dict[str, Tensor], out_dtype: torch.dtype, device: torch.device, form: Form) -> str:
     shapes = {name: (tuple(value.shape), str(value.dtype)) for name, value in scalars.items()}
-    what = (_sources(), signature, shapes, str(out_dtype), paired)
+    what = (_sources(), signature, shapes, str(out_dtype), form.value)
     where = (torch.__version__, platform.machine(), _processor(), sys.version_info[:2], *_accelerator(device))
     return hashlib.sha256(repr((what, where)).encode()).hexdigest()
 
@@ -191,7 +203,7 @@ def _compile_in_child(
     scalars: dict[str, Tensor],
     out_dtype: torch.dtype,
     device: torch.device,
-    paired: bool,
+    form: Form,
     folder: Path,
 ) -> None:
     """Compile into `folder`."""
@@ -208,7 +220,7 @@ def _compile_in_child(
         "scalars": {name: [len(value), _dtype_name(value.dtype)] for name, value in scalars.items()},
         "out_dtype": _dtype_name(out_dtype),
         "device": device.type,
-        "paired": paired,
+        "form": form.value,
     }
     environment = {
         **os.environ,
@@ -227,7 +239,10 @@ def _compile_in_child(
                 stderr=errors,
             ) as process,
         ):
-            if process.wait() != 0:
+            if process.wait() < 0:
+                # It did not run through: what crashes there would have crashed here.
+                raise CannotCompileError(f"a compiled kernel crashes here ({Signals(-process.returncode).name})")
+            if process.returncode != 0:
                 errors.seek(0)
                 lines = errors.read().decode(errors="replace").strip().splitlines()
                 raise CannotCompileError(f"compiling failed: {lines[-1] if lines else process.returncode}")
@@ -239,8 +254,37 @@ def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def export(
+    function: BlockFunction,
+    num_specialists: int,
+    scalars: dict[str, Tensor],
+    out_dtype: torch.dtype,
+    device: torch.device,
+    form: Form,
+) -> torch.export.ExportedProgram:
+    """The function as what Inductor compiles, for arrays of any length that fits the form; arguments as above."""
+    paired = form is Form.WORDS
+    example = torch.zeros(1 << 12, dtype=torch.bfloat16, device=device)
+    dtypes = function.array_dtypes(num_specialists)
+    arrays = [example.to(WORD if paired else dtype, copy=True) for dtype in dtypes]
+    position = [torch.zeros(1, dtype=torch.int32, device=device)] if function.uses_position else []
+    out = example.to(WORD if paired else out_dtype, copy=True)
+    arguments = (*arrays, *position, *scalars.values(), out)
+    length = torch.export.Dim("length", min=2, max=1 << 40)
+    if form.multiple > 1:
+        length = form.multiple * length
+    free = tuple({0: length} if argument.shape == example.shape else None for argument in arguments)
+    exported = _Exported(function, len(arrays), list(scalars), paired)
+    return torch.export.export(exported, arguments, dynamic_shapes=(free,))
+
+
+def options_for(device: torch.device) -> dict[str, Any]:
+    """How Inductor is to compile for a device."""
+    return dict(INDUCTOR_OPTIONS if device.type == "cpu" else GPU_OPTIONS)
+
+
 def _compile(package: Path, task: dict[str, Any]) -> None:
-    """Compile a function of any length >= 2 (words: two registers) into a package file; the child process does this."""
+    """Compile a function into a package file; the child process does this."""
     function = BlockFunction(
         attrgetter(task["name"])(importlib.import_module(task["module"])),
         tuple(sorted(task["options"].items())),
@@ -248,23 +292,48 @@ def _compile(package: Path, task: dict[str, Any]) -> None:
         task["companion"] and getattr(torch, task["companion"]),
     )
     device = torch.device(task["device"])
-    example = torch.zeros(1 << 12, dtype=torch.bfloat16, device=device)
-    dtypes = function.array_dtypes(task["num_specialists"])
-    arrays = [example.to(WORD if task["paired"] else dtype, copy=True) for dtype in dtypes]
     scalars = {
         name: torch.zeros(length, dtype=getattr(torch, dtype), device=device)
         for name, (length, dtype) in task["scalars"].items()
     }
-    position = [torch.zeros(1, dtype=torch.int32, device=device)] if task["uses_position"] else []
-    out = example.to(WORD if task["paired"] else getattr(torch, task["out_dtype"]), copy=True)
-    arguments = (*arrays, *position, *scalars.values(), out)
-    length = torch.export.Dim("length", min=2, max=1 << 40)
-    if task["paired"]:
-        length = WORDS * length
-    free = tuple({0: length} if argument.shape == example.shape else None for argument in arguments)
-    exported = _Exported(function, len(arrays), list(scalars), task["paired"])
-    program = torch.export.export(exported, arguments, dynamic_shapes=(free,))
-    torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs={**INDUCTOR_OPTIONS})
+    out_dtype = getattr(torch, task["out_dtype"])
+    program = export(function, task["num_specialists"], scalars, out_dtype, device, Form(task["form"]))
+    torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=options_for(device))
+    _try_out(function, package, task["num_specialists"], scalars, out_dtype, Form(task["form"]))
+
+
+def _try_out(
+    function: BlockFunction,
+    package: Path,
+    num_specialists: int,
+    scalars: dict[str, Tensor],
+    out_dtype: torch.dtype,
+    form: Form,
+) -> None:
+    """Run the kernel once, here where a crash harms nothing, and hold its bits against those of plain torch.
+
+    Raises:
+        CannotCompileError: if they differ.
+    """
+    device = next(iter(scalars.values())).device
+    generator = torch.Generator().manual_seed(0)
+
+    def some(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if dtype.is_floating_point:
+            return torch.randn(shape, generator=generator).to(device, dtype)
+        return torch.randint(0, 2 if dtype == torch.bool else 100, shape, generator=generator).to(device, dtype)
+
+    arrays = [some((_TRIED,), dtype) for dtype in function.array_dtypes(num_specialists)]
+    values = {name: value if name == ZERO else some(value.shape, value.dtype) for name, value in scalars.items()}
+    lanes = torch.arange(_TRIED, dtype=torch.int32, device=device)
+    expected = function.values(arrays, lanes, torch.zeros_like(lanes[:1]), values).to(out_dtype)
+    out = torch.zeros_like(expected)
+    given = form.arrays([*arrays, out])
+    assert given is not None
+    CompiledKernel(package, device, function.uses_position)(given[:-1], 0, values, given[-1], 1)
+    bits = torch.int16 if out_dtype == torch.bfloat16 else torch.int32
+    if differ := int(((out.view(bits) != expected.view(bits)) & ~(out.isnan() & expected.isnan())).sum()):
+        raise CannotCompileError(f"{differ} of {_TRIED} entries differ from what plain torch computes")
 
 
 if __name__ == "__main__":

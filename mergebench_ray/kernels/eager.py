@@ -23,7 +23,11 @@ CPU_BLOCK = 1 << 17
 """Entries of a block: few enough that its buffers stay in the second-level cache, enough that the cost of starting an
 operation is small beside its work."""
 
-GPU_BLOCK = 1 << 24
+GPU_BLOCK = 1 << 22
+"""Entries of a block on a GPU: many times what starting an operation costs, and a dozen buffers are 0.2 GB."""
+
+_EXAMPLE = 1 << 10
+"""Entries that the function is traced with."""
 
 _TRACING = threading.Lock()
 """Tracing replaces functions of the whole process while it lasts, so it is for one thread at a time."""
@@ -49,14 +53,15 @@ class EagerKernel:
         scalars: dict[str, Tensor],
         device: torch.device,
     ) -> None:
-        self._block = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
-        self._lanes = torch.arange(self._block, dtype=torch.int32, device=device)
+        self._uses_position = function.uses_position
+        self._longest = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
+        self._lanes = torch.arange(_EXAMPLE, dtype=torch.int32, device=device)
         dtypes = function.array_dtypes(num_specialists)
         self._num_block_inputs = len(dtypes) + 2
         self._traced = _trace(function, dtypes, scalars, self._lanes)
         self.signature = _signature(self._traced, dtypes)
         _compare_into_floats(self._traced)
-        self._programs = [self._new_program()]
+        self._programs: list[_Program] = []
 
     def __call__(
         self,
@@ -75,17 +80,21 @@ class EagerKernel:
             out: where the results go.
             threads: threads to use on a CPU.
         """
-        offsets = iter(range(0, len(out), self._block))
+        self._make_room(len(out))
+        block = len(self._lanes)
+        offsets = iter(range(0, len(out), block))
 
         def work(program: _Program) -> None:
             program.bind(scalars)
             for offset in offsets:
-                end = min(offset + self._block, len(out))
-                first = torch.tensor([start + offset], dtype=torch.int32, device=out.device)
+                end = min(offset + block, len(out))
+                # Positions are below 2**30 where they count; without them, a run may be longer than int32 reaches.
+                position = start + offset if self._uses_position else 0
+                first = torch.full((1,), position, dtype=torch.int32, device=out.device)
                 blocks = [array[offset:end] for array in arrays]
                 out[offset:end].copy_(program.run([*blocks, self._lanes[: end - offset], first]))
 
-        workers = min(threads, -(-len(out) // self._block))
+        workers = min(threads, -(-len(out) // block)) if out.device.type == "cpu" else 1
         while len(self._programs) < workers:
             self._programs.append(self._new_program())
         if workers == 1:
@@ -96,8 +105,15 @@ class EagerKernel:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(work, self._programs[:workers]))
 
+    def _make_room(self, entries: int) -> None:
+        """Let blocks be as long as the longest run so far: beside a compiled kernel that is a few entries."""
+        block = min(self._longest, 1 << (entries - 1).bit_length())
+        if block > len(self._lanes):
+            self._lanes = torch.arange(block, dtype=torch.int32, device=self._lanes.device)
+            self._programs = []
+
     def _new_program(self) -> _Program:
-        return _Program(self._traced, self._num_block_inputs, self._block, self._lanes.device)
+        return _Program(self._traced, self._num_block_inputs, len(self._lanes), self._lanes.device)
 
 
 def _trace(

@@ -27,13 +27,6 @@ WORDS = 8
 _HIGH = -0x10000
 
 
-def whole_words(start: int, stop: int) -> range:
-    """The words that compiled code takes of entries start .. stop: first one and one past the last; perhaps none."""
-    first = -(-start // 2)
-    registers = (stop // 2 - first) // WORDS
-    return range(first, first + registers * WORDS if registers > 1 else first)
-
-
 def as_words(tensors: Sequence[Tensor]) -> list[Tensor] | None:
     """The same memory as words: [n] of bf16 as [n // 2] of `WORD`; None where one does not begin with a whole word."""
     if any(tensor.storage_offset() % 2 for tensor in tensors):

@@ -12,9 +12,10 @@ from torch import Tensor
 from mergebench_ray.kernels.block import BlockFunction, Scalars, scalar_tensors
 from mergebench_ray.kernels.compiled import CannotCompileError, CompiledKernel, compile_kernel, warn_not_compiled
 from mergebench_ray.kernels.eager import EagerKernel
-from mergebench_ray.kernels.pairs import as_words, reads_pairs, whole_words
+from mergebench_ray.kernels.forms import Form
 
 _TOTAL_BLOCK = 1 << 21
+_TOTAL_GPU_BLOCK = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class Pass:
         self._eager = EagerKernel(function, num_specialists, example, device)
         self.problem: str | None = None
         self._compiled: CompiledKernel | None = None
-        self._paired = compiled and reads_pairs(function, out_dtype, device)
+        self._form = Form.of(function, out_dtype, device)
         if compiled:
             signature = self._eager.signature
             try:
                 self._compiled = compile_kernel(
-                    function, num_specialists, example, out_dtype, device, signature, self._paired
+                    function, num_specialists, example, out_dtype, device, signature, self._form
                 )
             except CannotCompileError as error:
                 self.problem = str(error)
@@ -99,13 +100,11 @@ class Pass:
             companions: K times [n] of the function's `companion` dtype, if it has one.
         """
         entries = [base, *task_vectors, *companions, out]
-        words = as_words(entries) if self._paired else None
         distinct = {id(segment.scalars): segment.scalars for segment in segments}
         converted = dict(zip(distinct, scalar_tensors(list(distinct.values()), self._device), strict=True))
         for segment in segments:
-            for part in self._parts(segment, entries, words):
-                *arrays, target = [tensor[part.start : part.stop] for tensor in part.tensors]
-                part.kernel(arrays, part.position, converted[id(segment.scalars)], target, threads)
+            for part in self._parts(segment, entries):
+                part.run(converted[id(segment.scalars)], threads)
 
     def total(self, base: Tensor, task_vectors: Sequence[Tensor], scalars: Scalars, threads: int) -> int:
         """Sum of the function over [n], exact as long as its values are whole numbers of at most 8.
@@ -113,32 +112,28 @@ class Pass:
         No model-sized temporary: the values of a block are summed before the next block is computed.
         """
         (small,) = scalar_tensors([scalars], self._device)
-        values = torch.empty(min(_TOTAL_BLOCK, len(base)), dtype=torch.float32, device=self._device)
-        total = 0
-        for start in range(0, len(base), _TOTAL_BLOCK):
-            stop = min(start + _TOTAL_BLOCK, len(base))
-            arrays = [array[start:stop] for array in (base, *task_vectors)]
-            kernel = self._compiled if self._compiled is not None and stop - start > 1 else self._eager
-            kernel(arrays, 0, small, values[: stop - start], threads)
-            total += int(values[: stop - start].sum())
-        return total
+        block = _TOTAL_BLOCK if self._device.type == "cpu" else _TOTAL_GPU_BLOCK
+        values = torch.empty(min(block, len(base)), dtype=torch.float32, device=self._device)
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        for start in range(0, len(base), block):
+            entries = [array[start : start + block] for array in (base, *task_vectors)]
+            entries.append(values[: len(entries[0])])
+            for part in self._parts(Segment(0, len(entries[0]), 0, scalars), entries):
+                part.run(small, threads)
+            total += entries[-1].sum(dtype=None if self._device.type == "cpu" else torch.float64)
+        return int(total)
 
-    def _parts(self, segment: Segment, entries: list[Tensor], words: list[Tensor] | None) -> list[_Part]:
-        """What runs over a segment.
-
-        The compiled kernel is made for lengths from 2. Where it takes pairs of entries as words, the few at either end
-        that fill no register are left to the eager one.
-        """
+    def _parts(self, segment: Segment, entries: list[Tensor]) -> list[_Part]:
+        """What runs over a segment: the compiled kernel over what fits its form, the eager one over the rest."""
         start, stop, position = segment.start, segment.stop, segment.position
-        if self._compiled is not None and not self._paired and stop - start > 1:
-            return [_Part(self._compiled, entries, start, stop, position)]
-        whole = range(0) if words is None else whole_words(start, stop)
-        if self._compiled is None or words is None or not whole:
+        arrays = None if self._compiled is None else self._form.arrays(entries)
+        whole = range(0) if arrays is None else self._form.whole(start, stop)
+        if self._compiled is None or arrays is None or not whole:
             return [_Part(self._eager, entries, start, stop, position)]
-        first, last = 2 * whole.start, 2 * whole.stop
+        first, last = self._form.entries * whole.start, self._form.entries * whole.stop
         parts = [
             _Part(self._eager, entries, start, first, position),
-            _Part(self._compiled, words, whole.start, whole.stop, position + first - start),
+            _Part(self._compiled, arrays, whole.start, whole.stop, position + first - start),
             _Part(self._eager, entries, last, stop, position + last - start),
         ]
         return [part for part in parts if part.start < part.stop]
@@ -152,3 +147,7 @@ class _Part(NamedTuple):
     start: int
     stop: int
     position: int
+
+    def run(self, scalars: dict[str, Tensor], threads: int) -> None:
+        *arrays, out = [tensor[self.start : self.stop] for tensor in self.tensors]
+        self.kernel(arrays, self.position, scalars, out, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from math import prod
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 class MemoryFile:
@@ -41,6 +44,24 @@ class MemoryFile:
 def map_memory(path: str, size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """The first elements of a memory file, [size], shared with its owner."""
     return torch.from_file(path, shared=True, size=max(size, 1), dtype=dtype)[:size]
+
+
+def pin(memory: Tensor) -> None:
+    """Let a GPU reach mapped memory directly: copies are several times faster, and need not be waited for one by one.
+
+    Where the system does not allow it, copies stay slow, and that is said once.
+    """
+    if memory.numel() == 0:
+        return
+    status = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
+    if int(status) != 0:
+        logger.warning("memory for merged weights could not be pinned (%s): copies from the GPU are slower", status)
+
+
+def unpin(memory: Tensor) -> None:
+    """Undo `pin`, before the memory is given back."""
+    if memory.numel():
+        torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
 
 class MappedFiles:

@@ -82,9 +82,12 @@ def test_the_figures_of_a_search_are_told_beside_those_of_another(
 
 
 @pytest.mark.slow
-def test_the_code_for_a_card_is_made_without_one() -> None:
+def test_the_code_for_a_card_rounds_as_a_cpu_does_and_reads_sixteen_bytes_at_a_time() -> None:
     pytest.importorskip("triton")
-    command = [sys.executable, FOLDER / "ptx_without_card.py", "model_soup"]
+    methods = ["ties", "dare", "fisher"]  # choices, random numbers, a division and float32 companions
+    command = [sys.executable, FOLDER / "ptx_without_card.py", *methods]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "instructions round otherwise than a CPU" in done.stdout, done.stderr
-    assert "ld.global" in done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" 0 instructions round otherwise") == len(methods)
+    assert done.stdout.count("st.global.v4.b32") == len(methods)
+    assert "st.global.b" not in done.stdout

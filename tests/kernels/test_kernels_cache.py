@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import getpass
+import importlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from mergebench_ray.kernels import compiled
+from mergebench_ray.cache import cache_folder
+from mergebench_ray.kernels import Block, BlockFunction, Pass, compiled
+from mergebench_ray.kernels.block import scalar_tensors
+from mergebench_ray.kernels.compiled import CannotCompileError
+from mergebench_ray.kernels.forms import Form
 
 CPU = torch.device("cpu")
 
@@ -43,7 +50,7 @@ def test_a_killed_process_leaves_no_temporary_files_behind(tmp_path: Path) -> No
 
 def key(device: torch.device = CPU) -> str:
     compiled._sources.cache_clear()
-    return compiled._key("signature", {"coefficient": torch.zeros(2)}, torch.bfloat16, device, False)
+    return compiled._key("signature", {"coefficient": torch.zeros(2)}, torch.bfloat16, device, Form.ENTRIES)
 
 
 def test_a_change_of_what_makes_kernels_is_another_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,3 +75,39 @@ def test_a_card_of_another_capability_is_another_kernel(monkeypatch: pytest.Monk
         keys.add(key(torch.device("cuda", 0)))
     assert len(keys) == 3
     assert key(torch.device("cuda", 1)) in keys
+
+
+def sum_of_two(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
+    return block.base + block.task_vectors[0]
+
+
+def difference_of_two(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
+    return block.base - block.task_vectors[0]
+
+
+@pytest.mark.compiler
+def test_a_compiled_kernel_is_held_against_plain_torch_before_it_is_kept() -> None:
+    function, dtype = BlockFunction(sum_of_two), torch.bfloat16
+    run, (scalars,), form = Pass(function, 1, {}, dtype, CPU), scalar_tensors([{}], CPU), Form.of(function, dtype, CPU)
+    assert run.is_compiled
+    package = cache_folder("kernels") / compiled._key(run._eager.signature, scalars, dtype, CPU, form)
+    compiled._try_out(function, package, 1, scalars, dtype, form)
+    with pytest.raises(CannotCompileError, match="entries differ from what plain torch computes"):
+        compiled._try_out(BlockFunction(difference_of_two), package, 1, scalars, dtype, form)
+
+
+@pytest.mark.compiler
+def test_a_kernel_that_crashes_where_it_is_tried_leaves_the_eager_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crashes.py").write_text(
+        "import os, signal\n"
+        "if 'CRASH' in os.environ: os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "def function(block, scalars): return block.base\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    function = importlib.import_module("crashes").function
+    monkeypatch.setenv("CRASH", "1")
+    run = Pass(BlockFunction(function), 1, {}, torch.bfloat16, CPU)
+    assert not run.is_compiled
+    assert run.problem == "a compiled kernel crashes here (SIGSEGV)"

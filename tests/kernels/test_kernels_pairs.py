@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergebench_ray.kernels import BlockFunction, Pass, Segment, passes
+from mergebench_ray.kernels import BlockFunction, Pass, Segment
+from mergebench_ray.kernels.forms import Form
 from mergebench_ray.kernels.pairs import (
     WORD,
     as_words,
@@ -16,7 +17,6 @@ from mergebench_ray.kernels.pairs import (
     reads_pairs,
     rounded_words,
     second_entries,
-    whole_words,
 )
 from mergebench_ray.methods.dare import Dare
 
@@ -71,7 +71,7 @@ def test_words_are_rounded_as_torch_rounds_to_bf16() -> None:
 def test_whole_registers_of_words_lie_within_the_entries(
     start: int, stop: int, expected: tuple[int, int] | None
 ) -> None:
-    words = whole_words(start, stop)
+    words = Form.WORDS.whole(start, stop)
     assert (words.start, words.stop) == expected if expected else not words
 
 
@@ -101,11 +101,28 @@ def test_pairs_are_for_bf16_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> N
     assert not reads_pairs(DARE, torch.bfloat16, torch.device("cuda"))
 
 
+@pytest.mark.parametrize(
+    ("start", "stop", "expected"),
+    [(0, 64, (0, 64)), (1, 64, (16, 64)), (16, 63, (16, 48)), (0, 31, None), (1, 47, None), (17, 64, (32, 64))],
+)
+def test_a_gpu_gets_multiples_of_sixteen_entries_from_sixteen_bytes(
+    start: int, stop: int, expected: tuple[int, int] | None
+) -> None:
+    entries = Form.ALIGNED.whole(start, stop)
+    assert (entries.start, entries.stop) == expected if expected else not entries
+
+
+def test_a_gpu_gets_no_memory_that_begins_between_sixteen_bytes() -> None:
+    entries = torch.zeros(64, dtype=torch.bfloat16)
+    assert Form.ALIGNED.arrays([entries, entries[8:]]) is not None
+    assert Form.ALIGNED.arrays([entries, entries[4:]]) is None
+
+
 @pytest.mark.compiler
-def test_pairs_and_single_entries_give_the_same_bits_for_every_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_form_gives_the_same_bits_for_every_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
-    for paired in (True, False):
-        monkeypatch.setattr(passes, "reads_pairs", lambda *_, paired=paired: paired)
+    for form in Form:
+        monkeypatch.setattr(Form, "of", lambda *_, form=form: form)
         runs.append(Pass(DARE, 2, SCALARS, torch.bfloat16, CPU))
         assert runs[-1].is_compiled
     runs.append(Pass(DARE, 2, SCALARS, torch.bfloat16, CPU, compiled=False))

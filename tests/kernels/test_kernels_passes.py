@@ -16,7 +16,7 @@ from mergebench_ray.kernels import Block, BlockFunction, Pass, Scalars, Segment,
 from mergebench_ray.kernels.block import scalar_tensors
 from mergebench_ray.kernels.compiled import compile_kernel
 from mergebench_ray.kernels.eager import EagerKernel
-from mergebench_ray.kernels.pairs import reads_pairs
+from mergebench_ray.kernels.forms import Form
 from mergebench_ray.methods import (
     Calibrated,
     CalibrationRequest,
@@ -95,8 +95,8 @@ def compiled_two_at_a_time(request: pytest.FixtureRequest) -> None:
         kernel, scalars = kernel_and_scalars(name, {})
         (example,) = scalar_tensors([scalars], CPU)
         signature = EagerKernel(kernel, len(NAMES), example, CPU).signature
-        paired = reads_pairs(kernel, torch.bfloat16, CPU)
-        jobs.append((kernel, len(NAMES), example, torch.bfloat16, CPU, signature, paired))
+        form = Form.of(kernel, torch.bfloat16, CPU)
+        jobs.append((kernel, len(NAMES), example, torch.bfloat16, CPU, signature, form))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda job: compile_kernel(*job), jobs))
 
@@ -173,6 +173,13 @@ def test_only_the_segments_are_written() -> None:
     assert bool((out[20:50] == untouched).all())
     assert bool((out[40_000:] == untouched).all())
     assert bool((out[10:20] != untouched).any())
+
+
+def test_a_run_that_is_longer_than_int32_reaches_needs_no_positions() -> None:
+    out = torch.zeros(8, dtype=torch.bfloat16)
+    run = Pass(BlockFunction(everything), 1, {}, torch.bfloat16, CPU, compiled=False)
+    run.run(torch.ones_like(out), [torch.ones_like(out)], [Segment(0, 8, 1 << 31, {})], out, threads=1)
+    assert out.tolist() == [2.0] * 8
 
 
 def without_what_fell(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
