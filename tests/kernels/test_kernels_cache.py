@@ -29,9 +29,9 @@ from mergebench_ray.kernels import Pass, Segment
 from mergebench_ray.methods import get_method, parse_parameters
 
 kernel = get_method("model_soup").kernel(parse_parameters("model_soup", {}))
-scalars = get_method("model_soup").scalars(None, None, None, ["a", "b"])
-merge = Pass(kernel, 2, scalars, torch.bfloat16, torch.device("cpu"))
-base, *vectors = torch.ones(3, 1000, dtype=torch.bfloat16)
+scalars = get_method("model_soup").scalars(None, None, None, ["a", "b", "c"])
+merge = Pass(kernel, 3, scalars, torch.bfloat16, torch.device("cpu"))
+base, *vectors = torch.ones(4, 1000, dtype=torch.bfloat16)
 out = torch.zeros_like(base)
 merge.run(base, vectors, [Segment(0, 1000, 0, scalars)], out, 1)
 assert merge.is_compiled and bool((out == 2).all())

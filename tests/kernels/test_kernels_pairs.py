@@ -23,10 +23,10 @@ from mergebench_ray.methods.dare import Dare
 CPU = torch.device("cpu")
 LENGTH = 70_001
 SCALARS = {
-    "coefficient": [2.0, -1.5],
+    "coefficient": [2.0, -1.5, 0.5],
     "drop_below": [0.0],
     "tensor_keys": [5, 6, 7],
-    "specialist_keys": [3, 9],
+    "specialist_keys": [3, 9, 4],
 }
 DARE = BlockFunction(Dare.merge_block, uses_position=True)
 
@@ -123,9 +123,9 @@ def test_every_form_gives_the_same_bits_for_every_cut(monkeypatch: pytest.Monkey
     runs = []
     for form in Form:
         monkeypatch.setattr(Form, "of", lambda *_, form=form: form)
-        runs.append(Pass(DARE, 2, SCALARS, torch.bfloat16, CPU))
+        runs.append(Pass(DARE, 3, SCALARS, torch.bfloat16, CPU))
         assert runs[-1].is_compiled
-    runs.append(Pass(DARE, 2, SCALARS, torch.bfloat16, CPU, compiled=False))
+    runs.append(Pass(DARE, 3, SCALARS, torch.bfloat16, CPU, compiled=False))
     whole = dare(runs[0], [0, LENGTH])
     for cuts in ([0, LENGTH], [0, 1, 3, 40, 20_000, 20_017, 20_051, LENGTH]):
         for run in runs:
@@ -137,7 +137,7 @@ def test_every_form_gives_the_same_bits_for_every_cut(monkeypatch: pytest.Monkey
 def dare(run: Pass, cuts: list[int], threads: int = 1, begins: int = 0) -> Tensor:
     """Merge, in arrays that begin so many entries into their memory."""
     generator = torch.Generator().manual_seed(0)
-    rows = (torch.randn(4, LENGTH, generator=generator) * 0.1).bfloat16()
+    rows = (torch.randn(5, LENGTH, generator=generator) * 0.1).bfloat16()
     base, *vectors, out = (torch.cat([row[:begins], row])[begins:] for row in rows)
     segments = [Segment(start, stop, start, SCALARS) for start, stop in itertools.pairwise(cuts)]
     run.run(base, vectors, segments, out, threads)
