@@ -54,7 +54,8 @@ def pytest_collection(session: pytest.Session) -> None:
     """Import what takes seconds to import; the process that hands tests to others, and runs none, does without."""
     if session.config.getoption("numprocesses", None):
         return
-    from mergebench_ray.engines.environment import prepare_environment, usable_cores
+    from mergebench_ray.engines.environment import prepare_environment
+    from mergebench_ray.machine import usable_cores
 
     # Tests that look at vLLM's classes alone may import it before an engine is made.
     prepare_environment(usable_cores(), log_file=None)

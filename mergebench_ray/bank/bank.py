@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.bank.layout import Layout
-from mergebench_ray.bank.shard import BankShard, ShardPlace, this_node, usable_threads
+from mergebench_ray.bank.shard import BankShard, ShardPlace, this_node
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
 from mergebench_ray.bank.work import plan_work
 from mergebench_ray.checkpoints import Checkpoint, fit_tensors
 from mergebench_ray.config import CalibrationRecord, Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.kernels import BlockFunction, Scalars, warn_not_compiled
+from mergebench_ray.machine import usable_cores
 from mergebench_ray.methods import (
     Calibrated,
     CalibrationRequest,
@@ -135,7 +136,7 @@ class Bank:
         layout = Layout.of(base, ordered.values())
         if threads is None:
             nodes = 1 if in_process else sum(node["Alive"] for node in ray.nodes())
-            threads = max(1, usable_threads() // -(-shards // nodes))
+            threads = max(1, usable_cores() // -(-shards // nodes))
         if in_process:
             made: Shards = LocalShards(
                 [BankShard(base, ordered, layout, index, shards, threads, False) for index in range(shards)]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from mergebench_ray.bank.rehearsal import NUM_LAYERS, RehearsalArrays, merge_pass, smollm2_layout
-from mergebench_ray.bank.shard import usable_threads
 from mergebench_ray.bank.work import plan_work
+from mergebench_ray.machine import usable_cores
 from mergebench_ray.methods import complete_parameters, get_method, method_names, parse_parameters
 
 
@@ -31,7 +31,7 @@ def measure_methods(
         histograms are made), `bytes` read and written by the pass, `copy_bytes_per_second`, `ratio_to_copy` and
         `eager_ratio_to_copy` (bytes per second over those of the copy).
     """
-    arrays = RehearsalArrays(smollm2_layout(layers), [f"specialist {k}" for k in range(5)], threads or usable_threads())
+    arrays = RehearsalArrays(smollm2_layout(layers), [f"specialist {k}" for k in range(5)], threads or usable_cores())
     return {name: _measure(name, arrays, rounds) for name in methods or method_names()}
 
 

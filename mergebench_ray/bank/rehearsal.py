@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.bank.layout import Layout, LayoutTensor, Overlap
-from mergebench_ray.bank.shard import usable_threads
 from mergebench_ray.bank.work import Work, plan_work, segments_of
 from mergebench_ray.families import family_of
 from mergebench_ray.helper_process import helper_process
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars, magnitude_histogram
+from mergebench_ray.machine import usable_cores
 from mergebench_ray.methods import Calibrated, CalibrationRequest, complete_parameters, get_method, parse_parameters
 
 _CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def _compile(merge: tuple[str, Mapping[str, Any]], specialists: Sequence[str]) -
     method, parameters = merge
     chosen = get_method(method)
     checked = parse_parameters(method, complete_parameters(method, parameters, specialists, NUM_LAYERS))
-    arrays = RehearsalArrays(smollm2_layout(1), specialists, usable_threads())
+    arrays = RehearsalArrays(smollm2_layout(1), specialists, usable_cores())
     prepared = chosen.prepare(checked, arrays)
     merge_pass(plan_work(arrays.layout, chosen, checked, prepared, specialists, {}), arrays)
 

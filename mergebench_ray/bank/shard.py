@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -281,11 +280,6 @@ def this_node() -> str:
 
 def _is_solved(work: Work, overlap: Overlap) -> bool:
     return work.solver is not None and overlap.tensor.name in work.solver
-
-
-def usable_threads() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def _pass_key(kernel: BlockFunction, out_dtype: torch.dtype) -> str:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from mergebench_ray.install_hints import VLLM, install_command
+from mergebench_ray.machine import available_memory
 
 _MINIMUM_MEMORY = 6 << 30
 _MINIMUM_DISK = 2 << 30
@@ -109,7 +108,7 @@ def _suite_weights() -> Finding:
 
 
 def _memory() -> Finding:
-    available = psutil.virtual_memory().available
+    available = available_memory()
     found = f"{available / 2**30:.1f} GiB free"
     return Finding("memory", available >= _MINIMUM_MEMORY, found, "free some: the quickstart takes about 6 GiB")
 

@@ -26,7 +26,7 @@ from mergebench_ray.methods import complete_parameters, get_method, parse_parame
 from mergebench_ray.ray_address import check_ray
 from mergebench_ray.runs.evaluation_file import items_file
 from mergebench_ray.runs.opening import check_run_folder
-from mergebench_ray.search.checks import check_sweep, read_sweep
+from mergebench_ray.search.checks import check_sweep, open_sweep, read_sweep
 
 _MANY_LAYERS = 1000  # before it is known how many the model has
 
@@ -45,7 +45,7 @@ def checked_run(
     Raises:
         InputError: as `read_sweep`, `check_run_folder` and `check_ray`.
     """
-    checked = sweep if isinstance(sweep, Sweep) else Sweep.from_yaml(Path(sweep), dict(overrides or {}))
+    checked = open_sweep(sweep, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
     check_run_folder(folder, checked, resume=resume)
     check_sweep(checked)

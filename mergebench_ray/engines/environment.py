@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mergebench_ray.cache import cache_folder
-from mergebench_ray.processor import emulates_bf16
+from mergebench_ray.machine import emulates_bf16
 
 ACTOR_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """For the `env_vars` of an engine's actor: OpenMP reads it when torch is imported, before any code of ours runs.
@@ -29,11 +29,6 @@ def engine_dtype(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "float32" if emulates_bf16() and not torch.cuda.is_available() else "bfloat16"
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def prepare_environment(num_threads: int, log_file: Path | None) -> None:

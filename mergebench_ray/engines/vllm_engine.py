@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from mergebench_ray.config import EngineOptions
-from mergebench_ray.engines.environment import engine_dtype, prepare_environment, usable_cores
+from mergebench_ray.engines.environment import engine_dtype, prepare_environment
 from mergebench_ray.engines.generation_defaults import generation_defaults
 from mergebench_ray.engines.model_folder import ModelFolder
 from mergebench_ray.engines.requests import (
@@ -28,6 +28,7 @@ from mergebench_ray.engines.requests import (
 from mergebench_ray.engines.transports import WeightTransport, transport_class
 from mergebench_ray.errors import InputError, refusing
 from mergebench_ray.families import family_of
+from mergebench_ray.machine import usable_cores
 from mergebench_ray.weights.held_weights import HeldWeights
 from mergebench_ray.weights.manifest import WeightManifest
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.kernels.block import BlockFunction
-from mergebench_ray.processor import emulates_bf16
+from mergebench_ray.machine import emulates_bf16
 
 WORD = torch.float32
 """Dtype that words are passed as: Inductor loads float32 in one instruction, int32 by way of the stack."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import psutil
 from pydantic import Field
 
 from mergebench_ray.checkpoints import Checkpoint, merged_names
@@ -15,6 +13,7 @@ from mergebench_ray.config import Sweep
 from mergebench_ray.config.engine import EngineSettings
 from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.judges.judge_engine import FoundJudge
+from mergebench_ray.machine import available_memory
 from mergebench_ray.placement.calibration import calibration_needs
 from mergebench_ray.placement.need import Need, Place, Record
 
@@ -43,7 +42,7 @@ class Machine(Record):
     @classmethod
     def this(cls) -> Machine:
         """The machine this runs on, without GPUs, with the memory that is free now."""
-        return cls(nodes=1, gpus=0, gpu_memory=0, host_memory=_available_memory())
+        return cls(nodes=1, gpus=0, gpu_memory=0, host_memory=available_memory())
 
 
 class Plan(Record):
@@ -211,15 +210,3 @@ def _problem(needs: list[Need], machine: Machine) -> str | None:
 def gibibytes(count: int) -> str:
     """A byte count as people read it."""
     return f"{count / _GIB:.1f} GiB" if count >= _GIB // 10 else f"{count / 2**20:.0f} MiB"
-
-
-def _available_memory() -> int:
-    """Bytes free on this machine, or left to this process's control group if that is less."""
-    available = int(psutil.virtual_memory().available)
-    limit, used = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"
-    if os.path.exists(limit):
-        with open(limit) as limit_file, open(used) as used_file:
-            text = limit_file.read().strip()
-            if text != "max":
-                available = min(available, int(text) - int(used_file.read()))
-    return available

@@ -19,7 +19,7 @@ from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.report.colours import method_colours
 from mergebench_ray.runs.leaderboard import describe, distinct, leaderboard, on_split, with_error
 from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary
-from mergebench_ray.runs.trials import Trial, is_known
+from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
 
 INK, GRID, FAINT = "#22272e", "#e6e8eb", "#8b949e"
 BEST = "#111111"
@@ -76,7 +76,7 @@ def leaderboard_chart(run: RunSummary) -> go.Figure | None:
 def domains_chart(run: RunSummary) -> go.Figure | None:
     """Scores by domain of base, references, best candidate and each domain's specialist, on the final split."""
     split = run.final_split
-    models = [t for t in run.trials if t.split == split and t.role in ("base", "average", "reference")]
+    models = [t for t in run.trials if t.split == split and t.role in COMPARED_WITH]
     best = on_split(run.trials, run.best, split) if run.best else None
     specialists = {t.name: t for t in run.trials if t.split == split and t.role == "specialist"}
     colours = method_colours(run.methods)

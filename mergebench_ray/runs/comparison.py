@@ -15,7 +15,7 @@ from mergebench_ray.runs.forgetting import Forgetting, read_forgetting
 from mergebench_ray.runs.leaderboard import best_of_each_method, describe, on_split
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.summary import RunSummary
-from mergebench_ray.runs.trials import Trial, is_known, read_trials
+from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known, read_trials
 
 NOT_COMPARABLE = "not comparable: not scored on the same items and metrics"
 
@@ -204,7 +204,7 @@ def _rows(run: Run) -> list[MethodRow]:
         rows.append(_reference_row(run, trial))
     known = {(trial.role, trial.name) for trial in summary.references}
     only_on_test = [t for t in summary.trials if t.split == "test" and (t.role, t.name) not in known]
-    rows += [_reference_row(run, trial) for trial in only_on_test if trial.role in ("base", "average", "reference")]
+    rows += [_reference_row(run, trial) for trial in only_on_test if trial.role in COMPARED_WITH]
     return rows
 
 

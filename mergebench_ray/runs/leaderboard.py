@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.names import AVERAGE
-from mergebench_ray.runs.trials import Trial, is_known
+from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
 
 MISSING = "–"
 
@@ -71,7 +71,7 @@ def leaderboard(trials: Sequence[Trial], split: Split, candidates: int = 1) -> l
     """
     rows = [trial for trial in trials if trial.split == split]
     searched = sorted((trial for trial in rows if trial.role == "candidate"), key=_descending)[:candidates]
-    others = [trial for trial in rows if trial.role in ("base", "average", "reference")]
+    others = [trial for trial in rows if trial.role in COMPARED_WITH]
     generalists = [trial for trial in rows if trial.role == "specialist" and is_known(trial.normalised_average)]
     ordered = sorted([*searched, *others, *generalists], key=_descending)
     best = best_candidate(trials)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mergebench_ray.config.fields import Split
 from mergebench_ray.runs.leaderboard import best_candidate, describe, on_split, with_error
-from mergebench_ray.runs.trials import Trial, is_known
+from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
 from mergebench_ray.scores import recovered
 
 SPLIT_MEANING = {"validation": "validation (seen by the search)", "test": "test (never seen by the search)"}
@@ -44,7 +44,7 @@ class RunSummary:
         return cls(
             trials=list(trials),
             candidates=sorted((t for t in searched if is_known(t.normalised_average)), key=lambda t: t.number),
-            references=[t for t in trials if t.split == "validation" and t.role in ("base", "average", "reference")],
+            references=[t for t in trials if t.split == "validation" and t.role in COMPARED_WITH],
             best=best,
             final_split="test" if any(t.split == "test" for t in trials) else "validation",
             domains=sorted({domain for t in trials for domain in t.domains}),
@@ -97,9 +97,7 @@ class RunSummary:
         others = [
             trial
             for trial in self.trials
-            if trial.split == final.split
-            and trial.role in ("average", "reference", "base")
-            and is_known(trial.normalised_average)
+            if trial.split == final.split and trial.role in COMPARED_WITH and is_known(trial.normalised_average)
         ]
         others.sort(key=lambda trial: -(trial.normalised_average or 0.0))
         comparisons = [

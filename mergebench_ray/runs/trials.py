@@ -28,6 +28,9 @@ from mergebench_ray.scores import DomainScore
 Role = Literal["base", "specialist", "average", "reference", "candidate"]
 Coefficient = float | list[float]
 
+COMPARED_WITH: tuple[Role, ...] = ("base", "average", "reference")
+"""Roles of the models that a best candidate has to beat, none of which the search found."""
+
 COEFFICIENTS = "scaling_coef"
 """The hyper-parameter that is the coefficient, in every method that has one."""
 _COSTS = (

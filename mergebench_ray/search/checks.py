@@ -26,9 +26,22 @@ def read_sweep(sweep: Path | str | Sweep, overrides: Mapping[str, Any] | None = 
     Raises:
         InputError: naming file, key, value and rule.
     """
-    checked = sweep if isinstance(sweep, Sweep) else Sweep.from_yaml(Path(sweep), dict(overrides or {}))
-    check_sweep(checked)
-    return checked
+    opened = open_sweep(sweep, overrides)
+    check_sweep(opened)
+    return opened
+
+
+def open_sweep(sweep: Path | str | Sweep, overrides: Mapping[str, Any] | None = None) -> Sweep:
+    """A sweep, from its file where it is not one already.
+
+    Raises:
+        InputError: naming file, key, value and rule; for overrides of what is no file.
+    """
+    if not isinstance(sweep, Sweep):
+        return Sweep.from_yaml(Path(sweep), dict(overrides or {}))
+    if overrides:
+        raise InputError(f"overrides ({', '.join(overrides)}) are for a sweep's file: change the Sweep itself")
+    return sweep
 
 
 def check_sweep(sweep: Sweep) -> None:

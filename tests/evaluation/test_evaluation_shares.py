@@ -11,10 +11,10 @@ from mergebench_ray import evaluate, tune
 from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
-from mergebench_ray.engines.environment import usable_cores
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.evaluation.prepared import Share
+from mergebench_ray.machine import usable_cores
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.trials import read_items, read_trials
 from mergebench_ray.scores import ItemRow, Scores

@@ -1,0 +1,32 @@
+"""What this machine has for this process: cores, memory, instructions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def available_memory() -> int:
+    """Bytes free on this machine, or left to this process's control group if that is less."""
+    available = int(psutil.virtual_memory().available)
+    limit = _CONTROL_GROUP / "memory.max"
+    if not limit.exists() or (text := limit.read_text().strip()) == "max":
+        return available
+    return min(available, int(text) - int((_CONTROL_GROUP / "memory.current").read_text()))
+
+
+def emulates_bf16() -> bool:
+    """Whether it is an x86 CPU without AVX-512: bf16 then takes several instructions for each of float32."""
+    import torch  # takes seconds, and nothing else here needs it
+
+    capabilities = torch.cpu.get_capabilities()
+    return capabilities["architecture"] == "x86_64" and not capabilities["avx512_f"]
