@@ -29,12 +29,12 @@ quickstart: setup
 	$(BIN)/mergebench-ray tune sweeps/quickstart.yaml --out runs/quickstart
 
 # Two runs side by side, of about the same length: tests that start Ray or vLLM wait half of the time, for processes
-# to start or on one core. What the others print comes after.
+# to start or on one core. What the others print comes after; the tutorial's, in processes of its own, goes with them.
 test: setup
 	@mkdir -p build
-	@$(PYTEST) -m 'not (ray or vllm)' > build/other-tests.txt 2>&1 & others=$$!; \
+	@$(PYTEST) -m 'tutorial or not (ray or vllm)' > build/other-tests.txt 2>&1 & others=$$!; \
 	trap "kill $$others" INT TERM; \
-	$(PYTEST) -m 'ray or vllm'; starting=$$?; \
+	$(PYTEST) -m '(ray or vllm) and not tutorial'; starting=$$?; \
 	wait $$others; others=$$?; cat build/other-tests.txt; \
 	exit $$((starting || others))
 

@@ -16,12 +16,17 @@ def usable_cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes free on this machine, or left to this process's control group if that is less."""
+    """Bytes free on this machine, or left to this process's control group if that is less.
+
+    What the group's files have in memory counts as free, as it does on the machine: it is given up when it is needed.
+    """
     available = int(psutil.virtual_memory().available)
     limit = _CONTROL_GROUP / "memory.max"
     if not limit.exists() or (text := limit.read_text().strip()) == "max":
         return available
-    return min(available, int(text) - int((_CONTROL_GROUP / "memory.current").read_text()))
+    statistics = dict(line.split() for line in (_CONTROL_GROUP / "memory.stat").read_text().splitlines())
+    cached = int(statistics.get("active_file", 0)) + int(statistics.get("inactive_file", 0))
+    return min(available, int(text) - int((_CONTROL_GROUP / "memory.current").read_text()) + cached)
 
 
 def emulates_bf16() -> bool:

@@ -21,11 +21,13 @@ def test_an_actor_takes_what_its_class_takes_and_its_methods_travel_alone(ray_cl
             return self.value
 
     counter = actors_of(Counter, num_cpus=0)(10, step=2)
-    assert ray.get(counter.call(Counter.add, 1)) == 12
-    assert ray.get(counter.method(Counter.add)(1, twice=True)) == 16
-    elsewhere = ray.remote(num_cpus=0)(lambda method: ray.get(method(2)))
-    assert ray.get(elsewhere.remote(counter.method(Counter.add))) == 20
-    counter.kill()
+    try:
+        assert ray.get(counter.call(Counter.add, 1)) == 12
+        assert ray.get(counter.method(Counter.add)(1, twice=True)) == 16
+        elsewhere = ray.remote(num_cpus=0)(lambda method: ray.get(method(2)))
+        assert ray.get(elsewhere.remote(counter.method(Counter.add))) == 20
+    finally:
+        counter.kill()
 
 
 def test_what_calls_an_actor_imports_neither_its_class_nor_torch() -> None:

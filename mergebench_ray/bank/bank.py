@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -31,6 +32,8 @@ from mergebench_ray.methods import (
 from mergebench_ray.progress import Progress
 from mergebench_ray.weights.manifest import Piece, WeightManifest, WeightTensor
 from mergebench_ray.weights.memory_file import MappedFiles, MemoryFile
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ class Bank:
             made = ActorShards(base, ordered, layout, shards, threads, use_gpu)
         try:
             places = made.load(_parameters_read(layout.size, progress))
+            for problem in {place.problem for place in places if place.problem}:
+                logger.warning(problem)  # where the shard itself would say so, nobody reads it
             return cls(base, ordered, layout, made, places, calibrator)
         except BaseException:
             made.close()

@@ -37,12 +37,14 @@ class ShardPlace:
         path: memory file of its merged parameters, for processes of that node.
         start: first merged parameter in the flat order.
         stop: one past the last.
+        problem: what makes it slower than it could be, or None.
     """
 
     node: str
     path: str
     start: int
     stop: int
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,7 @@ class BankShard:
         self._file = MemoryFile(size)
         self._file.touch()
         self._output = torch.empty_like(self._base) if use_gpu else self._file.tensor
-        if use_gpu:
-            pin(self._file.tensor)
+        self._not_pinned = pin(self._file.tensor) if use_gpu else None
         self._held: dict[tuple[str, int], str] = {}
         self._passes: dict[str, Pass] = {}
         self._histograms: Tensor | None = None
@@ -123,7 +124,7 @@ class BankShard:
                 for k, vector in enumerate(vectors):
                     self._task_vectors[k, window] = vector
                 self._entries_read += block.stop - block.start
-        return ShardPlace(this_node(), self._file.path, *self._range)
+        return ShardPlace(this_node(), self._file.path, *self._range, problem=self._not_pinned)
 
     def progress(self) -> int:
         """Parameters loaded so far."""
@@ -185,7 +186,8 @@ class BankShard:
     def histograms(self) -> NDArray[Any]:
         """Exact counts of this shard's magnitudes, int64 [K, 32768]; made once."""
         if self._histograms is None:
-            with ThreadPoolExecutor(self._threads) as pool:
+            # A GPU counts with all it has, and would have to hold what each thread needs beside the weights.
+            with ThreadPoolExecutor(self._threads if self._device.type == "cpu" else 1) as pool:
                 total = torch.stack(list(pool.map(magnitude_histogram, self._vectors())))
             for _, vectors in self._streamed_blocks():
                 total += torch.stack([magnitude_histogram(vector) for vector in vectors])
@@ -211,7 +213,7 @@ class BankShard:
 
     def close(self) -> None:
         """Give the merged parameters' memory back, where the process goes on."""
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and self._not_pinned is None:
             unpin(self._file.tensor)
         self._file.close()
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from signal import Signals
+from signal import SIGKILL
 from typing import Any
 
 import torch
@@ -70,7 +70,11 @@ _TRIED = 1 << 12
 
 
 class CannotCompileError(Exception):
-    """There is no compiler, or it failed."""
+    """There is no compiler, it failed, or what it made is not right."""
+
+
+class _RefusedError(CannotCompileError):
+    """The kernel crashes on this machine, or has other bits than plain torch."""
 
 
 @cache
@@ -80,15 +84,15 @@ def warn_not_compiled(problem: str) -> None:
 
 
 class CompiledKernel:
-    """A compiled `BlockFunction`, from its package, packed or not; called as `EagerKernel` is."""
+    """A compiled `BlockFunction`, from the folder of its package; called as `EagerKernel` is."""
 
-    def __init__(self, package: Path, device: torch.device, uses_position: bool) -> None:
+    def __init__(self, folder: Path, device: torch.device, uses_position: bool) -> None:
         from torch._C._aoti import AOTIModelPackageLoader
 
         index = -1 if device.type == "cpu" else (device.index or 0)
         # On a GPU, runs follow each other in one stream: the loader's own waiting for each to end is not needed.
         one_stream = device.type != "cpu"
-        self._loader = AOTIModelPackageLoader(str(package), "model", one_stream, 1, index)
+        self._loader = AOTIModelPackageLoader(str(folder), "model", one_stream, 1, index)
         self._uses_position = uses_position
 
     def __call__(
@@ -160,10 +164,18 @@ def compile_kernel(
         CannotCompileError: saying why, in one line.
     """
     folder = cache_folder("kernels") / _key(signature, scalars, out_dtype, device, form)
+    refused = folder.with_suffix(".refused")
     if not folder.exists():
         with one_at_a_time(folder.with_suffix(".lock")):
-            if not folder.exists():
-                _compile_in_child(function, num_specialists, scalars, out_dtype, device, form, folder)
+            if refused.exists():
+                raise _RefusedError(refused.read_text(encoding="utf-8"))
+            try:
+                if not folder.exists():
+                    _compile_in_child(function, num_specialists, scalars, out_dtype, device, form, folder)
+            except _RefusedError as error:
+                # It would be refused again, by every process, after as many minutes of compiling.
+                refused.write_text(str(error), encoding="utf-8")
+                raise
     return CompiledKernel(folder, device, function.uses_position)
 
 
@@ -217,7 +229,7 @@ def _compile_in_child(
         "uses_position": function.uses_position,
         "companion": None if function.companion is None else _dtype_name(function.companion),
         "num_specialists": num_specialists,
-        "scalars": {name: [len(value), _dtype_name(value.dtype)] for name, value in scalars.items()},
+        "scalars": {name: [value.tolist(), _dtype_name(value.dtype)] for name, value in scalars.items()},
         "out_dtype": _dtype_name(out_dtype),
         "device": device.type,
         "form": form.value,
@@ -228,26 +240,34 @@ def _compile_in_child(
         "TORCHINDUCTOR_CACHE_DIR": str(cache_folder("inductor")),
     }
     with tempfile.TemporaryDirectory() as temporary:
-        package = Path(temporary) / "kernel.pt2"
+        made = Path(temporary) / "kernel"
         with (
             (Path(temporary) / "errors").open("w+b") as errors,
             helper_process(
                 "mergebench_ray.kernels.compiled",
-                str(package),
+                str(made),
                 json.dumps(task),
                 environment=environment,
                 stderr=errors,
             ) as process,
         ):
-            if process.wait() < 0:
-                # It did not run through: what crashes there would have crashed here.
-                raise CannotCompileError(f"a compiled kernel crashes here ({Signals(-process.returncode).name})")
-            if process.returncode != 0:
+            if process.wait() != 0:
                 errors.seek(0)
-                lines = errors.read().decode(errors="replace").strip().splitlines()
-                raise CannotCompileError(f"compiling failed: {lines[-1] if lines else process.returncode}")
-        with whole_folder(folder) as unpacked, zipfile.ZipFile(package) as archive:
-            archive.extractall(unpacked)
+                raise _failure(process.returncode, errors.read().decode(errors="replace"), made.exists())
+        with whole_folder(folder) as kept:
+            shutil.copytree(made, kept, dirs_exist_ok=True)
+
+
+def _failure(status: int, errors: str, made: bool) -> CannotCompileError:
+    """Why the child failed: its exit status, what it wrote, whether there was a kernel to be tried."""
+    last = (errors.strip().splitlines() or [f"exit status {status}"])[-1]
+    if status == -SIGKILL:
+        return CannotCompileError("the compiler was killed, perhaps for want of memory")
+    if not made:
+        return CannotCompileError(f"compiling failed: {last}")
+    if status < 0:
+        return _RefusedError(f"the compiled kernel crashes here (signal {-status})")
+    return _RefusedError(f"the compiled kernel cannot be used: {last}")
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -283,8 +303,8 @@ def options_for(device: torch.device) -> dict[str, Any]:
     return dict(INDUCTOR_OPTIONS if device.type == "cpu" else GPU_OPTIONS)
 
 
-def _compile(package: Path, task: dict[str, Any]) -> None:
-    """Compile a function into a package file; the child process does this."""
+def _compile(folder: Path, task: dict[str, Any]) -> None:
+    """Compile a function, unpack its package into a folder, try it out; the child process does this."""
     function = BlockFunction(
         attrgetter(task["name"])(importlib.import_module(task["module"])),
         tuple(sorted(task["options"].items())),
@@ -293,18 +313,21 @@ def _compile(package: Path, task: dict[str, Any]) -> None:
     )
     device = torch.device(task["device"])
     scalars = {
-        name: torch.zeros(length, dtype=getattr(torch, dtype), device=device)
-        for name, (length, dtype) in task["scalars"].items()
+        name: torch.tensor(values, dtype=getattr(torch, dtype), device=device)
+        for name, (values, dtype) in task["scalars"].items()
     }
-    out_dtype = getattr(torch, task["out_dtype"])
-    program = export(function, task["num_specialists"], scalars, out_dtype, device, Form(task["form"]))
+    out_dtype, form = getattr(torch, task["out_dtype"]), Form(task["form"])
+    program = export(function, task["num_specialists"], scalars, out_dtype, device, form)
+    package = folder.with_suffix(".pt2")
     torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=options_for(device))
-    _try_out(function, package, task["num_specialists"], scalars, out_dtype, Form(task["form"]))
+    with zipfile.ZipFile(package) as archive:
+        archive.extractall(folder)
+    _try_out(function, folder, task["num_specialists"], scalars, out_dtype, form)
 
 
 def _try_out(
     function: BlockFunction,
-    package: Path,
+    folder: Path,
     num_specialists: int,
     scalars: dict[str, Tensor],
     out_dtype: torch.dtype,
@@ -312,8 +335,10 @@ def _try_out(
 ) -> None:
     """Run the kernel once, here where a crash harms nothing, and hold its bits against those of plain torch.
 
+    On random numbers, but for the scalars: those that are whole numbers may mean something.
+
     Raises:
-        CannotCompileError: if they differ.
+        SystemExit: if they differ.
     """
     device = next(iter(scalars.values())).device
     generator = torch.Generator().manual_seed(0)
@@ -323,17 +348,21 @@ def _try_out(
             return torch.randn(shape, generator=generator).to(device, dtype)
         return torch.randint(0, 2 if dtype == torch.bool else 100, shape, generator=generator).to(device, dtype)
 
-    arrays = [some((_TRIED,), dtype) for dtype in function.array_dtypes(num_specialists)]
-    values = {name: value if name == ZERO else some(value.shape, value.dtype) for name, value in scalars.items()}
-    lanes = torch.arange(_TRIED, dtype=torch.int32, device=device)
+    size = _TRIED + 3 if form is Form.ENTRIES else _TRIED  # a loop has a rest
+    arrays = [some((size,), dtype) for dtype in function.array_dtypes(num_specialists)]
+    values = {
+        name: some(value.shape, value.dtype) if value.dtype.is_floating_point and name != ZERO else value
+        for name, value in scalars.items()
+    }
+    lanes = torch.arange(size, dtype=torch.int32, device=device)
     expected = function.values(arrays, lanes, torch.zeros_like(lanes[:1]), values).to(out_dtype)
     out = torch.zeros_like(expected)
     given = form.arrays([*arrays, out])
     assert given is not None
-    CompiledKernel(package, device, function.uses_position)(given[:-1], 0, values, given[-1], 1)
+    CompiledKernel(folder, device, function.uses_position)(given[:-1], 0, values, given[-1], 1)
     bits = torch.int16 if out_dtype == torch.bfloat16 else torch.int32
     if differ := int(((out.view(bits) != expected.view(bits)) & ~(out.isnan() & expected.isnan())).sum()):
-        raise CannotCompileError(f"{differ} of {_TRIED} entries differ from what plain torch computes")
+        sys.exit(f"{differ} of {size} entries differ from what plain torch computes")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ MAGNITUDES = 1 << 15
 _CPU_BLOCK = 1 << 18
 """Entries that are counted at a time, so that they stay in the cache."""
 
-_GPU_BLOCK = 1 << 26
+_GPU_BLOCK = 1 << 24
 """Counting makes the host wait for the GPU, whatever the size."""
 
 

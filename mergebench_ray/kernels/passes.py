@@ -15,7 +15,7 @@ from mergebench_ray.kernels.eager import EagerKernel
 from mergebench_ray.kernels.forms import Form
 
 _TOTAL_BLOCK = 1 << 21
-_TOTAL_GPU_BLOCK = 1 << 26
+_TOTAL_GPU_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,11 @@ class Pass:
             companions: K times [n] of the function's `companion` dtype, if it has one.
         """
         entries = [base, *task_vectors, *companions, out]
+        arrays = self._arrays(entries)
         distinct = {id(segment.scalars): segment.scalars for segment in segments}
         converted = dict(zip(distinct, scalar_tensors(list(distinct.values()), self._device), strict=True))
         for segment in segments:
-            for part in self._parts(segment, entries):
+            for part in self._parts(segment, entries, arrays):
                 part.run(converted[id(segment.scalars)], threads)
 
     def total(self, base: Tensor, task_vectors: Sequence[Tensor], scalars: Scalars, threads: int) -> int:
@@ -118,15 +119,18 @@ class Pass:
         for start in range(0, len(base), block):
             entries = [array[start : start + block] for array in (base, *task_vectors)]
             entries.append(values[: len(entries[0])])
-            for part in self._parts(Segment(0, len(entries[0]), 0, scalars), entries):
+            for part in self._parts(Segment(0, len(entries[0]), 0, scalars), entries, self._arrays(entries)):
                 part.run(small, threads)
             total += entries[-1].sum(dtype=None if self._device.type == "cpu" else torch.float64)
         return int(total)
 
-    def _parts(self, segment: Segment, entries: list[Tensor]) -> list[_Part]:
+    def _arrays(self, entries: list[Tensor]) -> list[Tensor] | None:
+        """What the compiled kernel would run over; None where there is none, or where it cannot."""
+        return None if self._compiled is None else self._form.arrays(entries)
+
+    def _parts(self, segment: Segment, entries: list[Tensor], arrays: list[Tensor] | None) -> list[_Part]:
         """What runs over a segment: the compiled kernel over what fits its form, the eager one over the rest."""
         start, stop, position = segment.start, segment.stop, segment.position
-        arrays = None if self._compiled is None else self._form.arrays(entries)
         whole = range(0) if arrays is None else self._form.whole(start, stop)
         if self._compiled is None or arrays is None or not whole:
             return [_Part(self._eager, entries, start, stop, position)]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 
 class MemoryFile:
@@ -46,16 +44,20 @@ def map_memory(path: str, size: int, dtype: torch.dtype = torch.bfloat16) -> Ten
     return torch.from_file(path, shared=True, size=max(size, 1), dtype=dtype)[:size]
 
 
-def pin(memory: Tensor) -> None:
+def pin(memory: Tensor) -> str | None:
     """Let a GPU reach mapped memory directly: copies are several times faster, and need not be waited for one by one.
 
-    Where the system does not allow it, copies stay slow, and that is said once.
+    Returns:
+        why it could not be done, in one line, or None. Copies are slower then.
     """
-    if memory.numel() == 0:
-        return
-    status = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
-    if int(status) != 0:
-        logger.warning("memory for merged weights could not be pinned (%s): copies from the GPU are slower", status)
+    runtime = torch.cuda.cudart()
+    status = int(runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)) if memory.numel() else 0
+    if status == 0:
+        return None
+    # CUDA remembers the error and would blame the next kernel for it; asking for one that does nothing forgets it.
+    with suppress(RuntimeError):
+        torch.zeros(1, device="cuda")
+    return f"memory for merged weights could not be pinned (CUDA error {status}): copies from the GPU are slower"
 
 
 def unpin(memory: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ def two_nodes() -> Iterator[None]:
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False)
+    # Ray spreads actors over the nodes whose resources it has heard of; of a new one it hears a little later.
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) < 2:
+        assert time.monotonic() < deadline, "the second node has not come"
+        time.sleep(0.1)
     yield
     ray.shutdown()
     cluster.shutdown()

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from mergebench_ray.bank import compiled_ahead
+from mergebench_ray.bank import compiled_ahead, rehearsal
 from mergebench_ray.kernels import Pass
 from mergebench_ray.methods import TensorPlace, get_method, parse_parameters
 
@@ -36,6 +36,13 @@ def test_a_merge_compiled_ahead_needs_no_compiler_any_more(monkeypatch: pytest.M
     method, checked = get_method(name), parse_parameters(name, parameters)
     scalars = method.scalars(checked, None, TensorPlace("w", 0, 2), NAMES)
     assert Pass(method.kernel(checked), 2, scalars, torch.bfloat16, torch.device("cpu")).is_compiled
+
+
+def test_every_merge_is_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(rehearsal, "_compile", lambda merge, specialists: asked.append(merge[0]))
+    rehearsal._compile_all(MERGES, NAMES)
+    assert sorted(asked) == sorted(name for name, _ in MERGES)
 
 
 def test_an_error_meanwhile_ends_the_compiler_too() -> None:

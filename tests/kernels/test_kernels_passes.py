@@ -16,7 +16,7 @@ from mergebench_ray.kernels import Block, BlockFunction, Pass, Scalars, Segment,
 from mergebench_ray.kernels.block import scalar_tensors
 from mergebench_ray.kernels.compiled import compile_kernel
 from mergebench_ray.kernels.eager import EagerKernel
-from mergebench_ray.kernels.forms import Form
+from mergebench_ray.kernels.forms import ALIGNMENT, Form
 from mergebench_ray.methods import (
     Calibrated,
     CalibrationRequest,
@@ -104,6 +104,12 @@ def compiled_two_at_a_time(request: pytest.FixtureRequest) -> None:
 def test_scalars_are_floats_where_those_of_any_tensor_are() -> None:
     first, second = scalar_tensors([{"zero": [1]}, {"zero": [0.5]}], CPU)
     assert (first["zero"].item(), second["zero"].item()) == (1.0, 0.5)
+
+
+def test_rows_of_scalars_begin_on_sixteen_bytes() -> None:
+    rows = scalar_tensors([{"three": [1.0, 2.0, 3.0], "five": [1, 2, 3, 4, 5]}] * 3, CPU)
+    assert [value.data_ptr() % ALIGNMENT for row in rows for value in row.values()] == [0] * 9
+    assert rows[2]["five"].tolist() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.compiler
