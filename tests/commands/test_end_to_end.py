@@ -41,8 +41,8 @@ SWEEP = {
     },
     "search": {
         "trials": TRIALS,
-        # The second point is the first again: it must not be scored again.
-        "points_to_evaluate": [{"method": "task_arithmetic", "scaling_coef": 0.5}] * 2,
+        # The first point comes again and must not be scored again; twice, as one may be lost with a search that ends.
+        "points_to_evaluate": [{"method": "task_arithmetic", "scaling_coef": 0.5}] * 3,
     },
     "evaluation": {"domains": DOMAINS, "validation_items": 4, "test_items": 3, "allow_code_execution": True},
     "bank": {"shards": 2},
@@ -188,11 +188,12 @@ def test_no_trial_is_lost_or_repeated_by_killing_everything(story: Story) -> Non
 
 
 def test_a_candidate_scored_before_is_not_scored_again(story: Story) -> None:
-    first, second, *others = only_candidates(read_trials(story.run))
-    assert first.digest == second.digest
-    assert second.tokens == 0
-    assert second.normalised_average == first.normalised_average
-    assert all(trial.tokens > 0 for trial in (first, *others))
+    first, *others = only_candidates(read_trials(story.run))
+    again = [trial for trial in others if trial.digest == first.digest]
+    assert again
+    assert all((trial.tokens, trial.normalised_average) == (0, first.normalised_average) for trial in again)
+    assert first.tokens > 0
+    assert all(trial.tokens > 0 for trial in others if trial not in again)
 
 
 def test_each_split_has_its_reference_rows(story: Story) -> None:
