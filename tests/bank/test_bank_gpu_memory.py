@@ -1,0 +1,43 @@
+"""What a shard prepares for a GPU, as far as it can be seen without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mergebench_ray.bank import Layout
+from mergebench_ray.bank.shard import BankShard
+from mergebench_ray.checkpoints import resolve
+from mergebench_ray.kernels.forms import ALIGNMENT, Form
+from mergebench_ray.weights.memory_file import pin
+from tiny_models import tiny_llama, tiny_specialist
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_task_vectors_begin_where_a_gpu_reads_wide_whatever_the_shards(count: int, tmp_path: Path) -> None:
+    model = tiny_llama(tmp_path / "base")
+    base = resolve(str(model))
+    specialists = {name: resolve(str(tiny_specialist(tmp_path / name, model, seed=i))) for i, name in enumerate("abc")}
+    layout = Layout.of(base, specialists.values())
+    for index in range(count):
+        shard = BankShard(base, specialists, layout, index, count, 1, False)
+        assert [vector.data_ptr() % ALIGNMENT for vector in shard._vectors()] == [0] * 3
+        assert Form.ALIGNED.arrays([shard._base, *shard._vectors()]) is not None
+        shard.close()
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_memory_that_cannot_be_pinned_is_said_and_its_error_forgotten(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There is no CUDA here: this stands for its answer.
+    launched: list[object] = []
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=lambda *_: status))
+    memory = torch.ones(4)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **options: launched.append(options["device"]))
+    problem = pin(memory)
+    assert (problem is None, launched) == ((True, []) if status == 0 else (False, ["cuda"]))
+    assert status == 0 or "(CUDA error 2): copies from the GPU are slower" in str(problem)
