@@ -6,6 +6,8 @@ PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 INSTALL := $(BIN)/pip install --quiet --constraint constraints-cpu.txt --editable '.[cpu,dev,docs]'
 
 export HF_HUB_OFFLINE ?= 1
+# Tests start dozens of processes that import the project: compiling it each time is a tenth of the work.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST := $(BIN)/python -m pytest --durations 15 --durations-min 2
 FAST := $(PYTEST) -m fast -n 2 --dist loadfile
@@ -29,12 +31,12 @@ quickstart: setup
 	$(BIN)/mergebench-ray tune sweeps/quickstart.yaml --out runs/quickstart
 
 # Two runs side by side, of about the same length: tests that start Ray or vLLM wait half of the time, for processes
-# to start or on one core. What the others print comes after; the tutorial's, in processes of its own, goes with them.
+# to start or on one core. What the others print comes after; whole searches with a Ray of their own go with them.
 test: setup
 	@mkdir -p build
-	@$(PYTEST) -m 'tutorial or not (ray or vllm)' > build/other-tests.txt 2>&1 & others=$$!; \
+	@$(PYTEST) -m 'apart or not (ray or vllm)' > build/other-tests.txt 2>&1 & others=$$!; \
 	trap "kill $$others" INT TERM; \
-	$(PYTEST) -m '(ray or vllm) and not tutorial'; starting=$$?; \
+	$(PYTEST) -m '(ray or vllm) and not apart'; starting=$$?; \
 	wait $$others; others=$$?; cat build/other-tests.txt; \
 	exit $$((starting || others))
 

@@ -86,14 +86,18 @@ def whole_model(folder: Path) -> Any:
     )
 
 
-def gram_of_inputs(model: nn.Module, linear: nn.Module, encoded: list[Encoded]) -> Tensor:
-    kept: list[Tensor] = []
-    hook = linear.register_forward_hook(lambda _, args, __: kept.append(args[0][0]))
+def grams_of_inputs(model: nn.Module, layer: nn.Module, encoded: list[Encoded]) -> dict[str, Tensor]:
+    """Of every linear module of the layer, by its name in the layer."""
+    linear = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+    kept: dict[nn.Module, list[Tensor]] = {module: [] for module in linear.values()}
+    hooks = [module.register_forward_hook(lambda it, args, _: kept[it].append(args[0][0])) for module in kept]
     with torch.no_grad():
         for sample in encoded:
             model(torch.tensor([sample.ids]))
-    hook.remove()
-    return torch.cat(kept).T @ torch.cat(kept) / len(torch.cat(kept))
+    for hook in hooks:
+        hook.remove()
+    inputs = {name: torch.cat(kept[module]) for name, module in linear.items()}
+    return {name: tokens.T @ tokens / len(tokens) for name, tokens in inputs.items()}
 
 
 def naive_merge(
@@ -109,10 +113,10 @@ def naive_merge(
             mixed = copy.deepcopy(merged)
             for replaced in range(0 if own_activations else index, index + 1):
                 mixed.model.layers[replaced] = model.model.layers[replaced]
-            for part, module in mixed.model.layers[index].named_modules():
-                if isinstance(module, nn.Linear):
-                    gram = gram_of_inputs(mixed, module, encoded[name])
-                    stacked.setdefault(f"{part}.weight", []).append((gram, module.weight.detach()))
+            layer = mixed.model.layers[index]
+            for part, gram in grams_of_inputs(mixed, layer, encoded[name]).items():
+                weight = layer.get_parameter(f"{part}.weight").detach()
+                stacked.setdefault(f"{part}.weight", []).append((gram, weight))
         for name, parameter in merged.model.layers[index].named_parameters():
             if name in stacked:
                 value = regression(*(list(each) for each in zip(*stacked[name])))

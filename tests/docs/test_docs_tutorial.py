@@ -38,7 +38,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.vllm
-@pytest.mark.tutorial
+@pytest.mark.apart
 @pytest.mark.timeout(600)
 def test_the_search_of_the_tutorial_ends_with_a_model_a_card_and_a_report(workplace: Path) -> None:
     best = workplace / "runs" / "first" / "best"

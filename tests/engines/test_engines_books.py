@@ -119,6 +119,7 @@ def test_vllm_imported_before_its_environment_is_set_is_refused(monkeypatch: pyt
         prepare_environment(1, None)
 
 
+@pytest.mark.slow
 def test_importing_the_engines_does_not_import_vllm() -> None:
     code = "import sys, mergebench_ray.engines; sys.exit('vllm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -48,6 +48,7 @@ def test_shares_together_are_the_whole(suite: Suite, engine: VLLMEngine, count: 
 
 @pytest.mark.ray
 @pytest.mark.vllm
+@pytest.mark.apart
 def test_engines_of_a_search_share_each_candidate(base_folder: Path, tmp_path: Path) -> None:
     sweep = {
         "name": "shared",

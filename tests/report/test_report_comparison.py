@@ -400,6 +400,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert len(set(names)) == 2
 
 
+@pytest.mark.slow
 def test_browser_compares_two_models_item_by_item(tmp_path: Path) -> None:
     runs = [_run(tmp_path / name, made_up_trials(seed=seed), items=30) for seed, name in enumerate(("one", "two"))]
     page = report(runs, out=tmp_path / "both.html")["report"]

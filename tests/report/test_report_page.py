@@ -179,6 +179,7 @@ def test_leaderboard_orders_by_normalised_average_and_leaves_out_the_yardstick()
     assert len(leaderboard(trials, "validation", candidates=3)) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["whole run", "a domain missing in some"])
 def test_browser_draws_every_chart_without_an_error(
     name: str, report_of: Callable[[str], Path], tmp_path: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,7 +94,8 @@ def test_a_run_that_a_full_disk_kept_from_beginning_can_begin(sweep: Sweep, disk
         assert run.sweep_file.is_file()
 
 
-def test_a_study_on_a_full_disk_is_known_as_such(disk: Path) -> None:
+def test_a_study_on_a_full_disk_is_known_as_such(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # Optuna waits for seconds between its tries.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(storage=f"sqlite:///{disk / 'study.db'}")
     fill(disk)

@@ -24,6 +24,12 @@ def pool() -> Iterator[SandboxPool]:
         yield pool
 
 
+@pytest.fixture(scope="module")
+def numpy_pool() -> Iterator[SandboxPool]:
+    with SandboxPool(limits=QUICK, modules=("numpy",)) as pool:
+        yield pool
+
+
 def test_canonical_solutions_in_the_form_of_humaneval_pass_and_empty_ones_do_not() -> None:
     checks = [
         check_of(f"{one.test}\ncheck({one.entry_point})", one.entry_point, helpers=one.prompt) for one in PROBLEMS
@@ -88,6 +94,7 @@ def test_a_program_that_never_loads_or_answers_fails_with_a_reason(pool: Sandbox
         assert "\n" not in result.message
 
 
+@pytest.mark.slow
 def test_timeouts_are_told_from_failures(pool: SandboxPool) -> None:
     stubborn = "import signal\nsignal.signal(signal.SIGXCPU, lambda *_: None)\nwhile True: pass"
     sleeper = pool.submit("import time; time.sleep(60)", limits=Limits(wall_seconds=1.0))
@@ -151,11 +158,11 @@ else:
 
 
 @pytest.mark.parametrize("kind", ["O8", "V8", "<f8,<f8", "", "f", 5, None, "<f0", "<f8)"])
-def test_a_made_up_array_ends_its_program(kind: object) -> None:
+def test_a_made_up_array_ends_its_program(kind: object, numpy_pool: SandboxPool) -> None:
     reply = json.dumps({"tuple": ["returned", {"array": [kind, [1], "00" * 8, False]}]})
     write = f"os.write(n, {reply.encode()!r} + b'\\n')"
     program = f"import os\nfor n in range(3, 64):\n    try: {write}\n    except OSError: pass"
-    result = run_programs([Program(program, "raise SystemExit")], modules=("numpy",))[0]
+    result = numpy_pool.submit(Program(program, "raise SystemExit")).result()
     assert result.message == "stopped answering"
 
 
@@ -181,6 +188,7 @@ def test_files_of_a_program_are_its_own_and_vanish() -> None:
     assert [result.passed for result in run_programs([program] * 4)] == [True] * 4
 
 
+@pytest.mark.slow
 def test_a_quick_program_does_not_wait_for_a_slow_one() -> None:
     with SandboxPool(num_workers=2, limits=QUICK) as pool:
         slow, quick = pool.submit("import time; time.sleep(60)"), pool.submit(ADD)
