@@ -1,0 +1,1 @@
+"""What a search is after: one file each, found by name."""
