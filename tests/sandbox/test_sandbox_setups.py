@@ -104,9 +104,10 @@ REFUSALS = ("PermissionError", "FileNotFoundError", "OSError: [Errno", "ValueErr
 
 @pytest.mark.slow
 def test_no_hostile_program_passes_harms_reads_or_outlives(setup: Setup) -> None:
-    good = {f"good {number}": [f"def add(a, b): return {SECRET}", CHECK] for number in range(10)}
-    cheats = {name: [text, CHECK] for name, text in HOSTILE.items()}
-    crimes = {name: [text, ""] for name, text in CRIMES.items()}
+    # Some of what cheats only ends when its time does; the rest takes a moment, or more on a busy machine.
+    good = {f"good {number}": (f"def add(a, b): return {SECRET}", CHECK, 30) for number in range(10)}
+    cheats = {name: (text, CHECK, 2) for name, text in HOSTILE.items()}
+    crimes = {name: (text, "", 30) for name, text in CRIMES.items()}
     assert not cheats.keys() & crimes.keys()
     programs = {**cheats, **crimes, **good}
     done = setup.run(HARNESS, json.dumps(programs), environment={"HOSTILE_SECRET": str(SECRET)})

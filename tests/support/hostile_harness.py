@@ -73,15 +73,15 @@ def main() -> None:
     json.dump({"results": results, "harm": harm, "most_bytes": most}, sys.stdout)
 
 
-def run(programs: dict[str, list[str]], words: dict[str, str]) -> dict[str, Any]:
-    """Outcome and message of each program."""
-    limits = sandbox.Limits(wall_seconds=2.0, cpu_seconds=1, folder_bytes=4 * 2**20)
-    with sandbox.SandboxPool(num_workers=WORKERS, limits=limits) as pool:
+def run(programs: dict[str, tuple[str, str, float]], words: dict[str, str]) -> dict[str, Any]:
+    """Outcome and message of each program, of which there are text, check and seconds."""
+    with sandbox.SandboxPool(num_workers=WORKERS) as pool:
         futures = {}
-        for name, (text, check) in programs.items():
+        for name, (text, check, seconds) in programs.items():
             for word, value in words.items():
                 text = text.replace(word, value)
-            futures[name] = pool.submit(sandbox.Program(text, check))
+            limits = sandbox.Limits(wall_seconds=seconds, cpu_seconds=1, folder_bytes=4 * 2**20)
+            futures[name] = pool.submit(sandbox.Program(text, check), limits=limits)
         return {name: [future.result().outcome, future.result().message] for name, future in futures.items()}
 
 
