@@ -26,10 +26,11 @@ def two_nodes() -> Iterator[None]:
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False)
-    # Ray spreads actors over the nodes whose resources it has heard of; of a new one it hears a little later.
+    # Ray spreads actors over the nodes that the driver's own has heard of: of a new one it hears a little later.
+    where = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(lambda: ray.get_runtime_context().get_node_id())
     deadline = time.monotonic() + 60
-    while ray.available_resources().get("CPU", 0) < 2:
-        assert time.monotonic() < deadline, "the second node has not come"
+    while len(set(ray.get([where.remote(), where.remote()]))) < 2:
+        assert time.monotonic() < deadline, "nothing is put on the second node"
         time.sleep(0.1)
     yield
     ray.shutdown()
