@@ -1,0 +1,128 @@
+"""What has been answered so far, by candidate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mergebench_ray.search.race.contrasts import Contrasts, Floats, chances_above, tempered
+
+
+class Board:
+    """Item scores of all candidates that have reported, in the order of their first report.
+
+    Args:
+        contrasts: over the race's items.
+    """
+
+    def __init__(self, contrasts: Contrasts) -> None:
+        self.contrasts = contrasts
+        self._scores: dict[int, Floats] = {}
+        self._values: dict[tuple[int, int], float] = {}
+        self._contributions: dict[tuple[int, int], Floats] = {}
+
+    def report(self, candidate: int, scores: Sequence[float] | Floats) -> int:
+        """Take what a candidate scored on the first items of the order.
+
+        Returns:
+            how many those are.
+
+        Raises:
+            ValueError: fewer items than it had, more than there are, or a score that is no number.
+        """
+        found = np.asarray(scores, dtype=np.float64)
+        if not self.answered(candidate) < len(found) <= len(self.contrasts.items):
+            raise ValueError(
+                f"candidate {candidate}: {len(found)} items, after {self.answered(candidate)} of "
+                f"{len(self.contrasts.items)}"
+            )
+        if not np.isfinite(found).all():
+            raise ValueError(f"candidate {candidate}: a score that is no number")
+        self._scores[candidate] = found
+        return len(found)
+
+    def answered(self, candidate: int) -> int:
+        """Items that a candidate has answered."""
+        return len(self._scores.get(candidate, ()))
+
+    def with_at_least(self, count: int) -> list[int]:
+        """Candidates that have answered so many items."""
+        return [candidate for candidate, scores in self._scores.items() if len(scores) >= count]
+
+    def place(self, candidate: int) -> int:
+        """Of a candidate's first report among all first reports, from 0."""
+        return list(self._scores).index(candidate)
+
+    def scores(self, candidates: Sequence[int], count: int) -> Floats:
+        """Scores of the first items, (candidates, count)."""
+        return np.stack([self._scores[candidate][:count] for candidate in candidates])
+
+    def value(self, candidate: int) -> float:
+        """Objective from all that a candidate has answered, more being better; NaN where it cannot be formed."""
+        return float(self.values([candidate], self.answered(candidate))[0])
+
+    def values(self, candidates: Sequence[int], count: int) -> Floats:
+        """Objectives from the first items, (candidates,)."""
+        new = [one for one in candidates if (one, count) not in self._values]
+        if new:
+            found = self.contrasts.values(self.scores(new, count)).tolist()
+            self._values.update(((one, count), value) for one, value in zip(new, found))
+        return np.array([self._values[one, count] for one in candidates])
+
+    def error(self, candidate: int) -> float:
+        """Standard error of `value` against the objective of all items."""
+        answered = self.answered(candidate)
+        own = self.contrasts.products(self._contributed([candidate], answered))[0, 0]
+        return math.sqrt(own * self.contrasts.share_missing(answered))
+
+    def chances_to_lead(self, candidates: Sequence[int], count: int) -> tuple[Floats, int]:
+        """Compare candidates that have all answered the first items, on those.
+
+        Returns:
+            each one's chance to be better on all items than the one that leads on these, (candidates,): 1/2 for itself
+            and for those that cannot be compared; the leader.
+        """
+        values = self.values(candidates, count)
+        lead = _best(values)
+        differences = self._contributed(candidates, count)
+        variances = tempered(self.contrasts.variances(differences - differences[lead]), count)
+        errors = np.sqrt(variances * self.contrasts.share_missing(count))
+        return chances_above(values - values[lead], errors), candidates[lead]
+
+    def chance_to_lead(self, candidate: int, others: Sequence[int]) -> tuple[float, int, int]:
+        """Compare a candidate with others, all of which have answered at least its items.
+
+        What is compared is how far it and the leader are from the mean of those that have answered most, each on the
+        items that it has answered: the leader's distance is then known from more items than the candidate's.
+
+        Returns:
+            its chance to be better on all items than the leader; the leader; how many it was compared with.
+        """
+        count = self.answered(candidate)
+        most = max(map(self.answered, others))
+        group = [one for one in others if self.answered(one) == most]
+        values = self.values(group, most)
+        lead = _best(values)
+        difference = self.value(candidate) - self.values(group, count).mean() - (values[lead] - values.mean())
+        contributions = self._contributed([candidate, *group], count)
+        off = contributions - contributions[1:].mean(axis=0)
+        pair = self.contrasts.products(off[[0, 1 + lead]])
+        variance, of_leader = tempered(self.contrasts.variances(off), count)[[0, 1 + lead]]
+        now, later = self.contrasts.share_missing(count), self.contrasts.share_missing(most)
+        # The leader's error is that of more items; the first of them are common to both.
+        squared = now * variance + later * (of_leader - 2 * pair[0, 1])
+        chance = chances_above(np.array([difference]), np.sqrt(np.maximum([squared], 0.0)))[0]
+        return float(chance), group[lead], len(group)
+
+    def _contributed(self, candidates: Sequence[int], count: int) -> Floats:
+        for one in candidates:
+            if (one, count) not in self._contributions:
+                self._contributions[one, count] = self.contrasts.contributions(self._scores[one][:count])
+        return np.stack([self._contributions[one, count] for one in candidates])
+
+
+def _best(values: Floats) -> int:
+    """Place of the greatest that is known; the first, where none is."""
+    return int(np.where(np.isnan(values), -np.inf, values).argmax())

@@ -1,0 +1,134 @@
+"""A pool of survivors: a candidate waits until there are several to compare, and those are raised together.
+
+Pausing costs half to a third of stopping against the best so far, since a candidate that waits is compared with more
+others before any more is paid for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mergebench_ray.search.objectives.objective import Objective
+from mergebench_ray.search.race.decision import Decision
+from mergebench_ray.search.race.items import Items
+from mergebench_ray.search.race.race import Race
+
+
+class Pool(Race):
+    """Survivors wait at one level; a newcomer goes up to it, look by look, and is stopped where it is clearly worse.
+
+    Once `survivors` wait, all of them are raised by a look, and those are stopped whose chance to beat the leader is
+    below `p`; again and again, until fewer are left. After the last candidate has come, they are raised until one is
+    left, which is scored in full. A mistake costs most among the last ones, so they are stopped at `p` / 2 only.
+
+    Args:
+        items: of the split, in the race's order.
+        objective: what candidates are compared by.
+        look: items between two looks.
+        candidates: how many are expected; not needed.
+        p: a candidate is stopped when its chance to beat the leader is below.
+        survivors: how many wait before they are raised.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        objective: Objective,
+        *,
+        look: int = 20,
+        candidates: int | None = None,
+        p: float = 0.1,
+        survivors: int = 8,
+    ) -> None:
+        super().__init__(items, objective, look=look, candidates=candidates)
+        self.p = p
+        self.survivors = survivors
+        self._level = self.first_look
+        self._rising: set[int] = set()
+
+    @property
+    def threshold(self) -> float:
+        """Chance to beat the leader below which a candidate is stopped now."""
+        return self.p / 2 if self.closed else self.p
+
+    def withdraw(self, candidate: int) -> list[Decision]:
+        """As that of any race."""
+        self._rising.discard(candidate)
+        return super().withdraw(candidate)
+
+    def _decide(self, candidate: int, answered: int) -> list[Decision]:
+        if answered == self.items:
+            first = self._done(candidate)
+        elif candidate in self._rising:
+            first = self._pause(candidate)
+        else:
+            first = self._newcomer(candidate, answered)
+        self._rising.discard(candidate)
+        return [first, *self._settle()]
+
+    def _newcomer(self, candidate: int, answered: int) -> Decision:
+        why: dict[str, Any] = {}
+        alive = self.in_state("running", "paused", "done")
+        others = [one for one in alive if one != candidate and self.board.answered(one) >= answered]
+        if others:
+            chance, leader, compared = self.board.chance_to_lead(candidate, others)
+            why = {"chance": chance, "threshold": self.threshold, "leader": leader, "compared": compared}
+            if chance < self.threshold:
+                return self._stop(candidate, **why)
+        if answered < self._level:
+            return self._go_on(candidate, self._next_look(answered), **why)
+        return self._pause(candidate, **why)
+
+    def _settle(self) -> list[Decision]:
+        """Stop those of the waiting that are clearly worse, and raise the others, if it is time to."""
+        waiting = self.in_state("paused")
+        if self._rising or (self.closed and self.in_state("running")):
+            return []
+        if len(waiting) < (1 if self.closed else self.survivors):
+            return []
+        done = self.in_state("done")
+        found = self._stopped([*waiting, *done])
+        waiting = self.in_state("paused")
+        if not self.closed and len(waiting) < self.survivors:
+            return found
+        last = self.closed and len(waiting) == 1 and not done
+        self._level = self.items if last else self._next_look(self._level)
+        self._rising = set(waiting)
+        return [*found, *(self._go_on(candidate, self._level) for candidate in waiting)]
+
+    def _stopped(self, candidates: Sequence[int]) -> list[Decision]:
+        if len(candidates) < 2:
+            return []
+        chances, leader = self.board.chances_to_lead(candidates, self._level)
+        why = {"threshold": self.threshold, "leader": leader, "compared": len(candidates)}
+        return [
+            self._stop(candidate, chance=float(chance), **why)
+            for candidate, chance in zip(candidates, chances)
+            if self._state[candidate] == "paused" and candidate != leader and chance < self.threshold
+        ]
+
+
+class SparingPool(Pool):
+    """A pool for where items are dear: it looks twice as often and is content with less certainty.
+
+    Args:
+        items: of the split, in the race's order.
+        objective: what candidates are compared by.
+        look: items between two looks.
+        candidates: how many are expected; not needed.
+        p: as `Pool`.
+        survivors: as `Pool`.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        objective: Objective,
+        *,
+        look: int = 10,
+        candidates: int | None = None,
+        p: float = 0.15,
+        survivors: int = 8,
+    ) -> None:
+        super().__init__(items, objective, look=look, candidates=candidates, p=p, survivors=survivors)
