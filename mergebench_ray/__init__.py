@@ -1,6 +1,6 @@
 """Merge domain-specialised language models and search for the best merge, in parallel on Ray.
 
-`tune`, `merge`, `evaluate` and `plan` are the commands of the same names; each returns a typed result.
+`tune`, `merge`, `evaluate`, `plan` and `replay` are the commands of the same names; each returns a typed result.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from mergebench_ray.commands.evaluate import EvaluationResult, evaluate
     from mergebench_ray.commands.merge import MergeResult, merge
     from mergebench_ray.commands.plan import plan
+    from mergebench_ray.commands.replay import replay
     from mergebench_ray.commands.tune import TuneResult, tune
     from mergebench_ray.config import ModelRef, Recipe, Suite, Sweep
     from mergebench_ray.errors import InputError
+    from mergebench_ray.search.replay.replay import ReplayResult
 
 _HOMES = {
     "EvaluationResult": "commands.evaluate",
@@ -23,12 +25,14 @@ _HOMES = {
     "MergeResult": "commands.merge",
     "ModelRef": "config",
     "Recipe": "config",
+    "ReplayResult": "search.replay.replay",
     "Suite": "config",
     "Sweep": "config",
     "TuneResult": "commands.tune",
     "evaluate": "commands.evaluate",
     "merge": "commands.merge",
     "plan": "commands.plan",
+    "replay": "commands.replay",
     "tune": "commands.tune",
 }
 
@@ -38,12 +42,14 @@ __all__ = [
     "MergeResult",
     "ModelRef",
     "Recipe",
+    "ReplayResult",
     "Suite",
     "Sweep",
     "TuneResult",
     "evaluate",
     "merge",
     "plan",
+    "replay",
     "tune",
 ]
 

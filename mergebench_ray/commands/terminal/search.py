@@ -1,7 +1,8 @@
-"""`tune`, `plan` and `report`: a search before, while and after it runs."""
+"""`tune`, `plan`, `replay` and `report`: a search before, while and after it runs."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -73,6 +74,38 @@ def plan(
         raise InputError(does_not_fit(result))
     if not as_json:
         typer.echo("fits")
+
+
+def replay(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that is over.")],
+    races: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--race",
+            metavar="KIND[,KEY=VALUE...]",
+            help="What to race by: pool, sparing, halving, exact, none, fewer_items, asha, wilcoxon, such as "
+            "pool,p=0.05; may be given several times; default: a selection.",
+        ),
+    ] = None,
+    orders: Annotated[int, typer.Option(help="Seeded orders of candidates and items to try each on.")] = 200,
+    seed: Annotated[int, typer.Option(help="Fixes the orders.")] = 0,
+    items: Annotated[
+        int | None, typer.Option(help="As if there were so many items, drawn with replacement; default: the run's.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a page with a picture here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what racing candidates, or fewer items, would have cost and chosen in a run that is over."""
+    from mergebench_ray.commands.replay import replay as run_again
+    from mergebench_ray.commands.replay import replay_table
+
+    result = run_again(run, races=races, orders=orders, seed=seed, items=items, out=out, show_progress=not as_json)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2))
+    else:
+        Console().print(replay_table(result))
+        if out is not None:
+            typer.echo(f"page: {out}")
 
 
 def report(

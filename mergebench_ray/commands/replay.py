@@ -1,0 +1,92 @@
+"""What racing, or fewer items, would have cost and chosen in a run that is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from mergebench_ray.commands.progress import progress_line
+from mergebench_ray.errors import InputError
+from mergebench_ray.markup import terminal_text
+from mergebench_ray.report.own_output import check_outputs, write_output
+from mergebench_ray.search.replay.page import fresh_words, replay_page
+from mergebench_ray.search.replay.recorded import Recorded
+from mergebench_ray.search.replay.replay import ReplayResult, replay_run
+from mergebench_ray.search.replay.settings import DEFAULT_SETTINGS, Setting
+
+_MOST_ORDERS = 100_000
+_MOST_ITEMS = 100_000
+
+
+def replay(
+    run: Path | str,
+    *,
+    races: Sequence[str] | None = None,
+    orders: int = 200,
+    seed: int = 0,
+    items: int | None = None,
+    out: Path | str | None = None,
+    show_progress: bool = False,
+) -> ReplayResult:
+    """Race the candidates of a finished run again, from their stored item scores; nothing is loaded or scored.
+
+    Args:
+        run: the run's folder.
+        races: settings, each as ``KIND`` or ``KIND,KEY=VALUE,...``, such as ``pool,p=0.05``; None for a selection.
+        orders: seeded orders of candidates and items that each setting is tried on.
+        seed: fixes them.
+        items: as if there were so many items, drawn with replacement; None for those of the run.
+        out: file for a page with a picture and a table; None for none.
+        show_progress: on standard error.
+
+    Raises:
+        InputError: the run has no items, fewer than two candidates, candidates scored on different items or a metric
+            that exists only over all items; a setting is wrong; the page cannot be written.
+    """
+    for option, value, most in (("--orders", orders, _MOST_ORDERS), ("--items", items, _MOST_ITEMS)):
+        if value is not None and not 1 <= value <= most:
+            raise InputError(f"{option} {value}: must be from 1 to {most}")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must be 0 or more")
+    settings = DEFAULT_SETTINGS if races is None else [Setting.parse(text) for text in races]
+    if not settings:
+        raise InputError("races: name at least one, such as pool")
+    folder = Path(run)
+    if out is not None:
+        check_outputs({"out": Path(out)}, [folder])
+    recorded = Recorded.read(folder)
+    with progress_line(show_progress) as progress:
+        result = replay_run(
+            str(folder), recorded, settings, orders=orders, seed=seed, resample=items, progress=progress
+        )
+    if out is not None:
+        write_output(Path(out), replay_page(result), "out")
+    return result
+
+
+def replay_table(result: ReplayResult) -> Table:
+    """What a replay found, narrow enough for 100 columns."""
+    caption = (
+        f"{len(result.candidates)} candidates, {result.items} items each, {result.orders} orders; fresh items: "
+        f"{fresh_words(result)}"
+    )
+    table = Table(caption=terminal_text(caption), caption_justify="left")
+    columns = ("items asked", "regret", "95 % below", "loss on fresh items", "best stopped", "mostly chosen")
+    table.add_column("setting", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for one in result.outcomes:
+        number, share = one.chosen[0]
+        cells = (
+            one.setting,
+            f"{one.items_asked:.1%}",
+            f"{one.regret:.4f}",
+            f"{one.regret_95:.4f}",
+            f"{one.fresh_loss:.4f} ± {one.fresh_loss_error:.4f}",
+            f"{one.best_stopped:.0%}",
+            f"{number} ({share:.0%})",
+        )
+        table.add_row(*map(terminal_text, cells))
+    return table
