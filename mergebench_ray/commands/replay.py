@@ -67,26 +67,18 @@ def replay(
 
 
 def replay_table(result: ReplayResult) -> Table:
-    """What a replay found, narrow enough for 100 columns."""
+    """What a replay found, narrow enough for 80 columns."""
     caption = (
-        f"{len(result.candidates)} candidates, {result.items} items each, {result.orders} orders; fresh items: "
+        f"{len(result.candidates)} candidates, {result.items} items each, {result.orders} orders; loss on fresh items: "
         f"{fresh_words(result)}"
     )
     table = Table(caption=terminal_text(caption), caption_justify="left")
-    columns = ("items asked", "regret", "95 % below", "loss on fresh items", "best stopped", "mostly chosen")
     table.add_column("setting", overflow="fold")
-    for column in columns:
+    for column in ("items asked", "regret", "95 %", "fresh loss", "mostly chosen"):
         table.add_column(column, justify="right")
     for one in result.outcomes:
         number, share = one.chosen[0]
-        cells = (
-            one.setting,
-            f"{one.items_asked:.1%}",
-            f"{one.regret:.4f}",
-            f"{one.regret_95:.4f}",
-            f"{one.fresh_loss:.4f} ± {one.fresh_loss_error:.4f}",
-            f"{one.best_stopped:.0%}",
-            f"{number} ({share:.0%})",
-        )
+        numbers = (f"{loss:.4f}" for loss in (one.regret, one.regret_95, one.fresh_loss))
+        cells = (one.setting, f"{one.items_asked:.1%}", *numbers, f"{number} ({share:.0%})")
         table.add_row(*map(terminal_text, cells))
     return table

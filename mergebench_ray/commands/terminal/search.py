@@ -83,7 +83,7 @@ def replay(
         typer.Option(
             "--race",
             metavar="KIND[,KEY=VALUE...]",
-            help="What to race by: pool, sparing, halving, exact, none, fewer_items, asha, wilcoxon, such as "
+            help="What to race by: pool, sparing, halving, exact, none, fewer, asha, wilcoxon, such as "
             "pool,p=0.05; may be given several times; default: a selection.",
         ),
     ] = None,

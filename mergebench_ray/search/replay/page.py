@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from mergebench_ray.report.charts import BEST, FAINT, SPLIT_COLOURS, styled
+from mergebench_ray.report.charts import FAINT, SPLIT_COLOURS, styled
+from mergebench_ray.report.colours import METHOD_COLOURS
 from mergebench_ray.report.page import Cell, Charts, Section, figures_html, page_html, table_html
 from mergebench_ray.search.replay.replay import Outcome, ReplayResult
 
+_SHOWN = 4  # lines; the others are shown by a click on their names
 _COLUMNS = (
     *(("setting", True), ("items asked\n%", False), ("regret\nmean", False), ("regret\n95 % of orders", False)),
     *(("loss on fresh items\n± standard error", False), ("best stopped\n% of orders", False)),
@@ -104,15 +106,16 @@ def answered_chart(result: ReplayResult) -> go.Figure:
     if result.direction == "minimize":
         best_first.reverse()
     figure = go.Figure()
-    raced = [one for one in result.outcomes if one.items_asked < 1]
+    # Lines of settings that treat all candidates alike say nothing.
+    raced = [one for one in result.outcomes if max(one.answered) > min(one.answered)]
     for place, one in enumerate(raced):
         figure.add_scatter(
             x=list(range(1, len(best_first) + 1)),
             y=[100 * one.answered[candidate] for candidate in best_first],
             mode="lines+markers",
             name=one.setting,
-            visible=True if place < 6 else "legendonly",
-            line={"color": BEST} if one.setting == "pool" else None,
+            visible=True if place < _SHOWN else "legendonly",
+            line={"color": METHOD_COLOURS[place % len(METHOD_COLOURS)]},
             text=[f"candidate {result.candidates[c]}: {result.values[c]:.3f}" for c in best_first],
             hovertemplate="%{text}, %{y:.0f} % of its items<extra>%{fullData.name}</extra>",
         )

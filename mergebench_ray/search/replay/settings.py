@@ -11,7 +11,7 @@ from mergebench_ray.search.race.kinds import KINDS
 from mergebench_ray.search.race.race import Race
 from mergebench_ray.search.replay.rivals import Asha, FewerItems, Wilcoxon
 
-RACES: dict[str, type[Race]] = {**KINDS, "fewer_items": FewerItems, "asha": Asha, "wilcoxon": Wilcoxon}
+RACES: dict[str, type[Race]] = {**KINDS, "fewer": FewerItems, "asha": Asha, "wilcoxon": Wilcoxon}
 """Name -> class."""
 
 _LIMITS = {"p": (0.0, 0.5), "alpha": (0.0, 0.5), "share": (0.0, 1.0), "survivors": (2, 1000), "look": (1, 10**6)}
@@ -75,7 +75,7 @@ DEFAULT_SETTINGS = tuple(
     map(
         Setting.parse,
         (
-            *("none", "fewer_items,share=0.1", "fewer_items,share=0.2", "pool", "pool,p=0.05", "pool,p=0.2", "sparing"),
+            *("none", "fewer,share=0.1", "fewer,share=0.2", "pool", "pool,p=0.05", "pool,p=0.2", "sparing"),
             *("halving", "asha", "wilcoxon"),
         ),
     )
