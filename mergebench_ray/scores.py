@@ -7,10 +7,12 @@ of a reference is reached is always better when higher: score / reference, or re
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from mergebench_ray.digests import hashed_number
 from mergebench_ray.errors import InputError
 
 Influences = Mapping[str, float]
@@ -18,6 +20,7 @@ Influences = Mapping[str, float]
 
 A cluster is what items share that are not independent. Two scores that share clusters are dependent by their products.
 """
+_BUCKET = "bucket "
 
 
 @dataclass(frozen=True)
@@ -203,69 +206,13 @@ def recovered(score: float, reference: float, higher_is_better: bool = True) -> 
     return reference / score if score > 0 else None
 
 
-def check_references(references: Mapping[str, DomainScore], whose: str = "specialist") -> None:
-    """Refuse references that nothing can be measured against.
-
-    Args:
-        references: scores by domain.
-        whose: they are, for the message.
-
-    Raises:
-        InputError: naming the domain and all scores.
-    """
-    for domain, reference in references.items():
-        if not 0 < reference.score < math.inf:
-            raise _not_normalised(f"its {whose} scores {reference.score:g}", domain, references, whose)
-
-
-def normalised_average(
-    scores: Mapping[str, DomainScore],
-    references: Mapping[str, DomainScore],
-    influences: Mapping[str, Influences] | None = None,
+def slopes_of_recovered(
+    share: float, score: float, reference: float, higher_is_better: bool = True
 ) -> tuple[float, float]:
-    """What of each domain's specialist is recovered, averaged over the domains of `scores` (1.0: everything).
-
-    Args:
-        scores: scores of a model by domain.
-        references: score of each domain's specialist in its own domain.
-        influences: of the scores' clusters by domain; without, domains count as independent.
-
-    Returns:
-        the average and its standard error, as `_average_recovered` says.
-
-    Raises:
-        InputError: if a domain has no reference, or a score cannot be normalised; it names all scores.
-    """
-    missing = sorted(set(scores) - set(references))
-    if missing:
-        raise InputError(
-            f"domain {missing[0]!r} has no specialist to normalise by; add one of that name, or leave the domain out"
-        )
-    return _average_recovered(scores, references, influences, "specialist")
-
-
-def retained_average(
-    scores: Mapping[str, DomainScore],
-    base: Mapping[str, DomainScore],
-    influences: Mapping[str, Influences] | None = None,
-) -> tuple[float, float]:
-    """What of the base's scores is kept, averaged over what should not be forgotten (1.0: nothing lost, above: gained).
-
-    Args:
-        scores: scores of a model on the suite's `forgetting` section.
-        base: the base's scores there.
-        influences: of the scores' clusters by domain; without, domains count as independent.
-
-    Returns:
-        the average and its standard error, as `_average_recovered` says.
-
-    Raises:
-        InputError: if the base was not scored on the same, or a score cannot be normalised.
-    """
-    missing = sorted(set(scores) - set(base))
-    if missing:
-        raise InputError(f"{missing[0]!r} was not scored for the base; score the base on the same tasks")
-    return _average_recovered(scores, base, influences, "base")
+    """Derivatives of what is recovered, `share`, by the score and by the reference."""
+    if higher_is_better:
+        return 1 / reference, -share / reference
+    return -share / score, share / reference
 
 
 def average_score(
@@ -279,7 +226,27 @@ def average_score(
         return math.nan, math.nan
     count = len(scores)
     average = math.fsum(result.score for result in scores.values()) / count
-    return average, _error_of_sum(scores, dict.fromkeys(scores, 1 / count), influences)
+    return average, error_of_sum(scores, dict.fromkeys(scores, 1 / count), influences)
+
+
+def in_common(several: Sequence[Influences]) -> list[Influences]:
+    """The same influences by clusters that can be told apart in all of them: in buckets, where one is."""
+    if not any(name.startswith(_BUCKET) for one in several for name in one):
+        return list(several)
+    found: list[Influences] = []
+    for one in several:
+        total: dict[str, float] = defaultdict(float)
+        for cluster, influence in one.items():
+            total[bucket_of(cluster)] += influence
+        found.append(dict(total))
+    return found
+
+
+def bucket_of(cluster: str, max_groups: int = 200) -> str:
+    """The same bucket for a cluster in every task."""
+    if cluster.startswith(_BUCKET):
+        return cluster
+    return f"{_BUCKET}{hashed_number(cluster, 8) % max_groups}"
 
 
 def combined_error(influences: Iterable[Influences]) -> float:
@@ -291,50 +258,14 @@ def combined_error(influences: Iterable[Influences]) -> float:
     return math.sqrt(math.fsum(influence**2 for influence in total.values()))
 
 
-def _average_recovered(
-    scores: Mapping[str, DomainScore],
-    references: Mapping[str, DomainScore],
-    influences: Mapping[str, Influences] | None,
-    whose: str,
-) -> tuple[float, float]:
-    """Mean of what is recovered and its standard error.
-
-    Both scores of a ratio carry an error, combined to first order as if independent; since both models answer the same
-    items they mostly move together, so the true error is rather smaller.
-    """
-    check_references({domain: references[domain] for domain in scores}, whose)
-    count = len(scores)
-    ratios, by_score, by_reference = [], {}, []
-    for domain, result in scores.items():
-        reference = references[domain]
-        ratio = recovered(result.score, reference.score, result.higher_is_better)
-        if ratio is None:
-            raise _not_normalised(f"the model scores {result.score:g}", domain, scores, "model")
-        ratios.append(ratio)
-        # d ratio / d score, and the relative error of the reference.
-        by_score[domain] = (1 / reference.score if result.higher_is_better else -ratio / result.score) / count
-        by_reference.append(ratio * reference.standard_error / reference.score / count)
-    error = math.hypot(_error_of_sum(scores, by_score, influences), *by_reference)
-    return math.fsum(ratios) / count, error
-
-
-def _error_of_sum(
+def error_of_sum(
     scores: Mapping[str, DomainScore], factors: Mapping[str, float], influences: Mapping[str, Influences] | None
 ) -> float:
-    """Standard error of Σ factor · score over domains: by cluster where that is known, else as if independent."""
+    """Standard error of Σ factor · score over the factors' domains: by cluster where known, else as if independent."""
     known = influences or {}
     return combined_error(
-        {cluster: factors[domain] * influence for cluster, influence in known[domain].items()}
+        {cluster: factor * influence for cluster, influence in known[domain].items()}
         if domain in known
-        else {f"all of {domain}": factors[domain] * score.standard_error}
-        for domain, score in scores.items()
-    )
-
-
-def _not_normalised(what: str, domain: str, scores: Mapping[str, DomainScore], whose: str) -> InputError:
-    found = ", ".join(f"{name} {score.score:.4g}" for name, score in scores.items())
-    turned = "" if scores[domain].higher_is_better else "set one_minus: true for a share that may be 0, "
-    return InputError(
-        f"domain {domain!r}: {what}, so nothing can be normalised there ({whose} scores: {found}); {turned}score more "
-        f"items, count another metric, or leave the domain out"
+        else {f"all of {domain}": factor * scores[domain].standard_error}
+        for domain, factor in factors.items()
     )

@@ -8,18 +8,16 @@ import pyarrow as pa
 import pytest
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.estimates import estimate_aggregate, estimate_mean, in_common, influences_of_mean
+from mergebench_ray.evaluation.estimates import estimate_aggregate, estimate_mean, influences_of_mean
 from mergebench_ray.scores import (
     DomainScore,
     ItemRow,
     TaskScore,
     average_score,
-    check_references,
     combine_tasks,
     combined_error,
-    normalised_average,
+    in_common,
     recovered,
-    retained_average,
     task_names,
 )
 
@@ -174,31 +172,6 @@ def test_what_is_recovered_is_better_when_higher_whichever_way_a_metric_counts()
     assert recovered(0.0, 0.5, higher_is_better=False) is None
 
 
-def test_a_perplexity_of_10_beats_one_of_30() -> None:
-    references = {"text": DomainScore(8.0, 0.1, 64, higher_is_better=False), "math": DomainScore(0.5, 0.02, 64)}
-    good, bad = (
-        normalised_average(
-            {"text": DomainScore(value, 0.1, 64, higher_is_better=False), "math": DomainScore(0.4, 0.02, 64)},
-            references,
-        )[0]
-        for value in (10.0, 30.0)
-    )
-    assert good == pytest.approx((0.8 + 0.8) / 2)
-    assert bad == pytest.approx((8 / 30 + 0.8) / 2)
-
-
-def test_the_error_of_a_ratio_is_that_of_repeated_draws_whichever_way_it_counts() -> None:
-    scores = {"text": DomainScore(10.0, 0.2, 64, higher_is_better=False), "math": DomainScore(0.3, 0.02, 64)}
-    references = {"text": DomainScore(8.0, 0.15, 64, higher_is_better=False), "math": DomainScore(0.6, 0.02, 64)}
-    generator = np.random.default_rng(0)
-    draws = {
-        name: [generator.normal(one.score, one.standard_error, 200_000) for one in (scores[name], references[name])]
-        for name in scores
-    }
-    ratios = [draws["text"][1] / draws["text"][0], draws["math"][0] / draws["math"][1]]
-    assert normalised_average(scores, references)[1] == pytest.approx(np.std(np.mean(ratios, axis=0)), rel=0.03)
-
-
 def test_one_task_in_two_domains_is_no_more_certain_than_in_one() -> None:
     estimate = estimate_mean([1.0, 0.0, 1.0, 1.0, 0.0], alone(5))
     assert estimate.influences is not None
@@ -206,8 +179,6 @@ def test_one_task_in_two_domains_is_no_more_certain_than_in_one() -> None:
     influences = dict.fromkeys(scores, estimate.influences)
     assert average_score(scores, influences)[1] == pytest.approx(estimate.standard_error)
     assert average_score(scores)[1] == pytest.approx(estimate.standard_error / math.sqrt(2))
-    exact = dict.fromkeys(scores, DomainScore(0.8, 0.0, 5))
-    assert normalised_average(scores, exact, influences)[1] == pytest.approx(estimate.standard_error / 0.8)
 
 
 def test_domains_that_count_in_different_directions_have_no_plain_average() -> None:
@@ -230,17 +201,6 @@ def test_a_task_of_two_domains_is_kept_for_both() -> None:
     assert task_names(tasks) == {"a/t": tasks[0], "b/t": tasks[1], "u": tasks[2]}
 
 
-def test_what_is_retained_is_measured_against_the_base_with_both_errors() -> None:
-    base = {"mmlu": DomainScore(0.5, 0.02, 100), "coqa": DomainScore(0.8, 0.01, 100)}
-    scores = {"mmlu": DomainScore(0.4, 0.02, 100), "coqa": DomainScore(0.88, 0.01, 100)}
-    value, error = retained_average(scores, base)
-    assert value == pytest.approx((0.8 + 1.1) / 2)
-    expected = math.hypot(math.hypot(0.02, 0.8 * 0.02) / 0.5, math.hypot(0.01, 1.1 * 0.01) / 0.8) / 2
-    assert error == pytest.approx(expected)
-    with pytest.raises(InputError, match="'coqa' was not scored for the base"):
-        retained_average(scores, {"mmlu": base["mmlu"]})
-
-
 def test_the_average_of_domains_carries_their_errors() -> None:
     scores = {"math": DomainScore(0.3, 0.03, 64), "safety": DomainScore(0.8, 0.04, 64)}
     assert average_score(scores) == (pytest.approx(0.55), pytest.approx(0.025))
@@ -253,56 +213,6 @@ def test_a_domain_is_the_mean_of_its_tasks_whatever_their_sizes() -> None:
     assert domain.score == pytest.approx(0.4)
     assert domain.standard_error == pytest.approx(0.025)
     assert domain.items == 1010
-
-
-def test_normalised_average_divides_by_each_specialist_and_propagates_both_errors() -> None:
-    scores = {"math": DomainScore(0.3, 0.04, 64), "safety": DomainScore(0.8, 0.05, 64)}
-    references = {
-        "math": DomainScore(0.6, 0.05, 64),
-        "safety": DomainScore(0.8, 0.05, 64),
-        "other": DomainScore(0.0, 0, 1),
-    }
-    value, error = normalised_average(scores, references)
-    assert value == pytest.approx((0.5 + 1.0) / 2)
-    generator = np.random.default_rng(0)
-    draws = [
-        generator.normal(scores[name].score, scores[name].standard_error, 200_000)
-        / generator.normal(references[name].score, references[name].standard_error, 200_000)
-        for name in scores
-    ]
-    assert error == pytest.approx(np.std(np.mean(draws, axis=0)), rel=0.03)
-
-
-def test_a_specialist_normalised_by_itself_recovers_everything() -> None:
-    own = {"math": DomainScore(0.6, 0.05, 64)}
-    assert normalised_average(own, own)[0] == 1.0
-
-
-@pytest.mark.parametrize("nothing", [0.0, -0.2, math.nan, math.inf])
-def test_a_specialist_that_nothing_can_be_measured_against_is_refused_with_all_scores(nothing: float) -> None:
-    references = {"math": DomainScore(0.6, 0.0, 64), "coding": DomainScore(nothing, 0.0, 64)}
-    scores = {"math": DomainScore(0.3, 0.04, 64), "coding": DomainScore(0.5, 0.05, 64)}
-    for refuse in (lambda: check_references(references), lambda: normalised_average(scores, references)):
-        with pytest.raises(InputError, match=r"domain 'coding': its specialist scores .*math 0\.6, coding") as error:
-            refuse()
-        assert "\n" not in str(error.value)
-
-
-def test_a_model_that_cannot_be_normalised_is_refused_with_all_its_scores() -> None:
-    references = {"text": DomainScore(8.0, 0.1, 64, higher_is_better=False)}
-    with pytest.raises(InputError, match=r"domain 'text': the model scores 0, .*model scores: text 0"):
-        normalised_average({"text": DomainScore(0.0, 0.1, 64, higher_is_better=False)}, references)
-
-
-def test_a_share_of_nothing_that_should_be_low_can_be_turned_round() -> None:
-    none = {"toxic": DomainScore(0.0, 0.0, 64, higher_is_better=False)}
-    with pytest.raises(InputError, match=r"its specialist scores 0, .* set one_minus: true for a share that may be 0"):
-        check_references(none)
-
-
-def test_a_domain_without_its_specialist_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="'coding' has no specialist"):
-        normalised_average({"coding": DomainScore(0.5, 0.1, 3)}, {})
 
 
 def test_item_rows_become_a_parquet_table() -> None:

@@ -13,10 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergebench_ray.digests import hashed_number
-from mergebench_ray.scores import Influences, combined_error
-
-_BUCKET = "bucket "
+from mergebench_ray.scores import Influences, bucket_of, combined_error, in_common
 
 
 @dataclass(frozen=True)
@@ -109,32 +106,12 @@ def influences_of_mean(estimates: Sequence[Estimate]) -> Influences | None:
     return dict(total)
 
 
-def in_common(several: Sequence[Influences]) -> list[Influences]:
-    """The same influences by clusters that can be told apart in all of them: in buckets, where one is."""
-    if not any(name.startswith(_BUCKET) for one in several for name in one):
-        return list(several)
-    found: list[Influences] = []
-    for one in several:
-        total: dict[str, float] = defaultdict(float)
-        for cluster, influence in one.items():
-            total[_bucket(cluster)] += influence
-        found.append(dict(total))
-    return found
-
-
 def _groups(clusters: Sequence[str], max_groups: int) -> list[str]:
     """A group for each item: its cluster, or where there are too many a bucket of clusters."""
     if len(set(clusters)) <= max_groups:
         return list(clusters)
     # By name, not by place: another task may have some of the same clusters, in another order.
-    return [_bucket(cluster, max_groups) for cluster in clusters]
-
-
-def _bucket(cluster: str, max_groups: int = 200) -> str:
-    """The same bucket for a cluster in every task."""
-    if cluster.startswith(_BUCKET):
-        return cluster
-    return f"{_BUCKET}{hashed_number(cluster, 8) % max_groups}"
+    return [bucket_of(cluster, max_groups) for cluster in clusters]
 
 
 def _sum(values: Sequence[float]) -> float:

@@ -18,10 +18,10 @@ from mergebench_ray.engines import Generation, GenerationRequest, Likelihood, Lo
 from mergebench_ray.engines.tokens import encode_texts
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.continuations import encode_continuations
-from mergebench_ray.evaluation.estimates import Estimate, in_common, influences_of_mean
+from mergebench_ray.evaluation.estimates import Estimate, influences_of_mean
 from mergebench_ray.evaluation.grading import Answer, grade, graded_apart, item_score, responses, task_estimate
 from mergebench_ray.judges.judges import NO_JUDGES, Judged, Judges, judge_responses
-from mergebench_ray.scores import ItemRow, Scores, TaskScore, combine_tasks, task_names
+from mergebench_ray.scores import ItemRow, Scores, TaskScore, combine_tasks, in_common, task_names
 from mergebench_ray.tasks.generation_options import read_generation_options
 from mergebench_ray.tasks.scored_task import Item, ScoredTask
 from mergebench_ray.tasks.task_files import Verdict

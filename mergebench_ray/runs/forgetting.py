@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.runs.evaluation_file import EvaluationFile
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial
-from mergebench_ray.scores import DomainScore, recovered, retained_average
+from mergebench_ray.scores import DomainScore, error_of_sum, recovered, slopes_of_recovered
 
 BASE = "base"
 
@@ -77,10 +78,32 @@ def _retained(
         counted, of_base = result.metric, base[name].metric if name in base else ""
         if counted and of_base and counted != of_base:
             raise InputError(f"{file}: {name} counts {counted}, the base's {of_base}; score both with one suite")
-    of_both = [(result, base[name]) for name, result in results.items() if name in base]
-    if any(recovered(own.score, of_base.score, own.higher_is_better) is None for own, of_base in of_both):
-        return None, None
-    try:
-        return retained_average(results, base)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
+    missing = sorted(set(results) - set(base))
+    if missing:
+        raise InputError(f"{file}: {missing[0]!r} was not scored for the base; score the base on the same tasks")
+    return retained_average(results, base)
+
+
+def retained_average(
+    scores: Mapping[str, DomainScore], base: Mapping[str, DomainScore]
+) -> tuple[float, float] | tuple[None, None]:
+    """What of the base's scores is kept, averaged over what should not be forgotten (1.0: nothing lost, above: gained).
+
+    Args:
+        scores: scores of a model on the suite's `forgetting` section.
+        base: the base's scores there.
+
+    Returns:
+        the average and its standard error, from those of both models as if independent; since both answer the same
+        items, the true one is rather smaller. None where a score cannot be measured against the base's.
+    """
+    by_score, by_base, shares = {}, {}, []
+    for name, result in scores.items():
+        share = recovered(result.score, base[name].score, result.higher_is_better)
+        if share is None:
+            return None, None
+        slopes = slopes_of_recovered(share, result.score, base[name].score, result.higher_is_better)
+        by_score[name], by_base[name] = (slope / len(scores) for slope in slopes)
+        shares.append(share)
+    error = math.hypot(error_of_sum(scores, by_score, None), error_of_sum(base, by_base, None))
+    return math.fsum(shares) / len(shares), error

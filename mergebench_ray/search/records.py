@@ -17,7 +17,11 @@ from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import parse_error_lines
 from mergebench_ray.runs.trials import Role, Trial, TrialStore, engine_names
-from mergebench_ray.scores import DomainScore, Scores, check_references, normalised_average
+from mergebench_ray.scores import DomainScore, Scores
+from mergebench_ray.search.objectives.errors import Measured, standard_error
+from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
+from mergebench_ray.search.objectives.objective import References
+from mergebench_ray.search.objectives.shares import check_references, why_not_normalised
 from mergebench_ray.search.scorer import CandidateScorer, Measurement
 from mergebench_ray.search.session import Session
 
@@ -158,13 +162,16 @@ class Records:
 
         What is found before the search begins ends it instead.
         """
-        try:
-            return normalised_average(scores.domains, self.specialist_scores(split), scores.influences)
-        except InputError as error:
+        references = self.specialist_scores(split)
+        if reason := why_not_normalised(scores.domains, references):
             if split == "validation" and role != "candidate":
-                raise InputError(f"{name} on {split}: {error}") from error
-            _log.warning("%s on %s: %s", name, split, error)
+                raise InputError(f"{name} on {split}: {reason}")
+            _log.warning("%s on %s: %s", name, split, reason)
             return None, None
+        objective, measured = NormalisedAverage(References(references)), Measured.of(scores)
+        value = objective.value(measured.scores)
+        assert value is not None, "nothing keeps it from being normalised"
+        return value, standard_error(objective, measured).total
 
     def _row(self, role: Role, name: str, number: int, split: Split) -> Trial | None:
         return next((t for t in self._store.trials() if t.key == (role, name, number, split)), None)

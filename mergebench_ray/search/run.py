@@ -19,6 +19,8 @@ from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
+from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.records import Records, repeated
 from mergebench_ray.search.samplers import make_sampler
 from mergebench_ray.search.scorer import CandidateScorer
@@ -124,7 +126,8 @@ def search(
         for trial in store.trials()
         if trial.items_digest == items and trial.split == "validation" and trial.method is not None
     }
-    ray.get(session.scorer.call(CandidateScorer.begin_search, space, records.specialist_scores("validation"), known))
+    objective = NormalisedAverage(References(records.specialist_scores("validation")))
+    ray.get(session.scorer.call(CandidateScorer.begin_search, space, objective, known))
     points = space.points(sweep.search.points_to_evaluate) if study.is_new else None
     searcher = OptunaSearch(
         space.suggest,

@@ -17,11 +17,12 @@ from mergebench_ray.bank import Bank
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Recipe
 from mergebench_ray.config.fields import Split
-from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import score_together
 from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.ray_actors import Actor, actors_of
-from mergebench_ray.scores import DomainScore, Scores, normalised_average
+from mergebench_ray.scores import Scores
+from mergebench_ray.search.objectives.errors import Measured
+from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.space import Space
 
 
@@ -68,7 +69,7 @@ class CandidateScorer:
         self._bank_lock = threading.Lock()
         self._finished: dict[str, Measurement] = {}
         self._space: Space | None = None
-        self._references: dict[str, DomainScore] = {}
+        self._objective: Objective | None = None
         self._values: dict[str, float] = {}
 
     def score(self, recipe: Recipe, split: Split, domains: list[str] | None = None) -> Measurement:
@@ -85,33 +86,32 @@ class CandidateScorer:
             ray.get([self._evaluators[index].call(Evaluator.load_checkpoint, checkpoint, base) for index in engines])
             return self._answer(engines, split, domains, 0.0, time.perf_counter() - started)
 
-    def begin_search(self, space: Space, references: Mapping[str, DomainScore], known: Mapping[str, float]) -> None:
-        """Say what candidates are and what they are measured against, before the first `evaluate`.
+    def begin_search(self, space: Space, objective: Objective, known: Mapping[str, float]) -> None:
+        """Say what candidates are and what the search is after, before the first `evaluate`.
 
         Args:
             space: to read suggestions.
-            references: the specialists' scores by domain, on the validation split.
-            known: recipe digest -> normalised average, of candidates scored before on the same items.
+            objective: bound to what it measures against on the validation split.
+            known: recipe digest -> the objective's value, of candidates scored before on the same items.
         """
-        self._space, self._references, self._values = space, dict(references), dict(known)
+        self._space, self._objective, self._values = space, objective, dict(known)
 
     def evaluate(self, suggestion: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
-        """Recipe and normalised average on validation; a candidate that was scored before is not scored again.
+        """Recipe and the objective on validation; a candidate that was scored before is not scored again.
 
         NaN for a candidate whose scores cannot be normalised, such as one so broken that a metric is no number.
 
         The measurement is kept until `take` fetches it, so that what passes through Tune stays small.
         """
         assert self._space is not None
+        assert self._objective is not None
         recipe = self._bank.recipe(*self._space.candidate(suggestion))
         if recipe.digest not in self._values:
             with self._engines() as engines:
                 measurement = self._score(engines, recipe, "validation", None)
             self._finished[recipe.digest] = measurement
-            try:
-                self._values[recipe.digest] = normalised_average(measurement.scores.domains, self._references)[0]
-            except InputError:
-                self._values[recipe.digest] = math.nan
+            value = self._objective.value(Measured.of(measurement.scores).scores)
+            self._values[recipe.digest] = math.nan if value is None else value
         return recipe.model_dump(), self._values[recipe.digest]
 
     def take(self, digest: str) -> Measurement | None:

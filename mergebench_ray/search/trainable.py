@@ -11,7 +11,7 @@ from ray import tune
 from mergebench_ray.ray_actors import ActorMethod
 
 Evaluate = ActorMethod[[Mapping[str, Any]], tuple[dict[str, Any], float]]
-"""Suggestion -> recipe and normalised average."""
+"""Suggestion -> recipe and the objective's value."""
 METRIC = "normalised_average"
 RECIPE = "recipe"
 

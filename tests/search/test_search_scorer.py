@@ -16,10 +16,12 @@ from mergebench_ray.bank import Bank
 from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.scores import DomainScore, Scores
 from mergebench_ray.search import scorer as module
+from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
+from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.space import Space
 
-REFERENCES = {"math": DomainScore(0.8, 0.01, 64)}
+OBJECTIVE = NormalisedAverage(References({"math": DomainScore(0.8, 0.01, 64)}))
 
 
 class RecordingBank:
@@ -77,7 +79,7 @@ class Parts:
     def begin(self, known: dict[str, float] | None = None) -> None:
         methods = {"ties": {"density": {"low": 0.1, "high": 0.9}}}
         sweep = Sweep.model_validate({"name": "x", "suite": "smollm2-mini", "methods": methods})
-        self.scorer.begin_search(Space(sweep, ["math"], None), REFERENCES, known or {})
+        self.scorer.begin_search(Space(sweep, ["math"], None), OBJECTIVE, known or {})
 
 
 @pytest.fixture

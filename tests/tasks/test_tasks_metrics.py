@@ -18,7 +18,10 @@ from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import ABSENT, grade, item_score, task_estimate
 from mergebench_ray.runs.opening import check_same_items
-from mergebench_ray.scores import DomainScore, normalised_average
+from mergebench_ray.scores import DomainScore
+from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
+from mergebench_ray.search.objectives.objective import References
+from mergebench_ray.search.objectives.shares import check_references
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest, notes_of
 from task_files import write_choice_task, write_generation_task, write_task
@@ -313,9 +316,9 @@ def test_one_minus_of_more_than_1_is_below_0_and_ends_no_search(folder: Path) ->
     assert [item_score(task, value) for value in (0.25, 1.5)] == [0.75, -0.5]
     assert task_estimate(task, [1.5] * 6)[0].turned().value == -0.5
     specialist, broken = DomainScore(0.8, 0.0, 6), DomainScore(-0.5, 0.0, 6)
-    assert normalised_average({"facts": broken}, {"facts": specialist})[0] < 0
+    assert (NormalisedAverage(References({"facts": specialist})).value({"facts": broken.score}) or 0.0) < 0
     with pytest.raises(InputError, match=r"its specialist scores -0\.5"):
-        normalised_average({"facts": specialist}, {"facts": broken})
+        check_references({"facts": broken})
 
 
 @pytest.mark.parametrize(

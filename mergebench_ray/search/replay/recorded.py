@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ import numpy as np
 from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs.trials import Trial, read_items, read_trials
-from mergebench_ray.scores import DomainScore, check_references, recovered
-from mergebench_ray.search.objectives.objective import Direction, Objective
+from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
+from mergebench_ray.search.objectives.objective import Objective, References
+from mergebench_ray.search.objectives.shares import check_references
 from mergebench_ray.search.race.contrasts import Contrasts, Floats
 from mergebench_ray.search.race.items import Items, levels
 
@@ -191,32 +191,4 @@ def _objective(trials: Sequence[Trial], split: Split) -> Objective:
         if trial.role == "specialist" and trial.split == split and trial.name in trial.domains
     }
     check_references(references)
-    return _NormalisedAverage(references)
-
-
-class _NormalisedAverage:
-    """What of each domain's specialist is recovered, averaged over the domains."""
-
-    name = "normalised_average"
-    direction: Direction = "maximize"
-
-    def __init__(self, references: Mapping[str, DomainScore]) -> None:
-        self._references = references
-
-    def value(self, scores: Mapping[str, float]) -> float | None:
-        found = [self._recovered(domain, score) for domain, score in scores.items()]
-        known = [share for share in found if share is not None]
-        return math.fsum(known) / len(known) if len(known) == len(found) else None
-
-    def slopes(self, scores: Mapping[str, float]) -> Mapping[str, float]:
-        slopes = {}
-        for domain, score in scores.items():
-            reference = self._references[domain]
-            share = self._recovered(domain, score)
-            slope = 1 / reference.score if reference.higher_is_better else -(share or 0.0) / score
-            slopes[domain] = slope / len(scores)
-        return slopes
-
-    def _recovered(self, domain: str, score: float) -> float | None:
-        reference = self._references.get(domain)
-        return None if reference is None else recovered(score, reference.score, reference.higher_is_better)
+    return NormalisedAverage(References(references))
