@@ -47,6 +47,23 @@ class DomainScore:
         return ", ".join(dict.fromkeys(self.counted.values()))
 
 
+@dataclass(frozen=True)
+class ObjectiveValue:
+    """What a search is after, of one model.
+
+    Attributes:
+        value: the objective's; None where it is not known.
+        standard_error: its standard error; None where it is not known.
+        reference_error: the part of it that comes from the references' scores, which all models share.
+        minimised: whether lower is better.
+    """
+
+    value: float | None
+    standard_error: float | None = None
+    reference_error: float | None = None
+    minimised: bool = False
+
+
 class ItemRow(TypedDict):
     """What is kept of an item, so that a score can be explained. A list of rows goes into `pyarrow.Table.from_pylist`.
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mergebench_ray import interrupts
 from mergebench_ray.markup import terminal_text
-from mergebench_ray.runs.leaderboard import MISSING, with_error
+from mergebench_ray.runs.leaderboard import MISSING, objective_title, what_is_missed, with_error, with_objective
 from mergebench_ray.runs.trials import Trial
 
 
@@ -88,11 +88,12 @@ class LiveView:
         scores = "  ".join(f"{domain} {result.score:.3f}" for domain, result in sorted(trial.domains.items()))
         parts = [
             f"{self._done}/{self._total}  {trial.label}",
-            with_error(trial.normalised_average, trial.normalised_standard_error),
+            with_objective(trial),
+            what_is_missed(trial),
             scores,
             f"{trial.merge_seconds + trial.load_seconds + trial.score_seconds:.1f} s",
             _speed(trial),
-            f"best {with_error(best.normalised_average, None)} ({best.label})" if best else "",
+            f"best {with_error(best.objective.value, None)} ({best.label})" if best else "",
             self._time_left(),
         ]
         self._line(" | ".join(part for part in parts if part))
@@ -134,15 +135,17 @@ class LiveView:
     def _scores(self) -> Table:
         domains = sorted({*(self._last.domains if self._last else ()), *(self._best.domains if self._best else ())})
         table = Table(box=None, padding=(0, 2), header_style="dim")
-        for header in ("", "candidate", "normalised average", *domains):
+        shown = self._last or self._best
+        title = objective_title(shown.objective_name, domains) if shown else ""
+        for header in ("", "candidate", title, *domains):
             table.add_column(terminal_text(header), justify="left" if header in ("", "candidate") else "right")
         for title, trial in (("best so far", self._best), ("last", self._last)):
             if trial is not None:
                 results = [trial.domains.get(domain) for domain in domains]
                 table.add_row(
                     title,
-                    terminal_text(trial.label),
-                    with_error(trial.normalised_average, trial.normalised_standard_error),
+                    terminal_text(", ".join(filter(None, (trial.label, what_is_missed(trial))))),
+                    with_objective(trial),
                     *(f"{result.score:.3f}" if result else MISSING for result in results),
                     style="bold green" if title == "best so far" else None,
                 )

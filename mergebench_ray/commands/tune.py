@@ -30,7 +30,13 @@ from mergebench_ray.judges.judges import running_judges
 from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.placement import make_plan
 from mergebench_ray.report.pages import write_report
-from mergebench_ray.runs.leaderboard import best_candidate, best_of_each_method, with_error
+from mergebench_ray.runs.leaderboard import (
+    best_candidate,
+    best_of_each_method,
+    objective_title,
+    what_is_missed,
+    with_objective,
+)
 from mergebench_ray.runs.opening import begin_again, check_same_items, open_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, unusable_specialists, write_questions
@@ -176,7 +182,7 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, view: LiveView) -
     ):
         view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")
         view.phase(session.engine_proof)
-        records = Records(session, store, view.phase)
+        records = Records(session, store, view.phase, sweep.search)
         records.references("validation")
         search(
             sweep,
@@ -246,7 +252,7 @@ def _finish(
         for domain, one in test.domains.items()
         if math.isfinite(one.score)  # a hub takes numbers alone
     ]
-    _write_best(session, recipe, ready.models, store, run, results)
+    _write_best(session, recipe, ready.models, store, run, results, _aim(test))
     return TuneResult(
         folder=run.path,
         best=best,
@@ -258,7 +264,13 @@ def _finish(
 
 
 def _write_best(
-    session: Session, recipe: Recipe, models: Models, store: TrialStore, run: RunFolder, results: Sequence[EvalResult]
+    session: Session,
+    recipe: Recipe,
+    models: Models,
+    store: TrialStore,
+    run: RunFolder,
+    results: Sequence[EvalResult],
+    aim: str,
 ) -> None:
     if run.model_folder.exists():
         return
@@ -269,8 +281,16 @@ def _write_best(
         for trial in store.trials()
         if trial.split == "test"
     }
-    card = model_card(recipe, scores, models.notes, results)
+    card = model_card(recipe, scores, [*models.notes, aim], results)
     write_merged(run.model_folder, session.bank, models.base, card)
+
+
+def _aim(test: Trial) -> str:
+    """What the model was searched for, and what it came to on test."""
+    title = objective_title(test.objective_name, test.domains)
+    aim = ", keeping ".join(filter(None, (title, " and ".join(test.constraints))))
+    text = f"What the search was after: {aim}. On test {with_objective(test)}"
+    return f"{text}, where it {what_is_missed(test)}" if test.missed else text
 
 
 def _summary(result: TuneResult) -> list[str]:
@@ -280,17 +300,17 @@ def _summary(result: TuneResult) -> list[str]:
     simple = on_test["reference", SIMPLE]
     rows = result.trials.select(["role", "split"]).to_pylist()
     count = sum(row["role"] == "candidate" and row["split"] == "validation" for row in rows)
+    title = objective_title(result.best.objective_name, result.best.domains)
+    others = [with_objective(result.test), *(f"{one.name} {with_objective(one)}" for one in (average, simple))]
+    missed = [f"{what_is_missed(one)} on {one.split}" for one in (result.best, result.test) if one.missed]
     return [
-        f"best of {count} candidates on validation: {result.best.label}, normalised average {_value(result.best)}",
-        f"on test: {_value(result.test)}; {AVERAGE} {_value(average)}; {SIMPLE} {_value(simple)}",
+        f"best of {count} candidates on validation: {result.best.label}, {title} {with_objective(result.best)}",
+        f"on test: {'; '.join(others)}",
+        *([f"it {' and '.join(missed)}"] if missed else []),
         f"vLLM computed {result.engine_share:.0%} of the time since it was up",
         f"model: {RunFolder(result.folder).model_folder}",
         f"report: {RunFolder(result.folder).report_file}",
     ]
-
-
-def _value(trial: Trial) -> str:
-    return with_error(trial.normalised_average, trial.normalised_standard_error)
 
 
 class _WithoutSecrets(logging.Formatter):

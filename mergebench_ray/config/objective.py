@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from mergebench_ray.config.fields import Line
 from mergebench_ray.config.names import Name
 
-Weight = Annotated[float, Field(gt=0, le=1e6)]
-ObjectiveSpec = Line | dict[Name, Weight]
+DEFAULT = "normalised_average"
+Weights = Annotated[
+    dict[Name, Annotated[float, Field(gt=0, le=1e6)]],
+    Field(min_length=1, description="Domain -> its weight; only their ratios count."),
+]
+
+
+def _kind(value: Any) -> str:
+    return "weights" if isinstance(value, dict) else "name"
+
+
+def _check_kind(value: Any) -> Any:
+    if not isinstance(value, str | dict):
+        raise ValueError("expected a name, or weights of domains such as {math: 2, coding: 1}")
+    return value
+
+
+ObjectiveSpec = Annotated[
+    Annotated[Line, Tag("name")] | Annotated[Weights, Tag("weights")],
+    Discriminator(_kind),
+    BeforeValidator(_check_kind),
+]
 """An objective's or domain's name, or domain -> its weight."""

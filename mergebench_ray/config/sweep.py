@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_serializer, field_validator, model_validator
 
 from mergebench_ray.config.calibration import CalibrationOptions
+from mergebench_ray.config.constraints import Conditions
 from mergebench_ray.config.engine import EngineOptions
 from mergebench_ray.config.fields import Line, Plain, Strict, expanded
 from mergebench_ray.config.names import Name
+from mergebench_ray.config.objective import DEFAULT, ObjectiveSpec
 from mergebench_ray.config.reference import ModelRef
 from mergebench_ray.config.storage_url import hide_password
 from mergebench_ray.config.suite import Suite
@@ -102,6 +104,16 @@ class SearchOptions(Strict):
     """How the space is searched."""
 
     trials: int = Field(default=20, ge=1, le=MAX_TRIALS, description="Candidates to score.")
+    objective: ObjectiveSpec = Field(
+        default=DEFAULT,
+        description="What is searched for: normalised_average, worst_domain, a domain by its name, weights of domains "
+        "({math: 2, coding: 1}), or another package's; a domain counts by what it reaches of its specialist's score.",
+    )
+    constraints: dict[Name, Conditions] = Field(
+        default_factory=dict,
+        description="Domain or objective -> what a winner keeps there: '>= 0.9' of the specialist's score, or "
+        "'score >= 0.4', the score itself; <= is an upper bound, 'and' joins several, a number alone is a lower bound.",
+    )
     sampler: Line = Field(default="TPESampler", description="Any Optuna sampler, by class name.")
     sampler_options: dict[Line, Plain] = Field(default_factory=dict, description="Keyword arguments of the sampler.")
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Seed of the sampler.")

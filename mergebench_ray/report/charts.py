@@ -16,8 +16,19 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.report.colours import method_colours
-from mergebench_ray.runs.leaderboard import describe, distinct, leaderboard, on_split, with_error
+from mergebench_ray.runs.leaderboard import (
+    best_first,
+    describe,
+    distinct,
+    leaderboard,
+    objective_title,
+    on_split,
+    what_is_missed,
+    with_error,
+    with_objective,
+)
 from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
 
@@ -32,11 +43,11 @@ MAX_PARAMETER_CHARTS = 30
 
 
 def leaderboard_chart(run: RunSummary) -> go.Figure | None:
-    """Normalised average with error bars, models from best to worst, a mark per split."""
+    """What the search is after with error bars, models from best to worst, a mark per split."""
     final = [row.trial for row in leaderboard(run.trials, run.final_split, MAX_LEADERS)]
     shown = {trial.key[:3] for trial in final}
     search = [row.trial for row in leaderboard(distinct(run.trials), "validation", MAX_LEADERS)]
-    models = [t for t in [*final, *(t for t in search if t.key[:3] not in shown)] if is_known(t.normalised_average)]
+    models = [t for t in [*final, *(t for t in search if t.key[:3] not in shown)] if is_known(t.objective.value)]
     if not models:
         return None
     models.reverse()
@@ -45,9 +56,9 @@ def leaderboard_chart(run: RunSummary) -> go.Figure | None:
     for split in splits:
         offset = 0.0 if len(splits) == 1 else (0.14 if split == "test" else -0.14)
         found = [(i, on_split(run.trials, model, split)) for i, model in enumerate(models)]
-        rows = [(i + offset, trial) for i, trial in found if trial and is_known(trial.normalised_average)]
+        rows = [(i + offset, trial) for i, trial in found if trial and is_known(trial.objective.value)]
         figure.add_scatter(
-            x=[trial.normalised_average for _, trial in rows],
+            x=[trial.objective.value for _, trial in rows],
             y=[position for position, _ in rows],
             error_x=_error_bars([trial for _, trial in rows]),
             mode="markers",
@@ -58,18 +69,19 @@ def leaderboard_chart(run: RunSummary) -> go.Figure | None:
         )
     labels = [_model_label(run, model) for model in models]
     figure.update_yaxes(tickvals=list(range(len(models))), ticktext=labels, range=[-0.6, len(models) - 0.4])
-    figure.add_vline(x=1, line={"color": FAINT, "width": 1, "dash": "dash"})
-    figure.add_annotation(
-        x=1,
-        y=0,
-        yref="paper",
-        xanchor="right",
-        yanchor="bottom",
-        text="all specialists at once",
-        showarrow=False,
-        font={"color": FAINT, "size": 12},
-    )
-    figure.update_xaxes(title="normalised average", rangemode="tozero")
+    if run.is_share:
+        figure.add_vline(x=1, line={"color": FAINT, "width": 1, "dash": "dash"})
+        figure.add_annotation(
+            x=1,
+            y=0,
+            yref="paper",
+            xanchor="right",
+            yanchor="bottom",
+            text="all specialists at once",
+            showarrow=False,
+            font={"color": FAINT, "size": 12},
+        )
+    figure.update_xaxes(title=escape(run.objective_title), rangemode="tozero")
     return styled(figure, height=150 + 44 * len(models))
 
 
@@ -96,25 +108,28 @@ def domains_chart(run: RunSummary) -> go.Figure | None:
 
 
 def progress_chart(run: RunSummary) -> go.Figure | None:
-    """Normalised average of each candidate in the order of the search, and the best so far."""
+    """What the search is after, of each candidate in the order of the search, and the best so far.
+
+    Candidates that do not keep all constraints are drawn open, and are not the best so far.
+    """
     if not run.candidates:
         return None
     figure, colours = go.Figure(), method_colours(run.methods)
     for method, trials in _by_method(run):
         figure.add_scatter(
             x=[trial.number for trial in trials],
-            y=[trial.normalised_average for trial in trials],
+            y=[trial.objective.value for trial in trials],
             error_y={**_error_bars(trials), "thickness": 1, "width": 0},
             mode="markers",
-            marker={"size": 9, "color": colours[method]},
+            marker={"size": 9, "color": colours[method], "symbol": _symbols(trials)},
             name=escape(method),
             text=[hover(trial) for trial in trials],
             hovertemplate="%{text}<extra></extra>",
         )
-    best_so_far, highest = [], -math.inf
+    best_so_far, best = [], run.candidates[0]
     for trial in run.candidates:
-        highest = max(highest, trial.normalised_average or -math.inf)
-        best_so_far.append(highest)
+        best = min(best, trial, key=best_first)
+        best_so_far.append(best.objective.value)
     figure.add_scatter(
         x=[trial.number for trial in run.candidates],
         y=best_so_far,
@@ -125,27 +140,27 @@ def progress_chart(run: RunSummary) -> go.Figure | None:
     )
     ends = [run.candidates[0].number - 0.5, run.candidates[-1].number + 0.5]
     for trial in run.references:
-        if is_known(trial.normalised_average):
+        if is_known(trial.objective.value):
             figure.add_scatter(
                 x=ends,
-                y=[trial.normalised_average] * 2,
+                y=[trial.objective.value] * 2,
                 mode="lines",
                 line={"color": REFERENCE_COLOURS[trial.role], "dash": REFERENCE_DASHES[trial.role], "width": 2},
                 name=escape(describe(trial)),
                 hovertemplate=f"{hover(trial)}<extra></extra>",
             )
     figure.update_xaxes(title="candidate", range=ends, dtick=max(1, len(run.candidates) // 12), tick0=0)
-    figure.update_yaxes(title="normalised average")
+    figure.update_yaxes(title=escape(run.objective_title))
     return styled(figure, height=440)
 
 
 def parameter_charts(run: RunSummary) -> list[go.Figure]:
-    """Normalised average against each number or choice that was searched, a small chart each.
+    """What the search is after against each number or choice that was searched, a small chart each.
 
     Of more than `MAX_PARAMETER_CHARTS`, those that go most with the score (rank correlation) are drawn.
     """
     columns = run.searched_values()
-    scores = [trial.normalised_average or 0.0 for trial in run.candidates]
+    scores = [trial.objective.value or 0.0 for trial in run.candidates]
     names = sorted(columns, key=lambda name: -_association(columns[name], scores))[:MAX_PARAMETER_CHARTS]
     return [_parameter_chart(run, name, columns[name]) for name in columns if name in names]
 
@@ -250,11 +265,12 @@ def _parameter_chart(run: RunSummary, name: str, column: Sequence[Any]) -> go.Fi
         values = [value_of[trial.number] for trial in shown]
         figure.add_scatter(
             x=[escape(str(value)) for value in values] if categorical else values,
-            y=[trial.normalised_average for trial in shown],
+            y=[trial.objective.value for trial in shown],
             mode="markers",
             marker={
                 "size": [11 if trial is run.best else 8 for trial in shown],
                 "color": colours[method],
+                "symbol": _symbols(shown),
                 "opacity": 0.85,
                 "line": {"color": BEST, "width": [2.5 if trial is run.best else 0 for trial in shown]},
             },
@@ -263,7 +279,7 @@ def _parameter_chart(run: RunSummary, name: str, column: Sequence[Any]) -> go.Fi
             showlegend=False,
         )
     figure.update_xaxes(title=escape(name), type="category" if categorical else "linear")
-    figure.update_yaxes(range=_padded([trial.normalised_average or 0.0 for trial in run.candidates]))
+    figure.update_yaxes(range=_padded([trial.objective.value or 0.0 for trial in run.candidates]))
     styled(figure, height=240)
     return figure.update_layout(margin={"l": 8, "r": 8, "t": 10, "b": 8})
 
@@ -322,7 +338,10 @@ def _model_label(run: RunSummary, trial: Trial) -> str:
 def hover(trial: Trial) -> str:
     """What is shown beside the pointer: the model and all its scores."""
     lines = [f"<b>{escape(describe(trial))}</b> on {trial.split}"]
+    if trial.objective_name != DEFAULT:
+        lines.append(f"{escape(objective_title(trial.objective_name, trial.domains))} {with_objective(trial)}")
     lines.append(f"normalised average {with_error(trial.normalised_average, trial.normalised_standard_error)}")
+    lines += [escape(what_is_missed(trial))] if trial.missed else []
     lines += [
         f"{escape(domain)} {with_error(result.score, result.standard_error)}"
         for domain, result in sorted(trial.domains.items())
@@ -330,8 +349,13 @@ def hover(trial: Trial) -> str:
     return "<br>".join(lines)
 
 
+def _symbols(trials: Sequence[Trial]) -> list[str]:
+    """Of candidates that keep all constraints, and of those that do not."""
+    return ["circle-open" if trial.missed else "circle" for trial in trials]
+
+
 def _error_bars(trials: Sequence[Trial]) -> dict[str, Any]:
-    return {"array": [finite(trial.normalised_standard_error) for trial in trials], "thickness": 1.5, "width": 4}
+    return {"array": [finite(trial.objective.standard_error) for trial in trials], "thickness": 1.5, "width": 4}
 
 
 def finite(value: float | None) -> float:

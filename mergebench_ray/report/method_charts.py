@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from mergebench_ray.report.charts import FAINT, GRID, INK, finite, hover, styled
 from mergebench_ray.report.method_table import method_domains, method_label
-from mergebench_ray.runs.comparison import MethodRow, Run
+from mergebench_ray.runs.comparison import MethodRow, Run, ranked_by, ranking_title, same_aim
 from mergebench_ray.runs.leaderboard import with_error
 from mergebench_ray.runs.trials import is_known
 
@@ -21,17 +21,19 @@ MAX_RADARS = 24
 
 
 def methods_chart(rows: Sequence[MethodRow], colours: dict[str, str]) -> go.Figure | None:
-    """Normalised average with its error bar, a line per row, best on top."""
-    shown = [row for row in reversed(rows) if is_known(row.trial.normalised_average)]
+    """What rows are ranked by with its error bar, a line per row, best on top."""
+    alike = same_aim(rows)
+    shown = [row for row in reversed(rows) if is_known(ranked_by(row.trial, alike).value)]
     if not shown:
         return None
     several = len({name for row in rows for name in row.runs}) > 1
     figure = go.Figure()
     for position, row in enumerate(shown):
         symbol = "circle" if row.trial.split == "test" else "diamond-open"
-        error = {"array": [finite(row.trial.normalised_standard_error)], "thickness": 1.5, "width": 4}
+        found = ranked_by(row.trial, alike)
+        error = {"array": [finite(found.standard_error)], "thickness": 1.5, "width": 4}
         figure.add_scatter(
-            x=[row.trial.normalised_average],
+            x=[found.value],
             y=[position],
             error_x=error,
             mode="markers",
@@ -42,7 +44,7 @@ def methods_chart(rows: Sequence[MethodRow], colours: dict[str, str]) -> go.Figu
         )
     labels = [escape(method_label(row)) + (f"<br><i>{escape(_short(row.run))}</i>" if several else "") for row in shown]
     figure.update_yaxes(tickvals=list(range(len(shown))), ticktext=labels, range=[-0.6, len(shown) - 0.4])
-    figure.update_xaxes(title="normalised average", rangemode="tozero")
+    figure.update_xaxes(title=escape(ranking_title(rows)), rangemode="tozero")
     figure.add_vline(x=1, line={"color": FAINT, "width": 1, "dash": "dash"})
     return styled(figure, height=110 + (44 if several else 34) * len(shown))
 
@@ -75,18 +77,20 @@ def cost_names(rows: Sequence[MethodRow], colours: dict[str, str]) -> list[tuple
 
 
 def _with_cost(rows: Sequence[MethodRow]) -> list[MethodRow]:
-    return [row for row in rows if row.searched and is_known(row.trial.normalised_average)]
+    alike = same_aim(rows)
+    return [row for row in rows if row.searched and is_known(ranked_by(row.trial, alike).value)]
 
 
 def _cost_chart(rows: Sequence[MethodRow], costs: Sequence[float], unit: str, colours: dict[str, str]) -> go.Figure:
     runs = list(dict.fromkeys(row.run for row in rows))
-    figure = go.Figure()
+    figure, alike = go.Figure(), same_aim(rows)
     for row, cost in zip(rows, costs):
+        found = ranked_by(row.trial, alike)
         symbol = SYMBOLS[runs.index(row.run) % len(SYMBOLS)][0]
         figure.add_scatter(
             x=[cost],
-            y=[row.trial.normalised_average],
-            error_y={"array": [finite(row.trial.normalised_standard_error)], "thickness": 1, "width": 3},
+            y=[found.value],
+            error_y={"array": [finite(found.standard_error)], "thickness": 1, "width": 3},
             mode="markers",
             cliponaxis=False,
             marker={"size": 11, "color": _colour(row, colours), "symbol": symbol},
@@ -95,7 +99,7 @@ def _cost_chart(rows: Sequence[MethodRow], costs: Sequence[float], unit: str, co
             hovertemplate=f"{hover(row.trial)}<br>{cost:,.0f} {unit}, {row.searched} candidates<extra></extra>",
         )
     figure.update_xaxes(title=unit, rangemode="tozero", nticks=6)
-    figure.update_yaxes(title="normalised average")
+    figure.update_yaxes(title=escape(ranking_title(rows)))
     return styled(figure, height=360)
 
 

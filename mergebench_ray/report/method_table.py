@@ -8,11 +8,18 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.markup import csv_text, latex_text, markdown_table, markdown_text
 from mergebench_ray.report.own_output import CSV_MARK, LATEX_MARK, NOT_COMPARABLE_MARK
 from mergebench_ray.report.page import NOTHING, Cell, table_html
-from mergebench_ray.runs.comparison import MethodRow, not_comparable
-from mergebench_ray.runs.leaderboard import MISSING, domain_metric, with_error
+from mergebench_ray.runs.comparison import MethodRow, not_comparable, ranking_title, same_aim
+from mergebench_ray.runs.leaderboard import (
+    MISSING,
+    domain_metric,
+    what_is_missed,
+    with_error,
+    with_objective,
+)
 from mergebench_ray.scores import DomainScore
 
 NOT_RECORDED = "metric not recorded"
@@ -28,6 +35,7 @@ def method_headings(rows: Sequence[MethodRow]) -> list[tuple[str, str]]:
     """Heading and, under it, what is measured: of a domain its metric, where all rows agree on it."""
     several = len({name for row in rows for name in row.runs}) > 1
     names = [("place", ""), ("method", ""), *([("run", "")] if several else []), ("split", "")]
+    names += [(ranking_title(rows), "")] if _has_own_aim(rows) else []
     names.append(("normalised average", "1 = specialists"))
     trials = [row.trial for row in rows]
     names += [(domain, domain_metric(trials, domain) or "") for domain in method_domains(rows)]
@@ -50,6 +58,7 @@ def method_cells(rows: Sequence[MethodRow]) -> list[list[Cell]]:
         cells = [Cell(str(row.place or MISSING), row.place), Cell(method_label(row), method_label(row))]
         cells += [Cell(row.run, row.run)] if several else []
         cells.append(Cell(trial.split, trial.split))
+        cells += [Cell(with_objective(trial), trial.objective.value)] if _has_own_aim(rows) else []
         average = with_error(trial.normalised_average, trial.normalised_standard_error)
         cells.append(Cell(average, trial.normalised_average))
         cells += [_score_cell(trial.domains.get(domain), domain in mixed) for domain in domains]
@@ -62,8 +71,9 @@ def method_cells(rows: Sequence[MethodRow]) -> list[list[Cell]]:
 
 
 def method_label(row: MethodRow) -> str:
-    """The method and which of its candidates it was; for a reference, what it is."""
-    return f"{row.label} #{row.trial.number}" if row.searched else row.label
+    """The method and which of its candidates it was, for a reference, what it is; and the constraints it misses."""
+    label = f"{row.label} #{row.trial.number}" if row.searched else row.label
+    return f"{label} ({what_is_missed(row.trial)})" if row.trial.missed else label
 
 
 def methods_html(rows: Sequence[MethodRow]) -> Markup:
@@ -87,6 +97,8 @@ def methods_csv(rows: Sequence[MethodRow]) -> str:
         line |= {"split": trial.split, "normalised_average": trial.normalised_average}
         line["normalised_standard_error"] = trial.normalised_standard_error
         line["comparable"] = reason or "yes"
+        line |= {"objective": trial.objective_name, "objective_value": trial.objective.value}
+        line |= {"objective_standard_error": trial.objective.standard_error, "misses": ", ".join(trial.missed)}
         for domain in domains:
             line |= _result_columns(domain, trial.domains.get(domain))
         line["retained"] = kept.retained if kept else None
@@ -165,6 +177,11 @@ def _score_cell(result: DomainScore | None, name_metric: bool) -> Cell:
         return Cell(MISSING)
     text = with_error(result.score, result.standard_error)
     return Cell(f"{text} ({result.metric or NOT_RECORDED})" if name_metric else text, result.score)
+
+
+def _has_own_aim(rows: Sequence[MethodRow]) -> bool:
+    """Whether all rows were searched for one thing that is not the normalised average, which has a column anyway."""
+    return same_aim(rows) and any(row.trial.objective_name != DEFAULT for row in rows)
 
 
 def _judged(rows: Sequence[MethodRow]) -> bool:

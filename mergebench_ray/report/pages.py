@@ -10,8 +10,9 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from mergebench_ray.config import Sweep
+from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.config.fields import SPLITS
+from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.errors import InputError
 from mergebench_ray.report import charts
 from mergebench_ray.report.colours import method_colours
@@ -20,8 +21,17 @@ from mergebench_ray.report.method_sections import items_section, method_sections
 from mergebench_ray.report.method_table import method_label
 from mergebench_ray.report.own_output import check_outputs, write_output
 from mergebench_ray.report.page import NOTHING, Cell, Charts, Section, figures_html, page_html, table_html
-from mergebench_ray.runs.comparison import MethodRow, Run, compare, not_comparable, wall_seconds
-from mergebench_ray.runs.leaderboard import MISSING, describe, with_error
+from mergebench_ray.runs.comparison import (
+    MethodRow,
+    Run,
+    compare,
+    not_comparable,
+    ranked_by,
+    ranking_title,
+    same_aim,
+    wall_seconds,
+)
+from mergebench_ray.runs.leaderboard import MISSING, describe, objective_title, with_error, with_objective
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary, within_errors
 from mergebench_ray.runs.trials import Trial, is_known
@@ -76,12 +86,15 @@ def comparison_finding(rows: Sequence[MethodRow]) -> str:
         return f"These runs are {reason}. So none of their models is the best, and no row has a place."
     placed = [row for row in rows if row.place is not None]
     if not placed:
-        return "No model has a normalised average yet."
-    first = placed[0]
+        return "No model has a score to be ranked by yet."
+    first, alike = placed[0], same_aim(rows)
     trial = first.trial
-    reached = with_error(trial.normalised_average, trial.normalised_standard_error)
-    text = f"The best of {len(placed)} models is {method_label(first)} of {first.run}: "
-    text += f"on the {trial.split} split it reaches {reached} of what the specialists reach"
+    found = ranked_by(trial, alike)
+    reached = with_error(found.value, found.standard_error)
+    text = f"The best of {len(placed)} models is {method_label(first)} of {first.run}: on the {trial.split} split "
+    title = ranking_title(rows)
+    is_average = title == objective_title(DEFAULT, ())
+    text += f"it reaches {reached} of what the specialists reach" if is_average else f"its {title} is {reached}"
     close = [row for row in placed[1:] if within_errors(trial, row.trial)]
     if close:
         text += f". Within the error bars of it: {', '.join(f'{method_label(row)} ({row.run})' for row in close)}"
@@ -119,13 +132,13 @@ def _sections(found: Run) -> list[Section]:
         Section(
             "Score over the search",
             "Each dot is a candidate on the validation split, in the order tried; the line is the best so far. "
-            "Where the line has long been flat, more trials would hardly help.",
+            "Where the line has long been flat, more trials would hardly help." + _constraints_hint(run),
             _chart(drawn, charts.progress_chart(run)),
         ),
         Section(
             "Score over each coefficient and hyper-parameter",
-            "Each dot is a candidate on validation: what was chosen, left to right, and its normalised average, "
-            "upwards. A slope or a hump shows what matters; the best candidate is ringed.",
+            "Each dot is a candidate on validation: what was chosen, left to right, and what the search is "
+            "after, upwards. A slope or a hump shows what matters; the best candidate is ringed.",
             _parameter_grid(drawn, run, charts.parameter_charts(run)),
         ),
         Section(
@@ -196,7 +209,20 @@ def _sweep_facts(sweep: Sweep) -> list[tuple[str, Any]]:
         *models,
         ("methods searched", ", ".join(sweep.methods)),
         ("search", f"{search.trials} candidates, {search.sampler}, seed {search.seed}"),
+        ("objective", _goal_text(search)),
     ]
+
+
+def _goal_text(search: SearchOptions) -> str:
+    """What was searched for, as the sweep says it."""
+    aim = search.objective
+    text = aim if isinstance(aim, str) else ", ".join(f"{domain}: {weight:g}" for domain, weight in aim.items())
+    kept = [f"{name} {condition}" for name, condition in search.constraints.items()]
+    return "\n".join([text, *(f"a winner keeps {one}" for one in kept)])
+
+
+def _constraints_hint(run: RunSummary) -> str:
+    return f" Open: candidates that do not keep {' and '.join(run.constraints)}." if run.constraints else ""
 
 
 def _leaderboard_hint(run: RunSummary) -> str:
@@ -233,17 +259,27 @@ def _trials_table(run: RunSummary) -> Markup:
     names = [(trial, trial.flat()) for trial in run.trials]
     details = dict.fromkeys(name for _, row in names for name in row if name.startswith(("coefficient.", "parameter.")))
     columns = [("model", True), ("role", True), ("split", True), ("method", True), ("normalised average", False)]
+    columns += [(run.objective_title, False)] if _has_own_aim(run) else []
+    columns += [("misses", True)] if run.constraints else []
     columns += [(name, False) for name in domains]
     columns += [(name.removeprefix("parameter."), False) for name in details]
     columns += [("merge s", False), ("load s", False), ("score s", False), ("tokens", False), ("digest", True)]
-    return table_html(columns, [(_trial_cells(t, row, domains, list(details)), t is run.best) for t, row in names])
+    return table_html(columns, [(_trial_cells(run, t, row, list(details)), t is run.best) for t, row in names])
 
 
-def _trial_cells(trial: Trial, row: dict[str, Any], domains: Sequence[str], details: Sequence[str]) -> list[Cell]:
+def _has_own_aim(run: RunSummary) -> bool:
+    return run.objective_title != objective_title(DEFAULT, ())
+
+
+def _trial_cells(run: RunSummary, trial: Trial, row: dict[str, Any], details: Sequence[str]) -> list[Cell]:
     cells = [Cell(text, text) for text in (describe(trial), trial.role, trial.split, trial.method or "")]
     average = trial.normalised_average
     cells.append(Cell(with_error(average, trial.normalised_standard_error), average if is_known(average) else None))
-    for domain in domains:
+    if _has_own_aim(run):
+        value = trial.objective.value if trial.objectives else None
+        cells.append(Cell(with_objective(trial) if trial.objectives else MISSING, value if is_known(value) else None))
+    cells += [Cell(", ".join(trial.missed) or MISSING, ", ".join(trial.missed))] if run.constraints else []
+    for domain in run.domains:
         result = trial.domains.get(domain)
         text = with_error(result.score, result.standard_error) if result else MISSING
         cells.append(Cell(text, result.score if result else None))

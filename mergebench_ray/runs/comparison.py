@@ -10,12 +10,14 @@ from datetime import datetime
 from pathlib import Path
 
 from mergebench_ray.config import Sweep
+from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs.forgetting import Forgetting, read_forgetting
-from mergebench_ray.runs.leaderboard import best_of_each_method, describe, on_split
+from mergebench_ray.runs.leaderboard import best_first, best_of_each_method, describe, objective_title, on_split
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.summary import RunSummary
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known, read_trials
+from mergebench_ray.scores import ObjectiveValue
 
 NOT_COMPARABLE = "not comparable: not scored on the same items and metrics"
 
@@ -122,17 +124,36 @@ class MethodRow:
 def compare(runs: Sequence[Run]) -> list[MethodRow]:
     """The best candidate of each method in each run (chosen on validation), and the references; best first.
 
+    Best by what the searches were after and had to keep, or, where that differs, by the normalised average.
     Scores are those of the test split where the model was scored there, else of validation. Only rows of one split
     have places: those of test if there are any. Where those were not scored on the same items, none has a place, and
     the rows of each run stand together.
     """
     rows = _merged_references([row for run in runs for row in _rows(run)])
-    rows.sort(key=_order)
+    alike = same_aim(rows)
+    rows.sort(key=lambda row: _order(row, alike))
     if not_comparable(rows):
         order = [run.name for run in runs]
         return sorted(rows, key=lambda row: order.index(row.runs[0]))
     placed = _ranked(rows)
     return [replace(row, place=placed.index(row) + 1 if row in placed else None) for row in rows]
+
+
+def same_aim(rows: Sequence[MethodRow]) -> bool:
+    """Whether all models were searched for, or are compared by, one objective and the same constraints."""
+    return len({(row.trial.objective_name, *row.trial.constraints) for row in rows}) <= 1
+
+
+def ranked_by(trial: Trial, alike: bool) -> ObjectiveValue:
+    """What a row is ranked by: the normalised average where searches were after different things."""
+    return trial.objective if alike else ObjectiveValue(trial.normalised_average, trial.normalised_standard_error)
+
+
+def ranking_title(rows: Sequence[MethodRow]) -> str:
+    """What the rows are ranked by, as axes and columns call it."""
+    if not rows or not same_aim(rows):
+        return objective_title(DEFAULT, ())
+    return objective_title(rows[0].trial.objective_name, {domain for row in rows for domain in row.trial.domains})
 
 
 def not_comparable(rows: Sequence[MethodRow]) -> str | None:
@@ -153,6 +174,10 @@ def reservations(runs: Sequence[Run], rows: Sequence[MethodRow]) -> list[str]:
         warnings.append(f"These runs are {NOT_COMPARABLE}. No row has a place; each run's rows stand together.")
     elif any(len({row.trial.items_digest for row in rows if row.trial.split == split}) > 1 for split in splits):
         warnings.append("Rows without a place were not all scored on the same items and metrics.")
+    if not same_aim(rows):
+        warnings.append(
+            "The runs searched for different things: their rows are in the order of the normalised average."
+        )
     if len(splits) > 1:
         warnings.append("Some rows were scored on validation only, by which they were chosen: those flatter.")
     yardsticks = {
@@ -233,14 +258,15 @@ def _merged_references(rows: Sequence[MethodRow]) -> list[MethodRow]:
 
 
 def _ranked(rows: Sequence[MethodRow]) -> list[MethodRow]:
-    """The rows that a ranking is about: those with a normalised average, on test if there are any."""
+    """The rows that a ranking is about: those whose value is known, on test if there are any."""
     split = "test" if any(row.trial.split == "test" for row in rows) else "validation"
-    return [row for row in rows if row.trial.split == split and is_known(row.trial.normalised_average)]
+    alike = same_aim(rows)
+    return [row for row in rows if row.trial.split == split and is_known(ranked_by(row.trial, alike).value)]
 
 
 def _same_reference(first: MethodRow, second: MethodRow) -> bool:
     one, other = first.trial, second.trial
-    names = ("role", "name", "split", "digest", "items_digest", "domains", "normalised_average")
+    names = ("role", "name", "split", "digest", "items_digest", "domains", "normalised_average", "objectives")
     return (
         one.role != "candidate"
         and first.forgetting == second.forgetting
@@ -248,7 +274,8 @@ def _same_reference(first: MethodRow, second: MethodRow) -> bool:
     )
 
 
-def _order(row: MethodRow) -> tuple[bool, bool, float]:
-    value = row.trial.normalised_average
-    known = is_known(value)
-    return row.trial.split != "test", not known, -(value or 0.0) if known else 0.0
+def _order(row: MethodRow, alike: bool) -> tuple[bool, bool, tuple[float, ...]]:
+    value = ranked_by(row.trial, alike).value
+    if not is_known(value):
+        return row.trial.split != "test", True, ()
+    return row.trial.split != "test", False, best_first(row.trial)[:2] if alike else (-(value or 0.0),)

@@ -1,9 +1,9 @@
-"""Who is best: reference models and the best candidates, ordered by normalised average."""
+"""Who is best: reference models and the best candidates, ordered by what the search is after."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from mergebench_ray.config.fields import Split
@@ -18,7 +18,7 @@ class LeaderboardRow:
     """A model's place.
 
     Attributes:
-        place: 1 for the best; None for a model whose normalised average is not known.
+        place: 1 for the best; None for a model whose objective is not known.
         label: name for people.
         trial: where its scores are.
     """
@@ -29,13 +29,25 @@ class LeaderboardRow:
 
 
 def best_candidate(trials: Sequence[Trial]) -> Trial | None:
-    """The candidate with the highest normalised average on validation, the earliest of equals; None without any."""
+    """The candidate that is best by its objective on validation, of those that keep all constraints.
+
+    The earliest of equals. Where none keeps them, the one that is least far from it. None without any that has a value.
+    """
     scored = [
         trial
         for trial in trials
-        if trial.role == "candidate" and trial.split == "validation" and is_known(trial.normalised_average)
+        if trial.role == "candidate" and trial.split == "validation" and is_known(trial.objective.value)
     ]
-    return max(scored, key=lambda trial: (trial.normalised_average or 0.0, -trial.number), default=None)
+    return min(scored, key=best_first, default=None)
+
+
+def best_first(trial: Trial) -> tuple[float, float, int]:
+    """A sort key: constraints first, then the objective, then the order of the search; without a value at the end."""
+    objective = trial.objective
+    if objective.value is None or not math.isfinite(objective.value):
+        return math.inf, math.inf, trial.number
+    missed = math.fsum(trial.constraints[name] for name in trial.missed)
+    return missed, objective.value if objective.minimised else -objective.value, trial.number
 
 
 def best_of_each_method(trials: Sequence[Trial]) -> list[Trial]:
@@ -60,7 +72,7 @@ def distinct(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def leaderboard(trials: Sequence[Trial], split: Split, candidates: int = 1) -> list[LeaderboardRow]:
-    """Reference rows and the best candidates of one split, best first; rows without a normalised average last.
+    """Reference rows and the best candidates of one split, best first; rows without a value last.
 
     A specialist scored on its own domain alone is the yardstick, not a competitor: it is left out.
 
@@ -70,14 +82,14 @@ def leaderboard(trials: Sequence[Trial], split: Split, candidates: int = 1) -> l
         candidates: how many of the best to include.
     """
     rows = [trial for trial in trials if trial.split == split]
-    searched = sorted((trial for trial in rows if trial.role == "candidate"), key=_descending)[:candidates]
+    searched = sorted((trial for trial in rows if trial.role == "candidate"), key=best_first)[:candidates]
     others = [trial for trial in rows if trial.role in COMPARED_WITH]
-    generalists = [trial for trial in rows if trial.role == "specialist" and is_known(trial.normalised_average)]
-    ordered = sorted([*searched, *others, *generalists], key=_descending)
+    generalists = [trial for trial in rows if trial.role == "specialist" and is_known(trial.objective.value)]
+    ordered = sorted([*searched, *others, *generalists], key=best_first)
     best = best_candidate(trials)
     result = []
     for index, trial in enumerate(ordered):
-        place = index + 1 if is_known(trial.normalised_average) else None
+        place = index + 1 if is_known(trial.objective.value) else None
         is_best = best is not None and (trial.role, trial.name, trial.number) == (best.role, best.name, best.number)
         result.append(LeaderboardRow(place, f"best: {trial.label}" if is_best else describe(trial), trial))
     return result
@@ -88,6 +100,26 @@ def describe(trial: Trial) -> str:
     if trial.role == "average":
         return AVERAGE
     return f"{trial.name} (specialist)" if trial.role == "specialist" else trial.label
+
+
+def objective_title(name: str, domains: Collection[str]) -> str:
+    """What an objective is called on axes and over columns.
+
+    Args:
+        name: its name.
+        domains: that were scored: one by its name is its specialist's share, not its score.
+    """
+    return f"share of {name}" if name in domains else name.replace("_", " ")
+
+
+def what_is_missed(trial: Trial) -> str:
+    """What a model does not keep, in words; empty where it keeps all constraints."""
+    return f"misses {', '.join(trial.missed)}" if trial.missed else ""
+
+
+def with_objective(trial: Trial) -> str:
+    """A model's objective with its standard error."""
+    return with_error(trial.objective.value, trial.objective.standard_error)
 
 
 def with_error(value: float | None, error: float | None, digits: int = 3) -> str:
@@ -103,8 +135,3 @@ def domain_metric(trials: Sequence[Trial], domain: str) -> str | None:
     """What was counted in a domain; empty where it is not known, None where the trials do not agree."""
     found = {trial.domains[domain].metric for trial in trials if domain in trial.domains}
     return found.pop() if len(found) == 1 else None
-
-
-def _descending(trial: Trial) -> tuple[float, int]:
-    value = trial.normalised_average
-    return (math.inf if value is None or not math.isfinite(value) else -value), trial.number

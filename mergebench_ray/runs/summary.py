@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergebench_ray.config.fields import Split
-from mergebench_ray.runs.leaderboard import best_candidate, describe, on_split, with_error
+from mergebench_ray.config.objective import DEFAULT
+from mergebench_ray.runs.leaderboard import (
+    best_candidate,
+    best_first,
+    describe,
+    objective_title,
+    on_split,
+    what_is_missed,
+    with_error,
+    with_objective,
+)
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
 from mergebench_ray.scores import recovered
 
@@ -20,12 +30,15 @@ class RunSummary:
 
     Attributes:
         trials: all of them.
-        candidates: candidates with a normalised average, on validation, in the order of the search.
+        candidates: candidates whose objective is known, on validation, in the order of the search.
         references: base, plain average and reference merges on validation.
         best: the best candidate on validation, or None.
         final_split: test if anything was scored on it, else validation.
         domains: all domains, sorted.
         methods: that were searched, sorted.
+        objective_title: what the search is after, as axes and columns call it.
+        is_share: whether 1 is what the specialists reach, in what the search is after.
+        constraints: what a winner has to keep.
     """
 
     trials: list[Trial]
@@ -35,20 +48,28 @@ class RunSummary:
     final_split: Split
     domains: list[str]
     methods: list[str]
+    objective_title: str
+    is_share: bool
+    constraints: list[str]
 
     @classmethod
     def of(cls, trials: Sequence[Trial]) -> RunSummary:
         """Sort out the trials of a run."""
         searched = [t for t in trials if t.role == "candidate" and t.split == "validation"]
         best = best_candidate(trials)
+        domains = sorted({domain for t in trials for domain in t.domains})
+        aims = next((t for t in trials if t.role != "specialist"), None)
         return cls(
             trials=list(trials),
-            candidates=sorted((t for t in searched if is_known(t.normalised_average)), key=lambda t: t.number),
+            candidates=sorted((t for t in searched if is_known(t.objective.value)), key=lambda t: t.number),
             references=[t for t in trials if t.split == "validation" and t.role in COMPARED_WITH],
             best=best,
             final_split="test" if any(t.split == "test" for t in trials) else "validation",
-            domains=sorted({domain for t in trials for domain in t.domains}),
+            domains=domains,
             methods=sorted({t.method or "" for t in searched}),
+            objective_title=objective_title(aims.objective_name if aims else DEFAULT, domains),
+            is_share=aims is None or aims.objective_name == DEFAULT or bool(aims.objective.reference_error),
+            constraints=list(aims.constraints) if aims else [],
         )
 
     def specialist_score(self, domain: str, split: Split) -> float | None:
@@ -90,34 +111,47 @@ class RunSummary:
             return "No candidate has been scored yet."
         final = on_split(self.trials, self.best, self.final_split) or self.best
         text = f"The best of {len(self.candidates)} candidates is {self.best.label}: "
-        if not is_known(final.normalised_average):
+        if not is_known(final.objective.value):
             return f"{text}on the {final.split} split its scores could not be normalised by those of the specialists."
-        reached = with_error(final.normalised_average, final.normalised_standard_error)
-        text += f"on the {final.split} split it reaches {reached} of what the specialists reach"
+        text += f"on the {final.split} split {self._reached(final)}"
         others = [
             trial
             for trial in self.trials
-            if trial.split == final.split and trial.role in COMPARED_WITH and is_known(trial.normalised_average)
+            if trial.split == final.split and trial.role in COMPARED_WITH and is_known(trial.objective.value)
         ]
-        others.sort(key=lambda trial: -(trial.normalised_average or 0.0))
-        comparisons = [
-            f"{describe(other)} {with_error(other.normalised_average, other.normalised_standard_error)}"
-            for other in others
-        ]
+        others.sort(key=lambda trial: best_first(trial)[1:])
+        comparisons = [f"{describe(other)} {with_objective(other)}" for other in others]
         text += f", against {', '.join(comparisons)}." if comparisons else "."
         close = [describe(other) for other in others if within_errors(final, other)]
         text += f" Its distance from {' and '.join(close)} is within the error bars." if close else ""
+        text += self._kept(final)
         if final.split == "validation":
             text += (
                 " The test split has not been scored: the winner's score on the items it was chosen by is flattering."
             )
         return text
 
+    def _reached(self, final: Trial) -> str:
+        if final.objective_name == DEFAULT:
+            return f"it reaches {with_objective(final)} of what the specialists reach"
+        average = with_error(final.normalised_average, final.normalised_standard_error)
+        return f"its {self.objective_title} is {with_objective(final)} (normalised average {average})"
+
+    def _kept(self, final: Trial) -> str:
+        """What is to be said of the constraints, if there are any."""
+        if not self.constraints or self.best is None:
+            return ""
+        kept = " and ".join(self.constraints)
+        text = f" No candidate keeps {kept}; this one is least far from it." if self.best.missed else ""
+        if final.split == "test":
+            text += f" On test it {what_is_missed(final)}." if final.missed else " On test it keeps all constraints."
+        return text
+
 
 def within_errors(first: Trial, second: Trial) -> bool:
-    """Whether two normalised averages are closer than their standard errors together."""
-    distance = abs((first.normalised_average or 0.0) - (second.normalised_average or 0.0))
-    return distance <= (first.normalised_standard_error or 0.0) + (second.normalised_standard_error or 0.0)
+    """Whether the objectives of two models are closer than their standard errors together."""
+    one, other = first.objective, second.objective
+    return abs((one.value or 0.0) - (other.value or 0.0)) <= (one.standard_error or 0.0) + (other.standard_error or 0.0)
 
 
 def _one_for_all(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

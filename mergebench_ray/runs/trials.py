@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import remove_leftovers, whole_file
 from mergebench_ray.runs.columns import column_order, typed_array
 from mergebench_ray.runs.parquet import read_parquet
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.scores import DomainScore
+from mergebench_ray.scores import DomainScore, ObjectiveValue
 
 Role = Literal["base", "specialist", "average", "reference", "candidate"]
 Coefficient = float | list[float]
@@ -57,6 +58,10 @@ class Trial:
         domains: results by domain, the scored ones only.
         normalised_average: mean over domains of what is recovered of the specialist's score; None while unknown.
         normalised_standard_error: of `normalised_average`; None while unknown.
+        objectives: what the search is after, by name; empty in runs of versions that knew the normalised average alone,
+            and where it does not apply.
+        constraints: what a winner has to keep, such as ``safety >= 0.9`` -> how far the model is from keeping it, 0 or
+            less where it does.
         merge_seconds: forming the merged weights.
         load_seconds: replacing the engine's weights.
         score_seconds: scoring, wall time.
@@ -83,6 +88,8 @@ class Trial:
     domains: Mapping[str, DomainScore] = field(default_factory=dict)
     normalised_average: float | None = None
     normalised_standard_error: float | None = None
+    objectives: Mapping[str, ObjectiveValue] = field(default_factory=dict)
+    constraints: Mapping[str, float] = field(default_factory=dict)
     merge_seconds: float = 0.0
     load_seconds: float = 0.0
     score_seconds: float = 0.0
@@ -106,6 +113,23 @@ class Trial:
     def key(self) -> tuple[str, str, int, str]:
         """What tells this trial from all others of the run."""
         return self.role, self.name, self.number, self.split
+
+    @property
+    def objective_name(self) -> str:
+        """What the search is after."""
+        return next(iter(self.objectives), DEFAULT)
+
+    @property
+    def objective(self) -> ObjectiveValue:
+        """Its value; the normalised average where the row says nothing else."""
+        if self.objectives:
+            return self.objectives[self.objective_name]
+        return ObjectiveValue(self.normalised_average, self.normalised_standard_error)
+
+    @property
+    def missed(self) -> list[str]:
+        """The constraints that the model does not keep."""
+        return [name for name, distance in self.constraints.items() if not distance <= 0]
 
     @property
     def coefficients(self) -> Mapping[str, Coefficient]:
@@ -152,6 +176,12 @@ class Trial:
             "normalised_average": self.normalised_average,
             "normalised_standard_error": self.normalised_standard_error,
         }
+        for name, objective in self.objectives.items():
+            if name != DEFAULT:  # which has columns of its own
+                row |= flatten("objective", {name: objective.value})
+                row |= flatten("objective_error", {name: objective.standard_error})
+            row |= flatten("reference_error", {name: objective.reference_error})
+        row |= flatten("missed_by", self.constraints) if self.constraints else {}
         for domain, result in self.domains.items():
             row[f"score.{domain}"] = result.score
             row[f"standard_error.{domain}"] = result.standard_error

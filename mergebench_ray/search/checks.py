@@ -12,6 +12,7 @@ from typing import Any
 from mergebench_ray.checkpoints.sources import check_there
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.errors import InputError
+from mergebench_ray.search.objectives.goal import check_goal
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.storage import check_storage
 
@@ -53,6 +54,7 @@ def check_sweep(sweep: Sweep) -> None:
     suite = sweep.load_suite()
     base, specialists = sweep.model_references(suite)
     check_domains(sweep, suite, specialists)
+    check_goal(sweep.search, sweep.evaluation.domains or list(suite.domains))
     for name in sweep.calibration.data:
         if name not in specialists:
             raise InputError(

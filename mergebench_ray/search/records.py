@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import ray
 
-from mergebench_ray.config import Recipe
+from mergebench_ray.config import Recipe, SearchOptions
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.errors import InputError
@@ -19,6 +19,7 @@ from mergebench_ray.judges.judges import parse_error_lines
 from mergebench_ray.runs.trials import Role, Trial, TrialStore, engine_names
 from mergebench_ray.scores import DomainScore, Scores
 from mergebench_ray.search.objectives.errors import Measured, standard_error
+from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.objectives.shares import check_references, why_not_normalised
@@ -40,12 +41,20 @@ class Records:
         session: what is running.
         store: the run's trials.
         phase: called with what is happening.
+        options: say what the search is after; None for the normalised average.
     """
 
-    def __init__(self, session: Session, store: TrialStore, phase: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        store: TrialStore,
+        phase: Callable[[str], None],
+        options: SearchOptions | None = None,
+    ) -> None:
         self._session = session
         self._store = store
         self._phase = phase
+        self._options = options or SearchOptions()
         self._items_digests: dict[tuple[str, ...], str] = {}
         self._specialists: dict[str, dict[str, DomainScore]] = {}
         self._versions = {**_versions(), "engine_dtype": session.engine_dtype}
@@ -65,6 +74,18 @@ class Records:
                 check_references(found)
             self._specialists[split] = found
         return self._specialists[split]
+
+    def goal(self, split: Split, base: Mapping[str, DomainScore] | None = None) -> Goal:
+        """What the search is after, against specialists and base on a split.
+
+        Args:
+            split: the split.
+            base: the base's scores there; None for those on disk.
+        """
+        if base is None:
+            row = self._row("base", "base", 0, split)
+            base = {} if row is None else row.domains
+        return Goal.of(self._options, References(self.specialist_scores(split), base))
 
     def references(self, split: Split) -> None:
         """Score specialists, base, plain average and, on test, task arithmetic with one simple coefficient."""
@@ -104,7 +125,6 @@ class Records:
         **fields: Any,
     ) -> Trial:
         """A row for a merged model."""
-        value, error = self._normalised(name, role, measurement.scores, split)
         return self._trial(
             role,
             name,
@@ -115,8 +135,7 @@ class Records:
             items_digest=self.items_digest(split),
             method=recipe.method,
             parameters=recipe.parameters,
-            normalised_average=value,
-            normalised_standard_error=error,
+            **self._aims(name, role, measurement.scores, split),
             **fields,
         )
 
@@ -138,9 +157,7 @@ class Records:
             base = self._session.base
             scored = self._session.scorer.call(CandidateScorer.score_checkpoint, checkpoint, base, split, domains)
             measurement = ray.get(scored)
-            value, error = None, None
-            if role != "specialist":
-                value, error = self._normalised(name, role, measurement.scores, split)
+            aims = {} if role == "specialist" else self._aims(name, role, measurement.scores, split)
             found = self._trial(
                 role,
                 name,
@@ -149,29 +166,28 @@ class Records:
                 started,
                 digest=checkpoint.digest(),
                 items_digest=self.items_digest(split, domains),
-                normalised_average=value,
-                normalised_standard_error=error,
+                **aims,
             )
             self._store.append(found, measurement.scores.items)
         return dict(found.domains)
 
-    def _normalised(
-        self, name: str, role: Role, scores: Scores, split: Split
-    ) -> tuple[float, float] | tuple[None, None]:
-        """Normalised average and error; None for a candidate, or on test, where a score cannot be normalised.
+    def _aims(self, name: str, role: Role, scores: Scores, split: Split) -> dict[str, Any]:
+        """Normalised average, objective and constraints of a row, each with its error.
 
-        What is found before the search begins ends it instead.
+        None for a candidate, or on test, where a score cannot be normalised. What is found before the search begins
+        ends it instead.
         """
-        references = self.specialist_scores(split)
+        references, measured = self.specialist_scores(split), Measured.of(scores)
+        goal = self.goal(split, scores.domains if role == "base" else None)
+        aims: dict[str, Any] = {"objectives": goal.values(measured), "constraints": goal.missed_by(measured)}
         if reason := why_not_normalised(scores.domains, references):
             if split == "validation" and role != "candidate":
                 raise InputError(f"{name} on {split}: {reason}")
             _log.warning("%s on %s: %s", name, split, reason)
-            return None, None
-        objective, measured = NormalisedAverage(References(references)), Measured.of(scores)
-        value = objective.value(measured.scores)
-        assert value is not None, "nothing keeps it from being normalised"
-        return value, standard_error(objective, measured).total
+            return aims
+        objective = NormalisedAverage(References(references))
+        error = standard_error(objective, measured).total
+        return aims | {"normalised_average": objective.value(measured.scores), "normalised_standard_error": error}
 
     def _row(self, role: Role, name: str, number: int, split: Split) -> Trial | None:
         return next((t for t in self._store.trials() if t.key == (role, name, number, split)), None)

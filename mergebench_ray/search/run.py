@@ -19,8 +19,6 @@ from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore
-from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
-from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.records import Records, repeated
 from mergebench_ray.search.samplers import make_sampler
 from mergebench_ray.search.scorer import CandidateScorer
@@ -115,7 +113,8 @@ def search(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     done = candidates(store)
-    study = RunStudy(open_storage(run, sweep.search), run.study_name(sweep), run)
+    objective = records.goal("validation").objective
+    study = RunStudy(open_storage(run, sweep.search), run.study_name(sweep), run, objective)
     study.reconcile(done)
     remaining = sweep.search.trials - len(done)
     if remaining <= 0:
@@ -126,13 +125,12 @@ def search(
         for trial in store.trials()
         if trial.items_digest == items and trial.split == "validation" and trial.method is not None
     }
-    objective = NormalisedAverage(References(records.specialist_scores("validation")))
     ray.get(session.scorer.call(CandidateScorer.begin_search, space, objective, known))
     points = space.points(sweep.search.points_to_evaluate) if study.is_new else None
     searcher = OptunaSearch(
         space.suggest,
         metric=METRIC,
-        mode="max",
+        mode="max" if objective.direction == "maximize" else "min",
         # A sampler that is started again with its first seed would propose its first candidates again.
         sampler=make_sampler(sweep.search.sampler, sweep.search.seed + len(done), sweep.search.sampler_options),
         storage=study.storage,
@@ -170,4 +168,5 @@ def candidates(store: TrialStore) -> list[Trial]:
 
 def _value(trial: Trial) -> float:
     """The objective; NaN for a trial whose scores cannot be normalised."""
-    return math.nan if trial.normalised_average is None else trial.normalised_average
+    value = trial.objective.value
+    return math.nan if value is None else value

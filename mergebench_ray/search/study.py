@@ -11,11 +11,13 @@ import optuna
 from optuna.trial import TrialState
 
 from mergebench_ray.config import SearchOptions
+from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, is_known
+from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.storage import storage_error
-from mergebench_ray.search.trainable import METRIC
 
+_UNKNOWN = 10.0  # distance from a constraint, where a score is not known: far, and yet a number that samplers can use
 _AGAIN = "tries again"  # of a queued trial: number of the one whose numbers it has
 
 
@@ -41,6 +43,7 @@ class RunStudy:
         storage: where it is kept.
         name: its name.
         run: the run's folder.
+        objective: what the search is after.
 
     Attributes:
         name: its name.
@@ -48,13 +51,15 @@ class RunStudy:
         study: Optuna's own.
     """
 
-    def __init__(self, storage: optuna.storages.BaseStorage, name: str, run: RunFolder) -> None:
+    def __init__(self, storage: optuna.storages.BaseStorage, name: str, run: RunFolder, objective: Objective) -> None:
         self.name, self.storage = name, storage
-        self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        self.study = optuna.create_study(
+            storage=storage, study_name=name, direction=objective.direction, load_if_exists=True
+        )
         self._report = str(run.report_file.resolve())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.study.set_metric_names([METRIC])
+            self.study.set_metric_names([objective.name])
         self.study.set_user_attr("run", str(run.path.resolve()))
         self.study.set_user_attr("report", self._report)
 
@@ -68,6 +73,9 @@ class RunStudy:
         attributes: dict[str, Any] = {"model": trial.label, "digest": trial.digest, "report": self._report}
         attributes |= {f"score.{domain}": result.score for domain, result in trial.domains.items()}
         attributes["normalised_standard_error"] = trial.normalised_standard_error
+        if trial.objective_name != DEFAULT:
+            attributes["normalised_average"] = trial.normalised_average
+            attributes["objective_standard_error"] = trial.objective.standard_error
         assert trial.optuna_number is not None
         study_id = self.storage.get_study_id_from_name(self.name)
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, trial.optuna_number)
@@ -75,6 +83,10 @@ class RunStudy:
             # Dashboards read JSON, which has neither NaN nor infinity.
             if value is not None and (isinstance(value, str) or math.isfinite(value)):
                 self.storage.set_trial_user_attr(trial_id, key, value)
+        told = optuna.Trial(self.study, trial_id)
+        for name, distance in trial.constraints.items():
+            if name not in told.constraints:  # of a trial that was described when everything was killed
+                told.set_constraint(name, distance if math.isfinite(distance) else _UNKNOWN)
 
     def reconcile(self, candidates: Iterable[Trial]) -> None:
         """Bring the study in line with the trials on disk, so that none is lost and none repeated.
@@ -104,8 +116,8 @@ class RunStudy:
     def _tell(self, candidate: Trial) -> None:
         self.describe(candidate)
         assert candidate.optuna_number is not None
-        if is_known(candidate.normalised_average):
-            self.study.tell(candidate.optuna_number, candidate.normalised_average)
+        if is_known(candidate.objective.value):
+            self.study.tell(candidate.optuna_number, candidate.objective.value)
         else:
             self.study.tell(candidate.optuna_number, state=TrialState.FAIL)
 

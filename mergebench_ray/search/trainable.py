@@ -12,7 +12,8 @@ from mergebench_ray.ray_actors import ActorMethod
 
 Evaluate = ActorMethod[[Mapping[str, Any]], tuple[dict[str, Any], float]]
 """Suggestion -> recipe and the objective's value."""
-METRIC = "normalised_average"
+METRIC = "objective"
+"""Of Tune; the study knows the objective by its own name."""
 RECIPE = "recipe"
 
 

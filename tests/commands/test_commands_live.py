@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from made_up_trials import made_up_trials
+from made_up_trials import for_worst_domain, made_up_trials
 from mergebench_ray.commands.live import LiveView
 from mergebench_ray.runs.leaderboard import best_candidate
 
@@ -50,6 +50,18 @@ def test_piped_output_is_one_plain_line_per_phase_and_finished_trial() -> None:
     assert "best 0." in lines[4]
     assert lines[5] == "best: [x] ties"
     assert "\x1b" not in out.getvalue()
+
+
+def test_the_view_shows_what_is_searched_for_and_who_does_not_keep_the_constraints() -> None:
+    trials = [trial for trial in for_worst_domain(made_up_trials(4, test=False)) if trial.role == "candidate"]
+    outside = next(trial for trial in trials if trial.missed)
+    lines, panel = io.StringIO(), io.StringIO()
+    with LiveView("run", 4, console=Console(file=lines, width=80)) as view:
+        view.trial_finished(outside, best_candidate(trials))
+        Console(file=panel, width=200).print(view._panel())
+    assert f"{outside.objective.value:.3f} ± 0.050 | misses safety >= 0.9" in lines.getvalue()
+    assert "worst domain" in panel.getvalue()
+    assert f"{outside.label}, misses safety >= 0.9" in panel.getvalue()
 
 
 def test_nothing_is_printed_when_not_wanted() -> None:

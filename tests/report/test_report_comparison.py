@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from browser import body_in_browser
-from made_up_trials import DOMAINS, START, made_up_trials
+from made_up_trials import DOMAINS, START, for_worst_domain, made_up_trials
 from mergebench_ray.cli import app
 from mergebench_ray.commands.report import report
 from mergebench_ray.errors import InputError
@@ -420,3 +420,29 @@ def test_a_domain_says_of_each_of_its_tasks_what_was_counted() -> None:
     domain = combine_tasks(tasks)
     assert domain.counted == {"harmbench": "1 - micro_asr", "xstest": "keyword_refusal_accuracy"}
     assert domain.metric == "1 - micro_asr, keyword_refusal_accuracy"
+
+
+def test_runs_of_one_objective_are_ranked_by_it_and_what_misses_constraints_comes_last(tmp_path: Path) -> None:
+    folders = [_run(tmp_path / str(seed), for_worst_domain(made_up_trials(seed=seed))) for seed in range(2)]
+    rows = compare(read_runs(folders))
+    values = [row.trial.objective.value for row in rows if row.place and not row.trial.missed]
+    assert values == sorted(values, key=lambda value: -(value or 0.0))
+    missing = [bool(row.trial.missed) for row in rows if row.place]
+    assert missing == sorted(missing)
+    table = list(csv.DictReader(io.StringIO(methods_csv(rows))))
+    assert {line["objective"] for line in table} == {"worst_domain"}
+    assert "safety >= 0.9" in {line["misses"] for line in table}
+    assert "worst domain" in methods_markdown(rows)
+
+
+def test_runs_that_searched_for_different_things_are_ranked_by_the_normalised_average_and_say_so(
+    tmp_path: Path,
+) -> None:
+    one = _run(tmp_path / "a", made_up_trials())
+    other = _run(tmp_path / "b", for_worst_domain(made_up_trials()))
+    runs = read_runs([one, other])
+    rows = compare(runs)
+    values = [row.trial.normalised_average or 0.0 for row in rows if row.place]
+    assert values == sorted(values, reverse=True)
+    assert any("searched for different things" in line for line in reservations(runs, rows))
+    assert "worst domain" not in methods_markdown(rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from browser import body_in_browser
-from made_up_trials import DOMAINS, made_up_trials
+from made_up_trials import DOMAINS, for_worst_domain, made_up_trials
 from mergebench_ray.errors import InputError
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.leaderboard import best_candidate, distinct, leaderboard
@@ -40,6 +40,7 @@ def _without_domain(trial: Trial, domain: str) -> Trial:
 
 VARIANTS = {
     "whole run": made_up_trials(),
+    "another objective": for_worst_domain(made_up_trials()),
     "one candidate": made_up_trials(1, test=False),
     "no candidate yet": made_up_trials(0, test=False),
     "one trial": made_up_trials(0, test=False)[:1],
@@ -204,3 +205,16 @@ def test_the_notes_of_a_run_are_on_its_page(tmp_path: Path) -> None:
         store.append(trial)
     (tmp_path / "plan.json").write_text(json.dumps({"sweep": "x", "notes": ["math: rope settings <differ>"]}))
     assert "math: rope settings &lt;differ&gt;" in write_report(tmp_path).read_text()
+
+
+def test_the_page_says_what_was_searched_for_and_who_does_not_keep_the_constraints(tmp_path: Path) -> None:
+    trials = for_worst_domain(made_up_trials())
+    best = best_candidate(trials)
+    assert best is not None
+    assert not best.missed
+    page = _own_markup(_report(tmp_path, trials))
+    assert f"The best of 14 candidates is {best.label}: on the validation split its worst domain is" in page
+    assert "Open: candidates that do not keep safety &gt;= 0.9." in page
+    assert "(misses safety &gt;= 0.9)" in page
+    assert '"circle-open"' in page
+    assert ">worst domain" in page

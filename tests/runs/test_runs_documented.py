@@ -9,6 +9,7 @@ from pathlib import Path
 from made_up_trials import made_up_trials
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, trials_table
+from mergebench_ray.scores import ObjectiveValue
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text()
 PART = r'(?:"[^"]*"|[^."]+)'
@@ -31,7 +32,9 @@ def _trials() -> list[Trial]:
     trials = made_up_trials(6)
     groups = {"scaling_coef": {"math": [0.1, 0.2], "a.b": [0.1, 0.2]}, "mu": {"math": 0.1}, "density": 0.2}
     counted = {"math": replace(trials[0].domains["math"], counted={"t": "acc"})}
-    return [*trials, replace(trials[8], number=99, parameters=groups, domains=counted)]
+    aims = {"worst_domain": ObjectiveValue(0.5, 0.1, 0.05)}
+    odd = replace(trials[8], number=99, parameters=groups, domains=counted)
+    return [*trials, replace(odd, objectives=aims, constraints={"safety >= 0.9": 0.1})]
 
 
 def test_every_column_of_the_trials_is_explained_and_none_that_is_not_there() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from actors_here import ActorHere, fetch_here
-from mergebench_ray.config import Recipe
+from mergebench_ray.config import Recipe, SearchOptions
 from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs.trials import Trial, TrialStore
@@ -21,7 +21,7 @@ from mergebench_ray.search.records import Records
 from mergebench_ray.search.scorer import Measurement
 
 
-def records(folder: Path, specialists: Mapping[str, float], higher_is_better: bool = True) -> Records:
+def records(folder: Path, specialists: Mapping[str, float], higher_is_better: bool = True, **options: Any) -> Records:
     """Of a run whose specialists scored this in their own domains, on both splits."""
     store = TrialStore(folder)
     for split in ("validation", "test"):
@@ -34,7 +34,7 @@ def records(folder: Path, specialists: Mapping[str, float], higher_is_better: bo
         engine_dtype="float32",
         items_digest=lambda split, domains: "items",
     )
-    return Records(session, store, lambda _text: None)
+    return Records(session, store, lambda _text: None, SearchOptions.model_validate(options))
 
 
 def row(kept: Records, split: Split, role: Any, score: float, higher_is_better: bool = True) -> Trial:
@@ -69,6 +69,22 @@ def test_a_candidate_that_cannot_be_normalised_is_kept_and_a_reference_ends_the_
     assert row(kept, "validation", "candidate", math.nan, False).normalised_average is None
     with pytest.raises(InputError, match="x on validation: domain 'math': the model scores nan"):
         row(kept, "validation", "average", math.nan, False)
+
+
+def test_a_row_has_what_the_search_is_after_beside_the_normalised_average(tmp_path: Path) -> None:
+    kept = records(tmp_path, {"math": 0.8}, objective="math", constraints={"math": "score >= 0.5"})
+    found = row(kept, "validation", "candidate", 0.4)
+    assert found.objective_name == "math"
+    assert found.objective.value == found.normalised_average == pytest.approx(0.5)
+    assert found.objective.standard_error == found.normalised_standard_error
+    assert found.objective.reference_error == pytest.approx(0.4 / 0.8**2 * 0.01)
+    assert found.missed == ["math score >= 0.5"]
+
+
+def test_a_candidate_without_a_value_keeps_no_constraint_and_is_kept(tmp_path: Path) -> None:
+    kept = records(tmp_path, {"math": 0.8}, constraints={"math": 0.5})
+    found = row(kept, "validation", "candidate", math.nan)
+    assert (found.objective.value, found.missed) == (None, ["math >= 0.5"])
 
 
 def test_a_perfect_candidate_where_lower_is_better_ends_no_search_and_the_log_says_what_to_do(

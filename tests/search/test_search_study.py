@@ -14,15 +14,18 @@ from mergebench_ray.runs.opening import open_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore
+from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
+from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.storage import check_storage
 from mergebench_ray.search.study import RunStudy, open_storage
 
+OBJECTIVE = NormalisedAverage(References({}))
 METHODS = {"ties": {"density": {"low": 0.1, "high": 0.5}}}
 
 
 def start_study(folder: Path) -> tuple[RunStudy, optuna.Study]:
     run = RunFolder(folder)
-    own = RunStudy(open_storage(run, SearchOptions()), "x", run)
+    own = RunStudy(open_storage(run, SearchOptions()), "x", run, OBJECTIVE)
     return own, own.study
 
 
@@ -140,12 +143,12 @@ def test_two_runs_of_one_name_in_one_storage_do_not_touch_each_others_trials(tmp
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     (sweep, first), (_, second) = (shared_run(tmp_path, name, url) for name in ("a", "b"))
     assert first != second
-    study = RunStudy(open_storage(RunFolder(tmp_path), sweep.search), first, RunFolder(tmp_path / "a")).study
+    study = RunStudy(open_storage(RunFolder(tmp_path), sweep.search), first, RunFolder(tmp_path / "a"), OBJECTIVE).study
     running = study.ask()
     number = running.suggest_float("a", 0, 1)
     # The second run starts, and is resumed, while the first one's trial is being scored.
     for is_new in (True, False):
-        other = RunStudy(open_storage(RunFolder(tmp_path), sweep.search), second, RunFolder(tmp_path / "b"))
+        other = RunStudy(open_storage(RunFolder(tmp_path), sweep.search), second, RunFolder(tmp_path / "b"), OBJECTIVE)
         assert other.is_new == is_new
         other.reconcile([])
         other.study.ask()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mergebench_ray.runs.trials import Trial
-from mergebench_ray.scores import DomainScore
+from mergebench_ray.scores import DomainScore, ObjectiveValue
 
 DOMAINS = ("coding", "instruction", "math", "multilingual", "safety")
 BASE = {"coding": 0.11, "instruction": 0.21, "math": 0.09, "multilingual": 0.33, "safety": 0.48}
@@ -16,6 +17,18 @@ SPECIALIST = {"coding": 0.52, "instruction": 0.63, "math": 0.58, "multilingual":
 ITEMS = {"validation": 64, "test": 128}
 VERSIONS = {"mergebench_ray": "0.1.0", "vllm": "0.32.0", "torch": "2.13.0", "ray": "2.60.0", "optuna": "5.0.0"}
 START = datetime(2030, 5, 4, 21, 0, tzinfo=UTC)
+
+
+def for_worst_domain(trials: Sequence[Trial]) -> list[Trial]:
+    """The same trials of a search for the worst domain that has to keep nine tenths of safety."""
+    found = []
+    for trial in trials:
+        if trial.role != "specialist":
+            shares = {domain: result.score / SPECIALIST[domain] for domain, result in trial.domains.items()}
+            aims = {"worst_domain": ObjectiveValue(min(shares.values()), 0.05, 0.02)}
+            trial = replace(trial, objectives=aims, constraints={"safety >= 0.9": 0.9 - shares.get("safety", 0.0)})
+        found.append(trial)
+    return found
 
 
 def made_up_trials(candidates: int = 14, *, seed: int = 0, test: bool = True) -> list[Trial]:
