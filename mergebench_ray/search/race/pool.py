@@ -14,13 +14,19 @@ from mergebench_ray.search.race.decision import Decision
 from mergebench_ray.search.race.items import Items
 from mergebench_ray.search.race.race import Race
 
+_SURE_FROM = 0.1
+"""Share of the items from which on `p` counts in full."""
+
 
 class Pool(Race):
     """Survivors wait at one level; a newcomer goes up to it, look by look, and is stopped where it is clearly worse.
 
     Once `survivors` wait, all of them are raised by a look, and those are stopped whose chance to beat the leader is
     below `p`; again and again, until fewer are left. After the last candidate has come, they are raised until one is
-    left, which is scored in full. A mistake costs most among the last ones, so they are stopped at `p` / 2 only.
+    left, which is scored in full.
+
+    Less than `p` is asked for in two places: before a tenth of the items is answered, where going on is cheap, in
+    proportion to the items; and after the last candidate has come, where a mistake costs most, half.
 
     Args:
         items: of the split, in the race's order.
@@ -47,10 +53,10 @@ class Pool(Race):
         self._level = self.first_look
         self._rising: set[int] = set()
 
-    @property
-    def threshold(self) -> float:
-        """Chance to beat the leader below which a candidate is stopped now."""
-        return self.p / 2 if self.closed else self.p
+    def threshold(self, count: int) -> float:
+        """Chance to beat the leader below which a candidate is stopped after so many items."""
+        seen = min(1.0, count / (_SURE_FROM * self.items))
+        return self.p * seen / (2 if self.closed else 1)
 
     def withdraw(self, candidate: int) -> list[Decision]:
         """As that of any race."""
@@ -73,8 +79,9 @@ class Pool(Race):
         others = [one for one in alive if one != candidate and self.board.answered(one) >= answered]
         if others:
             chance, leader, compared = self.board.chance_to_lead(candidate, others)
-            why = {"chance": chance, "threshold": self.threshold, "leader": leader, "compared": compared}
-            if chance < self.threshold:
+            threshold = self.threshold(answered)
+            why = {"chance": chance, "threshold": threshold, "leader": leader, "compared": compared}
+            if chance < threshold:
                 return self._stop(candidate, **why)
         if answered < self._level:
             return self._go_on(candidate, self._next_look(answered), **why)
@@ -101,11 +108,12 @@ class Pool(Race):
         if len(candidates) < 2:
             return []
         chances, leader = self.board.chances_to_lead(candidates, self._level)
-        why = {"threshold": self.threshold, "leader": leader, "compared": len(candidates)}
+        threshold = self.threshold(self._level)
+        why = {"threshold": threshold, "leader": leader, "compared": len(candidates)}
         return [
             self._stop(candidate, chance=float(chance), **why)
             for candidate, chance in zip(candidates, chances)
-            if self._state[candidate] == "paused" and candidate != leader and chance < self.threshold
+            if self._state[candidate] == "paused" and candidate != leader and chance < threshold
         ]
 
 
@@ -128,7 +136,7 @@ class SparingPool(Pool):
         *,
         look: int = 10,
         candidates: int | None = None,
-        p: float = 0.15,
+        p: float = 0.3,
         survivors: int = 8,
     ) -> None:
         super().__init__(items, objective, look=look, candidates=candidates, p=p, survivors=survivors)
