@@ -67,6 +67,16 @@ def test_values_are_those_of_the_run(run: Path) -> None:
     assert recorded.validation.scores.tolist() == answers.tolist()
 
 
+def test_a_replay_is_after_what_the_run_was_after(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "run")
+    sweep = {"name": "x", "suite": "smollm2-mini", "methods": {"ties": {}}, "search": {"objective": "math"}}
+    (folder / "sweep.yaml").write_text(json.dumps(sweep))
+    result = mergebench_ray.replay(folder, races=["none"], orders=1)
+    references = _answers([1.2, 0.2, -1.0], seed=9)[0]
+    assert result.objective == "math"
+    assert result.values == pytest.approx(_answers(QUALITIES)[:, 40:].mean(1) / references[40:].mean())
+
+
 def test_the_same_seed_gives_the_same_replay(run: Path) -> None:
     first, second, other = (mergebench_ray.replay(run, races=["pool"], orders=4, seed=seed) for seed in (1, 1, 2))
     assert first == second

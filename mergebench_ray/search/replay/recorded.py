@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, read_items, read_trials
-from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
 from mergebench_ray.search.objectives.objective import Objective, References
+from mergebench_ray.search.objectives.registry import make_objective
 from mergebench_ray.search.objectives.shares import check_references
 from mergebench_ray.search.race.contrasts import Contrasts, Floats
 from mergebench_ray.search.race.items import Items, levels
@@ -123,7 +125,7 @@ def _answers(folder: Path, trials: Sequence[Trial], candidates: Sequence[Trial],
         known,
     )
     scores = np.array([[row[key][0] for key in keys] for row in rows], dtype=np.float64)
-    return Answers(items, scores, _objective(trials, split))
+    return Answers(items, scores, _objective(folder, trials, split))
 
 
 def _read(folder: Path, trial: Trial) -> dict[_Key, tuple[float | None, str]]:
@@ -184,11 +186,16 @@ def _known(folder: Path, trials: Sequence[Trial], split: Split, keys: Sequence[_
     return [tuple(one) for one in found]
 
 
-def _objective(trials: Sequence[Trial], split: Split) -> Objective:
-    references = {
+def _objective(folder: Path, trials: Sequence[Trial], split: Split) -> Objective:
+    """What the run's search was after; the normalised average where its folder does not say."""
+    of_split = [trial for trial in trials if trial.split == split]
+    specialists = {
         trial.name: trial.domains[trial.name]
-        for trial in trials
-        if trial.role == "specialist" and trial.split == split and trial.name in trial.domains
+        for trial in of_split
+        if trial.role == "specialist" and trial.name in trial.domains
     }
-    check_references(references)
-    return NormalisedAverage(References(references))
+    check_references(specialists)
+    base = next((trial.domains for trial in of_split if trial.role == "base"), {})
+    file = RunFolder(folder).sweep_file
+    options = Sweep.from_yaml(file).search if file.is_file() else SearchOptions()
+    return make_objective(options.objective, References(specialists, base))
