@@ -22,7 +22,7 @@ def _kind(value: Any) -> str:
 
 def _check_kind(value: Any) -> Any:
     if not isinstance(value, str | dict):
-        raise ValueError("expected a name, or weights of domains such as {math: 2, coding: 1}")
+        raise ValueError("expected one objective: a name, or weights of domains such as {math: 2, coding: 1}")
     return value
 
 
