@@ -77,6 +77,15 @@ def test_a_replay_is_after_what_the_run_was_after(tmp_path: Path) -> None:
     assert result.values == pytest.approx(_answers(QUALITIES)[:, 40:].mean(1) / references[40:].mean())
 
 
+def test_an_objective_that_the_bound_does_not_hold_for_is_not_raced_exactly(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "run")
+    sweep = {"name": "x", "suite": "smollm2-mini", "methods": {"ties": {}}, "search": {"objective": "worst_domain"}}
+    (folder / "sweep.yaml").write_text(json.dumps(sweep))
+    assert mergebench_ray.replay(folder, races=["pool"], orders=2).objective == "worst_domain"
+    with pytest.raises(InputError, match="race exact: objective worst_domain"):
+        mergebench_ray.replay(folder, races=["exact"], orders=1)
+
+
 def test_the_same_seed_gives_the_same_replay(run: Path) -> None:
     first, second, other = (mergebench_ray.replay(run, races=["pool"], orders=4, seed=seed) for seed in (1, 1, 2))
     assert first == second
