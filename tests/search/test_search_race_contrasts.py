@@ -64,11 +64,34 @@ def test_a_kinked_objective_counts_the_items_of_the_side_that_counts() -> None:
     assert np.any(contributions[items.tasks == 0] != 0)
 
 
-def test_nothing_is_left_to_err_once_all_items_are_answered() -> None:
+def test_an_estimate_is_what_was_measured_until_others_are_further() -> None:
     items = made_up_items()
+    items = items.taken(stratified_order(items, 0))
+    scores = made_up_answers([0.1], items)[0]
     board = Board(Contrasts(items, MEAN))
-    board.report(7, made_up_answers([0.1], items)[0])
-    assert board.error(7) == 0
+    board.report(7, scores[:30])
+    value, error = board.estimate(7)
+    assert value == board.value(7)
+    assert error > 0
+    board.report(7, scores)
+    assert board.estimate(7) == (board.value(7), 0)
+
+
+def test_an_estimate_takes_off_how_easy_the_first_items_were() -> None:
+    items = made_up_items(per_domain=80)
+    plain, corrected = [], []
+    for seed in range(20):
+        answers = made_up_answers(np.linspace(-0.5, 0.5, 12), items, seed)
+        source = np.random.default_rng(seed)
+        order = np.argsort(source.random(len(items)) - 0.5 * answers.mean(axis=0))
+        board = Board(Contrasts(items.taken(order), MEAN))
+        for number, scores in enumerate(answers[:, order]):
+            board.report(number, scores[: 24 if number < 6 else 160])
+        plain += [board.value(number) - answers[number].mean() for number in range(6)]
+        corrected += [board.estimate(number)[0] - answers[number].mean() for number in range(6)]
+    assert np.mean(plain) > 0.1
+    assert np.std(corrected) < np.std(plain)
+    assert abs(np.mean(corrected)) < np.mean(plain) / 2
 
 
 def test_chances_to_lead_are_those_of_plain_paired_differences() -> None:

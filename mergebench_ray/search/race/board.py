@@ -9,6 +9,9 @@ import numpy as np
 
 from mergebench_ray.search.race.contrasts import Contrasts, Floats, chances_above, tempered
 
+_GROUP, _LEAST_GROUP = 5, 3
+"""How many candidates, at most and at least, tell whether the first items were easy."""
+
 
 class Board:
     """Item scores of all candidates that have reported, in the order of their first report.
@@ -71,11 +74,36 @@ class Board:
             self._values.update(((one, count), value) for one, value in zip(new, found))
         return np.array([self._values[one, count] for one in candidates])
 
-    def error(self, candidate: int) -> float:
-        """Standard error of `value` against the objective of all items."""
+    def estimate(self, candidate: int) -> tuple[float, float]:
+        """A candidate's objective over all items, as far as can be told, and the standard error of that.
+
+        The first items may be easier or harder than all. How much is seen from those that have answered most: what they
+        lost or gained since. They were chosen for doing well on those very items, though, and would have fallen back
+        anyway; that part, which the spread of all candidates there tells, is not counted.
+        """
         answered = self.answered(candidate)
-        own = self.contrasts.products(self._contributed([candidate], answered))[0, 0]
-        return math.sqrt(own * self.contrasts.share_missing(answered))
+        value = self.value(candidate)
+        own = self.contrasts.variances(self._contributed([candidate], answered))[0]
+        plain = value, math.sqrt(own * self.contrasts.share_missing(answered))
+        further = [one for one in self.with_at_least(answered + 1) if one != candidate]
+        group = sorted(further, key=self.answered, reverse=True)[:_GROUP]
+        if len(group) < _LEAST_GROUP:
+            return plain
+        everyone = self.with_at_least(answered)
+        then, there = self.values(everyone, answered), self.values(group, answered)
+        level = min(map(self.answered, group))
+        now = self.values(group, level)
+        if not np.isfinite([*then, *now]).all():
+            return plain
+        contributed = self._contributed(everyone, answered)
+        off = self.contrasts.variances(contributed - contributed.mean(axis=0)) * self.contrasts.share_missing(answered)
+        spread = max(0.0, float(then.var(ddof=1) - off.mean()))
+        kept = spread / (spread + off.mean()) if spread > 0 else 0.0
+        expected = then.mean() + kept * (there.mean() - then.mean())
+        common = self._contributed(group, level).mean(axis=0)
+        still_open = self.contrasts.variances(common[None])[0] * self.contrasts.share_missing(level)
+        squared = off[everyone.index(candidate)] + off.mean() / len(group) + still_open
+        return value - float(expected) + float(now.mean()), math.sqrt(squared)
 
     def chances_to_lead(self, candidates: Sequence[int], count: int) -> tuple[Floats, int]:
         """Compare candidates that have all answered the first items, on those.

@@ -87,9 +87,10 @@ class Race(ABC):
     def estimate(self, candidate: int) -> Estimate:
         """A candidate's objective, in the objective's own units and direction."""
         answered = self.board.answered(candidate)
-        missing = answered < self.items
-        error = self.board.error(candidate) if missing else 0.0
-        return Estimate(self._sign * self.board.value(candidate), error, answered, missing)
+        if answered == self.items:
+            return Estimate(self._sign * self.board.value(candidate), 0.0, answered, estimated=False)
+        value, error = self.board.estimate(candidate)
+        return Estimate(self._sign * value, error, answered, estimated=True)
 
     @abstractmethod
     def _decide(self, candidate: int, answered: int) -> list[Decision]:
