@@ -24,7 +24,7 @@ from mergebench_ray.errors import InputError
 Value = bool | int | float | str
 
 MAX_TRIALS = 1_000_000
-MAX_SEED = 2**32 - 1 - MAX_TRIALS  # what samplers take, of which each sitting of a run takes a later one
+MAX_SEED = 2**32 - 1  # what samplers take
 _MAX_EXACT = 2**53  # up to here every integer is a float
 
 

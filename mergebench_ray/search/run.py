@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,7 +19,7 @@ from ray.tune.search.optuna import OptunaSearch
 from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.runs.trials import Trial, TrialStore, is_known
 from mergebench_ray.search.records import Records, repeated
 from mergebench_ray.search.samplers import make_sampler
 from mergebench_ray.search.scorer import CandidateScorer
@@ -88,6 +89,20 @@ class KeepTrials(tune.Callback):
         self._on_finish(row)
 
 
+class StudySearch(OptunaSearch):
+    """Tune's Optuna, which leaves a trial under way at an interruption as it is: it will be tried again."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study what was scored; a candidate without a value has failed."""
+        if result and result.get("done"):
+            known = is_known(result[METRIC])
+            super().on_trial_complete(trial_id, result if known else None, error=not known)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, for Tune's own way of resuming, which is not used here: the study is on disk."""
+        Path(checkpoint_path).touch()
+
+
 def search(
     sweep: Sweep,
     space: Space,
@@ -126,16 +141,14 @@ def search(
         if trial.items_digest == items and trial.split == "validation" and trial.method is not None
     }
     ray.get(session.scorer.call(CandidateScorer.begin_search, space, objective, known))
-    points = space.points(sweep.search.points_to_evaluate) if study.is_new else None
-    searcher = OptunaSearch(
+    study.queue(space.points(sweep.search.points_to_evaluate))
+    searcher = StudySearch(
         space.suggest,
         metric=METRIC,
         mode="max" if objective.direction == "maximize" else "min",
-        # A sampler that is started again with its first seed would propose its first candidates again.
-        sampler=make_sampler(sweep.search.sampler, sweep.search.seed + len(done), sweep.search.sampler_options),
+        sampler=make_sampler(sweep.search.sampler, sweep.search.seed, sweep.search.sampler_options),
         storage=study.storage,
         study_name=study.name,
-        points_to_evaluate=points,
     )
     trainable = tune.with_parameters(CandidateTrial, evaluate=session.scorer.method(CandidateScorer.evaluate))
     os.environ.update(_TUNE_SETTINGS)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from mergebench_ray.config import Choices, Range, Sweep
 from mergebench_ray.errors import InputError, nearest, one_line
@@ -21,8 +24,60 @@ _QUICK = 500  # numbers that are suggested a dozen times in a moment
 _ENUMERATING = ("GridSampler", "BruteForceSampler")
 
 
-def make_sampler(name: str, seed: int, options: Mapping[str, Any]) -> optuna.samplers.BaseSampler:
-    """Build the sampler `name` of `optuna.samplers`, seeded where it takes a seed.
+class SeededByNumber(optuna.samplers.BaseSampler):
+    """A sampler that proposes the same whatever was proposed before it in this process.
+
+    It is made anew for every trial, seeded by the trial's number, and once more for each number that is not drawn
+    together with the others, seeded by its name too. What a proposal depends on besides is in the study, so a search
+    that goes on after an interruption proposes what it would have proposed without.
+
+    Args:
+        make: makes the sampler that draws for the trial of this number, and the one that draws its number of this name.
+
+    Attributes:
+        made_of: the sampler that was made last.
+    """
+
+    def __init__(self, make: Callable[..., optuna.samplers.BaseSampler]) -> None:
+        self._make = make
+        self._number, self.made_of = -1, make()
+
+    def _of(self, trial: FrozenTrial) -> optuna.samplers.BaseSampler:
+        if trial.number != self._number:
+            self._number, self.made_of = trial.number, self._make(trial.number)
+        return self.made_of
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """As the sampler does."""
+        self._number = -1
+        self._of(trial).before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As the sampler does."""
+        return self._of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As the sampler does."""
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As the sampler does, whichever numbers of the trial were drawn already."""
+        sampler = self._make(trial.number, param_name)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """As the sampler does."""
+        self._of(trial).after_trial(study, trial, state, values)
+
+
+def make_sampler(name: str, seed: int, options: Mapping[str, Any]) -> SeededByNumber:
+    """Build the sampler `name` of `optuna.samplers`, seeded by trial number where it takes a seed.
 
     Raises:
         InputError: unknown sampler (with the closest name), or an option that it does not take.
@@ -31,12 +86,26 @@ def make_sampler(name: str, seed: int, options: Mapping[str, Any]) -> optuna.sam
     if not (inspect.isclass(kind) and issubclass(kind, optuna.samplers.BaseSampler)):
         known = [key for key in optuna.samplers.__all__ if key.endswith("Sampler")]
         raise InputError(f"search.sampler = {name!r:.80}: no such Optuna sampler; {nearest(name, known)}")
+    kind = {"GridSampler": _Grid, "BruteForceSampler": _BruteForce, "QMCSampler": _QMC}.get(name, kind)
     accepted = inspect.signature(kind).parameters
-    seeded = {"seed": seed} if "seed" in accepted and "seed" not in options else {}
-    kind = {"GridSampler": _Grid, "BruteForceSampler": _BruteForce}.get(name, kind)
-    with _its_errors(name):
-        sampler: optuna.samplers.BaseSampler = kind(**seeded, **options)
-    return sampler
+    seed = options.get("seed", seed)
+
+    def make(*draw: int | str) -> optuna.samplers.BaseSampler:
+        given = dict(options)
+        if "seed" in accepted:
+            given["seed"] = seed if kind in (_Grid, _QMC) else _seed(seed, *draw)
+        with _its_errors(name):
+            if kind is _QMC:  # else every number that it does not draw itself were the same in all trials
+                given.setdefault("independent_sampler", optuna.samplers.RandomSampler(_seed(seed, *draw)))
+            sampler: optuna.samplers.BaseSampler = kind(**given)
+        return sampler
+
+    return SeededByNumber(make)
+
+
+def _seed(seed: int, *draw: int | str) -> int:
+    """A seed for what is drawn for a trial, or for one of its numbers; the sweep's where nothing is drawn."""
+    return zlib.crc32(repr((seed, *draw)).encode()) if draw else seed
 
 
 def try_sampler(sweep: Sweep, space: Space) -> None:
@@ -86,6 +155,19 @@ class _BruteForce(optuna.samplers.BruteForceSampler):
     def after_trial(self, *arguments: Any) -> None:
         with suppress(RuntimeError):
             super().after_trial(*arguments)
+
+
+class _QMC(optuna.samplers.QMCSampler):
+    """Its place in the sequence is the trial's number, not a count that a proposal lost with its process would move."""
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self._place = trial.number
+        return super().sample_relative(study, trial, search_space)
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self._place
 
 
 @contextmanager

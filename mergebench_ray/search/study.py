@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
@@ -18,7 +18,6 @@ from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.storage import storage_error
 
 _UNKNOWN = 10.0  # distance from a constraint, where a score is not known: far, and yet a number that samplers can use
-_AGAIN = "tries again"  # of a queued trial: number of the one whose numbers it has
 
 
 def open_storage(run: RunFolder, options: SearchOptions) -> optuna.storages.RDBStorage:
@@ -63,10 +62,10 @@ class RunStudy:
         self.study.set_user_attr("run", str(run.path.resolve()))
         self.study.set_user_attr("report", self._report)
 
-    @property
-    def is_new(self) -> bool:
-        """Whether it holds no trial yet, not even a queued one."""
-        return not self.study.get_trials(deepcopy=False)
+    def queue(self, points: Sequence[dict[str, Any]]) -> None:
+        """Queue the candidates that a search begins with; those that it queued before are not queued again."""
+        for point in points[len(self.study.get_trials(deepcopy=False)) :]:
+            self.study.enqueue_trial(point)
 
     def describe(self, trial: Trial) -> None:
         """Say what a candidate is and what it scored; before the study is told, since nothing may be added later."""
@@ -77,8 +76,7 @@ class RunStudy:
             attributes["normalised_average"] = trial.normalised_average
             attributes["objective_standard_error"] = trial.objective.standard_error
         assert trial.optuna_number is not None
-        study_id = self.storage.get_study_id_from_name(self.name)
-        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, trial.optuna_number)
+        trial_id = self._trial_id(trial.optuna_number)
         for key, value in attributes.items():
             # Dashboards read JSON, which has neither NaN nor infinity.
             if value is not None and (isinstance(value, str) or math.isfinite(value)):
@@ -92,26 +90,18 @@ class RunStudy:
         """Bring the study in line with the trials on disk, so that none is lost and none repeated.
 
         A trial that was on disk when everything was killed is told to the study; one without a value counts as failed.
-        One that had only begun, or that Tune called failed when it was interrupted, is queued to be tried again with
-        the same numbers, once. So the study must be one run's own: what another run is trying would be called failed,
-        and queued a second time.
+        One that had only begun waits to be tried again: it keeps its number and the numbers that were proposed. So the
+        study must be one run's own: what another run is trying would be tried a second time.
 
         Args:
             candidates: all on disk.
         """
         recorded = {candidate.optuna_number: candidate for candidate in candidates}
-        trials = self.study.get_trials(deepcopy=False)
-        tried_again = {trial.user_attrs.get(_AGAIN) for trial in trials}
-        for trial in trials:
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number in recorded:
-                if trial.state == TrialState.RUNNING:
-                    self._tell(recorded[trial.number])
-                continue
-            if trial.state == TrialState.RUNNING:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-            elif trial.state != TrialState.FAIL or trial.number in tried_again:
-                continue
-            self.study.enqueue_trial(trial.params or _fixed(trial), user_attrs={_AGAIN: trial.number})
+                self._tell(recorded[trial.number])
+            else:
+                self.storage.set_trial_state_values(self._trial_id(trial.number), state=TrialState.WAITING)
 
     def _tell(self, candidate: Trial) -> None:
         self.describe(candidate)
@@ -121,8 +111,6 @@ class RunStudy:
         else:
             self.study.tell(candidate.optuna_number, state=TrialState.FAIL)
 
-
-def _fixed(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """Numbers that a queued trial was to get, where it had begun without suggesting any."""
-    fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
-    return fixed
+    def _trial_id(self, number: int) -> int:
+        study_id = self.storage.get_study_id_from_name(self.name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)

@@ -42,11 +42,9 @@ def candidate(number: int, value: float | None) -> Trial:
 
 
 def test_the_study_lies_in_the_runs_folder(tmp_path: Path) -> None:
-    own, study = start_study(tmp_path)
-    assert own.is_new
+    _, study = start_study(tmp_path)
     study.tell(study.ask(), 0.5)
-    again, study = start_study(tmp_path)
-    assert not again.is_new
+    _, study = start_study(tmp_path)
     assert study.best_value == 0.5
 
 
@@ -68,31 +66,32 @@ def test_a_trial_on_disk_without_a_value_counts_as_failed_and_is_not_tried_again
         assert [one.state for one in study.trials] == [TrialState.FAIL]
 
 
-def test_a_trial_that_had_only_begun_is_tried_again_with_the_same_numbers(tmp_path: Path) -> None:
+def test_a_trial_that_had_only_begun_is_tried_again_in_its_place_with_the_same_numbers(tmp_path: Path) -> None:
     own, study = start_study(tmp_path)
-    trial = study.ask()
-    number = trial.suggest_float("a", 0, 1)
-    own.reconcile([])
-    assert study.trials[0].state == TrialState.FAIL
-    assert study.ask().suggest_float("a", 0, 1) == number
-
-
-def test_a_trial_that_was_called_failed_when_it_was_interrupted_is_tried_again_once(tmp_path: Path) -> None:
-    own, study = start_study(tmp_path)
+    number = study.ask().suggest_float("a", 0, 1)
     study.enqueue_trial({"a": 0.25})
-    study.tell(study.ask(), state=TrialState.FAIL)
     own.reconcile([])
     own.reconcile([])
-    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
-    assert study.ask().suggest_float("a", 0, 1) == 0.25
+    again = study.ask()
+    assert (again.number, again.suggest_float("a", 0, 1)) == (0, number)
+    assert [trial.state for trial in study.get_trials()] == [TrialState.RUNNING, TrialState.WAITING]
 
 
 def test_a_queued_point_that_had_not_suggested_yet_is_not_lost(tmp_path: Path) -> None:
     own, study = start_study(tmp_path)
-    study.enqueue_trial({"a": 0.25})
+    own.queue([{"a": 0.25}])
     study.ask()
     own.reconcile([])
     assert study.ask().suggest_float("a", 0, 1) == 0.25
+
+
+def test_points_are_queued_once_even_where_queueing_was_cut_short(tmp_path: Path) -> None:
+    points = [{"a": 0.25}, {"a": 0.5}, {"a": 0.75}]
+    start_study(tmp_path)[0].queue(points[:2])
+    own, study = start_study(tmp_path)
+    own.queue(points)
+    own.queue(points)
+    assert [study.ask().suggest_float("a", 0, 1) for _ in study.get_trials()] == [0.25, 0.5, 0.75]
 
 
 def test_a_dashboard_sees_what_the_objective_and_each_trial_is(tmp_path: Path) -> None:
@@ -149,7 +148,7 @@ def test_two_runs_of_one_name_in_one_storage_do_not_touch_each_others_trials(tmp
     # The second run starts, and is resumed, while the first one's trial is being scored.
     for is_new in (True, False):
         other = RunStudy(open_storage(RunFolder(tmp_path), sweep.search), second, RunFolder(tmp_path / "b"), OBJECTIVE)
-        assert other.is_new == is_new
+        assert (not other.study.get_trials()) == is_new
         other.reconcile([])
         other.study.ask()
     assert [trial.state for trial in study.get_trials()] == [TrialState.RUNNING]

@@ -1,0 +1,159 @@
+"""A search that goes on after everything was killed has the table of one that nobody disturbed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from mergebench_ray.config import SearchOptions, Sweep
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import Trial
+from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
+from mergebench_ray.search.objectives.objective import References
+from mergebench_ray.search.run import StudySearch
+from mergebench_ray.search.samplers import make_sampler
+from mergebench_ray.search.space import Space
+from mergebench_ray.search.study import RunStudy, open_storage
+from mergebench_ray.search.trainable import METRIC
+
+OBJECTIVE = NormalisedAverage(References({}))
+TRIALS = 9
+POINTS = [{"scaling_coef": 0.4}, {"scaling_coef": {"coding": 0.1, "law": 0.2, "math": 0.3}}]
+RANGE = {"low": 0.0, "high": 1.0, "per": "specialist"}
+GRID = {f"task_arithmetic.scaling_coef.{name}": [0.25, 0.75] for name in ("coding", "law", "math")}
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "TPESampler": {"n_startup_trials": 3},
+    "GPSampler": {"n_startup_trials": 3},
+    "CmaEsSampler": {"popsize": 4},
+    "RandomSampler": {},
+    "QMCSampler": {"scramble": True},
+    "NSGAIISampler": {"population_size": 2},
+    "GridSampler": {"search_space": GRID, "seed": 3},
+}
+# Numbers that a sampler draws together are drawn again, but Optuna's GP takes what it drew for one of another trial.
+RESUMABLE_WITHIN_A_PROPOSAL = sorted(set(SAMPLERS) - {"GPSampler"})
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+class Search:
+    """A search without Ray: a study that one process after another opens; in memory, as files would take minutes."""
+
+    def __init__(self, folder: Path, sampler: str) -> None:
+        search = {
+            "sampler": sampler,
+            "sampler_options": SAMPLERS[sampler],
+            "points_to_evaluate": [] if sampler == "GridSampler" else POINTS,
+        }
+        methods = {"task_arithmetic": {"scaling_coef": RANGE}}
+        content = {"name": "x", "suite": "smollm2-mini", "methods": methods, "search": search}
+        self.sweep = Sweep.model_validate(content)
+        self.space = Space(self.sweep, ["coding", "law", "math"], None)
+        self.run = RunFolder(folder)
+        self.storage = optuna.storages.InMemoryStorage()
+        self.on_disk: list[Trial] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """A new process: only what the study and the run's folder hold is known."""
+        options = self.sweep.search
+        own = RunStudy(self.storage, "x", self.run, OBJECTIVE)
+        own.reconcile(self.on_disk)
+        own.queue(self.space.points(options.points_to_evaluate))
+        self.study = own.study
+        self.study.sampler = make_sampler(options.sampler, options.seed, options.sampler_options)
+
+    def propose(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        trial = self.study.ask()
+        self.space.suggest(trial)
+        return trial, trial.params
+
+    def keep(self, trial: optuna.Trial) -> float:
+        value = -sum((number - 0.3) ** 2 for number in trial.params.values())
+        row = Trial("candidate", "x", "validation", "d", "i", normalised_average=value, optuna_number=trial.number)
+        self.on_disk.append(row)
+        return value
+
+    def table(self) -> list[tuple[int, dict[str, Any], float | None]]:
+        assert all(trial.state == TrialState.COMPLETE for trial in self.study.get_trials())
+        return [(trial.number, trial.params, trial.value) for trial in self.study.get_trials()]
+
+
+def calm_table(folder: Path, sampler: str) -> list[tuple[int, dict[str, Any], float | None]]:
+    search = Search(folder / "calm", sampler)
+    for _ in range(TRIALS):
+        trial, _ = search.propose()
+        search.study.tell(trial, search.keep(trial))
+    return search.table()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_killed_while_any_candidate_is_under_way(tmp_path: Path, sampler: str) -> None:
+    search = Search(tmp_path / "killed", sampler)
+    for _ in range(TRIALS):
+        search.propose()
+        search.begin()
+        trial, _ = search.propose()
+        search.study.tell(trial, search.keep(trial))
+    assert search.table() == calm_table(tmp_path, sampler)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_killed_after_any_candidate_before_the_study_heard_of_it(tmp_path: Path, sampler: str) -> None:
+    search = Search(tmp_path / "killed", sampler)
+    for _ in range(TRIALS):
+        trial, _ = search.propose()
+        search.keep(trial)
+        search.begin()
+    assert search.table() == calm_table(tmp_path, sampler)
+
+
+@pytest.mark.parametrize("sampler", RESUMABLE_WITHIN_A_PROPOSAL)
+def test_killed_while_any_candidate_is_proposed(tmp_path: Path, sampler: str) -> None:
+    search = Search(tmp_path / "killed", sampler)
+    for _ in range(TRIALS):
+        search.study.ask().suggest_float("task_arithmetic.scaling_coef.coding", 0, 1)
+        search.begin()
+        trial, _ = search.propose()
+        search.study.tell(trial, search.keep(trial))
+    assert search.table() == calm_table(tmp_path, sampler)
+
+
+def searcher(folder: Path) -> StudySearch:
+    storage = open_storage(RunFolder(folder), SearchOptions())
+    return StudySearch(
+        lambda trial: {"a": trial.suggest_float("a", 0, 1)}, metric=METRIC, mode="max", storage=storage, study_name="x"
+    )
+
+
+def states(folder: Path) -> list[TrialState]:
+    own = RunStudy(open_storage(RunFolder(folder), SearchOptions()), "x", RunFolder(folder), OBJECTIVE)
+    return [trial.state for trial in own.study.get_trials()]
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"error": True}, {"result": {}}, {"result": {METRIC: 0.5, "done": False}}], ids=str
+)
+def test_a_trial_that_tune_ends_before_it_is_done_stays_under_way(tmp_path: Path, told: dict[str, Any]) -> None:
+    search = searcher(tmp_path)
+    search.suggest("t0")
+    search.on_trial_complete("t0", **told)
+    assert states(tmp_path) == [TrialState.RUNNING]
+
+
+def test_a_trial_that_is_done_is_told_and_has_failed_without_a_value(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    for trial, value in (("t0", 0.5), ("t1", float("nan"))):
+        search.suggest(trial)
+        search.on_trial_complete(trial, result={METRIC: value, "done": True})
+    assert states(tmp_path) == [TrialState.COMPLETE, TrialState.FAIL]
+
+
+def test_tune_can_save_its_own_state_beside_the_study(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    search.save_to_dir(str(tmp_path), "session")
+    assert states(tmp_path) == []
