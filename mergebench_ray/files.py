@@ -165,14 +165,18 @@ def whole_file(path: Path, *, new: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder; on success it becomes `path`, on any error it is removed.
+
+    Args:
+        path: the folder.
+        replace: take the place of a folder that is there, which stays whole until then.
 
     Raises:
         InputError: if `path` exists already and is not an empty folder, cannot be written, or the disk is full.
     """
     with _explained(path):
-        target = _new_folder(path, "folder")
+        target = path.resolve() if replace else _new_folder(path, "folder")
         place = _workplace(target)
     with _made(place, path, keep=True), ExitStack() as held:
         with _explained(path):
@@ -184,7 +188,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     with file.open("rb+") as stream:
                         os.fsync(stream.fileno())
-            _become(temporary, target)
+            _become(temporary, target, replace)
             sync_folder(place)
 
 
@@ -256,11 +260,13 @@ def _workplace(target: Path) -> Path:
     return target if fixed else target.parent
 
 
-def _become(temporary: Path, target: Path) -> None:
+def _become(temporary: Path, target: Path, replace: bool) -> None:
     if temporary.parent != target:
+        before = _temporary(target.parent, target.name)
         if target.is_dir():
-            target.rmdir()
+            os.replace(target, before) if replace else target.rmdir()
         os.replace(temporary, target)
+        _remove(before)
         return
     moved: list[Path] = []
     try:

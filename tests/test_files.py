@@ -106,6 +106,17 @@ def test_a_link_to_an_empty_folder_leads_there(tmp_path: Path) -> None:
     assert (tmp_path / "empty" / "file").read_text() == "content"
 
 
+def test_a_folder_that_is_replaced_stays_whole_until_then(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("first", "second"):
+        with whole_folder(out, replace=True) as folder:
+            (folder / name).write_text("")
+            assert [file.name for file in out.glob("*")] == (["first"] if name == "second" else [])
+    with pytest.raises(KeyError), whole_folder(out, replace=True):
+        raise KeyError
+    assert [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")] == ["out", "out/second"]
+
+
 def test_what_is_made_has_the_rights_that_the_user_gives_new_files(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

@@ -25,7 +25,7 @@ from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.config.storage_url import without_secrets
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import is_full_disk, whole_file
+from mergebench_ray.files import is_full_disk, whole_folder
 from mergebench_ray.judges.judges import running_judges
 from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.placement import make_plan
@@ -272,17 +272,19 @@ def _write_best(
     results: Sequence[EvalResult],
     aim: str,
 ) -> None:
-    if run.model_folder.exists():
+    """Write recipe and model, unless they are there; of another winner, found with more trials, they are replaced."""
+    text = recipe.to_yaml()
+    if run.model_folder.exists() and run.recipe_file.is_file() and run.recipe_file.read_text() == text:
         return
-    with whole_file(run.recipe_file) as temporary:
-        temporary.write_text(recipe.to_yaml())
     scores = {
         trial.label: {domain: (result.score, result.standard_error) for domain, result in trial.domains.items()}
         for trial in store.trials()
         if trial.split == "test"
     }
-    card = model_card(recipe, scores, [*models.notes, aim], results)
-    write_merged(run.model_folder, session.bank, models.base, card)
+    with whole_folder(run.best_folder, replace=True) as folder:
+        (folder / run.recipe_file.name).write_text(text)
+        card = model_card(recipe, scores, [*models.notes, aim], results)
+        write_merged(folder / run.model_folder.name, session.bank, models.base, card)
 
 
 def _aim(test: Trial) -> str:

@@ -1,6 +1,7 @@
 """Opening a run's folder: one process at a time works in it.
 
-Once its search has begun, it is only resumed with the sweep that began it. Before, what is wrong may be changed.
+Once its search has begun, it is only resumed with the sweep that began it, for as many trials as one likes. Before,
+what is wrong may be changed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from mergebench_ray.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:  # a wrong --out is refused before this is imported
     from mergebench_ray.runs.trials import Trial
+
+_TRIALS = "search.trials"  # may be another when a run goes on
 
 
 def check_run_folder(path: Path, sweep: Sweep, *, resume: bool) -> None:
@@ -68,12 +71,14 @@ def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
     run = RunFolder(path.resolve())
     with _folder_of(run, is_new=not resume), _locked(run):
         remove_leftovers(run.path)
-        remove_leftovers(run.best_folder)
         if not run.sweep_file.exists():
             begin_again(run, sweep)
         elif _first_change(run, _as_written(sweep)) is not None:
             _check_same_sweep(run, _as_written(sweep))  # again, now that nobody else works here
-            begin_again(run, sweep)
+            if _holds_usable_scores(run):
+                _write_sweep(run, sweep)
+            else:
+                begin_again(run, sweep)
         yield run
 
 
@@ -86,6 +91,10 @@ def begin_again(run: RunFolder, sweep: Sweep) -> None:
     shutil.rmtree(run.items_folder, ignore_errors=True)
     with whole_file(run.id_file) as temporary:
         temporary.write_text(f"{secrets.token_hex(16)}\n")
+    _write_sweep(run, sweep)
+
+
+def _write_sweep(run: RunFolder, sweep: Sweep) -> None:
     with whole_file(run.sweep_file) as temporary:
         temporary.write_text(to_yaml(_as_written(sweep)))
 
@@ -135,19 +144,26 @@ def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
             f"{run.path}: nothing to resume (no {run.sweep_file.name} there); start without --resume, or check --out"
         )
     changed = _first_change(run, written)
-    if changed is not None and _holds_usable_scores(run):
-        key, before, now = changed
+    if changed is None or not _holds_usable_scores(run):
+        return
+    if (other := _first_change(run, written, besides=_TRIALS)) is not None:
+        key, before, now = other
         raise InputError(
             f"{run.sweep_file}: the run was begun with {key} = {before!r}, now it is {now!r}; "
             f"undo the change, or start a new run with another --out"
         )
+    _, _, now = changed
+    if now < (done := _num_candidates(run)):
+        raise InputError(
+            f"{run.sweep_file}: {_TRIALS} = {now}, but {done} candidates are scored already; give {done} or more"
+        )
 
 
-def _first_change(run: RunFolder, written: dict[str, Any]) -> tuple[str, Any, Any] | None:
+def _first_change(run: RunFolder, written: dict[str, Any], besides: str = "") -> tuple[str, Any, Any] | None:
     """A key whose value is another than when the run was begun, with both values; None where all are the same."""
     before = _flatten(_as_written(Sweep.from_yaml(run.sweep_file)))
     now = _flatten(written)
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key != besides)
     return (changed[0], before.get(changed[0]), now.get(changed[0])) if changed else None
 
 
@@ -157,6 +173,12 @@ def _holds_usable_scores(run: RunFolder) -> bool:
 
     trials = read_trials(run.path) if os.path.lexists(run.trials_file) else []
     return bool(trials) and not unusable_specialists(trials)
+
+
+def _num_candidates(run: RunFolder) -> int:
+    from mergebench_ray.runs.trials import read_trials
+
+    return sum(one.role == "candidate" and one.split == "validation" for one in read_trials(run.path))
 
 
 def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:

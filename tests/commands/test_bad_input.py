@@ -282,8 +282,8 @@ def test_a_run_resumed_with_a_changed_sweep(run: CommandLine, tmp_path: Path) ->
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "sweep.yaml").write_text(sweep.read_text())
     TrialStore(tmp_path / "run").append(made_up_trials(1, test=False)[-1])
-    line = run.refused("tune", sweep, "--out", tmp_path / "run", "--resume", "--set", "search.trials=5")
-    assert "search.trials" in line
+    line = run.refused("tune", sweep, "--out", tmp_path / "run", "--resume", "--set", "search.seed=5")
+    assert "search.seed" in line
 
 
 def test_unknown_options_and_settings_are_one_line_too(run: CommandLine, tmp_path: Path) -> None:

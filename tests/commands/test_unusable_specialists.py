@@ -142,8 +142,8 @@ def test_a_changed_sweep_throws_no_usable_score_away(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", sweep(), resume=False) as run:
         TrialStore(run.path).append(specialist("math", 0.3), [item(0)])
     with (
-        pytest.raises(InputError, match=r"the run was begun with search\.trials = 20, now it is 5"),
-        open_run(tmp_path / "run", sweep(search={"trials": 5}), resume=True),
+        pytest.raises(InputError, match=r"the run was begun with search\.seed = 0, now it is 5"),
+        open_run(tmp_path / "run", sweep(search={"seed": 5}), resume=True),
     ):
         pass
     assert len(TrialStore(run.path).trials()) == 1
@@ -152,5 +152,5 @@ def test_a_changed_sweep_throws_no_usable_score_away(tmp_path: Path) -> None:
 def test_once_the_search_has_begun_a_changed_sweep_is_refused(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", sweep(), resume=False) as run:
         TrialStore(run.path).append(replace(made_up_trials(1, test=False)[-1], number=0))
-    with pytest.raises(InputError, match=r"the run was begun with search\.trials = 20, now it is 5"):
-        check_run_folder(tmp_path / "run", sweep(search={"trials": 5}), resume=True)
+    with pytest.raises(InputError, match=r"the run was begun with search\.seed = 0, now it is 5"):
+        check_run_folder(tmp_path / "run", sweep(search={"seed": 5, "trials": 25}), resume=True)

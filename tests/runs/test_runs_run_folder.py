@@ -12,12 +12,14 @@ import optuna
 import pytest
 from filelock import FileLock
 
+from made_up_trials import made_up_trials
 from mergebench_ray.cache import one_at_a_time
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk
 from mergebench_ray.runs.opening import check_run_folder, open_run
 from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import TrialStore
 from small_disks import small_disk
 
 
@@ -121,3 +123,28 @@ def test_all_that_a_run_writes_is_its_own_and_the_report_is_not(tmp_path: Path) 
     ]
     assert [path for path in own if not run.holds(path)] == []
     assert not any(run.holds(path) for path in (run.report_file, tmp_path, tmp_path.parent / "x", tmp_path / "x" / "y"))
+
+
+def with_trials(sweep: Sweep, trials: int) -> Sweep:
+    return sweep.model_copy(update={"search": sweep.search.model_copy(update={"trials": trials})})
+
+
+def test_a_run_goes_on_for_as_many_trials_as_one_likes(sweep: Sweep, tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", with_trials(sweep, 3), resume=False) as run:
+        for trial in made_up_trials(3):
+            TrialStore(run.path).append(trial)
+        study = run.study_name(sweep)
+    for trials in (30, 5, 3):
+        with open_run(tmp_path / "run", with_trials(sweep, trials), resume=True) as run:
+            assert Sweep.from_yaml(run.sweep_file).search.trials == trials
+            assert run.study_name(sweep) == study
+            assert len(TrialStore(run.path).trials()) == len(made_up_trials(3))
+
+
+def test_fewer_trials_than_are_there_are_refused(sweep: Sweep, tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", with_trials(sweep, 5), resume=False) as run:
+        for trial in made_up_trials(3):
+            TrialStore(run.path).append(trial)
+    with pytest.raises(InputError, match=r"search\.trials = 2, but 3 candidates are scored already"):
+        check_run_folder(tmp_path / "run", with_trials(sweep, 2), resume=True)
+    assert Sweep.from_yaml(run.sweep_file).search.trials == 5

@@ -1,0 +1,76 @@
+"""The best candidate's folder, which more trials may give to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mergebench_ray.commands import tune as module
+from mergebench_ray.config import Recipe
+from mergebench_ray.files import whole_folder
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import TrialStore
+
+
+def recipe(density: float) -> Recipe:
+    return Recipe(
+        method="ties",
+        parameters={"density": density},
+        base="b",
+        base_digest="c",
+        specialists={"math": "s"},
+        specialist_digests={"math": "d"},
+    )
+
+
+class Writer:
+    """Writes which model it was, and how often it did."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.run, self.store, self.written, self.is_killed = RunFolder(folder), TrialStore(folder), 0, False
+        monkeypatch.setattr(module, "model_card", lambda *_: "card")
+        monkeypatch.setattr(module, "write_merged", self._write)
+
+    def _write(self, out: Path, bank: Any, base: Any, card: str) -> None:
+        self.written += 1
+        with whole_folder(out) as folder:
+            (folder / "model").write_text(card)
+            if self.is_killed:
+                raise KeyboardInterrupt
+
+    def best(self, density: float) -> None:
+        anything: Any = SimpleNamespace(bank=None, base=None, notes=[])
+        module._write_best(anything, recipe(density), anything, self.store, self.run, [], "aim")
+
+    def found(self) -> Recipe:
+        assert (self.run.model_folder / "model").read_text() == "card"
+        return Recipe.from_yaml(self.run.recipe_file)
+
+
+@pytest.fixture
+def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Writer:
+    return Writer(tmp_path, monkeypatch)
+
+
+def test_a_winner_that_is_written_already_is_not_written_again(writer: Writer) -> None:
+    writer.best(0.5)
+    writer.best(0.5)
+    assert (writer.found().parameters, writer.written) == ({"density": 0.5}, 1)
+
+
+def test_another_winner_takes_the_place_of_the_first(writer: Writer) -> None:
+    writer.best(0.5)
+    writer.best(0.75)
+    assert writer.found().parameters == {"density": 0.75}
+    assert [path.name for path in writer.run.path.iterdir()] == ["best"]
+
+
+def test_the_first_winner_stays_where_writing_another_is_interrupted(writer: Writer) -> None:
+    writer.best(0.5)
+    writer.is_killed = True
+    with pytest.raises(KeyboardInterrupt):
+        writer.best(0.75)
+    assert writer.found().parameters == {"density": 0.5}
