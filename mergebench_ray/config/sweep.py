@@ -114,7 +114,9 @@ class SearchOptions(Strict):
         description="Domain or objective -> what a winner keeps there: '>= 0.9' of the specialist's score, or "
         "'score >= 0.4', the score itself; <= is an upper bound, 'and' joins several, a number alone is a lower bound.",
     )
-    sampler: Line = Field(default="TPESampler", description="Any Optuna sampler, by class name.")
+    sampler: Line = Field(
+        default="auto", description="auto chooses by the space; else any Optuna sampler, by class name."
+    )
     sampler_options: dict[Line, Plain] = Field(default_factory=dict, description="Keyword arguments of the sampler.")
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Seed of the sampler.")
     points_to_evaluate: list[dict[Line, Plain]] = Field(

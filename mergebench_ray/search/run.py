@@ -21,7 +21,7 @@ from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, is_known
 from mergebench_ray.search.records import Records, repeated
-from mergebench_ray.search.samplers import make_sampler
+from mergebench_ray.search.samplers import search_sampler
 from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.session import Session
 from mergebench_ray.search.space import OPTUNA_NUMBER, Space
@@ -146,7 +146,7 @@ def search(
         space.suggest,
         metric=METRIC,
         mode="max" if objective.direction == "maximize" else "min",
-        sampler=make_sampler(sweep.search.sampler, sweep.search.seed, sweep.search.sampler_options),
+        sampler=search_sampler(sweep.search, space),
         storage=study.storage,
         study_name=study.name,
     )

@@ -14,10 +14,14 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from mergebench_ray.config import Choices, Range, Sweep
+from mergebench_ray.config import Choices, Range, SearchOptions, Sweep
 from mergebench_ray.errors import InputError, nearest, one_line
 from mergebench_ray.search.space import Space
 
+AUTO = "auto"
+STANDARD_ERRORS = ("objective_standard_error", "normalised_standard_error")
+"""User attributes of a trial: the first that is there is its value's error, larger where that is only an estimate."""
+_MOST_MODELLED = 20  # numbers of which a model learns something from a few dozen candidates
 _MOST = 1_000_000  # of an option, and of the candidates that a sampler would write down one by one
 _TRIED = 12  # two more than most samplers draw at random before they begin
 _QUICK = 500  # numbers that are suggested a dozen times in a moment
@@ -103,6 +107,29 @@ def make_sampler(name: str, seed: int, options: Mapping[str, Any]) -> SeededByNu
     return SeededByNumber(make)
 
 
+def search_sampler(options: SearchOptions, space: Space) -> SeededByNumber:
+    """The sampler that a sweep names, or with `auto` what searches its space best.
+
+    Raises:
+        InputError: as `make_sampler`, or options without a name of what takes them.
+    """
+    if options.sampler != AUTO:
+        return make_sampler(options.sampler, options.seed, options.sampler_options)
+    _check_auto(options)
+    # The Gaussian process knows nothing of constraints.
+    if len(space.methods) > 1 or space.num_numbers > _MOST_MODELLED or options.constraints:
+        return make_sampler("TPESampler", options.seed, {"multivariate": True, "group": True})
+    from mergebench_ray.search.gaussian_process import GaussianProcessSampler  # scipy takes half a second
+
+    distributions = space.distributions(space.methods[0])
+
+    def make(*draw: int | str) -> optuna.samplers.BaseSampler:
+        seed = _seed(options.seed, *draw)
+        return GaussianProcessSampler(distributions, STANDARD_ERRORS, seed=seed, sequence_seed=options.seed)
+
+    return SeededByNumber(make)
+
+
 def _seed(seed: int, *draw: int | str) -> int:
     """A seed for what is drawn for a trial, or for one of its numbers; the sweep's where nothing is drawn."""
     return zlib.crc32(repr((seed, *draw)).encode()) if draw else seed
@@ -115,18 +142,28 @@ def try_sampler(sweep: Sweep, space: Space) -> None:
         InputError: an option of a wrong type or out of its range, or a space that the sampler cannot search.
     """
     name, options = sweep.search.sampler, sweep.search.sampler_options
+    if name == AUTO:
+        _check_auto(sweep.search)
+        return  # fits every space
     if name in _ENUMERATING:
         _check_enumerable(sweep)
     for key, value in options.items():
         if key != "seed" and isinstance(value, int) and abs(value) > _MOST:
             raise InputError(f"search.sampler_options.{key} = {value}: more than {_MOST}")
-    sampler = make_sampler(name, sweep.search.seed, options)
+    sampler = search_sampler(sweep.search, space)
     with _its_errors(name):
         study = optuna.create_study(direction="maximize", sampler=sampler)
         for number in range(_TRIED if space.num_numbers <= _QUICK else 2):
             trial = study.ask()
             space.suggest(trial)
             study.tell(trial, number / _TRIED)
+
+
+def _check_auto(options: SearchOptions) -> None:
+    if options.sampler_options:
+        raise InputError(
+            f"search.sampler_options: {AUTO} has none; name the sampler that takes them, such as sampler: TPESampler"
+        )
 
 
 def _check_enumerable(sweep: Sweep) -> None:

@@ -12,6 +12,7 @@ from mergebench_ray.methods import complete_parameters
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
 
 METHOD = "method"
 OPTUNA_NUMBER = "optuna_number"
@@ -55,6 +56,25 @@ class Space:
             else:
                 trial.suggest_float(key, parameter.low, parameter.high, log=parameter.log)
         return {METHOD: method, OPTUNA_NUMBER: trial.number}
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that may be tried."""
+        return list(self._methods)
+
+    def distributions(self, method: str) -> dict[str, BaseDistribution]:
+        """What the searched numbers of a method may be, as `suggest` asks for them."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        found: dict[str, BaseDistribution] = {}
+        for key, parameter, _ in self._searched(method):
+            if isinstance(parameter, Choices):
+                found[key] = CategoricalDistribution(parameter.choices)
+            elif parameter.integer:
+                found[key] = IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
+            else:
+                found[key] = FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+        return found
 
     def candidate(self, suggestion: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Method and hyper-parameters of a suggestion (as `suggest` filled it)."""

@@ -15,19 +15,20 @@ from mergebench_ray.runs.trials import Trial
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.run import StudySearch
-from mergebench_ray.search.samplers import make_sampler
+from mergebench_ray.search.samplers import search_sampler
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.study import RunStudy, open_storage
 from mergebench_ray.search.trainable import METRIC
 
 OBJECTIVE = NormalisedAverage(References({}))
-TRIALS = 9
+TRIALS = 12
 POINTS = [{"scaling_coef": 0.4}, {"scaling_coef": {"coding": 0.1, "law": 0.2, "math": 0.3}}]
 RANGE = {"low": 0.0, "high": 1.0, "per": "specialist"}
 GRID = {f"task_arithmetic.scaling_coef.{name}": [0.25, 0.75] for name in ("coding", "law", "math")}
 SAMPLERS: dict[str, dict[str, Any]] = {
+    "auto": {},
     "TPESampler": {"n_startup_trials": 3},
-    "GPSampler": {"n_startup_trials": 3},
+    "GPSampler": {"n_startup_trials": 9},
     "CmaEsSampler": {"popsize": 4},
     "RandomSampler": {},
     "QMCSampler": {"scramble": True},
@@ -65,7 +66,7 @@ class Search:
         own.reconcile(self.on_disk)
         own.queue(self.space.points(options.points_to_evaluate))
         self.study = own.study
-        self.study.sampler = make_sampler(options.sampler, options.seed, options.sampler_options)
+        self.study.sampler = search_sampler(options, self.space)
 
     def propose(self) -> tuple[optuna.Trial, dict[str, Any]]:
         trial = self.study.ask()

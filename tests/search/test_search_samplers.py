@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
-from mergebench_ray.search.samplers import make_sampler, try_sampler
+from mergebench_ray.search.gaussian_process import GaussianProcessSampler
+from mergebench_ray.search.samplers import make_sampler, search_sampler, try_sampler
 from mergebench_ray.search.space import Space
 
 FINITE = {"consensus": {"k": {"low": 1, "high": 2, "integer": True}, "scaling_coef": {"choices": [0.2, 0.4, 0.6]}}}
@@ -19,6 +20,7 @@ METHODS = {
     "task_arithmetic": {"scaling_coef": {"low": 0.0, "high": 1.0, "per": "specialist"}},
     "ties": {"density": {"low": 0.1, "high": 0.9, "log": True}, "merge_func": {"choices": ["sum", "mean"]}},
 }
+COEFFICIENT = {"low": 0.0, "high": 1.0, "per": "specialist"}
 GRID = {"consensus.k": [1, 2], "consensus.scaling_coef": [0.2, 0.4, 0.6]}
 OPTIONS: dict[str, dict[str, Any]] = {"GridSampler": {"search_space": GRID}, "GPSampler": {"n_startup_trials": 3}}
 ENUMERATING = ("GridSampler", "BruteForceSampler")
@@ -84,3 +86,32 @@ def test_failed_candidates_do_not_stop_a_search(sampler: str) -> None:
 def test_a_sampler_that_cannot_work_alone_is_refused(sampler: str) -> None:
     with pytest.raises(InputError, match=r"search\.sampler_options"):
         try_sampler(*space_for(sampler))
+
+
+def made_of(methods: dict[str, Any], **search: Any) -> optuna.samplers.BaseSampler:
+    sweep = Sweep.model_validate({"name": "x", "suite": "smollm2-mini", "methods": methods, "search": search})
+    space = Space(sweep, ["coding", "math"], None)
+    try_sampler(sweep, space)
+    return search_sampler(sweep.search, space).made_of
+
+
+@pytest.mark.parametrize(
+    ("methods", "search", "kind"),
+    [
+        ({"task_arithmetic": {"scaling_coef": {**COEFFICIENT, "layer_groups": 10}}}, {}, GaussianProcessSampler),
+        (FINITE, {}, GaussianProcessSampler),
+        ({"task_arithmetic": {"scaling_coef": {**COEFFICIENT, "layer_groups": 11}}}, {}, optuna.samplers.TPESampler),
+        (METHODS, {}, optuna.samplers.TPESampler),
+        (FINITE, {"constraints": {"math": ">= 0.5"}}, optuna.samplers.TPESampler),
+        (FINITE, {"sampler": "RandomSampler"}, optuna.samplers.RandomSampler),
+    ],
+)
+def test_auto_takes_a_gaussian_process_where_it_fits(
+    methods: dict[str, Any], search: dict[str, Any], kind: Any
+) -> None:
+    assert isinstance(made_of(methods, **search), kind)
+
+
+def test_auto_has_no_options() -> None:
+    with pytest.raises(InputError, match="auto has none; name the sampler"):
+        made_of(FINITE, sampler_options={"multivariate": True})

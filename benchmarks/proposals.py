@@ -1,0 +1,163 @@
+"""How good the candidates of a sampler are, on a function that was fitted to a finished run.
+
+    python benchmarks/proposals.py RUN_DIR [--groups N] [--noise X] [--seeds N] [SAMPLER ...]
+
+The function goes smoothly through the validation scores of the run's candidates, those of the method that has most; how
+smooth it is, is what predicts each candidate best from the others. A sampler sees it with noise. Regret is the highest
+value of the function minus that of the candidate whose noisy score is best. With --groups each coefficient is searched
+as that many, of groups of layers, which weigh differently and lose where they are far apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+
+from mergebench_ray.config import Range, Sweep
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import read_trials
+from mergebench_ray.search.samplers import STANDARD_ERRORS, search_sampler
+from mergebench_ray.search.space import Space
+
+Floats = npt.NDArray[np.float64]
+
+SAMPLERS = ("RandomSampler", "CmaEsSampler", "TPESampler", "auto")
+AFTER = (20, 50)
+APART = 0.5  # how much is lost, for a variance between groups of layers in ranges squared
+
+
+class Surrogate:
+    """What a candidate of a run's most tried method would score.
+
+    Args:
+        run: folder of the run.
+        groups: of layers, each with a number of its own.
+    """
+
+    def __init__(self, run: Path, groups: int) -> None:
+        found = [t for t in read_trials(run) if (t.role, t.split) == ("candidate", "validation")]
+        methods = [trial.method for trial in found]
+        self.method = max(set(methods), key=lambda name: (methods.count(name), name))
+        trials = {t.digest: t for t in found if t.method == self.method and t.normalised_average is not None}
+        sweep = Sweep.from_yaml(RunFolder(run).sweep_file)
+        self._ranges = {key: one for key, one in sweep.methods[self.method].items() if isinstance(one, Range)}
+        self.specialists = sorted(next(iter(trials.values())).coefficients)
+        points = np.array([self._point(t.parameters) for t in trials.values()])
+        values = np.array([t.normalised_average for t in trials.values()])
+        self._fit(points, values)
+        self.candidates, self._groups = len(trials), groups
+        self._shares = np.random.default_rng(0).dirichlet(np.full(groups, 4.0))
+        self.best = self._highest(points.shape[1])
+        wider = {
+            key: one.model_copy(update={"layer_groups": groups}) if one.per == "specialist" else one
+            for key, one in self._ranges.items()
+        }
+        content = {self.method: {**sweep.methods[self.method], **wider}}
+        search = sweep.search.model_copy(update={"points_to_evaluate": []})
+        self.sweep = sweep.model_copy(update={"methods": content, "search": search})
+        self.space = Space(self.sweep, self.specialists, None)
+
+    def _point(self, parameters: Mapping[str, Any]) -> list[float]:
+        """A candidate's numbers as shares of their ranges."""
+        point = []
+        for key, one in self._ranges.items():
+            value = parameters[key]
+            numbers = [value[name] for name in self.specialists] if isinstance(value, Mapping) else [value]
+            point += [(float(number) - one.low) / (one.high - one.low) for number in numbers]
+        return point
+
+    def value(self, parameters: Mapping[str, Any]) -> float:
+        """What a candidate would score without noise."""
+        means, apart = {}, 0.0
+        for key, value in parameters.items():
+            if isinstance(value, Mapping) and self._groups > 1:
+                numbers = np.array([value[name] for name in self.specialists])
+                means[key] = dict(zip(self.specialists, numbers @ self._shares, strict=True))
+                shares = numbers / (self._ranges[key].high - self._ranges[key].low)
+                apart += float(np.mean(shares.var(axis=1)))
+            else:
+                means[key] = value
+        return float(self._values(np.array([self._point(means)]))[0]) - APART * apart
+
+    def _fit(self, points: Floats, values: Floats) -> None:
+        """Kernel ridge regression; the error of leaving one out chooses length scale and penalty."""
+        self._points, self._mean = points, float(values.mean())
+        least = np.inf
+        for length in (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3):
+            for penalty in (0.01, 0.03, 0.1, 0.3, 1.0):
+                inverse = np.linalg.inv(_kernel(points, points, length) + penalty * np.eye(len(points)))
+                weights = inverse @ (values - self._mean)
+                error = float(np.mean((weights / np.diag(inverse)) ** 2))
+                if error < least:
+                    least, self._length, self._weights = error, length, weights
+        self.explained = 1 - least / float(values.var())
+
+    def _values(self, points: Floats) -> Floats:
+        values: Floats = self._mean + _kernel(points, self._points, self._length) @ self._weights
+        return values
+
+    def _highest(self, dimensions: int) -> float:
+        random = np.random.default_rng(0)
+        points = random.random((20_000, dimensions))
+        for radius in (0.1, 0.05, 0.02, 0.01, 0.005):
+            kept = points[np.argsort(-self._values(points))[:50]]
+            near = np.clip(kept.repeat(100, 0) + radius * random.standard_normal((5000, dimensions)), 0, 1)
+            points = np.vstack([kept, near])
+        return float(self._values(points).max())
+
+    def search(self, sampler: str, seed: int, noise: float) -> list[float]:
+        """Regret after as many candidates as `AFTER` says, of one search."""
+        options = self.sweep.search.model_copy(update={"sampler": sampler, "sampler_options": {}, "seed": seed})
+        study = optuna.create_study(direction="maximize", sampler=search_sampler(options, self.space))
+        random = np.random.default_rng(seed)
+        true, seen = [], []
+        for _ in range(AFTER[-1]):
+            trial = study.ask()
+            suggestion = {**self.space.suggest(trial), **trial.params}
+            true.append(self.value(self.space.candidate(suggestion)[1]))
+            seen.append(true[-1] + noise * random.standard_normal())
+            trial.set_user_attr(STANDARD_ERRORS[0], noise)
+            study.tell(trial, seen[-1])
+        return [self.best - true[int(np.argmax(seen[:count]))] for count in AFTER]
+
+
+def _kernel(left: Floats, right: Floats, length: float) -> Floats:
+    apart: Floats = ((left[:, None] - right[None]) ** 2).sum(axis=2)
+    return np.exp(apart / (-2 * length**2))
+
+
+def main() -> None:
+    """Print a row for each sampler."""
+    parser = argparse.ArgumentParser(description="How good the candidates of a sampler are.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("samplers", nargs="*", default=SAMPLERS)
+    parser.add_argument("--groups", type=int, default=1)
+    parser.add_argument("--noise", type=float, default=0.025)
+    parser.add_argument("--seeds", type=int, default=20)
+    options = parser.parse_intermixed_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    surrogate = Surrogate(options.run, options.groups)
+    print(
+        f"{surrogate.method}, {surrogate.candidates} candidates, {surrogate.space.num_numbers} numbers; "
+        f"{surrogate.explained:.0%} of the variance predicted; highest {surrogate.best:.3f}\n"
+    )
+    print(f"| sampler | {' | '.join(f'regret after {count}' for count in AFTER)} | ms a candidate |")
+    print("| --- |" + " --- |" * (len(AFTER) + 1))
+    for sampler in options.samplers:
+        started = time.perf_counter()
+        regrets = np.array([surrogate.search(sampler, seed, options.noise) for seed in range(options.seeds)])
+        each = (time.perf_counter() - started) / regrets.shape[0] / AFTER[-1]
+        errors = regrets.std(axis=0, ddof=1) / np.sqrt(len(regrets))
+        cells = [f"{mean:.3f} ± {error:.3f}" for mean, error in zip(regrets.mean(axis=0), errors, strict=True)]
+        print(f"| {sampler} | {' | '.join(cells)} | {1e3 * each:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Proposals of a Gaussian process that knows the errors of what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from mergebench_ray.search.gaussian_process import STARTUP, GaussianProcess, GaussianProcessSampler
+
+SQUARE: dict[str, BaseDistribution] = {"a": FloatDistribution(0, 2), "b": FloatDistribution(-1, 1)}
+MIXED: dict[str, BaseDistribution] = {
+    "rate": FloatDistribution(0.001, 1, log=True),
+    "layers": IntDistribution(1, 7),
+    "kind": CategoricalDistribution(["sum", "mean", True]),
+    "always": CategoricalDistribution([3]),
+}
+
+
+def searched(
+    space: dict[str, BaseDistribution],
+    function: Callable[[dict[str, Any]], float],
+    trials: int,
+    *,
+    direction: str = "maximize",
+    error: float = 0.0,
+) -> optuna.Study:
+    study = optuna.create_study(direction=direction)
+    noise = np.random.default_rng(0)
+    for number in range(trials):
+        study.sampler = GaussianProcessSampler(space, ["error"], seed=number, sequence_seed=0)
+        trial = study.ask(space)
+        trial.set_user_attr("error", error)
+        study.tell(trial, function(trial.params) + error * noise.standard_normal())
+    return study
+
+
+def hill(params: dict[str, Any]) -> float:
+    return float(np.exp(-((params["a"] - 1.2) ** 2) - (params["b"] - 0.3) ** 2))
+
+
+def test_a_model_goes_through_what_is_exact_and_between_what_is_not() -> None:
+    points = np.array([[0.0], [0.5], [1.0]])
+    values = np.array([0.0, 1.0, 0.0])
+    exact, deviation = GaussianProcess(points, values, np.full(3, 1e-3), 1).predict(points)
+    assert exact == pytest.approx(values, abs=0.02)
+    assert (deviation < 0.02).all()
+    errors = np.array([1e-3, 1.0, 1e-3])
+    between, deviation = GaussianProcess(points, values, errors, 1).predict(points)
+    assert between[1] < 0.5
+    assert deviation[1] > 10 * deviation[0]
+
+
+def test_the_top_of_a_hill_is_found_among_noise() -> None:
+    study = searched(SQUARE, hill, 25, error=0.02)
+    assert hill(study.best_params) > 0.97
+    assert np.mean([hill(trial.params) for trial in study.trials[-5:]]) > 0.9
+
+
+def test_a_study_that_minimises_goes_down() -> None:
+    study = searched(SQUARE, lambda params: -hill(params), 20, direction="minimize")
+    assert hill(study.best_params) > 0.97
+
+
+def test_the_first_candidates_are_spread_evenly_whatever_they_score() -> None:
+    first, second = (searched(SQUARE, function, STARTUP) for function in (hill, lambda params: -hill(params)))
+    assert [one.params for one in first.trials] == [one.params for one in second.trials]
+    for name, low, width in (("a", 0, 2), ("b", -1, 2)):
+        eighths = sorted(int((one.params[name] - low) / width * STARTUP) for one in first.trials)
+        assert eighths == list(range(STARTUP))
+
+
+def test_choices_whole_numbers_and_logarithms_are_searched_inside_their_bounds() -> None:
+    def value(params: dict[str, Any]) -> float:
+        assert 0.001 <= params["rate"] <= 1
+        assert type(params["layers"]) is int
+        assert 1 <= params["layers"] <= 7
+        assert params["always"] == 3
+        return (params["kind"] == "mean") - abs(np.log10(params["rate"]) + 2) - abs(params["layers"] - 5) / 4
+
+    study = searched(MIXED, value, 40)
+    assert study.best_params["kind"] == "mean"
+    assert study.best_value > 0.7
+
+
+def test_engines_that_work_at_once_do_not_try_the_same() -> None:
+    study = searched(SQUARE, hill, 10, error=0.05)
+    study.sampler = GaussianProcessSampler(SQUARE, ["error"], seed=20, sequence_seed=0)
+    proposed = []
+    for _ in range(3):
+        proposed.append(study.ask(SQUARE).params)
+    apart = [abs(one["a"] - two["a"]) + abs(one["b"] - two["b"]) for one in proposed for two in proposed if one != two]
+    assert len(apart) == 6
+    assert min(apart) > 0.05
+
+
+@pytest.mark.parametrize("values", [[0.5] * 12, [float("-inf"), *[0.5] * 11], [1e9, 1e-9] * 6], ids=str)
+def test_scores_that_say_nothing_do_not_stop_a_search(values: list[float]) -> None:
+    left = iter(values)
+    study = searched(SQUARE, lambda _: next(left), len(values))
+    assert len({str(one.params) for one in study.trials}) == len(values)
