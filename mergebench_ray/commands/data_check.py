@@ -33,7 +33,7 @@ def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None
         InputError: if anything but data is wrong with the file, in the words of `tune` and `plan`.
     """
     sweep, suite = read_sweep_or_suite(str(sweep_or_suite))
-    options = EvaluationOptions() if sweep is None else sweep.evaluation
+    options = EvaluationOptions() if sweep is None else sweep.scoring(suite)
     domains = list(suite.scored) if sweep is None else chosen_domains(suite, options)
     calibration = {**suite.calibration, **sweep.calibration.data} if sweep is not None and _sees_data(sweep) else {}
     own_calibration = [] if sweep is None else sweep.calibration.data.values()
@@ -43,7 +43,7 @@ def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None
     needed = check_judge_settings(suite, options, domains, SPLITS)
     judges = [name for name in needed if judge_settings(name, suite, options) is not None]
     for split in SPLITS:
-        asked = [domain for domain in domains if split == "test" or domain not in suite.forgetting]
+        asked = [one for one in domains if sweep is not None or split == "test" or one not in suite.forgetting]
         if sweep is not None:
             check_programs_may_run(suite, split, options, asked)
         check_task_files(suite, split, asked, judges)

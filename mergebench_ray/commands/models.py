@@ -106,5 +106,5 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
         from mergebench_ray.calibration.model import require_calibratable
 
         require_calibratable(models.base, kinds)
-    judges, notes = find_checked_judges(suite, sweep.evaluation, SPLITS)
+    judges, notes = find_checked_judges(suite, sweep.scoring(suite), SPLITS)
     return replace(models, judges=judges, notes=[*models.notes, *notes])

@@ -62,7 +62,7 @@ def make_ready(sweep: Sweep) -> ReadySweep:
     suite = sweep.load_suite()
     models = resolve_sweep_models(sweep, suite)
     space = Space(sweep, list(models.specialists), models.num_layers)
-    tasks = load_checked_tasks(suite, sweep.evaluation, SPLITS, models.judges, models.base)
+    tasks = load_checked_tasks(suite, sweep.scoring(suite), SPLITS, models.judges, models.base)
     merges = [
         (method, complete_parameters(method, parameters, list(models.specialists), models.num_layers))
         for method, parameters in space.corners()

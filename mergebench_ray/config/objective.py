@@ -10,6 +10,8 @@ from mergebench_ray.config.fields import Line
 from mergebench_ray.config.names import Name
 
 DEFAULT = "normalised_average"
+FORGETTING = "forgetting"
+"""The objective that needs more than domains scored: what is kept of the base."""
 Weights = Annotated[
     dict[Name, Annotated[float, Field(gt=0, le=1e6)]],
     Field(min_length=1, description="Domain -> its weight; only their ratios count."),

@@ -14,7 +14,7 @@ from mergebench_ray.config.constraints import Conditions
 from mergebench_ray.config.engine import EngineOptions
 from mergebench_ray.config.fields import Line, Plain, Strict, expanded
 from mergebench_ray.config.names import Name
-from mergebench_ray.config.objective import DEFAULT, ObjectiveSpec
+from mergebench_ray.config.objective import DEFAULT, FORGETTING, ObjectiveSpec
 from mergebench_ray.config.reference import ModelRef
 from mergebench_ray.config.storage_url import hide_password
 from mergebench_ray.config.suite import Suite
@@ -107,9 +107,10 @@ class SearchOptions(Strict):
     objective: ObjectiveSpec = Field(
         default=DEFAULT,
         description="What is searched for: normalised_average, worst_domain, a domain by its name, weights of domains "
-        "({math: 2, coding: 1}), or another package's; a domain counts by what it reaches of its specialist's score.",
+        "({math: 2, coding: 1}), forgetting (what is kept of the base), or another package's; a domain counts by what "
+        "it reaches of its specialist's score.",
     )
-    constraints: dict[Name, Conditions] = Field(
+    constraints: dict[Line, Conditions] = Field(
         default_factory=dict,
         description="Domain or objective -> what a winner keeps there: '>= 0.9' of the specialist's score, or "
         "'score >= 0.4', the score itself; <= is an upper bound, 'and' joins several, a number alone is a lower bound.",
@@ -253,6 +254,13 @@ class Sweep(Strict):
     def load_suite(self) -> Suite:
         """The suite that this sweep names."""
         return Suite.load(self.suite)
+
+    def scoring(self, suite: Suite) -> EvaluationOptions:
+        """What candidates are scored on: the suite's forgetting section, too, where the search is after it."""
+        if FORGETTING not in (self.search.objective, *self.search.constraints):
+            return self.evaluation
+        domains = [*(self.evaluation.domains or suite.domains), *suite.forgetting]
+        return self.evaluation.model_copy(update={"domains": domains})
 
     def model_references(self, suite: Suite) -> tuple[ModelRef, dict[str, ModelRef]]:
         """References of the base and, by sorted name, of the specialists.

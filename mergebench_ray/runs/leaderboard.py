@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.names import AVERAGE
+from mergebench_ray.config.objective import FORGETTING
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
 
 MISSING = "–"
@@ -109,6 +110,8 @@ def objective_title(name: str, domains: Collection[str]) -> str:
         name: its name.
         domains: that were scored: one by its name is its specialist's share, not its score.
     """
+    if name == FORGETTING:
+        return "share kept of the base"
     return f"share of {name}" if name in domains else name.replace("_", " ")
 
 

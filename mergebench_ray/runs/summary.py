@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergebench_ray.config.fields import Split
-from mergebench_ray.config.objective import DEFAULT
+from mergebench_ray.config.objective import DEFAULT, FORGETTING
 from mergebench_ray.runs.leaderboard import (
     best_candidate,
     best_first,
@@ -68,7 +68,9 @@ class RunSummary:
             domains=domains,
             methods=sorted({t.method or "" for t in searched}),
             objective_title=objective_title(aims.objective_name if aims else DEFAULT, domains),
-            is_share=aims is None or aims.objective_name == DEFAULT or bool(aims.objective.reference_error),
+            is_share=aims is None
+            or aims.objective_name == DEFAULT
+            or (aims.objective_name != FORGETTING and bool(aims.objective.reference_error)),
             constraints=list(aims.constraints) if aims else [],
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mergebench_ray.checkpoints.sources import check_there
 from mergebench_ray.config import ModelRef, Suite, Sweep
+from mergebench_ray.config.objective import FORGETTING
 from mergebench_ray.errors import InputError
 from mergebench_ray.search.objectives.goal import check_goal
 from mergebench_ray.search.space import Space
@@ -55,6 +56,11 @@ def check_sweep(sweep: Sweep) -> None:
     base, specialists = sweep.model_references(suite)
     check_domains(sweep, suite, specialists)
     check_goal(sweep.search, sweep.evaluation.domains or list(suite.domains))
+    if sweep.scoring(suite) is not sweep.evaluation and not suite.forgetting:
+        raise InputError(
+            f"sweep {sweep.name}, search: {FORGETTING!r} is asked for, but suite {suite.name} has no tasks in its "
+            "forgetting section; add some to a suite that extends it"
+        )
     for name in sweep.calibration.data:
         if name not in specialists:
             raise InputError(

@@ -69,6 +69,7 @@ class Records:
             found = {
                 domain: self._checkpoint("specialist", domain, split, [domain])[domain]
                 for domain in self._session.domains
+                if domain in self._session.specialists
             }
             if split == "validation":
                 check_references(found)
@@ -180,7 +181,8 @@ class Records:
         references, measured = self.specialist_scores(split), Measured.of(scores)
         goal = self.goal(split, scores.domains if role == "base" else None)
         aims: dict[str, Any] = {"objectives": goal.values(measured), "constraints": goal.missed_by(measured)}
-        if reason := why_not_normalised(scores.domains, references):
+        own = {domain: result for domain, result in scores.domains.items() if domain in references}
+        if reason := why_not_normalised(own, references):
             if split == "validation" and role != "candidate":
                 raise InputError(f"{name} on {split}: {reason}")
             _log.warning("%s on %s: %s", name, split, reason)

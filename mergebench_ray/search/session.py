@@ -34,7 +34,7 @@ class Session:
         evaluators: actors that hold an engine each.
         base: the base's checkpoint.
         specialists: the specialists' checkpoints by name.
-        domains: the scored domains.
+        domains: the scored domains, what must not be forgotten included where the search is after it.
         started: `time.perf_counter()` when bank and engines were up.
         engine_start_seconds: how long the slowest engine took to start.
         engine_dtype: what the engines compute in.
@@ -90,9 +90,10 @@ def open_session(
         report: called with (fraction done, what is happening).
     """
     check_engines_fit(sweep.engine)
+    scoring = sweep.scoring(suite)
     report(0.0, f"starting {sweep.engine.count} vLLM engine(s), about half a minute, and loading the bank")
     evaluators = [
-        start_evaluator(suite, base, sweep.engine, sweep.evaluation, run.engine_log(index), judges)
+        start_evaluator(suite, base, sweep.engine, scoring, run.engine_log(index), judges)
         for index in range(sweep.engine.count)
     ]
     bank: Bank | None = None
@@ -114,7 +115,7 @@ def open_session(
             evaluators=evaluators,
             base=base,
             specialists=specialists,
-            domains=list(sweep.evaluation.domains or suite.domains),
+            domains=list(scoring.domains or suite.domains),
             started=time.perf_counter(),
             engine_start_seconds=max(one.start_seconds for one in stats),
             engine_dtype="+".join(sorted({one.dtype for one in stats})),

@@ -121,6 +121,21 @@ def test_a_domain_that_is_not_scored_is_no_objective_and_no_constraint() -> None
             read_sweep(SWEEP, {"evaluation.domains": ["coding", "safety"], f"search.{key}": value})
 
 
+def test_forgetting_needs_a_suite_that_has_such_tasks_which_are_then_scored(tmp_path: Path) -> None:
+    for setting in ({"search.objective": "forgetting"}, {"search.constraints": {"forgetting": 0.9}}):
+        with pytest.raises(InputError, match="suite smollm2-mini has no tasks in its forgetting section"):
+            read_sweep(SWEEP, setting)
+        path = tmp_path / "suite.yaml"
+        path.write_text(
+            "name: mine\nextends: smollm2-mini\ndomains: {coding: null}\n"
+            "forgetting: {programs: {tasks: {mini_coding: score}}}\nspecialists: {coding: null}\n"
+        )
+        sweep = read_sweep(SWEEP, {**setting, "suite": str(path)})
+        suite = sweep.load_suite()
+        assert sweep.scoring(suite).domains == [*suite.domains, "programs"]
+    assert read_sweep(SWEEP).scoring(suite).domains is None
+
+
 def test_objectives_and_constraints_that_mean_something_are_taken() -> None:
     for objective in ("normalised_average", "worst_domain", "math", {"math": 2, "coding": 1}):
         sweep = read_sweep(

@@ -78,6 +78,15 @@ def test_equal_weights_of_all_domains_are_the_normalised_average() -> None:
     )
 
 
+def test_forgetting_is_what_is_kept_of_the_base_where_there_is_no_specialist() -> None:
+    base = {"math": DomainScore(0.1, 0.02, 64), "facts": DomainScore(0.5, 0.03, 64), "text": DomainScore(30.0, 0.2, 64)}
+    objective = make_objective("forgetting", References(SPECIALISTS, {**base, "story": DomainScore(0.8, 0.01, 64)}))
+    assert objective.value({**SCORES, "facts": 0.4, "story": 0.88}) == pytest.approx((0.8 + 1.1) / 2)
+    assert objective.value(SCORES) is None
+    assert NormalisedAverage(REFERENCES).value({**SCORES, "facts": 0.4}) == NormalisedAverage(REFERENCES).value(SCORES)
+    assert make_objective("forgetting", REFERENCES).value(SCORES) is None
+
+
 def test_a_perplexity_of_10_beats_one_of_30() -> None:
     objective = NormalisedAverage(REFERENCES)
     good, bad = (objective.value({**SCORES, "text": value}) for value in (10.0, 30.0))

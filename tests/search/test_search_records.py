@@ -81,6 +81,20 @@ def test_a_row_has_what_the_search_is_after_beside_the_normalised_average(tmp_pa
     assert found.missed == ["math score >= 0.5"]
 
 
+def test_what_no_specialist_is_for_is_measured_against_the_base_alone(tmp_path: Path) -> None:
+    kept = records(tmp_path, {"math": 0.8}, constraints={"forgetting": 0.9})
+    kept._session.domains.append("facts")
+    for role, facts in (("base", 0.5), ("candidate", 0.4)):
+        results = {"math": DomainScore(0.4, 0.01, 64), "facts": DomainScore(facts, 0.01, 64)}
+        measurement = Measurement(Scores("validation", results, [], "v", 0.0, 0.0, 0, 0), 0.0, 0.0, 0.0, (0,))
+        aims = kept._aims("x", role, measurement.scores, "validation")  # type: ignore[arg-type]
+        kept._store.append(Trial(role, role, "validation", "d", "i", domains=results, **aims))  # type: ignore[arg-type]
+    base, candidate = kept._store.trials()[-2:]
+    assert base.constraints == {"forgetting >= 0.9": pytest.approx(-0.1)}
+    assert candidate.constraints == {"forgetting >= 0.9": pytest.approx(0.1)}
+    assert candidate.normalised_average == pytest.approx(0.5)
+
+
 def test_a_candidate_without_a_value_keeps_no_constraint_and_is_kept(tmp_path: Path) -> None:
     kept = records(tmp_path, {"math": 0.8}, constraints={"math": 0.5})
     found = row(kept, "validation", "candidate", math.nan)

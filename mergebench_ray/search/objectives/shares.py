@@ -32,9 +32,9 @@ class MeanOfShares(ABC):
         """Weight of each domain that counts, not all 0, for a model that recovers these shares."""
 
     def value(self, scores: Mapping[str, float]) -> float | None:
-        """The mean; None where a score is missing or cannot be normalised."""
+        """The mean; None where a score is missing or cannot be normalised, or nothing counts."""
         shares = self._shares(scores)
-        if shares is None:
+        if not shares:
             return None
         weights = self.weights(shares)
         return math.fsum(weight * shares[domain] for domain, weight in weights.items()) / math.fsum(weights.values())
