@@ -17,6 +17,7 @@ from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import digests
 from mergebench_ray.methods import complete_parameters
+from mergebench_ray.search.samplers import random_draws
 from mergebench_ray.search.space import Space
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, notes_of
@@ -47,7 +48,12 @@ class ReadySweep:
     @property
     def notes(self) -> list[str]:
         """Everything that is otherwise than one might think, a line each."""
-        return [*self.models.notes, *self.task_notes]
+        return [*self.models.notes, *self.task_notes, *self.search_notes]
+
+    @property
+    def search_notes(self) -> list[str]:
+        """What the sampler does not search, a line each."""
+        return random_draws(self.sweep.search, self.space)
 
 
 def make_ready(sweep: Sweep) -> ReadySweep:

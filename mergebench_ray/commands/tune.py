@@ -126,7 +126,7 @@ def tune(
         for split, some in tasks.items():
             write_questions(run.path, split, list(question_rows(some)))
         with LiveView(checked.name, checked.search.trials, show=show_progress) as view:
-            for note in ready.task_notes:
+            for note in (*ready.task_notes, *ready.search_notes):
                 view.phase(note)
             if ready.calibration is not None:
                 ready.calibration.report_to(lambda _fraction, text: view.phase(text))

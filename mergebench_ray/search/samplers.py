@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from mergebench_ray.config import Choices, Range, SearchOptions, Sweep
@@ -25,6 +25,8 @@ _MOST_MODELLED = 20  # numbers of which a model learns something from a few doze
 _MOST = 1_000_000  # of an option, and of the candidates that a sampler would write down one by one
 _TRIED = 12  # two more than most samplers draw at random before they begin
 _QUICK = 500  # numbers that are suggested a dozen times in a moment
+_HUB = "optunahub:"
+_SEARCH_TOGETHER = ("CmaEsSampler", "GPSampler", "NSGAIISampler", "NSGAIIISampler", "QMCSampler")
 _ENUMERATING = ("GridSampler", "BruteForceSampler")
 
 
@@ -81,12 +83,12 @@ class SeededByNumber(optuna.samplers.BaseSampler):
 
 
 def make_sampler(name: str, seed: int, options: Mapping[str, Any]) -> SeededByNumber:
-    """Build the sampler `name` of `optuna.samplers`, seeded by trial number where it takes a seed.
+    """Build the sampler `name` of `optuna.samplers`, or of optunahub, seeded by trial number where it takes a seed.
 
     Raises:
         InputError: unknown sampler (with the closest name), or an option that it does not take.
     """
-    kind = getattr(optuna.samplers, name, None)
+    kind = _of_the_hub(name) if name.startswith(_HUB) else getattr(optuna.samplers, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, optuna.samplers.BaseSampler)):
         known = [key for key in optuna.samplers.__all__ if key.endswith("Sampler")]
         raise InputError(f"search.sampler = {name!r:.80}: no such Optuna sampler; {nearest(name, known)}")
@@ -105,6 +107,44 @@ def make_sampler(name: str, seed: int, options: Mapping[str, Any]) -> SeededByNu
         return sampler
 
     return SeededByNumber(make)
+
+
+def _of_the_hub(name: str) -> Any:
+    """What a name such as ``optunahub:auto_sampler.AutoSampler`` stands for: a folder of its samplers, and a class."""
+    try:
+        import optunahub
+    except ImportError:
+        raise InputError(
+            f"search.sampler = {name!r:.80}: the package optunahub is not installed; pip install optunahub, or name "
+            "one of Optuna's own samplers"
+        ) from None
+    folder, _, kind = name.removeprefix(_HUB).rpartition(".")
+    try:
+        return getattr(optunahub.load_module(f"samplers/{folder}"), kind)
+    except Exception as error:  # whatever its download or its module raises
+        raise InputError(
+            f"search.sampler = {name!r:.80}: cannot be loaded ({one_line(error)}); write {_HUB}FOLDER.CLASS, as "
+            f"in {_HUB}auto_sampler.AutoSampler"
+        ) from error
+
+
+def random_draws(options: SearchOptions, space: Space) -> list[str]:
+    """What a sampler draws at random although its name promises more, a line each."""
+    name, found = options.sampler, []
+    if name in _SEARCH_TOGETHER and len(space.methods) > 1:
+        found.append(
+            f"search.sampler = {name!r} draws hyper-parameters at random where there are several methods: it searches "
+            "only what every candidate has; take auto, or one method"
+        )
+    elif name == "CmaEsSampler":
+        choices = [
+            key
+            for key, one in space.distributions(space.methods[0]).items()
+            if isinstance(one, CategoricalDistribution) and not one.single()
+        ]
+        if choices:
+            found.append(f"search.sampler = {name!r} draws {', '.join(choices):.200} at random: it searches no choices")
+    return found
 
 
 def search_sampler(options: SearchOptions, space: Space) -> SeededByNumber:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -12,7 +14,7 @@ from optuna.trial import TrialState
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.search.gaussian_process import GaussianProcessSampler
-from mergebench_ray.search.samplers import make_sampler, search_sampler, try_sampler
+from mergebench_ray.search.samplers import make_sampler, random_draws, search_sampler, try_sampler
 from mergebench_ray.search.space import Space
 
 FINITE = {"consensus": {"k": {"low": 1, "high": 2, "integer": True}, "scaling_coef": {"choices": [0.2, 0.4, 0.6]}}}
@@ -115,3 +117,47 @@ def test_auto_takes_a_gaussian_process_where_it_fits(
 def test_auto_has_no_options() -> None:
     with pytest.raises(InputError, match="auto has none; name the sampler"):
         made_of(FINITE, sampler_options={"multivariate": True})
+
+
+def notes(methods: dict[str, Any], sampler: str) -> list[str]:
+    content = {"name": "x", "suite": "smollm2-mini", "methods": methods, "search": {"sampler": sampler}}
+    sweep = Sweep.model_validate(content)
+    return random_draws(sweep.search, Space(sweep, ["coding", "math"], None))
+
+
+@pytest.mark.parametrize("sampler", ["CmaEsSampler", "GPSampler", "QMCSampler", "NSGAIISampler"])
+def test_a_sampler_that_draws_at_random_says_so_in_one_line(sampler: str) -> None:
+    (note,) = notes(METHODS, sampler)
+    assert "at random where there are several methods" in note
+    assert "\n" not in note
+
+
+def test_choices_that_are_drawn_at_random_are_named() -> None:
+    (note,) = notes({"ties": METHODS["ties"]}, "CmaEsSampler")
+    assert "draws ties.merge_func at random" in note
+
+
+@pytest.mark.parametrize("sampler", ["auto", "TPESampler", "RandomSampler"])
+def test_a_sampler_that_searches_everything_says_nothing(sampler: str) -> None:
+    assert notes(METHODS, sampler) == []
+
+
+def test_a_sampler_of_the_hub_needs_its_package() -> None:
+    with pytest.raises(InputError, match="optunahub is not installed; pip install optunahub"):
+        make_sampler("optunahub:auto_sampler.AutoSampler", 0, {})
+
+
+def test_a_sampler_of_the_hub_is_seeded_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(package: str) -> Any:
+        assert package == "samplers/of_mine"
+        return SimpleNamespace(Mine=optuna.samplers.RandomSampler)
+
+    monkeypatch.setitem(sys.modules, "optunahub", SimpleNamespace(load_module=load))
+    drawn = [
+        optuna.create_study(sampler=make_sampler("optunahub:of_mine.Mine", 5, {})).ask().suggest_float("x", 0, 1)
+        for _ in "ab"
+    ]
+    assert drawn[0] == drawn[1]
+    for wrong in ("optunahub:of_mine.Other", "optunahub:elsewhere.Mine"):
+        with pytest.raises(InputError, match=r"cannot be loaded .*write optunahub:FOLDER\.CLASS"):
+            make_sampler(wrong, 0, {})
