@@ -136,7 +136,7 @@ class SparingPool(Pool):
         *,
         look: int = 10,
         candidates: int | None = None,
-        p: float = 0.3,
+        p: float = 0.22,
         survivors: int = 8,
     ) -> None:
         super().__init__(items, objective, look=look, candidates=candidates, p=p, survivors=survivors)
