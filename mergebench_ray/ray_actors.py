@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
-from ray import ObjectRef
+from ray import ObjectRef, ObjectRefGenerator
 from ray.actor import ActorHandle
+from ray.exceptions import TaskCancelledError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +34,38 @@ class ActorMethod(Generic[P, R]):
         return begun
 
 
+class ActorStream(Generic[R]):
+    """What a generator of an actor yields. For the process that began the call, and there for one thread at a time.
+
+    Args:
+        generator: Ray's.
+    """
+
+    def __init__(self, generator: ObjectRefGenerator) -> None:
+        self._generator = generator
+
+    def __iter__(self) -> ActorStream[R]:
+        return self
+
+    def __next__(self) -> R:
+        try:
+            value: R = ray.get(next(self._generator))
+        except TaskCancelledError:
+            raise StopIteration from None
+        return value
+
+    def cancel(self) -> None:
+        """Have `call_is_cancelled` say so in the actor; from any thread. What is yielded already still comes."""
+        ray.cancel(self._generator)
+
+
+def call_is_cancelled() -> bool:
+    """Whether whoever began the call of an actor that runs here has cancelled it; False outside of Ray's workers."""
+    if not ray.is_initialized() or ray.get_runtime_context().worker.mode != ray.WORKER_MODE:
+        return False
+    return bool(ray.get_runtime_context().is_canceled())
+
+
 @dataclass(frozen=True)
 class Actor(Generic[T]):
     """An actor, by the class that it is made of; may be pickled and used anywhere.
@@ -50,6 +83,12 @@ class Actor(Generic[T]):
     def call(self, method: Callable[Concatenate[T, P], R], *arguments: P.args, **options: P.kwargs) -> ObjectRef[R]:
         """Begin a call: ``ray.get(actor.call(Evaluator.score, split))``."""
         return self.method(method)(*arguments, **options)
+
+    def stream(
+        self, method: Callable[Concatenate[T, P], Iterator[R]], *arguments: P.args, **options: P.kwargs
+    ) -> ActorStream[R]:
+        """Begin a call of a generator: what it yields, as soon as it does."""
+        return ActorStream(getattr(self.handle, method.__name__).remote(*arguments, **options))
 
     def kill(self) -> None:
         """End it at once."""

@@ -42,6 +42,16 @@ class GenerationPrompt:
     request: int
     text_of: Callable[[Sequence[int]], str]
 
+    @property
+    def sequences(self) -> int:
+        """How many sequences vLLM makes of it."""
+        return int(self.sampling.n)
+
+    @property
+    def requests(self) -> tuple[int, ...]:
+        """Indices of the requests that it answers."""
+        return (self.request,)
+
     def again(self, output: Any) -> None:
         """What to ask once more: nothing."""
 
@@ -67,6 +77,16 @@ class ScoringPrompt:
     num_common: int
     last_tokens: dict[int, int]
     by_token_ids: bool
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences vLLM makes of it."""
+        return 1
+
+    @property
+    def requests(self) -> tuple[int, ...]:
+        """Indices of the requests that it answers."""
+        return tuple(self.last_tokens)
 
     def again(self, output: Any) -> ScoringPrompt | None:
         """What to ask once more: vLLM does not score tokens that it finds in its prefix cache."""
@@ -109,11 +129,12 @@ class Batch:
         defaults: how answers are generated where a request does not say it.
         urgent: indices of generations to ask for before all else.
         token_id_scores: whether vLLM can score given tokens of a prompt alone (its V2 model runner can).
+        in_order: whether prompts stand in the order of the requests; one that answers several where the first does.
 
     Attributes:
         size: number of requests.
-        prompts: what vLLM is given: longest first, so that no long answer is left over at the end, and equal contexts
-            side by side, so that the prefix cache still has them.
+        prompts: what vLLM is given: unless `in_order`, longest first, so that no long answer is left over at the end,
+            and equal contexts side by side, so that the prefix cache still has them.
 
     Raises:
         InputError: if a request leaves no room for a prompt, or what is to be scored is empty.
@@ -127,6 +148,7 @@ class Batch:
         defaults: GenerationDefaults,
         urgent: Collection[int] = (),
         token_id_scores: bool = False,
+        in_order: bool = False,
     ) -> None:
         self.size = len(requests)
         first = frozenset(urgent)
@@ -150,7 +172,10 @@ class Batch:
             by_token_ids = token_id_scores and not greedy
             for part in _parts(last_tokens):
                 ordered.append((order, _scoring([*shared], num_common, part, by_token_ids)))
-        self.prompts = [prompt for _, prompt in sorted(ordered, key=lambda entry: entry[0])]
+        if in_order:
+            self.prompts = sorted((prompt for _, prompt in ordered), key=lambda prompt: prompt.requests[0])
+        else:
+            self.prompts = [prompt for _, prompt in sorted(ordered, key=lambda entry: entry[0])]
 
 
 def _fit(prompt: Sequence[int], reserved: int, max_model_len: int) -> list[int]:

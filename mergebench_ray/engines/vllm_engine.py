@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import math
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -225,12 +228,13 @@ class VLLMEngine:
             time.sleep(_RESET_PAUSE_S)
         raise RuntimeError("vLLM could not reset its prefix cache")
 
-    def batch(self, requests: Sequence[Request], urgent: Collection[int] = ()) -> Batch:
-        """Requests made ready for `answer`, any number of times.
+    def batch(self, requests: Sequence[Request], urgent: Collection[int] = (), *, in_order: bool = False) -> Batch:
+        """Requests made ready for `answer` or `stream`, any number of times.
 
         Args:
             requests: of any kind.
             urgent: indices of generations to ask for before all else.
+            in_order: ask in the order of the requests, not the longest first.
 
         Raises:
             InputError: if a request leaves no room for a prompt, or what is to be scored is empty.
@@ -238,7 +242,7 @@ class VLLMEngine:
         from mergebench_ray.engines.batch import Batch
 
         v2_runner = self._llm.llm_engine.vllm_config.use_v2_model_runner
-        return Batch(requests, self._max_model_len, self.tokenizer, self._defaults, urgent, v2_runner)
+        return Batch(requests, self._max_model_len, self.tokenizer, self._defaults, urgent, v2_runner, in_order)
 
     def answer(self, batch: Batch, when_answered: Callable[[int, Answer], None] = _ignore) -> list[Answer]:
         """Answer all requests of a batch together, in the order of the requests.
@@ -250,16 +254,49 @@ class VLLMEngine:
         Raises:
             RuntimeError: if the weights are undefined.
         """
-        if self._held.undefined:
-            raise RuntimeError("the engine's weights are undefined since a load failed; load a candidate first")
         answers: list[Any] = [None] * batch.size
-        started = time.perf_counter()
-        for prompt, output in self._outputs(batch.prompts):
-            for index, answer in prompt.answers(output):
+        for answered in self.stream(batch.prompts):
+            for index, answer in answered:
                 answers[index] = answer
                 when_answered(index, answer)
-        self.busy_seconds += time.perf_counter() - started
         return answers
+
+    def stream(
+        self, prompts: Iterable[Prompt], in_flight: int | None = None
+    ) -> Generator[list[tuple[int, Answer]], None, None]:
+        """Answer prompts in the order given: what each of vLLM's steps completed, often nothing.
+
+        A prompt begins as soon as there is room for it, whatever whoever reads the answers does. So those until a stop
+        are those of the whole, bit for bit. To stop, close the iterator: what has begun is aborted and counted in
+        `tokens`, and nothing of it is left in the engine.
+
+        Args:
+            prompts: of a batch, all or some.
+            in_flight: how many sequences are computed at a time; None leaves that to vLLM, which knows of all prompts
+                from the start.
+
+        Yields:
+            indices of requests with their answers.
+
+        Raises:
+            RuntimeError: if the weights are undefined.
+        """
+        if self._held.undefined:
+            raise RuntimeError("the engine's weights are undefined since a load failed; load a candidate first")
+        to_come = deque(prompts)
+        begun: dict[str, Prompt] = {}
+        try:
+            while to_come or begun:
+                with self._busy():
+                    room = math.inf if in_flight is None else in_flight - sum(one.sequences for one in begun.values())
+                    while to_come and room > 0:
+                        room -= to_come[0].sequences
+                        self._begin(begun, to_come.popleft())
+                    answered = self._step(begun)
+                yield answered
+        finally:
+            if begun:
+                self._abort(begun)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Answer all requests in one batch, in their order."""
@@ -269,31 +306,45 @@ class VLLMEngine:
         """Likelihood of each continuation, all in one batch, in their order."""
         return cast(list[Likelihood], self.answer(self.batch(requests)))
 
-    def _outputs(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Any]]:
-        """Prompts with what vLLM makes of them, as they are finished."""
-        engine = self._llm.llm_engine
-        waiting = self._enqueue(prompts)
-        try:
-            while waiting:
-                for output in engine.step():
-                    if not output.finished:
-                        continue
-                    prompt = waiting.pop(output.request_id)
-                    self.tokens += len(output.prompt_token_ids) + sum(len(one.token_ids) for one in output.outputs)
-                    if again := prompt.again(output):
-                        waiting |= self._enqueue([again])
-                    else:
-                        yield prompt, output
-        finally:
-            engine.abort_request(list(waiting))
-
-    def _enqueue(self, prompts: Sequence[Prompt]) -> dict[str, Prompt]:
+    def _begin(self, begun: dict[str, Prompt], prompt: Prompt) -> None:
         from vllm.inputs import tokens_input
 
-        named = {str(next(self._names)): prompt for prompt in prompts}
-        for name, prompt in named.items():
-            self._llm.llm_engine.add_request(name, tokens_input(prompt.token_ids), prompt.sampling)
-        return named
+        name = str(next(self._names))
+        begun[name] = prompt
+        self._llm.llm_engine.add_request(name, tokens_input(prompt.token_ids), prompt.sampling)
+
+    def _step(self, begun: dict[str, Prompt]) -> list[tuple[int, Answer]]:
+        """Let vLLM compute a token of each sequence; the answers that are complete with it."""
+        answered: list[tuple[int, Answer]] = []
+        for output in self._llm.llm_engine.step():
+            if not output.finished:
+                continue
+            prompt = begun.pop(output.request_id)
+            self.tokens += len(output.prompt_token_ids) + sum(len(one.token_ids) for one in output.outputs)
+            if again := prompt.again(output):
+                self._begin(begun, again)
+            else:
+                answered += prompt.answers(output)
+        return answered
+
+    def _abort(self, begun: Mapping[str, Prompt]) -> None:
+        engine = self._llm.llm_engine
+        with self._busy():
+            for state in engine.output_processor.request_states.values():
+                if not state.is_prefilling:
+                    self.tokens += state.prompt_len + state.detokenizer.num_output_tokens()
+            engine.abort_request(list(begun))
+            # What is computed already still comes out of vLLM, and the places of what was aborted are cleared.
+            for _ in range(engine.vllm_config.max_concurrent_batches + 1):
+                engine.step()
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy_seconds += time.perf_counter() - started
 
     def close(self) -> None:
         """Stop vLLM and free its memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,12 @@ from mergebench_ray.engines import LoadReport, VLLMEngine
 from mergebench_ray.engines.engine_proof import prove
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.prepared import GradedShare, PreparedSplit, Share
+from mergebench_ray.evaluation.graded import GradedItems, GradedShare, Spent
+from mergebench_ray.evaluation.order import Order, Share
+from mergebench_ray.evaluation.prepared import PreparedSplit
+from mergebench_ray.evaluation.share_scoring import ShareScoring
 from mergebench_ray.judges.judges import NO_JUDGES, Judges
-from mergebench_ray.ray_actors import Actor, actors_of
+from mergebench_ray.ray_actors import Actor, actors_of, call_is_cancelled
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
@@ -84,6 +87,7 @@ class Evaluator:
         self._loaded: dict[Split, list[ScoredTask]] = {}
         self._prepared: dict[Split, PreparedSplit] = {}
         self._localise: Callable[[WeightManifest], WeightManifest] | None = None
+        self._scoring: ShareScoring | None = None
         self._start_seconds = 0.0
         self._prepare_seconds = 0.0
 
@@ -133,9 +137,26 @@ class Evaluator:
         """Ask the present weights a share of the items that `score` would ask; `combine` makes scores of all shares."""
         return self._split(split).grade_share(self._engine, share, domains)
 
-    def combine(self, split: Split, shares: Sequence[GradedShare]) -> Scores:
-        """Scores from the shares of several evaluators."""
-        return self._split(split).combine(shares)
+    def combine(self, split: Split, shares: Sequence[GradedShare], *, partial: bool = False) -> Scores:
+        """Scores from the shares of several evaluators; with `partial`, of those items that are there."""
+        return self._split(split).combine(shares, partial=partial)
+
+    def looks(self, split: Split, order: Order, share: Share) -> Generator[GradedItems, None, None]:
+        """Ask the present weights items in a given order; what each look adds, while others are asked.
+
+        As an actor's, it runs in the main thread, as every call does, and whoever began it stops it by `ray.cancel`;
+        elsewhere by closing it. `spent` says afterwards what it took.
+
+        Raises:
+            InputError: if the order has looks and a task's metric exists only over all of its items.
+        """
+        self._scoring = self._split(split).score_in_order(self._engine, order, share)
+        yield from self._scoring.looks(call_is_cancelled)
+
+    def spent(self) -> GradedShare:
+        """What `looks` took, stopped or not, since this was last asked; without the items that it has handed out."""
+        scoring, self._scoring = self._scoring, None
+        return GradedShare({}, self._engine.weight_version, Spent()) if scoring is None else scoring.spent()
 
     def items_digest(self, split: Split, domains: Sequence[str] | None = None) -> str:
         """Digest of the items that `score` would score: part of the key under which a result may be reused."""

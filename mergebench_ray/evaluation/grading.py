@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,20 @@ def _failed(what: str, error: Exception, remedy: str) -> InputError:
 def graded_apart(task: ScoredTask) -> bool:
     """Whether a task is graded by a function that leaves the work to other processes, and by no judge."""
     return task.batch_scorer is not None and task.judged is None
+
+
+def check_looks(tasks: Iterable[ScoredTask]) -> None:
+    """Check that scores of some items say something of all.
+
+    Raises:
+        InputError: if a task's metric exists only over all of its items, naming it.
+    """
+    for task in tasks:
+        if task.task.aggregation()[task.metric] is not mean:
+            raise InputError(
+                f"task {task.name}: its metric {task.metric} is no mean over items but exists only over all of them, "
+                "so candidates cannot be raced; set search.race: none, or count another metric"
+            )
 
 
 def responses(task: ScoredTask, answers: Sequence[Sequence[Sequence[Answer]]]) -> list[str]:

@@ -17,6 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from mergebench_ray.config import EngineOptions
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
+from mergebench_ray.evaluation.asked import Questions
 from mergebench_ray.evaluation.prepared import PreparedSplit
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import Item, ScoredTask
@@ -65,11 +66,9 @@ def asked(engine: VLLMEngine, kind: Any, arguments: list[tuple[Any, ...]], repea
     ]
     items = tuple(Item(str(number), {}, (one,), "", "") for number, one in enumerate(instances))
     task = cast(ScoredTask, SimpleNamespace(name="t", items=items, task=SimpleNamespace(OUTPUT_TYPE=kind), metric=""))
-    prepared = PreparedSplit("test", [task], engine.tokenizer, LENGTH)
-    answers = engine.answer(engine.batch([one.request for one in prepared._asked]))
-    return [
-        [getattr(answer, "text", answer)] * one.repeats for one, answer in zip(prepared._asked, answers, strict=True)
-    ]
+    asked = [one for some in Questions([task], engine.tokenizer, LENGTH).asked for one in some]
+    answers = engine.answer(engine.batch([one.request for one in asked]))
+    return [[getattr(answer, "text", answer)] * one.repeats for one, answer in zip(asked, answers, strict=True)]
 
 
 CASES: list[tuple[str, list[str], dict[str, Any]]] = [

@@ -14,8 +14,9 @@ from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.graded import GradedItem, GradedShare, Spent
 from mergebench_ray.evaluation.grading import item_score
-from mergebench_ray.evaluation.prepared import GradedItem, GradedShare, PreparedSplit
+from mergebench_ray.evaluation.prepared import PreparedSplit
 from mergebench_ray.scores import ItemRow, Scores, average_score
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
@@ -62,11 +63,12 @@ def combined(tasks: Sequence[ScoredTask], tokenizer: Any, value: Callable[[int, 
         )
         return GradedItem(given, row, None)
 
-    items = {
-        number: {place: graded(task, value(number, place), place) for place in range(len(task.items))}
+    items = [
+        graded(task, value(number, place), place)
         for number, task in enumerate(tasks)
-    }
-    share = GradedShare(items, "v", 0.0, 0.0, 0, 0, 0.0, 0)
+        for place in range(len(task.items))
+    ]
+    share = GradedShare(dict(enumerate(items)), "v", Spent())
     return PreparedSplit("test", tasks, tokenizer, 256).combine([share])
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
-from mergebench_ray.engines.batch import Batch, ScoringPrompt
+from mergebench_ray.engines.batch import Batch, Prompt
 from mergebench_ray.engines.tokens import encode_pairs, encode_texts
 from mergebench_ray.evaluation import grading
 from mergebench_ray.evaluation.evaluator import Evaluator
@@ -93,11 +93,9 @@ class InstantEngine:
     def __init__(self, engine: VLLMEngine) -> None:
         self.tokenizer, self.batch, self.forget_prefixes = engine.tokenizer, engine.batch, engine.forget_prefixes
 
-    def answer(self, batch: Batch, when_answered: Callable[[int, Any], None]) -> None:
-        for prompt in batch.prompts:
-            assert isinstance(prompt, ScoringPrompt)
-            for index in prompt.last_tokens:
-                when_answered(index, (-float(index), False))
+    def stream(self, prompts: Sequence[Prompt], in_flight: int | None) -> Iterator[list[tuple[int, Any]]]:
+        for prompt in prompts:
+            yield [(index, (-float(index), False)) for index in prompt.requests]
 
 
 def test_of_5000_items_a_second_candidate_builds_and_tokenises_nothing(
@@ -159,19 +157,22 @@ def test_programs_are_graded_while_other_answers_are_still_made(
     suite = write_suite(tmp_path, {"text": {"stories": "exact_match", "programs": "exact_match"}})
     prepared = PreparedSplit("test", load_tasks(suite, "test", EvaluationOptions()), engine.tokenizer, 256)
     happened: list[str] = []
-    answer_all, grade = engine.answer, grading.grade
+    stream, grade = engine.stream, grading.grade
 
-    def note_answers(batch: Batch, when_answered: Callable[[int, Any], None]) -> list[Any]:
-        answers = answer_all(batch, when_answered)
-        happened.append("all answered")
-        return answers
+    def note_answers(prompts: Sequence[Prompt], in_flight: int | None) -> Iterator[Any]:
+        missing = sum(len(prompt.requests) for prompt in prompts)
+        for answered in stream(prompts, in_flight):
+            missing -= len(answered)
+            if not missing:
+                happened.append("all answered")
+            yield answered
 
     def note_grading(task: Any, *arguments: Any) -> list[Any]:
         happened.append(task.name)
         return grade(task, *arguments)
 
-    monkeypatch.setattr(engine, "answer", note_answers)
-    monkeypatch.setattr("mergebench_ray.evaluation.prepared.grade", note_grading)
+    monkeypatch.setattr(engine, "stream", note_answers)
+    monkeypatch.setattr("mergebench_ray.evaluation.look_grader.grade", note_grading)
     engine.restore_base()
     scores = prepared.score(engine)
     assert happened == ["programs", "all answered", "stories"]

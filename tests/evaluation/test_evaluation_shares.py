@@ -13,7 +13,7 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.evaluator import Evaluator
-from mergebench_ray.evaluation.prepared import Share
+from mergebench_ray.evaluation.order import Share
 from mergebench_ray.machine import usable_cores
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.trials import read_items, read_trials
@@ -38,7 +38,7 @@ def test_shares_together_are_the_whole(suite: Suite, engine: VLLMEngine, count: 
     evaluator = Evaluator(suite, EvaluationOptions(), lambda: engine)
     whole = evaluator.score("test")
     shares = [evaluator.grade_share("test", Share(index, count)) for index in range(count)]
-    sizes = [sum(len(items) for items in share.items.values()) for share in shares]
+    sizes = [len(share.items) for share in shares]
     assert sum(sizes) == ITEMS
     assert max(sizes) - min(sizes) <= 1
     together = evaluator.combine("test", shares)

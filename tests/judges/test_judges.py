@@ -26,7 +26,7 @@ from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Evaluator
 from mergebench_ray.evaluation.grading import grade
-from mergebench_ray.evaluation.prepared import Share
+from mergebench_ray.evaluation.order import Share
 from mergebench_ray.judges.judge_engine import FoundJudge, JudgeEngine
 from mergebench_ray.judges.judges import (
     Judges,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -24,8 +24,24 @@ class ActorHere:
     def call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return self.method(method)(*arguments, **options)
 
+    def stream(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> StreamHere:
+        return StreamHere(self.method(method)(*arguments, **options))
+
     def kill(self) -> None:
         ray.kill(self)
+
+
+class StreamHere:
+    """Stands for an `ActorStream`: works when it is asked, and is closed where it would be cancelled."""
+
+    def __init__(self, generator: Generator[Any, None, None]) -> None:
+        self._generator = generator
+
+    def __next__(self) -> Any:
+        return next(self._generator)
+
+    def cancel(self) -> None:
+        self._generator.close()
 
 
 def fetch_here(monkeypatch: pytest.MonkeyPatch) -> None:
