@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -181,6 +182,13 @@ class Records:
         references, measured = self.specialist_scores(split), Measured.of(scores)
         goal = self.goal(split, scores.domains if role == "base" else None)
         aims: dict[str, Any] = {"objectives": goal.values(measured), "constraints": goal.missed_by(measured)}
+        for domain, result in scores.domains.items():
+            unusable = domain not in references and not 0 < result.score < math.inf
+            if role == "base" and split == "validation" and unusable:
+                raise InputError(
+                    f"the base scores {result.score:g} on {domain!r}, so nothing can be said of what a merge forgets "
+                    "there; score more items, or leave it out of the suite's forgetting section"
+                )
         own = {domain: result for domain, result in scores.domains.items() if domain in references}
         if reason := why_not_normalised(own, references):
             if split == "validation" and role != "candidate":

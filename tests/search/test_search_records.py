@@ -95,6 +95,15 @@ def test_what_no_specialist_is_for_is_measured_against_the_base_alone(tmp_path: 
     assert candidate.normalised_average == pytest.approx(0.5)
 
 
+def test_a_base_that_has_nothing_to_forget_ends_the_run_before_its_search(tmp_path: Path) -> None:
+    kept = records(tmp_path, {"math": 0.8}, objective="forgetting")
+    results = {"math": DomainScore(0.4, 0.01, 64), "facts": DomainScore(0.0, 0.0, 64)}
+    with pytest.raises(
+        InputError, match="the base scores 0 on 'facts', so nothing can be said of what a merge forgets"
+    ):
+        kept._aims("base", "base", Scores("validation", results, [], "v", 0.0, 0.0, 0, 0), "validation")
+
+
 def test_a_candidate_without_a_value_keeps_no_constraint_and_is_kept(tmp_path: Path) -> None:
     kept = records(tmp_path, {"math": 0.8}, constraints={"math": 0.5})
     found = row(kept, "validation", "candidate", math.nan)
