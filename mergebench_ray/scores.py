@@ -183,7 +183,7 @@ def combine_tasks(tasks: Sequence[TaskScore], influences: Influences | None = No
     else:
         error = combined_error([influences])
     return DomainScore(
-        score=math.fsum(task.score for task in tasks) / count,
+        score=exact_sum(task.score for task in tasks) / count,
         standard_error=error,
         items=sum(task.items for task in tasks),
         higher_is_better=tasks[0].higher_is_better,
@@ -242,7 +242,7 @@ def average_score(
     if len({score.higher_is_better for score in scores.values()}) > 1:
         return math.nan, math.nan
     count = len(scores)
-    average = math.fsum(result.score for result in scores.values()) / count
+    average = exact_sum(result.score for result in scores.values()) / count
     return average, error_of_sum(scores, dict.fromkeys(scores, 1 / count), influences)
 
 
@@ -272,7 +272,18 @@ def combined_error(influences: Iterable[Influences]) -> float:
     for one in influences:
         for cluster, influence in one.items():
             total[cluster] = total.get(cluster, 0.0) + influence
-    return math.sqrt(math.fsum(influence**2 for influence in total.values()))
+    if any(map(math.isnan, total.values())):
+        return math.nan  # of which hypot knows nothing beside an infinity
+    return math.hypot(*total.values())
+
+
+def exact_sum(values: Iterable[float]) -> float:
+    """Exactly rounded; where that is too large, or a value is infinite or not known, what floats add up to."""
+    some = list(values)
+    try:
+        return math.fsum(some)
+    except (OverflowError, ValueError):
+        return sum(some)
 
 
 def error_of_sum(

@@ -16,6 +16,7 @@ from mergebench_ray.scores import (
     average_score,
     combine_tasks,
     combined_error,
+    exact_sum,
     in_common,
     recovered,
     task_names,
@@ -221,3 +222,11 @@ def test_item_rows_become_a_parquet_table() -> None:
         ItemRow(domain="math", task="t", item="2", cluster="d", prompt_digest="b", answer="", score=None, judgement=""),
     ]
     assert pa.Table.from_pylist(rows).column("score").to_pylist() == [1.0, None]
+
+
+def test_numbers_of_any_size_from_a_file_add_up_without_an_error() -> None:
+    assert combined_error([{"a": 3e200}, {"b": -4e200}]) == pytest.approx(5e200)
+    assert combined_error([{"a": 1e308}, {"a": 1e308}]) == math.inf
+    assert exact_sum([1e308, 1e308]) == math.inf
+    assert math.isnan(exact_sum([math.inf, -math.inf]))
+    assert exact_sum([0.1] * 10) == 1.0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergebench_ray.scores import Influences, bucket_of, combined_error, in_common
+from mergebench_ray.scores import Influences, bucket_of, combined_error, exact_sum, in_common
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ def estimate_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
         clusters: which cluster each item belongs to.
     """
     count = len(values)
-    mean = _sum(values) / count
+    mean = exact_sum(values) / count
     off: dict[str, list[float]] = defaultdict(list)
     for value, cluster in zip(values, clusters, strict=True):
         off[cluster].append(value - mean)
     if len(off) == 1:
         return Estimate(mean, None)
     scale = math.sqrt(len(off) / (len(off) - 1)) / count
-    return Estimate(mean, {cluster: scale * _sum(some) for cluster, some in off.items()})
+    return Estimate(mean, {cluster: scale * exact_sum(some) for cluster, some in off.items()})
 
 
 def estimate_aggregate(
@@ -86,7 +86,7 @@ def estimate_aggregate(
         ]
     except Exception:  # an aggregate may need more items, or two classes, and says so in its own way
         return Estimate(value, None)
-    center = _sum(without) / len(without)
+    center = exact_sum(without) / len(without)
     scale = math.sqrt((len(names) - 1) / len(names))
     return Estimate(value, {name: scale * (center - rest) for name, rest in zip(names, without, strict=True)})
 
@@ -112,8 +112,3 @@ def _groups(clusters: Sequence[str], max_groups: int) -> list[str]:
         return list(clusters)
     # By name, not by place: another task may have some of the same clusters, in another order.
     return [bucket_of(cluster, max_groups) for cluster in clusters]
-
-
-def _sum(values: Sequence[float]) -> float:
-    """Exactly rounded; where a value is infinite or not known, the sum is too."""
-    return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)

@@ -11,7 +11,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.runs.evaluation_file import EvaluationFile
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial
-from mergebench_ray.scores import DomainScore, error_of_sum, recovered, slopes_of_recovered
+from mergebench_ray.scores import DomainScore, error_of_sum, exact_sum, recovered, slopes_of_recovered
 
 BASE = "base"
 
@@ -106,4 +106,4 @@ def retained_average(
         by_score[name], by_base[name] = (slope / len(scores) for slope in slopes)
         shares.append(share)
     error = math.hypot(error_of_sum(scores, by_score, None), error_of_sum(base, by_base, None))
-    return math.fsum(shares) / len(shares), error
+    return exact_sum(shares) / len(shares), error

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.scores import DomainScore, recovered, slopes_of_recovered
+from mergebench_ray.scores import DomainScore, exact_sum, recovered, slopes_of_recovered
 from mergebench_ray.search.objectives.objective import Direction
 
 
@@ -37,7 +37,7 @@ class MeanOfShares(ABC):
         if not shares:
             return None
         weights = self.weights(shares)
-        return math.fsum(weight * shares[domain] for domain, weight in weights.items()) / math.fsum(weights.values())
+        return exact_sum(weight * shares[domain] for domain, weight in weights.items()) / exact_sum(weights.values())
 
     def slopes(self, scores: Mapping[str, float]) -> Mapping[str, float]:
         """Derivative by each score that counts."""
@@ -62,7 +62,7 @@ class MeanOfShares(ABC):
         shares = self._shares(scores)
         assert shares is not None, "scores without a value have no slopes"
         weights = self.weights(shares)
-        total = math.fsum(weights.values())
+        total = exact_sum(weights.values())
         slopes = {}
         for domain, weight in weights.items():
             reference = self.references[domain]
