@@ -9,7 +9,7 @@ from pathlib import Path
 from mergebench_ray.commands.data_sets import DataSet, data_sets, judge_models
 from mergebench_ray.commands.first_checks import read_sweep_or_suite
 from mergebench_ray.config import Sweep
-from mergebench_ray.config.fields import SPLITS
+from mergebench_ray.config.fields import DATA_SPLITS
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.judges.judges import check_judge_settings, judge_settings
@@ -40,9 +40,9 @@ def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None
     check_data_is_used(suite, options.data, own_calibration, "evaluation.data")
     given = parse_model(EvaluationOptions, {"data": dict(data or {})}, "--data").data
     check_data_is_used(suite, given, own_calibration)
-    needed = check_judge_settings(suite, options, domains, SPLITS)
+    needed = check_judge_settings(suite, options, domains, DATA_SPLITS)
     judges = [name for name in needed if judge_settings(name, suite, options) is not None]
-    for split in SPLITS:
+    for split in DATA_SPLITS:
         asked = [one for one in domains if sweep is not None or split == "test" or one not in suite.forgetting]
         if sweep is not None:
             check_programs_may_run(suite, split, options, asked)

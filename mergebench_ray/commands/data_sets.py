@@ -15,7 +15,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from mergebench_ray.checkpoints.sources import is_on_hub, locate
 from mergebench_ray.config import ModelRef
 from mergebench_ray.config.calibration import CalibrationSource
-from mergebench_ray.config.fields import SPLITS
+from mergebench_ray.config.fields import DATA_SPLITS
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.suite import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
@@ -82,7 +82,7 @@ def data_sets(
     asked: dict[str, dict[str, dict[str, None]]] = {}
     configs: dict[str, Mapping[str, Any]] = {}
     for domain in domains:
-        for split in ("test",) if domain in suite.forgetting else SPLITS:
+        for split in ("test",) if domain in suite.forgetting else DATA_SPLITS:
             for name, settings in suite.scored[domain].tasks_of(split).items():
                 config = find_task_file(manager, suite, name)
                 key = dataset_id(config) or name
@@ -117,7 +117,7 @@ def judge_models(suite: Suite, options: EvaluationOptions, domains: Iterable[str
     """
     hub = _Hub("model")
     found = []
-    for name, tasks in judged_tasks(suite, domains, SPLITS).items():
+    for name, tasks in judged_tasks(suite, domains, DATA_SPLITS).items():
         judge = judge_settings(name, suite, options)
         if judge is not None:
             use = tuple(f"judge {name} of {task}" for task in tasks)

@@ -15,7 +15,7 @@ from typing import Any
 from mergebench_ray.checkpoints.sources import check_there
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, ModelRef, Recipe, Suite, Sweep
 from mergebench_ray.config.calibration import no_calibration_data
-from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.fields import DATA_SPLITS, DataSplit
 from mergebench_ray.config.names import require_names
 from mergebench_ray.config.suite import built_in_suites
 from mergebench_ray.config.sweep import BankOptions, EvaluationOptions
@@ -159,20 +159,20 @@ def checked_evaluation(
     out: Path | str | None,
     options: Mapping[str, Any],
     address: str | None = None,
-) -> tuple[Suite, Split, EvaluationOptions]:
+) -> tuple[Suite, DataSplit, EvaluationOptions]:
     """The suite with the chosen tasks, the split and the options of `evaluate`; arguments as there.
 
     Raises:
         InputError: naming option, value and rule.
     """
-    if split not in SPLITS:
+    if split not in DATA_SPLITS:
         raise InputError(f"split {split!r:.80}: must be validation or test")
     if engines < 1:
         raise InputError(f"engines {engines}: must be at least 1")
     if out is not None:
         check_new_file(Path(out))
         check_new_file(items_file(Path(out)))
-    which: Split = "validation" if split == "validation" else "test"
+    which: DataSplit = "validation" if split == "validation" else "test"
     chosen = Suite.load(suite)
     if tasks is not None:
         chosen = chosen.only_tasks(list(tasks), which)

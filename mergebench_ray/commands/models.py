@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, fit, resolve
 from mergebench_ray.config import ModelRef, Suite, Sweep
-from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.fields import DATA_SPLITS, Split
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.families.configuration import attention_heads
@@ -106,5 +106,5 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
         from mergebench_ray.calibration.model import require_calibratable
 
         require_calibratable(models.base, kinds)
-    judges, notes = find_checked_judges(suite, sweep.scoring(suite), SPLITS)
+    judges, notes = find_checked_judges(suite, sweep.scoring(suite), DATA_SPLITS)
     return replace(models, judges=judges, notes=[*models.notes, *notes])

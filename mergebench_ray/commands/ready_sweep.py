@@ -11,7 +11,7 @@ from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.commands.calibration import load_calibration
 from mergebench_ray.commands.models import Models, resolve_sweep_models
 from mergebench_ray.config import Suite, Sweep
-from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.fields import Split
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.judges.judge_engine import FoundJudge
@@ -68,7 +68,7 @@ def make_ready(sweep: Sweep) -> ReadySweep:
     suite = sweep.load_suite()
     models = resolve_sweep_models(sweep, suite)
     space = Space(sweep, list(models.specialists), models.num_layers)
-    tasks = load_checked_tasks(suite, sweep.scoring(suite), SPLITS, models.judges, models.base)
+    tasks = load_checked_tasks(suite, sweep.scoring(suite), sweep.evaluation.splits, models.judges, models.base)
     merges = [
         (method, complete_parameters(method, parameters, list(models.specialists), models.num_layers))
         for method, parameters in space.corners()

@@ -34,13 +34,16 @@ from mergebench_ray.runs.leaderboard import (
     best_candidate,
     best_of_each_method,
     objective_title,
+    on_split,
     what_is_missed,
     with_objective,
 )
 from mergebench_ray.runs.opening import begin_again, check_same_items, open_run
 from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.summary import leads_of
 from mergebench_ray.runs.trials import Trial, TrialStore, unusable_specialists, write_questions
 from mergebench_ray.runtime import ray_session
+from mergebench_ray.search.finals import hold_finals, note_differences
 from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
 from mergebench_ray.search.session import Session, open_session
@@ -56,6 +59,7 @@ class TuneResult:
     Attributes:
         folder: the run's folder.
         best: the best candidate on validation (`best.coefficients`, `best.parameters`, `best.domains`).
+        final: the same model on the items held back from the search, which it was chosen by; None without any.
         test: the same model on the test split.
         references: base, specialists, plain average and simple task arithmetic, on both splits.
         trials: a row per scored model, as in trials.parquet.
@@ -64,6 +68,7 @@ class TuneResult:
 
     folder: Path
     best: Trial
+    final: Trial | None
     test: Trial
     references: list[Trial]
     trials: pa.Table
@@ -232,6 +237,8 @@ def _finish(
     session: Session, records: Records, store: TrialStore, ready: ReadySweep, run: RunFolder, view: LiveView
 ) -> TuneResult:
     """Score references and the best candidate of each method on test, and write the best as a model."""
+    if "final" in ready.sweep.evaluation.splits:
+        hold_finals(records, store, session.bank, view.phase)
     best = best_candidate(store.trials())
     if best is None:
         raise InputError(
@@ -241,6 +248,7 @@ def _finish(
     recipe = session.bank.recipe(best.method, best.parameters)
     records.references("test")
     test = records.merged("candidate", best.name, "test", recipe, number=best.number)
+    note_differences(records, store, test)
     for trial in best_of_each_method(store.trials()):
         assert trial.method is not None
         other = session.bank.recipe(trial.method, trial.parameters)
@@ -256,7 +264,8 @@ def _finish(
     return TuneResult(
         folder=run.path,
         best=best,
-        test=test,
+        final=on_split(store.trials(), best, "final"),
+        test=next(trial for trial in store.trials() if trial.key == test.key),
         references=[trial for trial in store.trials() if trial.role != "candidate"],
         trials=store.table(),
         engine_share=session.engine_share(),
@@ -307,12 +316,20 @@ def _summary(result: TuneResult) -> list[str]:
     missed = [f"{what_is_missed(one)} on {one.split}" for one in (result.best, result.test) if one.missed]
     return [
         f"best of {count} candidates on validation: {result.best.label}, {title} {with_objective(result.best)}",
+        *([f"on items held back: {_compared(result.final)}"] if result.final is not None else []),
         f"on test: {'; '.join(others)}",
+        *([f"there it is {leads}"] if (leads := leads_of(result.test)) else []),
         *([f"it {' and '.join(missed)}"] if missed else []),
         f"vLLM computed {result.engine_share:.0%} of the time since it was up",
         f"model: {RunFolder(result.folder).model_folder}",
         f"report: {RunFolder(result.folder).report_file}",
     ]
+
+
+def _compared(final: Trial) -> str:
+    """The winner on the items that it was chosen by, against what it has to beat and those that it could not leave."""
+    text = ", ".join(filter(None, (with_objective(final), leads_of(final))))
+    return f"{text}; not told apart from {' and '.join(final.tied_with)}" if final.tied_with else text
 
 
 class _WithoutSecrets(logging.Formatter):

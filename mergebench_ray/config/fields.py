@@ -12,9 +12,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 MAX_TEXT = 4096  # as long as a path can be
 _LARGEST = 2**63 - 1  # what Optuna's storages, JSON readers and kernels can hold
 
-Split = Literal["validation", "test"]
-"""Which items of a task: the search compares candidates on the first, the second is for the end."""
+Split = Literal["validation", "final", "test"]
+"""Which items of a task: the search compares candidates on the first, chooses among the best on the second, which are
+held back from validation, and never sees the third."""
 SPLITS: tuple[Split, ...] = get_args(Split)
+DataSplit = Literal["validation", "test"]
+"""Which split of a task's data items come from."""
+DATA_SPLITS: tuple[DataSplit, ...] = get_args(DataSplit)
+
+
+def data_split_of(split: Split) -> DataSplit:
+    """Where a split's items come from."""
+    return "test" if split == "test" else "validation"
 
 
 class Strict(BaseModel):

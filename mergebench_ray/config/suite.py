@@ -97,8 +97,8 @@ class Domain(Strict):
     )
 
     def tasks_of(self, split: str) -> Tasks:
-        """The tasks that are asked on a split ("validation" or "test")."""
-        return self.validation_tasks if split == "validation" and self.validation_tasks else self.tasks
+        """The tasks that are asked on a split."""
+        return self.validation_tasks if split != "test" and self.validation_tasks else self.tasks
 
 
 _ITS_OWN = frozenset({"name", "description", "extends", "tasks_folder"})  # not taken over from an extended suite

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag, field_serializer, field_validato
 from mergebench_ray.config.calibration import CalibrationOptions
 from mergebench_ray.config.constraints import Conditions
 from mergebench_ray.config.engine import EngineOptions
-from mergebench_ray.config.fields import Line, Plain, Strict, expanded
+from mergebench_ray.config.fields import SPLITS, Line, Plain, Split, Strict, expanded
 from mergebench_ray.config.names import Name
 from mergebench_ray.config.objective import DEFAULT, FORGETTING, ObjectiveSpec
 from mergebench_ray.config.reference import ModelRef
@@ -149,6 +149,9 @@ class EvaluationOptions(Strict):
     test_items: int | None = Field(
         default=None, ge=1, le=10**9, description="First items a task at the end; None for all."
     )
+    final_items: int | None = Field(
+        default=0, ge=0, le=10**9, description="Items a task that are held back from the search."
+    )
     allow_code_execution: bool = Field(default=False, description="Run generated programs, in the sandbox.")
     allow_weak_sandbox: bool = Field(
         default=False, description="Run generated programs even where the system cannot keep them from your files."
@@ -184,6 +187,23 @@ class EvaluationOptions(Strict):
         return {name: str(expanded(path).absolute()) for name, path in data.items()}
 
 
+class SearchEvaluationOptions(EvaluationOptions):
+    """What candidates are scored on, and what is held back to choose among the best of them."""
+
+    final_items: int | None = Field(
+        default=None,
+        ge=0,
+        le=10**9,
+        description="Validation items a task that the search does not see: the best candidates are compared on them. "
+        "None for half as many as it sees, 0 to choose by what it saw.",
+    )
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that a search scores."""
+        return SPLITS if self.final_items != 0 else ("validation", "test")
+
+
 class BankOptions(Strict):
     """The actors that hold base and task vectors."""
 
@@ -212,7 +232,9 @@ class Sweep(Strict):
         min_length=1, description="Method -> its hyper-parameters: a value, {low, high} or {choices}."
     )
     search: SearchOptions = Field(default=SearchOptions(), description="How the space is searched.")
-    evaluation: EvaluationOptions = Field(default=EvaluationOptions(), description="What candidates are scored on.")
+    evaluation: SearchEvaluationOptions = Field(
+        default=SearchEvaluationOptions(), description="What candidates are scored on."
+    )
     engine: EngineOptions = Field(default=EngineOptions(), description="The vLLM engines that score candidates.")
     bank: BankOptions = Field(default=BankOptions(), description="The actors that hold base and task vectors.")
     allow: list[str] = Field(

@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.report.colours import method_colours
 from mergebench_ray.runs.leaderboard import (
@@ -34,7 +34,8 @@ from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
 
 INK, GRID, FAINT = "#22272e", "#e6e8eb", "#8b949e"
 BEST = "#111111"
-SPLIT_COLOURS = {"validation": "#7fa8c9", "test": "#0b3d66"}
+SPLIT_COLOURS = {"validation": "#7fa8c9", "final": "#3f78a8", "test": "#0b3d66"}
+SPLIT_SYMBOLS = {"validation": "diamond", "final": "square", "test": "circle"}
 REFERENCE_COLOURS = {"base": "#9aa0a6", "average": "#5f6b76", "reference": "#b08d57"}
 REFERENCE_DASHES = {"base": "dot", "average": "dash", "reference": "dashdot"}
 MAX_LEADERS = 12
@@ -44,17 +45,17 @@ MAX_PARAMETER_CHARTS = 30
 
 def leaderboard_chart(run: RunSummary) -> go.Figure | None:
     """What the search is after with error bars, models from best to worst, a mark per split."""
-    final = [row.trial for row in leaderboard(run.trials, run.final_split, MAX_LEADERS)]
+    final = [row.trial for row in leaderboard(run.trials, run.last_split, MAX_LEADERS)]
     shown = {trial.key[:3] for trial in final}
     search = [row.trial for row in leaderboard(distinct(run.trials), "validation", MAX_LEADERS)]
     models = [t for t in [*final, *(t for t in search if t.key[:3] not in shown)] if is_known(t.objective.value)]
     if not models:
         return None
     models.reverse()
-    splits: tuple[Split, ...] = SPLITS if run.final_split == "test" else ("validation",)
+    splits = [split for split in SPLITS if any(t.split == split and t.role == "candidate" for t in run.trials)]
     figure = go.Figure()
-    for split in splits:
-        offset = 0.0 if len(splits) == 1 else (0.14 if split == "test" else -0.14)
+    for place, split in enumerate(splits):
+        offset = 0.28 * (place / (len(splits) - 1) - 0.5) if len(splits) > 1 else 0.0
         found = [(i, on_split(run.trials, model, split)) for i, model in enumerate(models)]
         rows = [(i + offset, trial) for i, trial in found if trial and is_known(trial.objective.value)]
         figure.add_scatter(
@@ -62,7 +63,7 @@ def leaderboard_chart(run: RunSummary) -> go.Figure | None:
             y=[position for position, _ in rows],
             error_x=_error_bars([trial for _, trial in rows]),
             mode="markers",
-            marker={"size": 11, "color": SPLIT_COLOURS[split], "symbol": "circle" if split == "test" else "diamond"},
+            marker={"size": 11, "color": SPLIT_COLOURS[split], "symbol": SPLIT_SYMBOLS[split]},
             name=SPLIT_MEANING[split],
             text=[hover(trial) for _, trial in rows],
             hovertemplate="%{text}<extra></extra>",
@@ -87,7 +88,7 @@ def leaderboard_chart(run: RunSummary) -> go.Figure | None:
 
 def domains_chart(run: RunSummary) -> go.Figure | None:
     """Scores by domain of base, references, best candidate and each domain's specialist, on the final split."""
-    split = run.final_split
+    split = run.last_split
     models = [t for t in run.trials if t.split == split and t.role in COMPARED_WITH]
     best = on_split(run.trials, run.best, split) if run.best else None
     specialists = {t.name: t for t in run.trials if t.split == split and t.role == "specialist"}
@@ -250,7 +251,7 @@ def time_chart(run: RunSummary) -> go.Figure | None:
             hovertemplate="%{customdata}: %{y:.2f} s<extra>" + name + "</extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.15)
-    order = ", the test split last" if run.final_split == "test" else ""
+    order = ", the test split last" if run.last_split == "test" else ""
     figure.update_xaxes(title=f"scored models in order of time{order}", showticklabels=False, showgrid=False)
     figure.update_yaxes(title="seconds")
     return styled(figure, height=340)

@@ -117,7 +117,7 @@ def questions_of(runs: Sequence[Run]) -> dict[ItemKey, Question]:
     """What the items of runs ask, as far as the runs kept it."""
     found: dict[ItemKey, Question] = {}
     for run in runs:
-        table = read_questions(run.folder, run.summary.final_split)
+        table = read_questions(run.folder, run.summary.last_split)
         for row in table.to_pylist() if table is not None else []:
             found[row["domain"], row["task"], row["item"], row["prompt_digest"]] = Question(
                 row["prompt"], row["expected"]
@@ -177,7 +177,7 @@ def item_payload(
 
 
 def _shown(run: Run) -> Iterable[Trial]:
-    trials, split = run.summary.trials, run.summary.final_split
+    trials, split = run.summary.trials, run.summary.last_split
     best = best_candidate(trials)
     others = [trial for trial in best_of_each_method(trials) if trial is not best]
     for trial in [*([best] if best else []), *others]:

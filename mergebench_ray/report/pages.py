@@ -106,7 +106,7 @@ def _run_facts(runs: Sequence[Run]) -> list[tuple[str, Any]]:
     for run in runs:
         candidates = run.summary.candidates
         took = duration(wall_seconds(candidates))
-        split = f"{run.summary.final_split} split"
+        split = f"{run.summary.last_split} split"
         suite = f"suite {run.sweep.suite}, " if run.sweep else ""
         facts.append((run.name, "\n".join([f"{suite}{len(candidates)} candidates in {took}, {split}", *run.notes])))
     return facts
@@ -125,7 +125,7 @@ def _sections(found: Run) -> list[Section]:
         *method_sections([found], rows, method_colours(run.methods), drawn),
         Section(
             "Scores by domain",
-            f"Each domain's own score on the {run.final_split} split, before it is divided by the specialist's. "
+            f"Each domain's own score on the {run.last_split} split, before it is divided by the specialist's. "
             "A good merge comes close to the specialist in every domain at once.",
             _chart(drawn, charts.domains_chart(run)),
         ),
@@ -227,11 +227,11 @@ def _constraints_hint(run: RunSummary) -> str:
 
 def _leaderboard_hint(run: RunSummary) -> str:
     hint = "Further right is better; where error bars overlap, the order may be chance. "
-    if run.final_split == "validation":
+    if run.last_split == "validation":
         return hint + "All scores are on validation, by which the best candidate was chosen: its own is flattering."
     return hint + (
-        "Dark circles: the test split, which the search never saw. Light diamonds: validation, by which the best "
-        "candidate was chosen, so that its score there is flattering."
+        "Dark circles: the test split, which the search never saw. Light diamonds: validation, by which it went, so "
+        "that the best's score there is flattering. Squares: items held back from it, which chose among the best."
     )
 
 

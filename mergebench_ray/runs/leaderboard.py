@@ -10,6 +10,7 @@ from mergebench_ray.config.fields import Split
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.config.objective import FORGETTING
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
+from mergebench_ray.scores import exact_sum
 
 MISSING = "–"
 
@@ -30,10 +31,14 @@ class LeaderboardRow:
 
 
 def best_candidate(trials: Sequence[Trial]) -> Trial | None:
-    """The candidate that is best by its objective on validation, of those that keep all constraints.
+    """The search's winner, as it was scored on validation; None without any candidate that has a value.
 
-    The earliest of equals. Where none keeps them, the one that is least far from it. None without any that has a value.
+    The one that was chosen on items held back, if any was. Otherwise the best by its objective, of those that keep all
+    constraints; the earliest of equals; where none keeps them, the one that is least far from it.
     """
+    chosen = next((trial for trial in trials if trial.chosen), None)
+    if chosen is not None and (found := on_split(trials, chosen, "validation")) is not None:
+        return found
     scored = [
         trial
         for trial in trials
@@ -47,7 +52,7 @@ def best_first(trial: Trial) -> tuple[float, float, int]:
     objective = trial.objective
     if objective.value is None or not math.isfinite(objective.value):
         return math.inf, math.inf, trial.number
-    missed = math.fsum(trial.constraints[name] for name in trial.missed)
+    missed = exact_sum(trial.constraints[name] for name in trial.missed)
     return missed, objective.value if objective.minimised else -objective.value, trial.number
 
 

@@ -21,7 +21,11 @@ from mergebench_ray.runs.leaderboard import (
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
 from mergebench_ray.scores import recovered
 
-SPLIT_MEANING = {"validation": "validation (seen by the search)", "test": "test (never seen by the search)"}
+SPLIT_MEANING = {
+    "validation": "validation (seen by the search)",
+    "final": "held back (chose among the best)",
+    "test": "test (never seen by the search)",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class RunSummary:
         candidates: candidates whose objective is known, on validation, in the order of the search.
         references: base, plain average and reference merges on validation.
         best: the best candidate on validation, or None.
-        final_split: test if anything was scored on it, else validation.
+        last_split: the last that the best was scored on: test, else the items held back, else validation.
         domains: all domains, sorted.
         methods: that were searched, sorted.
         objective_title: what the search is after, as axes and columns call it.
@@ -45,7 +49,7 @@ class RunSummary:
     candidates: list[Trial]
     references: list[Trial]
     best: Trial | None
-    final_split: Split
+    last_split: Split
     domains: list[str]
     methods: list[str]
     objective_title: str
@@ -64,7 +68,7 @@ class RunSummary:
             candidates=sorted((t for t in searched if is_known(t.objective.value)), key=lambda t: t.number),
             references=[t for t in trials if t.split == "validation" and t.role in COMPARED_WITH],
             best=best,
-            final_split="test" if any(t.split == "test" for t in trials) else "validation",
+            last_split=_last_split(trials),
             domains=domains,
             methods=sorted({t.method or "" for t in searched}),
             objective_title=objective_title(aims.objective_name if aims else DEFAULT, domains),
@@ -111,7 +115,7 @@ class RunSummary:
         """The result of the run in one or two sentences of plain text."""
         if self.best is None:
             return "No candidate has been scored yet."
-        final = on_split(self.trials, self.best, self.final_split) or self.best
+        final = on_split(self.trials, self.best, self.last_split) or self.best
         text = f"The best of {len(self.candidates)} candidates is {self.best.label}: "
         if not is_known(final.objective.value):
             return f"{text}on the {final.split} split its scores could not be normalised by those of the specialists."
@@ -124,9 +128,11 @@ class RunSummary:
         others.sort(key=lambda trial: best_first(trial)[1:])
         comparisons = [f"{describe(other)} {with_objective(other)}" for other in others]
         text += f", against {', '.join(comparisons)}." if comparisons else "."
-        close = [describe(other) for other in others if within_errors(final, other)]
-        text += f" Its distance from {' and '.join(close)} is within the error bars." if close else ""
-        text += self._kept(final)
+        if leads := leads_of(final):
+            text += f" It is {leads}."
+        close = [describe(other) for other in others if not is_apart(final, other)]
+        text += f" From {' and '.join(close)} it cannot be told apart on these items." if close else ""
+        text += self._chosen() + self._kept(final)
         if final.split == "validation":
             text += (
                 " The test split has not been scored: the winner's score on the items it was chosen by is flattering."
@@ -139,6 +145,15 @@ class RunSummary:
         average = with_error(final.normalised_average, final.normalised_standard_error)
         return f"its {self.objective_title} is {with_objective(final)} (normalised average {average})"
 
+    def _chosen(self) -> str:
+        """How it was chosen, if that was on items held back."""
+        row = on_split(self.trials, self.best, "final") if self.best is not None else None
+        if row is None or not row.chosen:
+            return ""
+        text = f" On the items held back to choose it, {self.objective_title} was {with_objective(row)}"
+        others = " and ".join(row.tied_with)
+        return f"{text}; no simpler, and not told apart from it there: {others}." if others else f"{text}."
+
     def _kept(self, final: Trial) -> str:
         """What is to be said of the constraints, if there are any."""
         if not self.constraints or self.best is None:
@@ -148,6 +163,29 @@ class RunSummary:
         if final.split == "test":
             text += f" On test it {what_is_missed(final)}." if final.missed else " On test it keeps all constraints."
         return text
+
+
+def leads_of(trial: Trial) -> str:
+    """How far a model is above others on the same items, with paired errors; empty where that is not known."""
+    found = [
+        f"{with_error(abs(value), error)} {'above' if value >= 0 else 'below'} {name}"
+        for name, (value, error) in trial.differences.items()
+    ]
+    return " and ".join(found)
+
+
+def is_apart(trial: Trial, other: Trial) -> bool:
+    """Whether a model's distance from another is more than two paired errors; than their own where none are known."""
+    if other.name in trial.differences:
+        value, error = trial.differences[other.name]
+        return abs(value) > 2 * error
+    return not within_errors(trial, other)
+
+
+def _last_split(trials: Sequence[Trial]) -> Split:
+    if any(trial.split == "test" for trial in trials):
+        return "test"
+    return "final" if any(trial.chosen for trial in trials) else "validation"
 
 
 def within_errors(first: Trial, second: Trial) -> bool:

@@ -62,6 +62,10 @@ class Trial:
             and where it does not apply.
         constraints: what a winner has to keep, such as ``safety >= 0.9`` -> how far the model is from keeping it, 0 or
             less where it does.
+        chosen: on the final split, whether it is the search's winner.
+        tied_with: on the final split, labels of candidates that two paired errors do not tell from it.
+        differences: other model -> how far this one's objective is above that one's on the same items, and the paired
+            standard error of that.
         merge_seconds: forming the merged weights.
         load_seconds: replacing the engine's weights.
         score_seconds: scoring, wall time.
@@ -90,6 +94,9 @@ class Trial:
     normalised_standard_error: float | None = None
     objectives: Mapping[str, ObjectiveValue] = field(default_factory=dict)
     constraints: Mapping[str, float] = field(default_factory=dict)
+    chosen: bool = False
+    tied_with: tuple[str, ...] = ()
+    differences: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     merge_seconds: float = 0.0
     load_seconds: float = 0.0
     score_seconds: float = 0.0
@@ -182,6 +189,9 @@ class Trial:
                 row |= flatten("objective_error", {name: objective.standard_error})
             row |= flatten("reference_error", {name: objective.reference_error})
         row |= flatten("missed_by", self.constraints) if self.constraints else {}
+        row |= {"chosen": self.chosen} if self.split == "final" else {}
+        for name, (difference, error) in self.differences.items():
+            row |= flatten("difference", {name: difference}) | flatten("difference_error", {name: error})
         for domain, result in self.domains.items():
             row[f"score.{domain}"] = result.score
             row[f"standard_error.{domain}"] = result.standard_error

@@ -90,12 +90,12 @@ class Records:
         return Goal.of(self._options, References(self.specialist_scores(split), base))
 
     def references(self, split: Split) -> None:
-        """Score specialists, base, plain average and, on test, task arithmetic with one simple coefficient."""
+        """Score specialists, base, plain average and, after the search, task arithmetic with one simple coefficient."""
         self.specialist_scores(split)
         self._checkpoint("base", "base", split, self._session.domains)
         bank = self._session.bank
         self.merged("average", AVERAGE, split, bank.recipe(*AVERAGE_MERGE))
-        if split == "test":
+        if split != "validation":
             self.merged("reference", SIMPLE, split, bank.recipe(*SIMPLE_MERGE))
 
     def merged(self, role: Role, name: str, split: Split, recipe: Recipe, number: int = 0) -> Trial:
@@ -103,7 +103,7 @@ class Records:
         found = self._row(role, name, number, split)
         if found is not None:
             return found
-        self._phase(f"scoring {name} on {split}")
+        self._phase(f"scoring {f'{name} #{number}' if role == 'candidate' else name} on {split}")
         before = self._store.find(recipe.digest, self.items_digest(split), split)
         if before is not None:
             trial = repeated(before, role=role, name=name, number=number, optuna_number=None)

@@ -13,7 +13,7 @@ import ray
 from mergebench_ray.bank import Bank, Calibrator, compiled_ahead
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Suite, Sweep
-from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.fields import Split
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
 from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.judges.judges import Judges
@@ -107,8 +107,9 @@ def open_session(
             bank.merge(bank.recipe(method, parameters))
         stats = ray.get([evaluator.call(Evaluator.start) for evaluator in evaluators])
         ray.get([evaluator.call(Evaluator.connect, bank.localise) for evaluator in evaluators])
-        # Builds and tokenises the items of both splits, once.
-        ray.get([evaluator.call(Evaluator.items_digest, split) for evaluator in evaluators for split in SPLITS])
+        # Builds and tokenises the items of all splits, once.
+        splits = sweep.evaluation.splits
+        ray.get([evaluator.call(Evaluator.items_digest, split) for evaluator in evaluators for split in splits])
         yield Session(
             bank=bank,
             scorer=start_scorer(bank, evaluators, engines_per_candidate(sweep)),

@@ -10,7 +10,7 @@ from jinja2 import Template
 from lm_eval.api.task import Task
 from lm_eval.utils import env as template_environment
 
-from mergebench_ray.config.fields import SPLITS
+from mergebench_ray.config.fields import DATA_SPLITS
 from mergebench_ray.config.suite import TaskSettings
 from mergebench_ray.errors import InputError
 from mergebench_ray.tasks.protocol import data_split
@@ -20,7 +20,7 @@ _INSTEAD = "name another fewshot_split in the task file, list examples in fewsho
 
 def scored_splits(config: Mapping[str, Any], settings: TaskSettings) -> list[str]:
     """The data set's own names of the splits whose items are scored, on validation or on test."""
-    found = (data_split(config, settings, split) for split in SPLITS)
+    found = (data_split(config, settings, split) for split in DATA_SPLITS)
     return list(dict.fromkeys(split for split in found if split is not None))
 
 
@@ -44,7 +44,7 @@ def check_examples(name: str, config: Mapping[str, Any], scored: Sequence[str]) 
     drawn_from = own.get("split", config.get("fewshot_split"))
     if drawn_from is None and own.get("samples") is None:
         # Without a split of their own, lm-eval takes examples from the first that there is.
-        splits = (config.get(f"{kind}_split") for kind in ("training", *SPLITS))
+        splits = (config.get(f"{kind}_split") for kind in ("training", *DATA_SPLITS))
         drawn_from = next((split for split in splits if split is not None), None)
     if drawn_from is not None and str(drawn_from) in map(str, scored):
         raise InputError(

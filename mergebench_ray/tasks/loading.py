@@ -16,7 +16,7 @@ from lm_eval.api.task import Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.tasks import TaskManager
 
-from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.fields import SPLITS, DataSplit, Split, data_split_of
 from mergebench_ray.config.suite import Suite, TaskSettings
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError, nearest
@@ -31,6 +31,7 @@ from mergebench_ray.tasks.data_errors import (
 )
 from mergebench_ray.tasks.examples import check_examples, keep_examples_unscored, scored_splits
 from mergebench_ray.tasks.generation_options import read_generation_options
+from mergebench_ray.tasks.held_back import hold_back, most_items
 from mergebench_ray.tasks.local_data import check_data_files, dataset_id, local_datasets, local_source, missing_file
 from mergebench_ray.tasks.metrics import check_metrics_and_filters, find_direction, try_metric
 from mergebench_ray.tasks.protocol import cluster_key, data_split, in_split, overrides
@@ -58,7 +59,7 @@ def load_tasks(
 
     Args:
         suite: names the tasks of each domain.
-        split: which items; a task's other split is never asked.
+        split: which items; a task's others are never asked.
         options: how many items, which domains, and whether generated programs may run.
         domains: some of the chosen domains; None for all of them.
         judges: judges at hand, name -> digest. A task whose judge is missing counts its `without_judge` metric.
@@ -69,9 +70,10 @@ def load_tasks(
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
+    from_data = data_split_of(split)
     chosen = chosen_domains(suite, options, domains)
-    check_programs_may_run(suite, split, options, chosen)
-    check_task_files(suite, split, chosen, judges)
+    check_programs_may_run(suite, from_data, options, chosen)
+    check_task_files(suite, from_data, chosen, judges)
     manager = task_manager(suite)
     wanted = [
         (domain, name, settings) for domain in chosen for name, settings in suite.scored[domain].tasks_of(split).items()
@@ -80,16 +82,19 @@ def load_tasks(
         if problem := missing_file(name, find_task_file(manager, suite, name)):
             raise InputError(problem)
     tasks = [
-        _build(manager, suite, domain, name, settings, split, options, judges) for domain, name, settings in wanted
+        _build(manager, suite, domain, name, settings, from_data, options, judges) for domain, name, settings in wanted
     ]
     for domain in dict.fromkeys(task.domain for task in tasks):
         check_directions(
             domain, {one.name: (one.counted, one.higher_is_better) for one in tasks if one.domain == domain}
         )
-    return tasks
+    if split == "test" or (split == "validation" and options.final_items == 0):
+        return tasks
+    searched, held_back = hold_back(tasks, options)
+    return held_back if split == "final" else searched
 
 
-def check_task_files(suite: Suite, split: Split, domains: Iterable[str], judges: Collection[str]) -> None:
+def check_task_files(suite: Suite, split: DataSplit, domains: Iterable[str], judges: Collection[str]) -> None:
     """Everything that task files alone can tell, without any data.
 
     Args:
@@ -112,7 +117,7 @@ def check_task_files(suite: Suite, split: Split, domains: Iterable[str], judges:
             _check_counted(manager, name, config, _counted(name, config, settings, judges)[0])
 
 
-def check_programs_may_run(suite: Suite, split: Split, options: EvaluationOptions, domains: Iterable[str]) -> None:
+def check_programs_may_run(suite: Suite, split: DataSplit, options: EvaluationOptions, domains: Iterable[str]) -> None:
     """Let this process run generated programs as the options allow it, if tasks ask for that.
 
     Raises:
@@ -138,7 +143,7 @@ def chosen_domains(suite: Suite, options: EvaluationOptions, domains: Sequence[s
     return [domain for domain in suite.scored if domain in chosen]
 
 
-def _check_task_file(name: str, config: Mapping[str, Any], settings: TaskSettings, split: Split) -> None:
+def _check_task_file(name: str, config: Mapping[str, Any], settings: TaskSettings, split: DataSplit) -> None:
     for option in ("doc_to_image", "doc_to_audio"):
         if config.get(option):
             raise InputError(f"task {name}: {option}: only text can be asked; leave the task out")
@@ -167,7 +172,7 @@ def _build(
     domain: str,
     name: str,
     settings: TaskSettings,
-    split: Split,
+    split: DataSplit,
     options: EvaluationOptions,
     judges: Mapping[str, str],
 ) -> ScoredTask:
@@ -179,7 +184,7 @@ def _build(
     changed = overrides(config, settings, split, file is not None)
     if (options_of_data := config.get("dataset_kwargs")) != (manager.task_index[name].cfg or {}).get("dataset_kwargs"):
         changed["dataset_kwargs"] = options_of_data
-    limit = options.validation_items if split == "validation" else options.test_items
+    limit = most_items(options) if split == "validation" else options.test_items
     gated = path in suite.gated_data
     splits = [value for key, value in {**config, **changed}.items() if key.endswith("_split")]
     files = (config.get("dataset_kwargs") or {}).get("data_files")
@@ -285,7 +290,7 @@ def _items(
     name: str,
     config: Mapping[str, Any],
     source: str,
-    split: Split,
+    split: DataSplit,
     settings: TaskSettings,
     held_out_share: float,
 ) -> Iterator[Item]:

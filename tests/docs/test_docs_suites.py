@@ -9,7 +9,7 @@ import pytest
 
 from command_line import CommandLine
 from mergebench_ray.config import Suite
-from mergebench_ray.config.fields import SPLITS
+from mergebench_ray.config.fields import DATA_SPLITS
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.tasks.loading import load_tasks
 
@@ -31,7 +31,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_example_suite_is_read_and_divides_its_items(workplace: Path) -> None:
     suite = Suite.load("mine.yaml")
     options = EvaluationOptions(data={"allenai/ai2_arc:ARC-Easy": "data/arc"})
-    items = {(split, task.name): len(task.items) for split in SPLITS for task in load_tasks(suite, split, options)}
+    items = {(split, task.name): len(task.items) for split in DATA_SPLITS for task in load_tasks(suite, split, options)}
     assert items["validation", "my_science"] + items["test", "my_science"] == 6
     assert items["validation", "my_units"] + items["test", "my_units"] == 6
     assert items["validation", "arc_easy"] == items["test", "arc_easy"] == 1

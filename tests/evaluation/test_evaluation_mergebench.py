@@ -10,7 +10,7 @@ import pytest
 
 from mergebench_data import COUNT, LANGUAGES, write_data
 from mergebench_ray.config import Domain, Suite
-from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.fields import DATA_SPLITS, Split
 from mergebench_ray.config.suite import Decoding
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
@@ -39,14 +39,15 @@ def all_loaded(data: Mapping[str, str]) -> dict[tuple[str, Split], list[ScoredTa
     return {
         (name, split): load_tasks(suite, split, options, list(suite.scored) if split == "test" else None)
         for name, suite in suites.items()
-        for split in SPLITS
+        for split in DATA_SPLITS
     }
 
 
 def of_domains(suite: str, all_loaded: Mapping[tuple[str, Split], list[ScoredTask]]) -> dict[Split, dict[str, Any]]:
     """Split -> name -> task, without those that measure forgetting."""
     domains = Suite.load(suite).domains
-    return {split: {task.name: task for task in all_loaded[suite, split] if task.domain in domains} for split in SPLITS}
+    tasks = {split: all_loaded[suite, split] for split in DATA_SPLITS}
+    return {split: {task.name: task for task in some if task.domain in domains} for split, some in tasks.items()}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_every_task_of_both_suites_loads_from_local_files_alone(
 
 def test_validation_and_test_share_no_item_and_lose_none(loaded: dict[Split, dict[str, ScoredTask]]) -> None:
     for name in loaded["test"]:
-        questions = [{item.prompt_digest for item in loaded[split][name].items} for split in SPLITS]
+        questions = [{item.prompt_digest for item in loaded[split][name].items} for split in DATA_SPLITS]
         assert not questions[0] & questions[1], name
         total = (
             2 * COUNT if name.startswith(("m_mmlu", "arc")) else COUNT * 3 // 4 if name == "wildguardtest" else COUNT
@@ -133,10 +134,10 @@ def test_validation_and_test_share_no_item_and_lose_none(loaded: dict[Split, dic
 def test_translations_of_an_item_are_on_the_same_side_and_so_are_items_of_one_source(
     loaded: dict[Split, dict[str, ScoredTask]],
 ) -> None:
-    for split in SPLITS:
+    for split in DATA_SPLITS:
         sources = [{i.doc["source_id"] for i in loaded[split][f"hellaswag_{one}"].items} for one in LANGUAGES]
         assert all(one == sources[0] for one in sources)
-    both = [{i.doc["source_id"] for i in loaded[split]["hellaswag_fr"].items} for split in SPLITS]
+    both = [{i.doc["source_id"] for i in loaded[split]["hellaswag_fr"].items} for split in DATA_SPLITS]
     assert not both[0] & both[1]
 
 
@@ -145,7 +146,9 @@ def test_the_held_out_share_is_the_suites_and_the_choice_is_stable(data: dict[st
     sizes = {}
     for share in (0.2, 0.5):
         some = suite.model_copy(update={"held_out_share": share})
-        keys = {s: {i.doc["key"] for i in load_tasks(some, s, EvaluationOptions(data=data))[0].items} for s in SPLITS}
+        keys = {
+            s: {i.doc["key"] for i in load_tasks(some, s, EvaluationOptions(data=data))[0].items} for s in DATA_SPLITS
+        }
         sizes[share] = keys["validation"]
     assert sizes[0.2] < sizes[0.5]
     assert sizes[0.2] == {1007, 1012, 1013, 1030, 1038, 1039}

@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from mergebench_ray.config import Suite
-from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.config.fields import DATA_SPLITS, Split
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import grade, task_estimate
@@ -33,14 +33,14 @@ def test_gold_answers_score_everything_and_empty_ones_nothing(domain: str) -> No
 
 
 def test_every_split_has_its_items_and_no_prompt_is_in_two() -> None:
-    sizes = {split: {domain: len(task.items) for domain, task in loaded(split).items()} for split in SPLITS}
+    sizes = {split: {domain: len(task.items) for domain, task in loaded(split).items()} for split in DATA_SPLITS}
     assert set(sizes["validation"]) == set(sizes["test"]) == set(DOMAINS)
     assert min(sizes["validation"].values()) >= 64
     assert min(sizes["test"].values()) >= 128
     for domain in DOMAINS:
-        prompts = [{item.instances[0].args[0] for item in loaded(split)[domain].items} for split in SPLITS]
+        prompts = [{item.instances[0].args[0] for item in loaded(split)[domain].items} for split in DATA_SPLITS]
         assert not prompts[0] & prompts[1]
-        ids = [item.id for split in SPLITS for item in loaded(split)[domain].items]
+        ids = [item.id for split in DATA_SPLITS for item in loaded(split)[domain].items]
         assert len(set(ids)) == len(ids)
 
 

@@ -34,7 +34,8 @@ def _trials() -> list[Trial]:
     counted = {"math": replace(trials[0].domains["math"], counted={"t": "acc"})}
     aims = {"worst_domain": ObjectiveValue(0.5, 0.1, 0.05)}
     odd = replace(trials[8], number=99, parameters=groups, domains=counted)
-    return [*trials, replace(odd, objectives=aims, constraints={"safety >= 0.9": 0.1})]
+    final = replace(trials[8], split="final", chosen=True, differences={"task arithmetic 0.4": (0.1, 0.05)})
+    return [*trials, final, replace(odd, objectives=aims, constraints={"safety >= 0.9": 0.1})]
 
 
 def test_every_column_of_the_trials_is_explained_and_none_that_is_not_there() -> None:

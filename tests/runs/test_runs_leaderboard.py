@@ -80,3 +80,31 @@ def test_the_finding_says_what_was_searched_for_and_whether_the_winner_keeps_the
     text = RunSummary.of(trials).finding()
     assert "on the test split its share of math is 0.800 ± 0.100" in text
     assert f"On test it {said}" in text
+
+
+def test_the_winner_is_the_one_that_was_chosen_on_items_held_back() -> None:
+    leads = {"plain average": (0.08, 0.03), "task arithmetic 0.4": (-0.01, 0.02)}
+    trials = [
+        candidate(0, 0.9),
+        candidate(1, 0.8),
+        candidate(0, 0.6, split="final", tied_with=("ties #1",)),
+        candidate(1, 0.59, split="final", chosen=True, tied_with=("ties #0",), differences=leads),
+        candidate(1, 0.58, split="test", differences=leads),
+        candidate(0, 0.3, role="average", name="plain average", split="test"),
+        candidate(0, 0.59, role="reference", name="task arithmetic 0.4", split="test"),
+    ]
+    best = best_candidate(trials)
+    assert best is not None
+    assert (best.number, best.split) == (1, "validation")
+    text = RunSummary.of(trials).finding()
+    assert "The best of 2 candidates is ties #1" in text
+    assert "It is 0.080 ± 0.030 above plain average and 0.010 ± 0.020 below task arithmetic 0.4." in text
+    assert "From task arithmetic 0.4 it cannot be told apart on these items." in text
+    assert "On the items held back to choose it, share of math was 0.590 ± 0.100; no simpler" in text
+    assert [Trial.from_json(trial.to_json()) for trial in trials] == trials
+
+
+def test_a_run_that_ended_before_its_test_is_told_by_the_items_held_back() -> None:
+    trials = [candidate(0, 0.9), candidate(0, 0.6, split="final", chosen=True)]
+    assert RunSummary.of(trials).last_split == "final"
+    assert "on the final split" in RunSummary.of(trials).finding()

@@ -114,7 +114,7 @@ def test_a_session_begins_with_engines_that_know_the_items_and_a_bank_that_has_m
 ) -> None:
     with world.open(tmp_path) as session:
         assert world.bank.merged == WARM_UP
-        assert all(one.actor.calls == ["start", "connect", "validation", "test"] for one in world.evaluators)
+        assert all(one.actor.calls == ["start", "connect", "validation", "final", "test"] for one in world.evaluators)
         assert (session.engine_start_seconds, session.engine_proof) == (2.0, "2.0")
         assert (session.engine_dtype, session.evaluators) == ("float32", world.evaluators)
         assert session.scorer[:2] == (world.bank, world.evaluators)

@@ -287,7 +287,7 @@ def test_unknown_names_are_refused_with_the_closest(folder: Path) -> None:
         one_task(folder, "capital_text", "exact_mach")
     with pytest.raises(InputError, match=r"no filter 'hole'.*did you mean 'whole'"):
         one_task(folder, "capital_text", "exact_match,hole")
-    with pytest.raises(InputError, match="split 'training': choose one of validation, test"):
+    with pytest.raises(InputError, match="split 'training': choose one of validation, final, test"):
         one_task(folder, "capital_text", "exact_match", "training")
     with pytest.raises(InputError, match=r"no domain 'fact'.*did you mean 'facts'"):
         one_task(folder, "capital_text", "exact_match", domains=["fact"])

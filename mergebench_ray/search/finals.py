@@ -1,0 +1,134 @@
+"""The final choice: the best candidates of a search, compared on items that it has not seen.
+
+The best score of a search is too high: it was chosen for being high, by chance among other things. On fresh items that
+chance is gone; among candidates that even those cannot tell apart, the simplest is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mergebench_ray.bank import Bank
+from mergebench_ray.config.names import AVERAGE
+from mergebench_ray.methods import get_method, parse_parameters
+from mergebench_ray.runs.leaderboard import best_first, distinct
+from mergebench_ray.runs.trials import Trial, TrialStore, is_known
+from mergebench_ray.search.objectives.errors import Measured, difference
+from mergebench_ray.search.objectives.objective import Objective
+from mergebench_ray.search.records import SIMPLE, Records
+from mergebench_ray.search.scored_items import measured_from_items
+
+FINALISTS = 5
+
+
+@dataclass(frozen=True)
+class FinalChoice:
+    """Who was chosen.
+
+    Attributes:
+        chosen: the candidate's place among the finalists.
+        tied: places of those that the items cannot tell from the best of them, that one included.
+    """
+
+    chosen: int
+    tied: list[int]
+
+
+def hold_finals(records: Records, store: TrialStore, bank: Bank, phase: Callable[[str], None]) -> None:
+    """Score the best candidates and what they are compared with on the final split; mark the winner there.
+
+    Args:
+        records: scores what is not scored yet.
+        store: the run's trials.
+        bank: makes recipes of candidates.
+        phase: called with what is found.
+    """
+    records.references("final")
+    candidates = [
+        records.merged("candidate", one.name, "final", bank.recipe(str(one.method), one.parameters), number=one.number)
+        for one in finalists(store.trials())
+    ]
+    goal = records.goal("final")
+    measured = [_measured(store, one) for one in candidates]
+    choice = choose(goal.objective, candidates, measured)
+    if choice is None:
+        phase("no candidate can be compared on the items held back: the best of the search is taken")
+        return
+    _mark(store, candidates[choice.chosen], [candidates[place] for place in choice.tied])
+    note_differences(records, store, candidates[choice.chosen])
+
+
+def note_differences(records: Records, store: TrialStore, trial: Trial) -> None:
+    """Keep, in a model's row, how far it is above plain average and the simple merge on the same items."""
+    objective, own = records.goal(trial.split).objective, _measured(store, trial)
+    if objective.value(own.scores) is None:
+        return
+    found = {}
+    for other in store.trials():
+        if other.split == trial.split and other.name in (AVERAGE, SIMPLE) and other.role != "candidate":
+            measured = _measured(store, other)
+            if objective.value(measured.scores) is not None:
+                above = difference(objective, own, measured)
+                found[other.name] = (above.value, above.error.total)
+    row = next(one for one in store.trials() if one.key == trial.key)
+    store.replace(replace(row, differences=found))
+
+
+def finalists(trials: Sequence[Trial]) -> list[Trial]:
+    """The best distinct candidates on validation, best first; those that miss a constraint last."""
+    candidates = [one for one in distinct(trials) if (one.role, one.split) == ("candidate", "validation")]
+    return sorted((one for one in candidates if is_known(one.objective.value)), key=best_first)[:FINALISTS]
+
+
+def choose(objective: Objective, candidates: Sequence[Trial], measured: Sequence[Measured]) -> FinalChoice | None:
+    """The simplest of the finalists that two paired errors do not tell from the best of them; None without any value.
+
+    Only those are compared that keep all constraints, if there are any. Of those that are as simple, the search's best
+    is taken, not the best on these items: its score here was then not chosen for being high, either.
+
+    Args:
+        objective: bound to the references' scores on the same items.
+        candidates: the finalists' rows on the split that is held back, the search's best first.
+        measured: what each scored there.
+    """
+    with_value = [place for place, one in enumerate(measured) if objective.value(one.scores) is not None]
+    if not with_value:
+        return None
+    running = [place for place in with_value if not candidates[place].missed] or with_value
+    best = min(running, key=lambda place: best_first(candidates[place]))
+    tied = [
+        place for place in running if place == best or difference(objective, measured[best], measured[place]).is_within
+    ]
+    chosen = min(tied, key=lambda place: (complexity(candidates[place]), place))
+    return FinalChoice(chosen, tied)
+
+
+def complexity(trial: Trial) -> tuple[bool, int]:
+    """What makes a candidate less simple than another: that its method sees data, and how many numbers it takes."""
+    assert trial.method is not None
+    parameters = parse_parameters(trial.method, dict(trial.parameters))
+    sees_data = bool(get_method(trial.method).calibration_samples(parameters))
+    return sees_data, sum(len(set(_numbers(value))) for value in trial.parameters.values())
+
+
+def _mark(store: TrialStore, winner: Trial, tied: Sequence[Trial]) -> None:
+    """Say in the rows of all candidates on the final split who won; before there were more trials it was another."""
+    keys, labels = {one.key for one in tied}, {one.label for one in tied}
+    for row in store.trials():
+        if (row.role, row.split) == ("candidate", "final"):
+            others = tuple(sorted(labels - {row.label})) if row.key in keys else ()
+            store.replace(replace(row, chosen=row.key == winner.key, tied_with=others, differences={}))
+
+
+def _measured(store: TrialStore, trial: Trial) -> Measured:
+    return measured_from_items(trial, store.items(trial))
+
+
+def _numbers(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [number for part in value.values() for number in _numbers(part)]
+    if isinstance(value, list | tuple):
+        return [number for part in value for number in _numbers(part)]
+    return [value]

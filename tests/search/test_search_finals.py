@@ -1,0 +1,137 @@
+"""Who wins in the end: the simplest of those that fresh items cannot tell from the best."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pyarrow as pa
+
+from mergebench_ray.evaluation.estimates import estimate_mean
+from mergebench_ray.runs.trials import Trial
+from mergebench_ray.scores import DomainScore, ObjectiveValue
+from mergebench_ray.search.finals import FinalChoice, choose, complexity, finalists
+from mergebench_ray.search.objectives.errors import Measured
+from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
+from mergebench_ray.search.objectives.objective import References
+from mergebench_ray.search.scored_items import measured_from_items
+
+ITEMS = 100
+OBJECTIVE = NormalisedAverage(References({"math": DomainScore(1.0, 0.0, ITEMS)}))
+
+
+def scored(right: int, offset: int = 0) -> Measured:
+    """So many right answers in a row of a hundred items, from one of them on."""
+    values = [float((place - offset) % ITEMS < right) for place in range(ITEMS)]
+    estimate = estimate_mean(values, [str(place) for place in range(ITEMS)])
+    assert estimate.influences is not None
+    score = DomainScore(estimate.value, estimate.standard_error, ITEMS)
+    return Measured({"math": score}, {"math": estimate.influences})
+
+
+def candidate(number: int, value: float = 0.5, **parameters: Any) -> Trial:
+    return Trial(
+        role="candidate",
+        name="task_arithmetic",
+        number=number,
+        split="validation",
+        digest=f"{number}",
+        items_digest="i",
+        method="task_arithmetic",
+        parameters={"scaling_coef": parameters} if parameters else {"scaling_coef": 0.4},
+        domains={"math": DomainScore(value, 0.05, ITEMS)},
+        normalised_average=value,
+        normalised_standard_error=0.05,
+    )
+
+
+def winner(*finals: tuple[Trial, int], objective: NormalisedAverage = OBJECTIVE) -> FinalChoice | None:
+    """Who is chosen among candidates with so many right answers each."""
+    measured = [scored(right) for _, right in finals]
+    minimised = objective.direction == "minimize"
+    rows = [
+        dataclasses.replace(trial, objectives={objective.name: ObjectiveValue(right / ITEMS, minimised=minimised)})
+        for trial, right in finals
+    ]
+    return choose(objective, rows, measured)
+
+
+MANY = candidate(0, math=0.1, coding=0.9)
+FEW = candidate(1, math=0.5, coding=0.5)
+
+
+def test_the_best_is_chosen_where_its_lead_is_more_than_two_paired_errors() -> None:
+    choice = winner((MANY, 80), (FEW, 60))
+    assert choice is not None
+    assert (choice.chosen, choice.tied) == (0, [0])
+
+
+def test_the_simplest_is_chosen_among_those_that_cannot_be_told_apart() -> None:
+    choice = winner((MANY, 62), (FEW, 60))
+    assert choice is not None
+    assert (choice.chosen, choice.tied) == (1, [0, 1])
+
+
+def test_the_best_of_the_search_is_chosen_among_those_that_are_as_simple() -> None:
+    choice = winner((FEW, 60), (dataclasses.replace(FEW, number=2), 62))
+    assert choice is not None
+    assert (choice.chosen, choice.tied) == (0, [0, 1])
+
+
+def test_a_lead_that_unpaired_errors_would_hide_is_seen() -> None:
+    """Six points of a hundred items are less than two independent errors: 0.10; of the six items that differ: 0.05."""
+    choice = winner((FEW, 60), (MANY, 66))
+    assert choice is not None
+    assert choice.tied == [1]
+
+
+def test_a_candidate_that_misses_a_constraint_is_not_compared_with_those_that_keep_all() -> None:
+    choice = winner((dataclasses.replace(MANY, constraints={"math >= 0.9": 0.1}), 80), (FEW, 60))
+    assert choice is not None
+    assert (choice.chosen, choice.tied) == (1, [1])
+
+
+def test_none_is_chosen_where_nothing_can_be_normalised() -> None:
+    lower = NormalisedAverage(References({"math": DomainScore(1.0, 0.0, ITEMS, higher_is_better=False)}))
+    nothing = dataclasses.replace(scored(0), domains={"math": DomainScore(0.0, 0.0, ITEMS, higher_is_better=False)})
+    assert choose(lower, [MANY], [nothing]) is None
+
+
+def test_one_number_for_all_is_simpler_than_one_each_and_data_less_simple_than_none() -> None:
+    data = dataclasses.replace(FEW, method="regmean", parameters={})
+    order = [candidate(2), FEW, MANY, data]
+    assert sorted(order, key=complexity) == order
+    assert complexity(candidate(2)) == complexity(FEW)
+
+
+def test_the_five_best_distinct_candidates_are_finalists() -> None:
+    trials = [candidate(number, value) for number, value in enumerate([0.1, 0.9, 0.3, 0.8, 0.4, 0.7, 0.2])]
+    again = dataclasses.replace(trials[1], number=7)
+    assert [trial.number for trial in finalists([*trials, again])] == [1, 3, 5, 4, 2]
+
+
+def test_items_on_disk_tell_as_much_as_when_they_were_scored() -> None:
+    rows = [
+        {
+            "domain": "math",
+            "task": "sums",
+            "item": str(place),
+            "prompt_digest": str(place),
+            "cluster": str(place),
+            "score": float(place < 60),
+        }
+        for place in range(ITEMS)
+    ]
+    trial = candidate(0, 0.6)
+    found = measured_from_items(trial, pa.Table.from_pylist(rows))
+    assert found.influences == scored(60).influences
+    rows[0]["score"] = None
+    assert measured_from_items(trial, pa.Table.from_pylist(rows)).influences == {}, "its score is not that of its items"
+
+
+def test_the_lowest_is_best_where_lower_is_better() -> None:
+    objective = NormalisedAverage(References({"math": DomainScore(1.0, 0.0, ITEMS)}))
+    objective.direction = "minimize"
+    choice = winner((MANY, 80), (FEW, 20), objective=objective)
+    assert choice is not None
+    assert (choice.chosen, choice.tied) == (1, [1])
