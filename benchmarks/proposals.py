@@ -23,7 +23,7 @@ import optuna
 from mergebench_ray.config import Range, Sweep
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import read_trials
-from mergebench_ray.search.samplers import STANDARD_ERRORS, search_sampler
+from mergebench_ray.search.samplers import OWN_ERROR, search_sampler
 from mergebench_ray.search.space import Space
 
 Floats = npt.NDArray[np.float64]
@@ -123,7 +123,7 @@ class Surrogate:
             suggestion = {**self.space.suggest(trial), **trial.params}
             true.append(self.value(self.space.candidate(suggestion)[1]))
             seen.append(true[-1] + noise * random.standard_normal())
-            trial.set_user_attr(STANDARD_ERRORS[0], noise)
+            trial.set_user_attr(OWN_ERROR, noise)
             study.tell(trial, seen[-1])
         return [self.best - true[int(np.argmax(seen[:count]))] for count in AFTER]
 

@@ -63,6 +63,14 @@ class ObjectiveValue:
     reference_error: float | None = None
     minimised: bool = False
 
+    @property
+    def own_error(self) -> float | None:
+        """The part of the standard error that comes from the model's own answers."""
+        if self.standard_error is None or self.reference_error is None:
+            return self.standard_error
+        both = self.standard_error + self.reference_error
+        return math.sqrt(max(0.0, (self.standard_error - self.reference_error) * both))
+
 
 class ItemRow(TypedDict):
     """What is kept of an item, so that a score can be explained. A list of rows goes into `pyarrow.Table.from_pylist`.

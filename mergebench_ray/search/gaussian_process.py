@@ -87,17 +87,15 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
 
     Args:
         space: name -> what the number may be; the same for every trial.
-        errors: user attributes of a trial, of which the first that it has is its value's standard error.
+        error: user attribute of a trial that is its value's standard error.
         seed: of this proposal.
         sequence_seed: of the candidates before there is a model; the same for all trials of a study.
     """
 
-    def __init__(
-        self, space: Mapping[str, BaseDistribution], errors: Sequence[str], *, seed: int, sequence_seed: int
-    ) -> None:
+    def __init__(self, space: Mapping[str, BaseDistribution], error: str, *, seed: int, sequence_seed: int) -> None:
         self._space = {name: one for name, one in space.items() if not one.single()}
         self._axes = [_Axis(distribution) for distribution in self._space.values()]
-        self._errors, self._sequence_seed = errors, sequence_seed
+        self._attribute, self._sequence_seed = error, sequence_seed
         self._random = np.random.default_rng(seed)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -153,7 +151,7 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
         return promising
 
     def _error(self, trial: FrozenTrial, unknown: float) -> float:
-        return float(next((trial.user_attrs[name] for name in self._errors if name in trial.user_attrs), unknown))
+        return float(trial.user_attrs.get(self._attribute, unknown))
 
     def _improvement(self, model: GaussianProcess, units: Floats, best: float) -> Floats:
         mean, deviation = model.predict(self._points(units))

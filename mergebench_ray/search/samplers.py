@@ -19,8 +19,11 @@ from mergebench_ray.errors import InputError, nearest, one_line
 from mergebench_ray.search.space import Space
 
 AUTO = "auto"
-STANDARD_ERRORS = ("objective_standard_error", "normalised_standard_error")
-"""User attributes of a trial: the first that is there is its value's error, larger where that is only an estimate."""
+OWN_ERROR = "own_standard_error"
+"""User attribute of a trial: its value's error without the references' part, which all candidates share.
+
+It is larger where the value is only an estimate.
+"""
 _MOST_MODELLED = 20  # numbers of which a model learns something from a few dozen candidates
 _MOST = 1_000_000  # of an option, and of the candidates that a sampler would write down one by one
 _TRIED = 12  # two more than most samplers draw at random before they begin
@@ -165,7 +168,7 @@ def search_sampler(options: SearchOptions, space: Space) -> SeededByNumber:
 
     def make(*draw: int | str) -> optuna.samplers.BaseSampler:
         seed = _seed(options.seed, *draw)
-        return GaussianProcessSampler(distributions, STANDARD_ERRORS, seed=seed, sequence_seed=options.seed)
+        return GaussianProcessSampler(distributions, OWN_ERROR, seed=seed, sequence_seed=options.seed)
 
     return SeededByNumber(make)
 

@@ -15,6 +15,7 @@ from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, is_known
 from mergebench_ray.search.objectives.objective import Objective
+from mergebench_ray.search.samplers import OWN_ERROR
 from mergebench_ray.search.storage import storage_error
 
 _UNKNOWN = 10.0  # distance from a constraint, where a score is not known: far, and yet a number that samplers can use
@@ -75,6 +76,7 @@ class RunStudy:
         if trial.objective_name != DEFAULT:
             attributes["normalised_average"] = trial.normalised_average
             attributes["objective_standard_error"] = trial.objective.standard_error
+        attributes[OWN_ERROR] = trial.objective.own_error
         assert trial.optuna_number is not None
         trial_id = self._trial_id(trial.optuna_number)
         for key, value in attributes.items():

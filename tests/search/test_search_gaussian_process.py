@@ -32,7 +32,7 @@ def searched(
     study = optuna.create_study(direction=direction)
     noise = np.random.default_rng(0)
     for number in range(trials):
-        study.sampler = GaussianProcessSampler(space, ["error"], seed=number, sequence_seed=0)
+        study.sampler = GaussianProcessSampler(space, "error", seed=number, sequence_seed=0)
         trial = study.ask(space)
         trial.set_user_attr("error", error)
         study.tell(trial, function(trial.params) + error * noise.standard_normal())
@@ -89,7 +89,7 @@ def test_choices_whole_numbers_and_logarithms_are_searched_inside_their_bounds()
 
 def test_engines_that_work_at_once_do_not_try_the_same() -> None:
     study = searched(SQUARE, hill, 10, error=0.05)
-    study.sampler = GaussianProcessSampler(SQUARE, ["error"], seed=20, sequence_seed=0)
+    study.sampler = GaussianProcessSampler(SQUARE, "error", seed=20, sequence_seed=0)
     proposed = []
     for _ in range(3):
         proposed.append(study.ask(SQUARE).params)

@@ -108,6 +108,7 @@ def test_a_dashboard_sees_what_the_objective_and_each_trial_is(tmp_path: Path) -
         "digest": "d1",
         "score.math": 0.5,
         "normalised_standard_error": 0.02,
+        "own_standard_error": 0.02,
         "report": str(tmp_path / "report.html"),
     }
 
