@@ -17,6 +17,7 @@ from mergebench_ray.search.replay.replay import ReplayResult, replay_run
 from mergebench_ray.search.replay.settings import DEFAULT_SETTINGS, Setting
 
 _MOST_ORDERS = 100_000
+_LEAST_OF_A_TASK = 6  # of which a third is held back
 _MOST_ITEMS = 100_000
 
 
@@ -57,6 +58,9 @@ def replay(
     if out is not None:
         check_outputs({"out": Path(out)}, [folder])
     recorded = Recorded.read(folder)
+    least = _LEAST_OF_A_TASK * len(recorded.validation.items.domain_of_task)
+    if items is not None and items < least:
+        raise InputError(f"--items {items}: must be at least {least} for the run's tasks, {_LEAST_OF_A_TASK} for each")
     with progress_line(show_progress) as progress:
         result = replay_run(
             str(folder), recorded, settings, orders=orders, seed=seed, resample=items, progress=progress

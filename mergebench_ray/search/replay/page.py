@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from mergebench_ray.report.charts import FAINT, SPLIT_COLOURS, styled
 from mergebench_ray.report.colours import METHOD_COLOURS
 from mergebench_ray.report.page import Cell, Charts, Section, figures_html, page_html, table_html
+from mergebench_ray.runs.leaderboard import with_error
 from mergebench_ray.search.replay.replay import Outcome, ReplayResult
 
 _SHOWN = 4  # lines; the others are shown by a click on their names
@@ -131,7 +132,7 @@ def _cells(one: Outcome) -> list[Cell]:
         Cell(f"{100 * one.items_asked:.1f}", one.items_asked),
         Cell(f"{one.regret:.4f}", one.regret),
         Cell(f"{one.regret_95:.4f}", one.regret_95),
-        Cell(f"{one.fresh_loss:.4f} ± {one.fresh_loss_error:.4f}", one.fresh_loss),
+        Cell(with_error(one.fresh_loss, one.fresh_loss_error, digits=4), one.fresh_loss),
         Cell(f"{100 * one.best_stopped:.0f}", one.best_stopped),
         Cell(chosen),
     ]

@@ -34,7 +34,7 @@ class Outcome:
         regret_95: 95 % of the orders have no more.
         fresh_loss: how far the chosen candidate's objective on fresh items is below that of the one that full scoring
             chooses, mean; below 0 where it is above.
-        fresh_loss_error: standard error of that mean over the orders.
+        fresh_loss_error: standard error of that mean over the orders; None for a single one.
         chosen: numbers of the candidates that were chosen, and in which share of the orders, most often first.
         best_stopped: share of the orders in which the best candidate was stopped.
         answered: of each candidate, mean share of the items that it answered.
@@ -45,7 +45,7 @@ class Outcome:
     regret: float
     regret_95: float
     fresh_loss: float
-    fresh_loss_error: float
+    fresh_loss_error: float | None
     chosen: tuple[tuple[int, float], ...]
     best_stopped: float
     answered: tuple[float, ...]
@@ -216,7 +216,7 @@ def _outcome(
         regret=float(regrets.mean()),
         regret_95=float(np.quantile(regrets, 0.95)),
         fresh_loss=float(losses.mean()),
-        fresh_loss_error=float(losses.std(ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else float("nan"),
+        fresh_loss_error=float(losses.std(ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else None,
         chosen=tuple((recorded.trials[numbers[i]].number, float(counts[i] / len(raced))) for i in often_first),
         best_stopped=float(np.mean([_best(values) in one.stopped for one in raced])),
         answered=tuple(answered.mean(axis=0).tolist()),
