@@ -43,9 +43,9 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.summary import leads_of
 from mergebench_ray.runs.trials import Trial, TrialStore, unusable_specialists, write_questions
 from mergebench_ray.runtime import ray_session
-from mergebench_ray.search.finals import hold_finals, note_differences
+from mergebench_ray.search.finals import hold_finals, note_differences, reopen
 from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
-from mergebench_ray.search.run import search
+from mergebench_ray.search.run import candidates, search
 from mergebench_ray.search.session import Session, open_session
 from mergebench_ray.search.study import open_storage
 from mergebench_ray.tasks.questions import question_rows
@@ -58,7 +58,7 @@ class TuneResult:
 
     Attributes:
         folder: the run's folder.
-        best: the best candidate on validation (`best.coefficients`, `best.parameters`, `best.domains`).
+        best: the winner, as it was scored on validation (`best.coefficients`, `best.parameters`, `best.domains`).
         final: the same model on the items held back from the search, which it was chosen by; None without any.
         test: the same model on the test split.
         references: base, specialists, plain average and simple task arithmetic, on both splits.
@@ -189,6 +189,8 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, view: LiveView) -
         view.phase(session.engine_proof)
         records = Records(session, store, view.phase, sweep.search)
         records.references("validation")
+        if len(candidates(store)) < sweep.search.trials:
+            reopen(store)
         search(
             sweep,
             space,
@@ -248,7 +250,7 @@ def _finish(
     recipe = session.bank.recipe(best.method, best.parameters)
     records.references("test")
     test = records.merged("candidate", best.name, "test", recipe, number=best.number)
-    note_differences(records, store, test)
+    test = note_differences(records, store, test)
     for trial in best_of_each_method(store.trials()):
         assert trial.method is not None
         other = session.bank.recipe(trial.method, trial.parameters)
@@ -265,7 +267,7 @@ def _finish(
         folder=run.path,
         best=best,
         final=on_split(store.trials(), best, "final"),
-        test=next(trial for trial in store.trials() if trial.key == test.key),
+        test=test,
         references=[trial for trial in store.trials() if trial.role != "candidate"],
         trials=store.table(),
         engine_share=session.engine_share(),
@@ -300,7 +302,8 @@ def _aim(test: Trial) -> str:
     """What the model was searched for, and what it came to on test."""
     title = objective_title(test.objective_name, test.domains)
     aim = ", keeping ".join(filter(None, (title, " and ".join(test.constraints))))
-    text = f"What the search was after: {aim}. On test {with_objective(test)}"
+    reached = ", ".join(filter(None, (with_objective(test), leads_of(test))))
+    text = f"What the search was after: {aim}. On test {reached}"
     return f"{text}, where it {what_is_missed(test)}" if test.missed else text
 
 
@@ -315,7 +318,7 @@ def _summary(result: TuneResult) -> list[str]:
     others = [with_objective(result.test), *(f"{one.name} {with_objective(one)}" for one in (average, simple))]
     missed = [f"{what_is_missed(one)} on {one.split}" for one in (result.best, result.test) if one.missed]
     return [
-        f"best of {count} candidates on validation: {result.best.label}, {title} {with_objective(result.best)}",
+        f"best of {count} candidates: {result.best.label}, {title} {with_objective(result.best)} on validation",
         *([f"on items held back: {_compared(result.final)}"] if result.final is not None else []),
         f"on test: {'; '.join(others)}",
         *([f"there it is {leads}"] if (leads := leads_of(result.test)) else []),
@@ -329,7 +332,7 @@ def _summary(result: TuneResult) -> list[str]:
 def _compared(final: Trial) -> str:
     """The winner on the items that it was chosen by, against what it has to beat and those that it could not leave."""
     text = ", ".join(filter(None, (with_objective(final), leads_of(final))))
-    return f"{text}; not told apart from {' and '.join(final.tied_with)}" if final.tied_with else text
+    return f"{text}; no simpler and not told from the best: {', '.join(final.tied_with)}" if final.tied_with else text
 
 
 class _WithoutSecrets(logging.Formatter):

@@ -128,7 +128,8 @@ def check_same_items(
                 )
             raise InputError(
                 f"{folder}: its trials on {trial.split} were scored on other items, or with another judge, than there "
-                "are now; undo the change, or start a new run with another --out"
+                "are now; undo the change, or start a new run with another --out (one that was begun before a part of "
+                "validation was held back goes on with the version that began it)"
             )
 
 
@@ -150,7 +151,7 @@ def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
         key, before, now = other
         raise InputError(
             f"{run.sweep_file}: the run was begun with {key} = {before!r}, now it is {now!r}; "
-            f"undo the change, or start a new run with another --out"
+            f"give {key} = {before!r} again, or start a new run with another --out"
         )
     _, _, now = changed
     if now < (done := _num_candidates(run)):

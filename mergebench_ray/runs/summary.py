@@ -151,8 +151,8 @@ class RunSummary:
         if row is None or not row.chosen:
             return ""
         text = f" On the items held back to choose it, {self.objective_title} was {with_objective(row)}"
-        others = " and ".join(row.tied_with)
-        return f"{text}; no simpler, and not told apart from it there: {others}." if others else f"{text}."
+        others = ", ".join(row.tied_with)
+        return f"{text}; no simpler, and not told from the best there: {others}." if others else f"{text}."
 
     def _kept(self, final: Trial) -> str:
         """What is to be said of the constraints, if there are any."""

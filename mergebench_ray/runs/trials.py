@@ -63,7 +63,7 @@ class Trial:
         constraints: what a winner has to keep, such as ``safety >= 0.9`` -> how far the model is from keeping it, 0 or
             less where it does.
         chosen: on the final split, whether it is the search's winner.
-        tied_with: on the final split, labels of candidates that two paired errors do not tell from it.
+        tied_with: on the final split, of those that two paired errors do not tell from the best, labels of the others.
         differences: other model -> how far this one's objective is above that one's on the same items, and the paired
             standard error of that.
         merge_seconds: forming the merged weights.

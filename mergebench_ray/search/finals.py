@@ -60,11 +60,16 @@ def hold_finals(records: Records, store: TrialStore, bank: Bank, phase: Callable
     note_differences(records, store, candidates[choice.chosen])
 
 
-def note_differences(records: Records, store: TrialStore, trial: Trial) -> None:
-    """Keep, in a model's row, how far it is above plain average and the simple merge on the same items."""
+def note_differences(records: Records, store: TrialStore, trial: Trial) -> Trial:
+    """Keep, in a model's row, how far it is above plain average and the simple merge on the same items.
+
+    Returns:
+        the row as it is now.
+    """
     objective, own = records.goal(trial.split).objective, _measured(store, trial)
+    row = next(one for one in store.trials() if one.key == trial.key)
     if objective.value(own.scores) is None:
-        return
+        return row
     found = {}
     for other in store.trials():
         if other.split == trial.split and other.name in (AVERAGE, SIMPLE) and other.role != "candidate":
@@ -72,14 +77,24 @@ def note_differences(records: Records, store: TrialStore, trial: Trial) -> None:
             if objective.value(measured.scores) is not None:
                 above = difference(objective, own, measured)
                 found[other.name] = (above.value, above.error.total)
-    row = next(one for one in store.trials() if one.key == trial.key)
-    store.replace(replace(row, differences=found))
+    row = replace(row, differences=found)
+    store.replace(row)
+    return row
 
 
 def finalists(trials: Sequence[Trial]) -> list[Trial]:
-    """The best distinct candidates on validation, best first; those that miss a constraint last."""
+    """The best distinct candidates on validation, best first; those that miss a constraint only where all do."""
     candidates = [one for one in distinct(trials) if (one.role, one.split) == ("candidate", "validation")]
-    return sorted((one for one in candidates if is_known(one.objective.value)), key=best_first)[:FINALISTS]
+    known = [one for one in candidates if is_known(one.objective.value)]
+    keeping = [one for one in known if not one.missed]
+    return sorted(keeping or known, key=best_first)[:FINALISTS]
+
+
+def reopen(store: TrialStore) -> None:
+    """Take the winner's mark back: there will be more candidates."""
+    for row in store.trials():
+        if row.chosen:
+            store.replace(replace(row, chosen=False))
 
 
 def choose(objective: Objective, candidates: Sequence[Trial], measured: Sequence[Measured]) -> FinalChoice | None:

@@ -63,12 +63,16 @@ def test_of_two_items_one_is_held_back(task: ScoredTask) -> None:
     assert ids(hold_back([with_clusters(task, ["a", "b"])], SearchEvaluationOptions())[1]) == [["1"]]
 
 
-def test_nothing_of_a_cluster_that_the_search_sees_is_held_back(task: ScoredTask) -> None:
-    french = with_clusters(task, ["a", "b", "c", "d", "a", "e", "f", "g", "h"])
-    german = with_clusters(task, ["x", "y", "z", "w", "f", "v", "d", "u", "t"])
-    search, final = hold_back([french, german], SearchEvaluationOptions(validation_items=4, final_items=4))
-    assert [[item.cluster for item in part.items] for part in search] == [["a", "b", "c", "d"], ["x", "y", "z", "w"]]
-    assert [[item.cluster for item in part.items] for part in final] == [["e", "f", "g", "h"], ["f", "v", "u"]]
+def test_what_shares_a_cluster_is_on_one_side_in_all_tasks_whatever_their_sizes(task: ScoredTask) -> None:
+    many = with_clusters(task, [str(number) for number in range(100)])
+    few = with_clusters(task, [str(number) for number in range(60)])
+    passages = with_clusters(task, [f"passage {number // 10}" for number in range(90)])
+    search, final = hold_back([many, few, passages], SearchEvaluationOptions())
+    clusters = [[{item.cluster for item in one.items} for one in part] for part in (search, final)]
+    assert not set.union(*clusters[0]) & set.union(*clusters[1])
+    assert [len(one.items) for one in search] == [67, 40, 60]
+    assert all(len(one.items) >= least for one, least in zip(final, (25, 15, 20), strict=True))
+    assert [item.id for item in search[0].items] == sorted((item.id for item in search[0].items), key=int)
 
 
 def test_a_task_of_which_nothing_can_be_held_back_is_named(task: ScoredTask) -> None:
