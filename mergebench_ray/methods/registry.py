@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
-import pkgutil
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, TypeVar
 
 from mergebench_ray.config.yaml_files import parse_model
-from mergebench_ray.errors import InputError, nearest, one_line
+from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.extensions import import_extensions
 from mergebench_ray.methods.method import Method
 from mergebench_ray.methods.parameters import MethodParameters
-
-logger = logging.getLogger(__name__)
 
 MethodT = TypeVar("MethodT", bound=type[Method])
 
@@ -44,13 +38,8 @@ def register(method: MethodT) -> MethodT:
 
 @cache
 def _scan() -> None:
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        importlib.import_module(f"{__package__}.{module.name}")
-    for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            entry.load()
-        except Exception as error:  # whatever a package's import may raise
-            logger.warning("method %s (%s) is left out: %s", entry.name, entry.value, one_line(error))
+    assert __package__ is not None
+    import_extensions(__package__, ENTRY_POINTS)
 
 
 def method_names() -> list[str]:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
-import pkgutil
 from collections.abc import Sequence
 from functools import cache
-from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, TypeVar
 
 from mergebench_ray.config.objective import ObjectiveSpec
-from mergebench_ray.errors import InputError, nearest, one_line
+from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.extensions import import_extensions
 from mergebench_ray.search.objectives.objective import Objective, References
 from mergebench_ray.search.objectives.weighted_domains import WeightedDomains, weights_name
-
-logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "mergebench_ray.objectives"
 """Group of entry points by which other packages bring objectives: modules, or classes, that `register` theirs."""
@@ -87,13 +81,8 @@ def make_objective(spec: ObjectiveSpec, references: References) -> Objective:
 
 @cache
 def _scan() -> None:
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        importlib.import_module(f"{__package__}.{module.name}")
-    for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            entry.load()
-        except Exception as error:  # whatever a package's import may raise
-            logger.warning("objective %s (%s) is left out: %s", entry.name, entry.value, one_line(error))
+    assert __package__ is not None
+    import_extensions(__package__, ENTRY_POINTS)
 
 
 def _place(objective: type[Any]) -> tuple[str, str]:
