@@ -284,18 +284,19 @@ def read_trials(folder: Path) -> list[Trial]:
 
 
 def read_items(folder: Path, trial: Trial) -> pa.Table:
-    """The scored items of one of a run's trials, a row each.
+    """The scored items of one of a run's trials, a row each; in runs of before there were clusters, each prompt is one.
 
     Raises:
         FileNotFoundError: if they are not on disk.
         InputError: if they are damaged.
     """
     text, number = pa.string(), pa.float64()
-    return read_parquet(
+    items = read_parquet(
         RunFolder(folder).items_file(trial.digest, trial.split),
         {"domain": text, "task": text, "item": text, "prompt_digest": text, "score": number},
         {"answer": text, "judgement": text, "cluster": text},
     )
+    return items if "cluster" in items.column_names else items.append_column("cluster", items["prompt_digest"])
 
 
 def write_questions(folder: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> None:

@@ -42,8 +42,7 @@ def _by_task(items: pa.Table) -> dict[tuple[str, str], tuple[list[float], list[s
         values, clusters = found.setdefault((row["domain"], row["task"]), ([], []))
         if row["score"] is not None:
             values.append(row["score"])
-            # Runs of before there were clusters: every item is one.
-            clusters.append(row.get("cluster") or row["prompt_digest"])
+            clusters.append(row["cluster"])
     return found
 
 

@@ -138,9 +138,8 @@ def _read(folder: Path, trial: Trial) -> dict[_Key, tuple[float | None, str]]:
             "items folder from a copy, or give another run"
         ) from None
     columns = table.to_pydict()
-    clusters = columns.get("cluster") or columns["item"]
     keys = zip(columns["domain"], columns["task"], columns["item"])
-    found = dict(zip(keys, zip(columns["score"], clusters)))
+    found = dict(zip(keys, zip(columns["score"], columns["cluster"])))
     if not found:
         raise InputError(f"{folder}: {trial.label} has no items, and a replay is made of them; give another run")
     return found
