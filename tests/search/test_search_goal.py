@@ -17,7 +17,7 @@ from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.checks import read_sweep
 from mergebench_ray.search.objectives.errors import Measured
-from mergebench_ray.search.objectives.goal import Goal
+from mergebench_ray.search.objectives.goal import Goal, check_goal
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.study import RunStudy, open_storage
 
@@ -195,3 +195,10 @@ def test_a_sampler_of_optuna_stays_where_constraints_are_kept(tmp_path: Path) ->
         means.append(sum(tried[-10:]) / 10)
     assert means[0] > 0.8
     assert means[1] < 0.5
+
+
+@pytest.mark.parametrize("options", [{"objective": "worst_domain"}, {"constraints": {"worst_domain": ">= 0.5"}}])
+def test_a_domain_that_bears_an_objectives_name_is_refused_where_it_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"'worst_domain' is an objective and a domain .*another name"):
+        check_goal(SearchOptions(**options), ["math", "worst_domain"])
+    check_goal(SearchOptions(**options), ["math", "coding"])

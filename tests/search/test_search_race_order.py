@@ -56,7 +56,7 @@ class _Unused:
     direction = "maximize"
 
     def value(self, scores: object) -> float:
-        raise NotImplementedError
+        raise AssertionError("when items are looked at depends on no score")
 
     def slopes(self, scores: object) -> dict[str, float]:
-        raise NotImplementedError
+        raise AssertionError("when items are looked at depends on no score")

@@ -83,6 +83,12 @@ def check_goal(options: SearchOptions, domains: Sequence[str]) -> None:
         InputError: an objective or a constraint of something that is not known, or not scored.
     """
     check_objective(options.objective, domains, "search.objective")
+    for subject in (options.objective, *options.constraints):
+        if isinstance(subject, str) and subject in domains and subject in objective_names():
+            raise InputError(
+                f"search: {subject!r} is an objective and a domain that is scored, so it is not clear which is meant; "
+                "give the domain another name"
+            )
     for subject, text in options.constraints.items():
         if subject not in (*domains, *objective_names()):
             known = [*domains, *objective_names()]
