@@ -27,21 +27,23 @@ class Order:
         places: of the items in the split, as in the rows of `Scores.items` of all its domains; each at most once.
         in_flight: sequences that an engine computes at a time. The smaller, the less is thrown away at a stop, and the
             slower are items that are not. Answers in bf16 depend a little on what is computed beside them, so it is one
-            number for all candidates that are compared.
+            number for all candidates that are compared. None leaves it to the engine.
         looks: numbers of items, growing: the first 20 of the order are looked at as soon as they are complete, say,
             then the first 40. All of them are, whatever stands here.
         start: how many of the first items are known already, so that they are not asked.
+        end: how many of the first items are asked; None for all.
     """
 
     places: tuple[int, ...]
-    in_flight: int
+    in_flight: int | None
     looks: tuple[int, ...] = ()
     start: int = 0
+    end: int | None = None
 
     @property
     def counts(self) -> tuple[int, ...]:
         """How many of the first items are complete at each look that is still to come."""
-        total = len(self.places)
+        total = len(self.places) if self.end is None else self.end
         return (*(count for count in self.looks if self.start < count < total), total)
 
     def dealt(self, share: Share) -> tuple[int, ...]:

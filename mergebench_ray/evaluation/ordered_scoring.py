@@ -10,7 +10,7 @@ import ray
 
 from mergebench_ray.config.fields import Split
 from mergebench_ray.evaluation.evaluator import Evaluator
-from mergebench_ray.evaluation.graded import GradedItem, GradedShare, Spent
+from mergebench_ray.evaluation.graded import GradedItem, GradedItems, GradedShare, Spent
 from mergebench_ray.evaluation.order import Order, Share
 from mergebench_ray.ray_actors import Actor
 from mergebench_ray.scores import ItemRow, Scores
@@ -22,11 +22,16 @@ class Look:
 
     Attributes:
         count: how many of the order's first items are complete with it.
-        rows: of the items since the look before, in the order.
+        items: place in the split -> what came of it, of the items since the look before, in the order.
     """
 
     count: int
-    rows: list[ItemRow]
+    items: GradedItems
+
+    @property
+    def rows(self) -> list[ItemRow]:
+        """What is kept of those items, in the order."""
+        return [item.row for item in self.items.values()]
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class OrderedScoring:
             raise
         begin, self._count = self._count, self._counts.pop(0)
         self._items |= added
-        return Look(self._count, [added[place].row for place in self._order.places[begin : self._count]])
+        return Look(self._count, {place: added[place] for place in self._order.places[begin : self._count]})
 
     def stop(self) -> None:
         """Say that no more is wanted; from any thread, any number of times."""

@@ -55,6 +55,17 @@ def all_looks(scoring: OrderedScoring) -> list[Look]:
     return list(iter(scoring.next_look, None))
 
 
+def test_what_goes_on_to_an_end_is_asked_no_more(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch_here(monkeypatch)
+    order = replace(ORDER, looks=(), start=4, end=8, in_flight=None)
+    [look] = evaluator.looks("test", order, Share())
+    assert sorted(look) == sorted(PLACES[4:8])
+    found = together([evaluator], replace(ORDER, looks=(), end=4))
+    assert [one.count for one in all_looks(found)] == [4]
+    scores, answered = found.finish()
+    assert (len(scores.items), answered.count) == (4, 4)
+
+
 def test_looks_come_in_the_order_and_each_is_complete(evaluator: Evaluator, whole: list[ItemRow]) -> None:
     looks = [sorted(look) for look in evaluator.looks("test", ORDER, Share())]
     assert looks == [sorted(PLACES[:4]), sorted(PLACES[4:8]), sorted(PLACES[8:])]

@@ -14,7 +14,7 @@ _GROUP, _LEAST_GROUP = 5, 3
 
 
 class Board:
-    """Item scores of all candidates that have reported, in the order of their first report.
+    """Item scores of all candidates that have reported and were not forgotten, in the order of their first report.
 
     Args:
         contrasts: over the race's items.
@@ -23,6 +23,7 @@ class Board:
     def __init__(self, contrasts: Contrasts) -> None:
         self.contrasts = contrasts
         self._scores: dict[int, Floats] = {}
+        self._came: list[int] = []
         self._values: dict[tuple[int, int], float] = {}
         self._contributions: dict[tuple[int, int], Floats] = {}
 
@@ -43,8 +44,14 @@ class Board:
             )
         if not np.isfinite(found).all():
             raise ValueError(f"candidate {candidate}: a score that is no number")
+        if candidate not in self._came:
+            self._came.append(candidate)
         self._scores[candidate] = found
         return len(found)
+
+    def forget(self, candidate: int) -> None:
+        """Compare nobody with a candidate any more."""
+        self._scores.pop(candidate, None)
 
     def answered(self, candidate: int) -> int:
         """Items that a candidate has answered."""
@@ -55,8 +62,8 @@ class Board:
         return [candidate for candidate, scores in self._scores.items() if len(scores) >= count]
 
     def place(self, candidate: int) -> int:
-        """Of a candidate's first report among all first reports, from 0."""
-        return list(self._scores).index(candidate)
+        """Of a candidate's first report among all first reports, from 0; those of forgotten ones count."""
+        return self._came.index(candidate)
 
     def scores(self, candidates: Sequence[int], count: int) -> Floats:
         """Scores of the first items, (candidates, count)."""
@@ -138,6 +145,8 @@ class Board:
         off = contributions - contributions[1:].mean(axis=0)
         pair = self.contrasts.products(off[[0, 1 + lead]])
         variance, of_leader = tempered(self.contrasts.variances(off), count)[[0, 1 + lead]]
+        if len(group) == 1:  # it is itself what both are compared with
+            of_leader = 0.0
         now, later = self.contrasts.share_missing(count), self.contrasts.share_missing(most)
         # The leader's error is that of more items; the first of them are common to both.
         squared = now * variance + later * (of_leader - 2 * pair[0, 1])

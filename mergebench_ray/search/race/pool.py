@@ -16,14 +16,19 @@ from mergebench_ray.search.race.race import Race
 
 _SURE_FROM = 0.1
 """Share of the items from which on `p` counts in full."""
+_RAISED_BY = 0.4
+"""Of what survivors have answered, what they answer besides before they are compared again, in whole looks.
+
+Each go costs a merge, a load, and the wait for its longest answer, however few items it has.
+"""
 
 
 class Pool(Race):
     """Survivors wait at one level; a newcomer goes up to it, look by look, and is stopped where it is clearly worse.
 
-    Once `survivors` wait, all of them are raised by a look, and those are stopped whose chance to beat the leader is
-    below `p`; again and again, until fewer are left. After the last candidate has come, they are raised until one is
-    left, which is scored in full.
+    Once `survivors` wait, all of them are raised by some looks, and those are stopped whose chance to beat the leader
+    is below `p`; again and again, until fewer are left. After the last candidate has come, they are raised until one
+    is left, which is scored in full.
 
     Less than `p` is asked for in two places: before a tenth of the items is answered, where going on is cheap, in
     proportion to the items; and after the last candidate has come, where a mistake costs most, half.
@@ -44,7 +49,7 @@ class Pool(Race):
         *,
         look: int = 20,
         candidates: int | None = None,
-        p: float = 0.1,
+        p: float = 0.12,
         survivors: int = 8,
     ) -> None:
         super().__init__(items, objective, look=look, candidates=candidates)
@@ -100,7 +105,8 @@ class Pool(Race):
         if not self.closed and len(waiting) < self.survivors:
             return found
         last = self.closed and len(waiting) == 1 and not done
-        self._level = self.items if last else self._next_look(self._level)
+        looks = max(1, int(_RAISED_BY * self._level / self.look))
+        self._level = self.items if last else min(self.items, self._level + looks * self.look)
         self._rising = set(waiting)
         return [*found, *(self._go_on(candidate, self._level) for candidate in waiting)]
 

@@ -42,7 +42,7 @@ class Race(ABC):
         self.look = look
         self.candidates = candidates
         self.closed = False
-        self.first_look = self.board.contrasts.first_look(look)
+        self.first_look = min(self.items, look * math.ceil(self.board.contrasts.first_look(look) / look))
         self._state: dict[int, State] = {}
         self._sign = 1.0 if objective.direction == "maximize" else -1.0
 
@@ -65,12 +65,26 @@ class Race(ABC):
     def withdraw(self, candidate: int) -> list[Decision]:
         """A candidate will not report again, such as one that failed; nobody waits for it or is compared with it."""
         self._state[candidate] = "stopped"
+        self.board.forget(candidate)
         return self._settle()
 
     def close(self) -> list[Decision]:
         """No further candidate will come: raise those that are left until one is."""
         self.closed = True
         return self._settle()
+
+    def reopen(self) -> None:
+        """There will be more candidates after all."""
+        self.closed = False
+
+    @property
+    def num_candidates(self) -> int:
+        """Candidates that have reported, or were withdrawn."""
+        return len(self._state)
+
+    def knows(self, candidate: int) -> bool:
+        """Whether a candidate has reported, or was withdrawn."""
+        return candidate in self._state
 
     def state(self, candidate: int) -> State:
         """What the race last decided for a candidate; running until then."""
@@ -85,8 +99,10 @@ class Race(ABC):
         return self.in_state("done")
 
     def estimate(self, candidate: int) -> Estimate:
-        """A candidate's objective, in the objective's own units and direction."""
+        """A candidate's objective, in the objective's own units and direction; NaN where nothing is known of it."""
         answered = self.board.answered(candidate)
+        if not answered:
+            return Estimate(math.nan, math.nan, 0, estimated=True)
         if answered == self.items:
             return Estimate(self._sign * self.board.value(candidate), 0.0, answered, estimated=False)
         value, error = self.board.estimate(candidate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +13,13 @@ from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, read_items, read_trials
+from mergebench_ray.runs.trials import Trial, read_trials
 from mergebench_ray.search.objectives.objective import Objective, References
 from mergebench_ray.search.objectives.registry import make_objective
 from mergebench_ray.search.objectives.shares import check_references
 from mergebench_ray.search.race.contrasts import Contrasts, Floats
-from mergebench_ray.search.race.items import Items, levels
-
-_Key = tuple[str, str, str]  # domain, task, item
+from mergebench_ray.search.race.items import Items
+from mergebench_ray.search.scores_by_item import ItemKey, known_of_items, scores_by_item
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _candidates(trials: Sequence[Trial], split: Split) -> list[Trial]:
 
 
 def _answers(folder: Path, trials: Sequence[Trial], candidates: Sequence[Trial], split: Split) -> Answers:
-    first, *others = rows = [_read(folder, trial) for trial in candidates]
+    first, *others = rows = [scores_by_item(folder, trial) for trial in candidates]
     for trial, other in zip(candidates[1:], others):
         if other.keys() != first.keys() or trial.items_digest != candidates[0].items_digest:
             raise InputError(
@@ -117,7 +116,7 @@ def _answers(folder: Path, trials: Sequence[Trial], candidates: Sequence[Trial],
                 "settings, so nothing can be compared; give a run of one suite and one number of items"
             )
     keys = _with_scores(folder, rows)
-    known = _known(folder, trials, split, keys)
+    known = known_of_items(folder, trials, split, keys)
     items = Items.of(
         [domain for domain, _, _ in keys],
         [task for _, task, _ in keys],
@@ -128,26 +127,9 @@ def _answers(folder: Path, trials: Sequence[Trial], candidates: Sequence[Trial],
     return Answers(items, scores, _objective(folder, trials, split))
 
 
-def _read(folder: Path, trial: Trial) -> dict[_Key, tuple[float | None, str]]:
-    """Score and cluster of each item."""
-    try:
-        table = read_items(folder, trial)
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder}: the items of {trial.label} are not there, and a replay is made of them; restore the run's "
-            "items folder from a copy, or give another run"
-        ) from None
-    columns = table.to_pydict()
-    keys = zip(columns["domain"], columns["task"], columns["item"])
-    found = dict(zip(keys, zip(columns["score"], columns["cluster"])))
-    if not found:
-        raise InputError(f"{folder}: {trial.label} has no items, and a replay is made of them; give another run")
-    return found
-
-
-def _with_scores(folder: Path, rows: Sequence[Mapping[_Key, tuple[float | None, str]]]) -> list[_Key]:
+def _with_scores(folder: Path, rows: Sequence[Mapping[ItemKey, tuple[float | None, str]]]) -> list[ItemKey]:
     """The items that have a score; those that a metric leaves out for all candidates are not among them."""
-    scored: dict[tuple[str, str], list[_Key]] = defaultdict(list)
+    scored: dict[tuple[str, str], list[ItemKey]] = defaultdict(list)
     for key in rows[0]:
         missing = sum(row[key][0] is None for row in rows)
         if 0 < missing < len(rows):
@@ -163,26 +145,6 @@ def _with_scores(folder: Path, rows: Sequence[Mapping[_Key, tuple[float | None, 
                 "some of them; count another metric, or leave the task out"
             )
     return [key for keys in scored.values() for key in keys]
-
-
-def _known(folder: Path, trials: Sequence[Trial], split: Split, keys: Sequence[_Key]) -> list[Hashable]:
-    """What was known of each item before the first candidate: how specialist, average and base did on it."""
-    found: list[list[int]] = [[] for _ in keys]
-    by_task: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, key in enumerate(keys):
-        by_task[key[:2]].append(place)
-    for role in ("specialist", "average", "base"):
-        scores: dict[_Key, float | None] = {}
-        for trial in trials:
-            if trial.role == role and trial.split == split:
-                try:
-                    scores |= {key: score for key, (score, _) in _read(folder, trial).items()}
-                except InputError:  # a stratum less
-                    continue
-        for places in by_task.values():
-            for place, level in zip(places, levels([scores.get(keys[place]) for place in places])):
-                found[place].append(level)
-    return [tuple(one) for one in found]
 
 
 def _objective(folder: Path, trials: Sequence[Trial], split: Split) -> Objective:
