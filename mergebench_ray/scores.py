@@ -72,6 +72,30 @@ class ObjectiveValue:
         return math.sqrt(max(0.0, (self.standard_error - self.reference_error) * both))
 
 
+@dataclass(frozen=True)
+class ObjectiveEstimate:
+    """What a model's objective would have come to, had it been asked everything: a guess, and no score.
+
+    Attributes:
+        value: the guess; None where nothing can be said.
+        standard_error: of the guess, against the objective of all items; None where it is not known.
+        answered: items that it was made from.
+        items: that there are.
+    """
+
+    value: float | None
+    standard_error: float | None
+    answered: int
+    items: int
+
+    @property
+    def own_error(self) -> float | None:
+        """Its standard error as if all items were a draw, too: what a score of so few items has."""
+        if self.standard_error is None or self.answered >= self.items:
+            return self.standard_error
+        return self.standard_error / math.sqrt(1 - self.answered / self.items)
+
+
 class ItemRow(TypedDict):
     """What is kept of an item, so that a score can be explained. A list of rows goes into `pyarrow.Table.from_pylist`.
 

@@ -73,22 +73,23 @@ class LiveView:
         """Say something that stays on the terminal."""
         self._line(f"note: {text}")
 
+    def search_begins(self, done: int) -> None:
+        """The search begins, or goes on after so many candidates."""
+        self._search_begun, self._done = time.monotonic(), done
+
     def trial_started(self, number: int) -> None:
         """A candidate, counted from 0, is being merged and scored."""
-        if self._search_begun is None:
-            self._search_begun = time.monotonic()
-        self._done = max(self._done, number)
         self._phase = f"scoring candidate {number + 1} of {self._total}"
 
     def trial_finished(self, trial: Trial, best: Trial | None) -> None:
-        """A candidate was scored; `best` is the best one so far."""
-        self._done = max(self._done, trial.number + 1)
+        """A candidate was scored, or stopped by the race; `best` is the best one so far."""
+        self._done += 1
         self._finished_here += 1
         self._last, self._best = trial, best
         scores = "  ".join(f"{domain} {result.score:.3f}" for domain, result in sorted(trial.domains.items()))
         parts = [
             f"{self._done}/{self._total}  {trial.label}",
-            with_objective(trial),
+            _reached(trial),
             what_is_missed(trial),
             scores,
             f"{trial.merge_seconds + trial.load_seconds + trial.score_seconds:.1f} s",
@@ -145,11 +146,19 @@ class LiveView:
                 table.add_row(
                     title,
                     terminal_text(", ".join(filter(None, (trial.label, what_is_missed(trial))))),
-                    with_objective(trial),
+                    _reached(trial),
                     *(f"{result.score:.3f}" if result else MISSING for result in results),
                     style="bold green" if title == "best so far" else None,
                 )
         return table
+
+
+def _reached(trial: Trial) -> str:
+    """The objective, or at how many items the race stopped the candidate, and what it would probably have come to."""
+    if trial.estimate is None:
+        return with_objective(trial)
+    about = with_error(trial.estimate.value, trial.estimate.standard_error)
+    return f"stopped after {trial.estimate.answered} of {trial.estimate.items} items, about {about}"
 
 
 def _speed(trial: Trial) -> str:

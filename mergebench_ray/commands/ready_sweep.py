@@ -12,11 +12,13 @@ from mergebench_ray.commands.calibration import load_calibration
 from mergebench_ray.commands.models import Models, resolve_sweep_models
 from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.fields import Split
+from mergebench_ray.config.race import RaceOptions
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import digests
 from mergebench_ray.methods import complete_parameters
+from mergebench_ray.search.race_choice import chosen_race
 from mergebench_ray.search.samplers import random_draws
 from mergebench_ray.search.space import Space
 from mergebench_ray.tasks.loading import load_tasks
@@ -33,6 +35,8 @@ class ReadySweep:
         models: its models, and the judges at hand.
         space: what it may try.
         tasks: the tasks of each split, with their items.
+        race: which candidates are scored on.
+        race_notes: why it is none, where one would be expected.
         task_notes: what is scored otherwise than task files say, a line each.
         calibration: samples for methods that see data; None where none does.
     """
@@ -42,6 +46,8 @@ class ReadySweep:
     models: Models
     space: Space
     tasks: dict[Split, list[ScoredTask]]
+    race: RaceOptions
+    race_notes: list[str]
     task_notes: list[str]
     calibration: Calibration | None
 
@@ -52,8 +58,8 @@ class ReadySweep:
 
     @property
     def search_notes(self) -> list[str]:
-        """What the sampler does not search, a line each."""
-        return random_draws(self.sweep.search, self.space)
+        """What sampler and race do not do, a line each."""
+        return [*random_draws(self.sweep.search, self.space), *self.race_notes]
 
 
 def make_ready(sweep: Sweep) -> ReadySweep:
@@ -75,7 +81,8 @@ def make_ready(sweep: Sweep) -> ReadySweep:
     ]
     calibration = load_calibration(models, merges, sweep.calibration, suite, sweep.evaluation.data)
     task_notes = notes_of(task for some in tasks.values() for task in some)
-    return ReadySweep(sweep, suite, models, space, tasks, task_notes, calibration)
+    race, race_notes = chosen_race(sweep, tasks["validation"])
+    return ReadySweep(sweep, suite, models, space, tasks, race, race_notes, task_notes, calibration)
 
 
 def load_checked_tasks(

@@ -40,12 +40,20 @@ from mergebench_ray.runs.leaderboard import (
 )
 from mergebench_ray.runs.opening import begin_again, check_same_items, open_run
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.summary import leads_of
-from mergebench_ray.runs.trials import Trial, TrialStore, unusable_specialists, write_questions
+from mergebench_ray.runs.summary import RunSummary, leads_of
+from mergebench_ray.runs.trials import (
+    SEARCHED,
+    Trial,
+    TrialStore,
+    read_trials,
+    searched,
+    unusable_specialists,
+    write_questions,
+)
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.finals import hold_finals, note_differences, reopen
 from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
-from mergebench_ray.search.run import candidates, search
+from mergebench_ray.search.run import search
 from mergebench_ray.search.session import Session, open_session
 from mergebench_ray.search.study import open_storage
 from mergebench_ray.tasks.questions import question_rows
@@ -189,8 +197,10 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, view: LiveView) -
         view.phase(session.engine_proof)
         records = Records(session, store, view.phase, sweep.search)
         records.references("validation")
-        if len(candidates(store)) < sweep.search.trials:
+        ended = len(searched(store.trials()))
+        if ended < sweep.search.trials:
             reopen(store)
+        view.search_begins(ended)
         search(
             sweep,
             space,
@@ -198,6 +208,7 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, view: LiveView) -
             store,
             records,
             run,
+            ready.race,
             on_start=view.trial_started,
             on_finish=lambda trial: view.trial_finished(trial, best_candidate(store.trials())),
         )
@@ -268,7 +279,7 @@ def _finish(
         best=best,
         final=on_split(store.trials(), best, "final"),
         test=test,
-        references=[trial for trial in store.trials() if trial.role != "candidate"],
+        references=[trial for trial in store.trials() if trial.role not in SEARCHED],
         trials=store.table(),
         engine_share=session.engine_share(),
     )
@@ -313,9 +324,10 @@ def _summary(result: TuneResult) -> list[str]:
     average = on_test["average", AVERAGE]
     simple = on_test["reference", SIMPLE]
     rows = result.trials.select(["role", "split"]).to_pylist()
-    count = sum(row["role"] == "candidate" and row["split"] == "validation" for row in rows)
+    count = sum(row["role"] in SEARCHED and row["split"] == "validation" for row in rows)
     title = objective_title(result.best.objective_name, result.best.domains)
     others = [with_objective(result.test), *(f"{one.name} {with_objective(one)}" for one in (average, simple))]
+    raced = RunSummary.of(read_trials(result.folder)).race_finding()
     missed = [f"{what_is_missed(one)} on {one.split}" for one in (result.best, result.test) if one.missed]
     return [
         f"best of {count} candidates: {result.best.label}, {title} {with_objective(result.best)} on validation",
@@ -323,6 +335,7 @@ def _summary(result: TuneResult) -> list[str]:
         f"on test: {'; '.join(others)}",
         *([f"there it is {leads}"] if (leads := leads_of(result.test)) else []),
         *([f"it {' and '.join(missed)}"] if missed else []),
+        *([raced] if raced else []),
         f"vLLM computed {result.engine_share:.0%} of the time since it was up",
         f"model: {RunFolder(result.folder).model_folder}",
         f"report: {RunFolder(result.folder).report_file}",

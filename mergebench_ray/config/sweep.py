@@ -15,6 +15,7 @@ from mergebench_ray.config.engine import EngineOptions
 from mergebench_ray.config.fields import SPLITS, Line, Plain, Split, Strict, expanded
 from mergebench_ray.config.names import Name
 from mergebench_ray.config.objective import DEFAULT, FORGETTING, ObjectiveSpec
+from mergebench_ray.config.race import RaceOptions, RaceSpec
 from mergebench_ray.config.reference import ModelRef
 from mergebench_ray.config.storage_url import hide_password
 from mergebench_ray.config.suite import Suite
@@ -114,6 +115,10 @@ class SearchOptions(Strict):
         default_factory=dict,
         description="Domain or objective -> what a winner keeps there: '>= 0.9' of the specialist's score, or "
         "'score >= 0.4', the score itself; <= is an upper bound, 'and' joins several, a number alone is a lower bound.",
+    )
+    race: RaceSpec = Field(
+        default=RaceOptions(),
+        description="Which candidates are scored on all items, and which are stopped before: a kind, or its settings.",
     )
     sampler: Line = Field(
         default="auto", description="auto chooses by the space; else any Optuna sampler, by class name."

@@ -16,25 +16,20 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mergebench_ray.config.fields import SPLITS
-from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.report.colours import method_colours
+from mergebench_ray.report.race_charts import add_stopped, reached
+from mergebench_ray.report.styling import BEST, FAINT, SPLIT_COLOURS, finite, hover, styled
 from mergebench_ray.runs.leaderboard import (
     best_first,
     describe,
     distinct,
     leaderboard,
-    objective_title,
     on_split,
-    what_is_missed,
     with_error,
-    with_objective,
 )
 from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
 
-INK, GRID, FAINT = "#22272e", "#e6e8eb", "#8b949e"
-BEST = "#111111"
-SPLIT_COLOURS = {"validation": "#7fa8c9", "final": "#3f78a8", "test": "#0b3d66"}
 SPLIT_SYMBOLS = {"validation": "diamond", "final": "square", "test": "circle"}
 REFERENCE_COLOURS = {"base": "#9aa0a6", "average": "#5f6b76", "reference": "#b08d57"}
 REFERENCE_DASHES = {"base": "dot", "average": "dash", "reference": "dashdot"}
@@ -127,6 +122,7 @@ def progress_chart(run: RunSummary) -> go.Figure | None:
             text=[hover(trial) for trial in trials],
             hovertemplate="%{text}<extra></extra>",
         )
+    add_stopped(figure, run, [trial.number for trial in run.stopped], colours)
     best_so_far, best = [], run.candidates[0]
     for trial in run.candidates:
         best = min(best, trial, key=best_first)
@@ -139,7 +135,7 @@ def progress_chart(run: RunSummary) -> go.Figure | None:
         name="best so far",
         hoverinfo="skip",
     )
-    ends = [run.candidates[0].number - 0.5, run.candidates[-1].number + 0.5]
+    ends = [run.tried[0].number - 0.5, run.tried[-1].number + 0.5]
     for trial in run.references:
         if is_known(trial.objective.value):
             figure.add_scatter(
@@ -150,7 +146,7 @@ def progress_chart(run: RunSummary) -> go.Figure | None:
                 name=escape(describe(trial)),
                 hovertemplate=f"{hover(trial)}<extra></extra>",
             )
-    figure.update_xaxes(title="candidate", range=ends, dtick=max(1, len(run.candidates) // 12), tick0=0)
+    figure.update_xaxes(title="candidate", range=ends, dtick=max(1, len(run.tried) // 12), tick0=0)
     figure.update_yaxes(title=escape(run.objective_title))
     return styled(figure, height=440)
 
@@ -161,7 +157,7 @@ def parameter_charts(run: RunSummary) -> list[go.Figure]:
     Of more than `MAX_PARAMETER_CHARTS`, those that go most with the score (rank correlation) are drawn.
     """
     columns = run.searched_values()
-    scores = [trial.objective.value or 0.0 for trial in run.candidates]
+    scores = [reached(trial) or 0.0 for trial in run.tried]
     names = sorted(columns, key=lambda name: -_association(columns[name], scores))[:MAX_PARAMETER_CHARTS]
     return [_parameter_chart(run, name, columns[name]) for name in columns if name in names]
 
@@ -260,7 +256,7 @@ def time_chart(run: RunSummary) -> go.Figure | None:
 def _parameter_chart(run: RunSummary, name: str, column: Sequence[Any]) -> go.Figure:
     figure, colours = go.Figure(), method_colours(run.methods)
     categorical = any(isinstance(value, str | bool) for value in column)
-    value_of = {trial.number: value for trial, value in zip(run.candidates, column)}
+    value_of = {trial.number: value for trial, value in zip(run.tried, column)}
     for method, trials in _by_method(run):
         shown = [trial for trial in trials if value_of[trial.number] is not None]
         values = [value_of[trial.number] for trial in shown]
@@ -279,8 +275,12 @@ def _parameter_chart(run: RunSummary, name: str, column: Sequence[Any]) -> go.Fi
             hovertemplate=f"{escape(name)} %{{x}}<br>%{{text}}<extra></extra>",
             showlegend=False,
         )
+    places = [value_of[trial.number] for trial in run.stopped]
+    if any(place is not None for place in places):
+        texts = [None if place is None else escape(str(place)) for place in places]
+        add_stopped(figure, run, texts if categorical else places, colours, errors=False)
     figure.update_xaxes(title=escape(name), type="category" if categorical else "linear")
-    figure.update_yaxes(range=_padded([trial.objective.value or 0.0 for trial in run.candidates]))
+    figure.update_yaxes(range=_padded([reached(trial) or 0.0 for trial in run.tried]))
     styled(figure, height=240)
     return figure.update_layout(margin={"l": 8, "r": 8, "t": 10, "b": 8})
 
@@ -336,20 +336,6 @@ def _model_label(run: RunSummary, trial: Trial) -> str:
     return f"<b>best: {escape(trial.label)}</b>" if is_best else escape(describe(trial))
 
 
-def hover(trial: Trial) -> str:
-    """What is shown beside the pointer: the model and all its scores."""
-    lines = [f"<b>{escape(describe(trial))}</b> on {trial.split}"]
-    if trial.objective_name != DEFAULT:
-        lines.append(f"{escape(objective_title(trial.objective_name, trial.domains))} {with_objective(trial)}")
-    lines.append(f"normalised average {with_error(trial.normalised_average, trial.normalised_standard_error)}")
-    lines += [escape(what_is_missed(trial))] if trial.missed else []
-    lines += [
-        f"{escape(domain)} {with_error(result.score, result.standard_error)}"
-        for domain, result in sorted(trial.domains.items())
-    ]
-    return "<br>".join(lines)
-
-
 def _symbols(trials: Sequence[Trial]) -> list[str]:
     """Of candidates that keep all constraints, and of those that do not."""
     return ["circle-open" if trial.missed else "circle" for trial in trials]
@@ -357,11 +343,6 @@ def _symbols(trials: Sequence[Trial]) -> list[str]:
 
 def _error_bars(trials: Sequence[Trial]) -> dict[str, Any]:
     return {"array": [finite(trial.objective.standard_error) for trial in trials], "thickness": 1.5, "width": 4}
-
-
-def finite(value: float | None) -> float:
-    """The value, or 0 where there is none: an error bar that is not drawn."""
-    return value if value is not None and math.isfinite(value) else 0.0
 
 
 def _padded(values: Sequence[float]) -> list[float]:
@@ -378,20 +359,3 @@ def _association(values: Sequence[Any], scores: Sequence[float]) -> float:
     first, second = (pd.Series(column, dtype=float).rank() for column in zip(*pairs))
     correlation = first.corr(second)
     return abs(correlation) if math.isfinite(correlation) else 0.0
-
-
-def styled(figure: go.Figure, height: int) -> go.Figure:
-    """The figure in the page's style; `height` in pixels."""
-    figure.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 8, "r": 16, "t": 30, "b": 8},
-        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        hoverlabel={"bgcolor": "white", "font": {"color": INK}, "align": "left"},
-    )
-    figure.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0})
-    figure.update_xaxes(automargin=True, gridcolor=GRID, zeroline=False)
-    figure.update_yaxes(automargin=True, gridcolor=GRID, zeroline=False)
-    return figure

@@ -8,8 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from mergebench_ray.report.charts import FAINT, GRID, INK, finite, hover, styled
 from mergebench_ray.report.method_table import method_domains, method_label
+from mergebench_ray.report.styling import FAINT, GRID, INK, finite, hover, styled
 from mergebench_ray.runs.comparison import MethodRow, Run, ranked_by, ranking_title, same_aim
 from mergebench_ray.runs.leaderboard import with_error
 from mergebench_ray.runs.trials import is_known

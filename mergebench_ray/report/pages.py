@@ -21,6 +21,7 @@ from mergebench_ray.report.method_sections import items_section, method_sections
 from mergebench_ray.report.method_table import method_label
 from mergebench_ray.report.own_output import check_outputs, write_output
 from mergebench_ray.report.page import NOTHING, Cell, Charts, Section, figures_html, page_html, table_html
+from mergebench_ray.report.race_charts import race_chart
 from mergebench_ray.runs.comparison import (
     MethodRow,
     Run,
@@ -104,7 +105,7 @@ def comparison_finding(rows: Sequence[MethodRow]) -> str:
 def _run_facts(runs: Sequence[Run]) -> list[tuple[str, Any]]:
     facts = []
     for run in runs:
-        candidates = run.summary.candidates
+        candidates = run.summary.tried
         took = duration(wall_seconds(candidates))
         split = f"{run.summary.last_split} split"
         suite = f"suite {run.sweep.suite}, " if run.sweep else ""
@@ -135,6 +136,7 @@ def _sections(found: Run) -> list[Section]:
             "Where the line has long been flat, more trials would hardly help." + _constraints_hint(run),
             _chart(drawn, charts.progress_chart(run)),
         ),
+        Section("The race", _race_hint(run), _chart(drawn, race_chart(run))),
         Section(
             "Score over each coefficient and hyper-parameter",
             "Each dot is a candidate on validation: what was chosen, left to right, and what the search is "
@@ -180,7 +182,8 @@ def _facts(found: Run) -> list[tuple[str, Any]]:
     if found.notes:
         facts.append(("notes", "\n".join(found.notes)))
     for split in SPLITS:
-        counts = {d: r.items for t in run.trials if t.split == split for d, r in t.domains.items()}
+        complete = [t for t in run.trials if t.split == split and t.role != "stopped"]
+        counts = {d: r.items for t in complete for d, r in t.domains.items()}
         if counts:
             items = ", ".join(f"{domain} {counts[domain]}" for domain in sorted(counts))
             facts.append((SPLIT_MEANING[split], f"{items} items"))
@@ -223,6 +226,14 @@ def _goal_text(search: SearchOptions) -> str:
 
 def _constraints_hint(run: RunSummary) -> str:
     return f" Open: candidates that do not keep {' and '.join(run.constraints)}." if run.constraints else ""
+
+
+def _race_hint(run: RunSummary) -> str:
+    return (
+        f"{run.race_finding()} Each bar is a candidate; point at one to see what it would probably have come to. "
+        "Grey ones were clearly worse than the leader on the items that they had answered, and are told to the sampler "
+        "as estimates. Every decision, with what it was made from, is in decisions.jsonl."
+    )
 
 
 def _leaderboard_hint(run: RunSummary) -> str:
@@ -272,7 +283,8 @@ def _has_own_aim(run: RunSummary) -> bool:
 
 
 def _trial_cells(run: RunSummary, trial: Trial, row: dict[str, Any], details: Sequence[str]) -> list[Cell]:
-    cells = [Cell(text, text) for text in (describe(trial), trial.role, trial.split, trial.method or "")]
+    role = f"stopped after {trial.estimate.answered} items" if trial.estimate is not None else trial.role
+    cells = [Cell(text, text) for text in (describe(trial), role, trial.split, trial.method or "")]
     average = trial.normalised_average
     cells.append(Cell(with_error(average, trial.normalised_standard_error), average if is_known(average) else None))
     if _has_own_aim(run):

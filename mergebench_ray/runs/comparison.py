@@ -204,7 +204,7 @@ def _rows(run: Run) -> list[MethodRow]:
     rows = []
     for best in best_of_each_method(summary.trials):
         method = best.method or best.name
-        tried = [trial for trial in summary.candidates if trial.method == best.method]
+        tried = [trial for trial in summary.tried if trial.method == best.method]
         digests = {trial.digest for trial in tried}
         merges = [t.merge_seconds for t in summary.trials if t.digest in digests and t.merge_seconds > 0]
         devices = run.sweep.engine.tensor_parallel_size if run.sweep else 1

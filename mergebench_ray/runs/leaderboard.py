@@ -72,7 +72,7 @@ def distinct(trials: Sequence[Trial]) -> list[Trial]:
     """The trials without candidates that are the same model as an earlier candidate of their split."""
     kept: dict[tuple[str, ...], Trial] = {}
     for trial in trials:
-        same = (trial.digest,) if trial.role == "candidate" else (trial.role, trial.name)
+        same = (trial.digest,) if trial.role == "candidate" else (trial.role, trial.label)
         kept.setdefault((trial.split, *same), trial)
     return list(kept.values())
 

@@ -88,7 +88,9 @@ def begin_again(run: RunFolder, sweep: Sweep) -> None:
     The study gets another name: one that has tried something takes no other search space.
     """
     run.trials_file.unlink(missing_ok=True)
-    shutil.rmtree(run.items_folder, ignore_errors=True)
+    run.decisions_file.unlink(missing_ok=True)
+    for folder in (run.items_folder, run.race_folder):
+        shutil.rmtree(folder, ignore_errors=True)
     with whole_file(run.id_file) as temporary:
         temporary.write_text(f"{secrets.token_hex(16)}\n")
     _write_sweep(run, sweep)
@@ -177,9 +179,9 @@ def _holds_usable_scores(run: RunFolder) -> bool:
 
 
 def _num_candidates(run: RunFolder) -> int:
-    from mergebench_ray.runs.trials import read_trials
+    from mergebench_ray.runs.trials import SEARCHED, read_trials
 
-    return sum(one.role == "candidate" and one.split == "validation" for one in read_trials(run.path))
+    return sum(one.role in SEARCHED and one.split == "validation" for one in read_trials(run.path))
 
 
 def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:

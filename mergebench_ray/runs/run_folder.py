@@ -62,6 +62,20 @@ class RunFolder:
         return self.items_folder / f"questions-{split}.parquet"
 
     @property
+    def decisions_file(self) -> Path:
+        """Every decision of the race, a line of JSON each."""
+        return self.path / "decisions.jsonl"
+
+    @property
+    def race_folder(self) -> Path:
+        """What candidates have answered that were stopped, or wait to be scored on."""
+        return self.path / "race"
+
+    def answered_file(self, number: int) -> Path:
+        """What the candidate of a number has answered so far, a line of JSON for each item."""
+        return self.race_folder / f"{number}.jsonl"
+
+    @property
     def forgetting_folder(self) -> Path:
         """What models scored on tasks of no domain: NAME.json, as `evaluate --out` writes it."""
         return self.path / "forgetting"
@@ -119,9 +133,13 @@ class RunFolder:
         if path == root or not path.is_relative_to(root):
             return False
         first, *others = path.relative_to(root).parts
-        if first in {folder.name for folder in (self.items_folder, self.forgetting_folder, self.best_folder)}:
+        folders = (self.items_folder, self.race_folder, self.forgetting_folder, self.best_folder)
+        if first in {folder.name for folder in folders}:
             return True
-        files = (self.sweep_file, self.plan_file, self.trials_file, self.log_file, self.lock_file, self.id_file)
+        files = (
+            *(self.sweep_file, self.plan_file, self.trials_file, self.decisions_file),
+            *(self.log_file, self.lock_file, self.id_file),
+        )
         # SQLite has files of its own beside the study.
         beginnings = (self.study_file.name, "engine-", "judge-")
         return not others and (first in {file.name for file in files} or first.startswith(beginnings))

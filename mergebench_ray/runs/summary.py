@@ -18,7 +18,7 @@ from mergebench_ray.runs.leaderboard import (
     with_error,
     with_objective,
 )
-from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
+from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known, searched
 from mergebench_ray.scores import recovered
 
 SPLIT_MEANING = {
@@ -35,6 +35,7 @@ class RunSummary:
     Attributes:
         trials: all of them.
         candidates: candidates whose objective is known, on validation, in the order of the search.
+        stopped: candidates that the race stopped and of which something can be said, in the order of the search.
         references: base, plain average and reference merges on validation.
         best: the best candidate on validation, or None.
         last_split: the last that the best was scored on: test, else the items held back, else validation.
@@ -47,6 +48,7 @@ class RunSummary:
 
     trials: list[Trial]
     candidates: list[Trial]
+    stopped: list[Trial]
     references: list[Trial]
     best: Trial | None
     last_split: Split
@@ -59,23 +61,50 @@ class RunSummary:
     @classmethod
     def of(cls, trials: Sequence[Trial]) -> RunSummary:
         """Sort out the trials of a run."""
-        searched = [t for t in trials if t.role == "candidate" and t.split == "validation"]
+        tried = searched(trials)
         best = best_candidate(trials)
         domains = sorted({domain for t in trials for domain in t.domains})
         aims = next((t for t in trials if t.role != "specialist"), None)
         return cls(
             trials=list(trials),
-            candidates=sorted((t for t in searched if is_known(t.objective.value)), key=lambda t: t.number),
+            candidates=sorted((t for t in tried if is_known(t.objective.value)), key=lambda t: t.number),
+            stopped=sorted(
+                (t for t in tried if t.estimate is not None and is_known(t.estimate.value)), key=lambda t: t.number
+            ),
             references=[t for t in trials if t.split == "validation" and t.role in COMPARED_WITH],
             best=best,
             last_split=_last_split(trials),
             domains=domains,
-            methods=sorted({t.method or "" for t in searched}),
+            methods=sorted({t.method or "" for t in tried}),
             objective_title=objective_title(aims.objective_name if aims else DEFAULT, domains),
             is_share=aims is None
             or aims.objective_name == DEFAULT
             or (aims.objective_name != FORGETTING and bool(aims.objective.reference_error)),
             constraints=list(aims.constraints) if aims else [],
+        )
+
+    @property
+    def tried(self) -> list[Trial]:
+        """All candidates of which something is known, in the order of the search."""
+        return sorted([*self.candidates, *self.stopped], key=lambda trial: trial.number)
+
+    @property
+    def race_items(self) -> int:
+        """Items that a candidate answers in full; 0 where the race stopped nobody."""
+        return max((trial.estimate.items for trial in self.stopped if trial.estimate is not None), default=0)
+
+    def items_answered(self, trial: Trial) -> int:
+        """Items that a candidate of the race has answered."""
+        return self.race_items if trial.estimate is None else trial.estimate.answered
+
+    def race_finding(self) -> str:
+        """What the race saved, in one sentence; empty where it stopped nobody."""
+        if not self.stopped:
+            return ""
+        asked = sum(map(self.items_answered, self.tried)) / (self.race_items * len(self.tried))
+        return (
+            f"The race stopped {len(self.stopped)} of {len(self.tried)} candidates before they had answered all "
+            f"{self.race_items} items, so that {asked:.0%} of the items were asked."
         )
 
     def specialist_score(self, domain: str, split: Split) -> float | None:
@@ -95,13 +124,13 @@ class RunSummary:
     def searched_values(self) -> dict[str, list[Any]]:
         """What differs between candidates: label -> value per candidate, None where a method does not have it."""
         rows = []
-        for trial in self.candidates:
+        for trial in self.tried:
             row = trial.flat()
             coefficients = {name: value for name, value in row.items() if name.startswith("coefficient.")}
             if len(trial.coefficients) > 1 and len(set(coefficients.values())) == 1:
                 coefficients["coefficient"] = next(iter(coefficients.values()))
             rows.append(coefficients | {k: v for k, v in row.items() if k.startswith("parameter.")})
-        for name in {name for trial in self.candidates for name in trial.parameters}:
+        for name in {name for trial in self.tried for name in trial.parameters}:
             rows = _one_for_all(rows, f"parameter.{name}")
         if not all("coefficient" in row for row in rows if any(name.startswith("coefficient") for name in row)):
             rows = [{name: value for name, value in row.items() if name != "coefficient"} for row in rows]
@@ -116,7 +145,7 @@ class RunSummary:
         if self.best is None:
             return "No candidate has been scored yet."
         final = on_split(self.trials, self.best, self.last_split) or self.best
-        text = f"The best of {len(self.candidates)} candidates is {self.best.label}: "
+        text = f"The best of {len(self.tried)} candidates is {self.best.label}: "
         if not is_known(final.objective.value):
             return f"{text}on the {final.split} split its scores could not be normalised by those of the specialists."
         text += f"on the {final.split} split {self._reached(final)}"
@@ -132,6 +161,7 @@ class RunSummary:
             text += f" It is {leads}."
         close = [describe(other) for other in others if not is_apart(final, other)]
         text += f" From {' and '.join(close)} it cannot be told apart on these items." if close else ""
+        text += f" {raced}" if (raced := self.race_finding()) else ""
         text += self._chosen() + self._kept(final)
         if final.split == "validation":
             text += (

@@ -24,13 +24,16 @@ from mergebench_ray.files import remove_leftovers, whole_file
 from mergebench_ray.runs.columns import column_order, typed_array
 from mergebench_ray.runs.parquet import read_parquet
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.scores import DomainScore, ObjectiveValue
+from mergebench_ray.scores import DomainScore, ObjectiveEstimate, ObjectiveValue
 
-Role = Literal["base", "specialist", "average", "reference", "candidate"]
+Role = Literal["base", "specialist", "average", "reference", "candidate", "stopped"]
 Coefficient = float | list[float]
 
 COMPARED_WITH: tuple[Role, ...] = ("base", "average", "reference")
 """Roles of the models that a best candidate has to beat, none of which the search found."""
+
+SEARCHED: tuple[Role, ...] = ("candidate", "stopped")
+"""Roles of what the search proposed."""
 
 COEFFICIENTS = "scaling_coef"
 """The hyper-parameter that is the coefficient, in every method that has one."""
@@ -47,9 +50,10 @@ class Trial:
     Attributes:
         role: what the model is: ``base``; ``specialist`` (on its own domain); ``average`` (plain average of the
             specialists); ``reference`` (another merge to compare with, such as task arithmetic with λ = 0.4);
-            ``candidate`` (proposed by the search).
+            ``candidate`` (proposed by the search); ``stopped`` (a candidate that the race stopped: what it scored is
+            that of some of the items, and compares with nothing).
         name: what people read, such as ``base``, ``math`` or ``task_arithmetic_0.4``; a candidate's is its method.
-        number: of a candidate, counted from 0 in the order of the search, the same on both splits; else 0.
+        number: of a candidate, counted from 0 in the order in which they were proposed, the same on all splits; else 0.
         split: ``validation`` (what the search sees) or ``test`` (scored once, at the end).
         digest: recipe digest of the merged model, content digest of a base or specialist.
         items_digest: which items were scored, and how.
@@ -62,6 +66,7 @@ class Trial:
             and where it does not apply.
         constraints: what a winner has to keep, such as ``safety >= 0.9`` -> how far the model is from keeping it, 0 or
             less where it does.
+        estimate: of a stopped candidate, what its objective would probably have come to; None for all others.
         chosen: on the final split, whether it is the search's winner.
         tied_with: on the final split, of those that two paired errors do not tell from the best, labels of the others.
         differences: other model -> how far this one's objective is above that one's on the same items, and the paired
@@ -94,6 +99,7 @@ class Trial:
     normalised_standard_error: float | None = None
     objectives: Mapping[str, ObjectiveValue] = field(default_factory=dict)
     constraints: Mapping[str, float] = field(default_factory=dict)
+    estimate: ObjectiveEstimate | None = None
     chosen: bool = False
     tied_with: tuple[str, ...] = ()
     differences: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -152,7 +158,7 @@ class Trial:
     @property
     def label(self) -> str:
         """Name for people; a candidate's carries its number."""
-        return f"{self.name} #{self.number}" if self.role == "candidate" else self.name
+        return f"{self.name} #{self.number}" if self.role in SEARCHED else self.name
 
     def to_json(self) -> str:
         """The whole trial as one JSON text; `from_json` reads it back without loss."""
@@ -189,6 +195,9 @@ class Trial:
                 row |= flatten("objective_error", {name: objective.standard_error})
             row |= flatten("reference_error", {name: objective.reference_error})
         row |= flatten("missed_by", self.constraints) if self.constraints else {}
+        if self.estimate is not None:
+            row |= {"estimate": self.estimate.value, "estimate_error": self.estimate.standard_error}
+            row |= {"answered": self.estimate.answered}  # of all items
         row |= {"chosen": self.chosen} if self.split == "final" else {}
         for name, (difference, error) in self.differences.items():
             row |= flatten("difference", {name: difference}) | flatten("difference_error", {name: error})
@@ -243,10 +252,15 @@ def is_known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def searched(trials: Iterable[Trial]) -> list[Trial]:
+    """What the search has scored on validation, stopped candidates included, in the order in which they ended."""
+    return [trial for trial in trials if trial.role in SEARCHED and trial.split == "validation"]
+
+
 def unusable_specialists(trials: Iterable[Trial]) -> list[Trial]:
     """Specialists on validation that nothing can be measured against; none once the search has begun."""
     found = list(trials)
-    if any(trial.role == "candidate" for trial in found):
+    if any(trial.role in SEARCHED for trial in found):
         return []
     own = [trial for trial in found if (trial.role, trial.split) == ("specialist", "validation")]
     return [one for one in own if not 0 < one.domains[one.name].score < math.inf]
@@ -376,9 +390,10 @@ class TrialStore:
         self._write([trial if other.key == trial.key else other for other in self._trials])
 
     def find(self, digest: str, items_digest: str, split: str) -> Trial | None:
-        """The first trial of this model on these items, if it was scored before."""
+        """The first trial of this model on all of these items, if it was scored before."""
         wanted = (digest, items_digest, split)
-        return next((t for t in self._trials if (t.digest, t.items_digest, t.split) == wanted), None)
+        scored = (t for t in self._trials if t.role != "stopped")
+        return next((t for t in scored if (t.digest, t.items_digest, t.split) == wanted), None)
 
     def trials(self) -> list[Trial]:
         """All trials, in the order they were appended."""

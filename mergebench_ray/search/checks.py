@@ -5,15 +5,21 @@ Nothing here imports torch, Ray or vLLM, so that a plain mistake is answered in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mergebench_ray.checkpoints.sources import check_there
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.config.objective import FORGETTING
+from mergebench_ray.config.race import AUTO, NONE
 from mergebench_ray.errors import InputError
+from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.objectives.goal import check_goal
+from mergebench_ray.search.objectives.objective import References
+from mergebench_ray.search.objectives.registry import make_objective
+from mergebench_ray.search.race.items import Items
+from mergebench_ray.search.race.kinds import check_race, make_race
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.storage import check_storage
 
@@ -55,12 +61,14 @@ def check_sweep(sweep: Sweep) -> None:
     suite = sweep.load_suite()
     base, specialists = sweep.model_references(suite)
     check_domains(sweep, suite, specialists)
-    check_goal(sweep.search, sweep.evaluation.domains or list(suite.domains))
+    scored = sweep.evaluation.domains or list(suite.domains)
+    check_goal(sweep.search, scored)
     if sweep.scoring(suite) is not sweep.evaluation and not suite.forgetting:
         raise InputError(
             f"sweep {sweep.name}, search: {FORGETTING!r} is asked for, but suite {suite.name} has no tasks in its "
             "forgetting section; add some to a suite that extends it"
         )
+    _check_race(sweep, [*scored, *(suite.forgetting if sweep.scoring(suite) is not sweep.evaluation else ())])
     for name in sweep.calibration.data:
         if name not in specialists:
             raise InputError(
@@ -99,3 +107,23 @@ def check_domains(sweep: Sweep, suite: Suite, specialists: Mapping[str, ModelRef
                 f"{', '.join(specialists)}; a specialist bears the name of its domain: rename or add it in "
                 "'specialists', or list the other domains in evaluation.domains"
             )
+
+
+def _check_race(sweep: Sweep, domains: Sequence[str]) -> None:
+    """Check what a sweep says of its race, as far as no items are needed.
+
+    Raises:
+        InputError: as `check_race`; or constraints, or an objective, that the race does not know.
+    """
+    options = sweep.search.race
+    check_race(options)
+    if options.kind in (AUTO, NONE):
+        return
+    if sweep.search.constraints:
+        raise InputError(
+            f"search.race.kind = {options.kind!r}: a race does not know of search.constraints, so it would stop what "
+            "keeps them; leave search.race out, or set it to none"
+        )
+    score = DomainScore(0.5, 0.01, 100)
+    references = References(dict.fromkeys(domains, score), dict.fromkeys(domains, score))
+    make_race(options, Items.of(list(domains)), make_objective(sweep.search.objective, references), candidates=2)

@@ -18,7 +18,7 @@ from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import parse_error_lines
 from mergebench_ray.runs.trials import Role, Trial, TrialStore, engine_names
-from mergebench_ray.scores import DomainScore, Scores
+from mergebench_ray.scores import DomainScore, ObjectiveEstimate, Scores
 from mergebench_ray.search.objectives.errors import Measured, standard_error
 from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
@@ -138,6 +138,29 @@ class Records:
             method=recipe.method,
             parameters=recipe.parameters,
             **self._aims(name, role, measurement.scores, split),
+            **fields,
+        )
+
+    def stopped(
+        self,
+        recipe: Recipe,
+        measurement: Measurement,
+        started: datetime,
+        estimate: ObjectiveEstimate,
+        **fields: Any,
+    ) -> Trial:
+        """A row for a candidate that the race stopped: what it scored on some of the items, and a guess of the rest."""
+        return self._trial(
+            "stopped",
+            recipe.method,
+            "validation",
+            measurement,
+            started,
+            digest=recipe.digest,
+            items_digest=self.items_digest("validation"),
+            method=recipe.method,
+            parameters=recipe.parameters,
+            estimate=estimate,
             **fields,
         )
 

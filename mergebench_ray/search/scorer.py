@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -19,11 +18,16 @@ from mergebench_ray.config import Recipe
 from mergebench_ray.config.fields import Split
 from mergebench_ray.evaluation import score_together
 from mergebench_ray.evaluation.evaluator import Evaluator
+from mergebench_ray.evaluation.graded import GradedShare
+from mergebench_ray.evaluation.order import Order
+from mergebench_ray.evaluation.ordered_scoring import Look, OrderedScoring
 from mergebench_ray.ray_actors import Actor, actors_of
 from mergebench_ray.scores import Scores
-from mergebench_ray.search.objectives.errors import Measured
-from mergebench_ray.search.objectives.objective import Objective
-from mergebench_ray.search.space import Space
+from mergebench_ray.search.space import OPTUNA_NUMBER, Space
+from mergebench_ray.search.standing import Cost, Standing
+
+Engines = tuple[int, ...]
+"""Indices of the engines that share a candidate's items."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,32 @@ class Measurement:
     merge_seconds: float
     load_seconds: float
     score_seconds: float
-    engines: tuple[int, ...]
+    engines: Engines
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of a candidate's trial came to.
+
+    Attributes:
+        recipe: what the candidate is.
+        found: what was scored: everything, or up to the next look; None of a model that was scored before, or that
+            waits.
+    """
+
+    recipe: Recipe
+    found: Measurement | Look | None
+
+
+@dataclass(frozen=True)
+class _Go:
+    """A candidate that is being scored in order."""
+
+    scoring: OrderedScoring
+    engines: Engines
+    before: Standing
+    merge_seconds: float
+    load_seconds: float
 
 
 class CandidateScorer:
@@ -62,15 +91,19 @@ class CandidateScorer:
         self._bank = bank
         self._evaluators = list(evaluators)
         self._num_groups = len(self._evaluators) // engines_per_candidate
-        self._free: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Engines] = queue.SimpleQueue()
         for group in range(self._num_groups):
             self._free.put(tuple(range(group * engines_per_candidate, (group + 1) * engines_per_candidate)))
         self._choosing = threading.Lock()
         self._bank_lock = threading.Lock()
-        self._finished: dict[str, Measurement] = {}
         self._space: Space | None = None
-        self._objective: Objective | None = None
-        self._values: dict[str, float] = {}
+        self._order: Order | None = None
+        self._known: set[str] = set()
+        self._steps: dict[int, Step] = {}
+        self._goes: dict[int, _Go] = {}
+        self._standings: dict[int, Standing] = {}
+        self._waiting: set[int] = set()
+        self._until: dict[int, int] = {}
 
     def score(self, recipe: Recipe, split: Split, domains: list[str] | None = None) -> Measurement:
         """Score the merged model of `recipe` on all engines."""
@@ -86,61 +119,142 @@ class CandidateScorer:
             ray.get([self._evaluators[index].call(Evaluator.load_checkpoint, checkpoint, base) for index in engines])
             return self._answer(engines, split, domains, 0.0, time.perf_counter() - started)
 
-    def begin_search(self, space: Space, objective: Objective, known: Mapping[str, float]) -> None:
-        """Say what candidates are and what the search is after, before the first `evaluate`.
+    def begin_search(self, space: Space, known: Sequence[str], order: Order | None) -> None:
+        """Say what candidates are and how they are asked, before the first `step`.
 
         Args:
             space: to read suggestions.
-            objective: bound to what it measures against on the validation split.
-            known: recipe digest -> the objective's value, of candidates scored before on the same items.
+            known: digests of recipes that were scored before on the same items.
+            order: of the items, and when to look at them; None where all are asked at once.
         """
-        self._space, self._objective, self._values = space, objective, dict(known)
+        self._space, self._known, self._order = space, set(known), order
 
-    def evaluate(self, suggestion: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
-        """Recipe and the objective on validation; a candidate that was scored before is not scored again.
+    def restore(self, number: int, standing: Standing) -> Measurement:
+        """Take a candidate of an earlier sitting, which waits: `go_on` says that it may be scored on.
 
-        NaN for a candidate whose scores cannot be normalised, such as one so broken that a metric is no number.
+        Returns:
+            what it has scored so far.
+        """
+        self._standings[number] = standing
+        self._waiting.add(number)
+        scores = self._combined(standing)
+        return _measured(scores, standing.cost)
 
-        The measurement is kept until `take` fetches it, so that what passes through Tune stays small.
+    def go_on(self, number: int, until: int) -> None:
+        """A candidate that waits is scored on with its next step, up to so many of the order's first items."""
+        self._waiting.discard(number)
+        self._until[number] = until
+
+    def forget(self, number: int) -> None:
+        """A candidate is not scored on."""
+        self._standings.pop(number, None)
+        self._waiting.discard(number)
+
+    def step(self, suggestion: Mapping[str, Any]) -> None:
+        """Score a candidate up to its next look, or as a whole where there are none.
+
+        What is found is kept until `take` fetches it, so that nothing of it passes through Tune. Nothing is done for a
+        candidate that was scored before, or that waits.
         """
         assert self._space is not None
-        assert self._objective is not None
+        number = int(suggestion[OPTUNA_NUMBER])
         recipe = self._bank.recipe(*self._space.candidate(suggestion))
-        if recipe.digest not in self._values:
-            with self._engines() as engines:
-                measurement = self._score(engines, recipe, "validation", None)
-            self._finished[recipe.digest] = measurement
-            value = self._objective.value(Measured.of(measurement.scores).scores)
-            self._values[recipe.digest] = math.nan if value is None else value
-        return recipe.model_dump(), self._values[recipe.digest]
+        self._steps[number] = Step(recipe, self._next(number, recipe))
 
-    def take(self, digest: str) -> Measurement | None:
-        """The measurement of a candidate scored since the last call; None if it was not scored here."""
-        return self._finished.pop(digest, None)
+    def take(self, number: int) -> Step:
+        """The last step of a candidate."""
+        return self._steps.pop(number)
+
+    def halt(self, number: int) -> tuple[Measurement, Standing]:
+        """Ask a candidate nothing more for now, and free its engines.
+
+        Returns:
+            what it has scored so far, and how it goes on.
+        """
+        go = self._goes.pop(number)
+        try:
+            scores, answered = go.scoring.finish()
+        finally:
+            self._free.put(go.engines)
+        cost = Cost(
+            go.before.cost.merge_seconds + go.merge_seconds,
+            go.before.cost.load_seconds + go.load_seconds,
+            answered.graded.spent,
+            go.engines,
+        )
+        assert self._order is not None
+        places = self._order.places[: answered.count]
+        standing = Standing(go.before.version, {place: answered.graded.items[place] for place in places}, cost)
+        self._standings[number] = standing
+        self._waiting.add(number)
+        if standing.count == len(self._order.places):
+            self._known.add(standing.version)
+        return _measured(scores, cost), standing
+
+    def _next(self, number: int, recipe: Recipe) -> Measurement | Look | None:
+        if number not in self._goes:
+            is_new = number not in self._standings
+            if number in self._waiting or (is_new and recipe.digest in self._known):
+                return None
+            if self._order is None:
+                with self._engines() as engines:
+                    measurement = self._score(engines, recipe, "validation", None)
+                self._known.add(recipe.digest)
+                return measurement
+            self._goes[number] = self._begin(number, recipe, self._order)
+        look = self._goes[number].scoring.next_look()
+        assert look is not None, f"candidate {number} has been asked everything"
+        return look
+
+    def _begin(self, number: int, recipe: Recipe, order: Order) -> _Go:
+        before = self._standings.get(number, Standing(recipe.digest))
+        [engines] = self._acquire(1)
+        try:
+            merge_seconds, load_seconds = self._load(engines, recipe)
+            evaluators = [self._evaluators[index] for index in engines]
+            if before.items:
+                # All of this is wanted, so nothing is gained by computing little at a time.
+                order = replace(order, looks=(), start=before.count, end=self._until[number], in_flight=None)
+            scoring = OrderedScoring(evaluators, "validation", order, before.answered)
+        except BaseException:
+            self._free.put(engines)
+            raise
+        return _Go(scoring, engines, before, merge_seconds, load_seconds)
+
+    def _combined(self, standing: Standing) -> Scores:
+        graded = GradedShare(standing.items, standing.version, standing.cost.spent)
+        combine = self._evaluators[0].method(Evaluator.combine)
+        return ray.get(combine("validation", [graded], partial=True))
 
     @contextmanager
-    def _engines(self, *, everything: bool = False) -> Iterator[tuple[int, ...]]:
+    def _engines(self, *, everything: bool = False) -> Iterator[Engines]:
         """Wait for a free group of engines, or for all of them."""
-        # One caller at a time, lest two that want all hold half of them each.
-        with self._choosing:
-            groups = [self._free.get() for _ in range(self._num_groups if everything else 1)]
+        groups = self._acquire(self._num_groups if everything else 1)
         try:
             yield tuple(sorted(index for group in groups for index in group))
         finally:
             for group in groups:
                 self._free.put(group)
 
-    def _score(self, engines: tuple[int, ...], recipe: Recipe, split: Split, domains: list[str] | None) -> Measurement:
+    def _acquire(self, count: int) -> list[Engines]:
+        # One caller at a time, lest two that want all hold half of them each.
+        with self._choosing:
+            return [self._free.get() for _ in range(count)]
+
+    def _load(self, engines: Engines, recipe: Recipe) -> tuple[float, float]:
+        """Merge a recipe into engines; what both took."""
         with self._bank_lock:
             merged = self._bank.merge(recipe)
             started = time.perf_counter()
             ray.get([self._evaluators[index].call(Evaluator.load, merged.manifest) for index in engines])
-            load_seconds = time.perf_counter() - started
-        return self._answer(engines, split, domains, merged.seconds, load_seconds)
+            return merged.seconds, time.perf_counter() - started
+
+    def _score(self, engines: Engines, recipe: Recipe, split: Split, domains: list[str] | None) -> Measurement:
+        return self._answer(engines, split, domains, *self._load(engines, recipe))
 
     def _answer(
         self,
-        engines: tuple[int, ...],
+        engines: Engines,
         split: Split,
         domains: list[str] | None,
         merge_seconds: float,
@@ -149,6 +263,10 @@ class CandidateScorer:
         started = time.perf_counter()
         scores = score_together([self._evaluators[index] for index in engines], split, domains)
         return Measurement(scores, merge_seconds, load_seconds, time.perf_counter() - started, engines)
+
+
+def _measured(scores: Scores, cost: Cost) -> Measurement:
+    return Measurement(scores, cost.merge_seconds, cost.load_seconds, cost.spent.seconds, cost.engines)
 
 
 def start_scorer(

@@ -14,6 +14,7 @@ from mergebench_ray.config import SearchOptions
 from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, is_known
+from mergebench_ray.scores import ObjectiveEstimate
 from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.samplers import OWN_ERROR
 from mergebench_ray.search.storage import storage_error
@@ -71,12 +72,7 @@ class RunStudy:
     def describe(self, trial: Trial) -> None:
         """Say what a candidate is and what it scored; before the study is told, since nothing may be added later."""
         attributes: dict[str, Any] = {"model": trial.label, "digest": trial.digest, "report": self._report}
-        attributes |= {f"score.{domain}": result.score for domain, result in trial.domains.items()}
-        attributes["normalised_standard_error"] = trial.normalised_standard_error
-        if trial.objective_name != DEFAULT:
-            attributes["normalised_average"] = trial.normalised_average
-            attributes["objective_standard_error"] = trial.objective.standard_error
-        attributes[OWN_ERROR] = trial.objective.own_error
+        attributes |= _stopped(trial.estimate) if trial.estimate is not None else _scored(trial)
         assert trial.optuna_number is not None
         trial_id = self._trial_id(trial.optuna_number)
         for key, value in attributes.items():
@@ -108,11 +104,35 @@ class RunStudy:
     def _tell(self, candidate: Trial) -> None:
         self.describe(candidate)
         assert candidate.optuna_number is not None
-        if is_known(candidate.objective.value):
-            self.study.tell(candidate.optuna_number, candidate.objective.value)
+        value = told_value(candidate)
+        if value is not None:
+            self.study.tell(candidate.optuna_number, value)
         else:
             self.study.tell(candidate.optuna_number, state=TrialState.FAIL)
 
     def _trial_id(self, number: int) -> int:
         study_id = self.storage.get_study_id_from_name(self.name)
         return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+
+def told_value(candidate: Trial) -> float | None:
+    """What a study is told of a candidate: its objective, or where the race stopped it, the estimate of that."""
+    value = candidate.objective.value if candidate.estimate is None else candidate.estimate.value
+    return value if is_known(value) else None
+
+
+def _scored(trial: Trial) -> dict[str, Any]:
+    attributes: dict[str, Any] = {f"score.{domain}": result.score for domain, result in trial.domains.items()}
+    attributes["normalised_standard_error"] = trial.normalised_standard_error
+    if trial.objective_name != DEFAULT:
+        attributes["normalised_average"] = trial.normalised_average
+        attributes["objective_standard_error"] = trial.objective.standard_error
+    return attributes | {OWN_ERROR: trial.objective.own_error}
+
+
+def _stopped(estimate: ObjectiveEstimate) -> dict[str, Any]:
+    return {
+        "estimated": f"stopped after {estimate.answered} of {estimate.items} items",
+        "estimate_error": estimate.standard_error,
+        OWN_ERROR: estimate.own_error,
+    }

@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from rich.console import Console
 from made_up_trials import for_worst_domain, made_up_trials
 from mergebench_ray.commands.live import LiveView
 from mergebench_ray.runs.leaderboard import best_candidate
+from mergebench_ray.scores import ObjectiveEstimate
 
 RUN = """
 import sys, time
@@ -62,6 +64,20 @@ def test_the_view_shows_what_is_searched_for_and_who_does_not_keep_the_constrain
     assert f"{outside.objective.value:.3f} ± 0.050 | misses safety >= 0.9" in lines.getvalue()
     assert "worst domain" in panel.getvalue()
     assert f"{outside.label}, misses safety >= 0.9" in panel.getvalue()
+
+
+def test_a_stopped_candidate_is_shown_with_what_is_guessed_of_it_and_counts_as_done() -> None:
+    trial = next(trial for trial in made_up_trials(4, test=False) if trial.role == "candidate")
+    estimate = ObjectiveEstimate(0.4321, 0.05, 20, 320)
+    stopped = replace(trial, role="stopped", objectives={}, normalised_average=None, estimate=estimate)
+    lines, panel = io.StringIO(), io.StringIO()
+    with LiveView("run", 4, console=Console(file=lines, width=80)) as view:
+        view.search_begins(1)
+        view.trial_finished(stopped, trial)
+        Console(file=panel, width=200).print(view._panel())
+    assert "stopped after 20 of 320 items, about 0.432 ± 0.050" in lines.getvalue()
+    assert "2/4" in lines.getvalue()
+    assert "2 of 4 candidates" in panel.getvalue()
 
 
 def test_nothing_is_printed_when_not_wanted() -> None:

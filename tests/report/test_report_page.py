@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from browser import body_in_browser
-from made_up_trials import DOMAINS, for_worst_domain, made_up_trials
+from made_up_trials import DOMAINS, for_worst_domain, made_up_trials, raced
 from mergebench_ray.errors import InputError
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.leaderboard import best_candidate, distinct, leaderboard
@@ -41,6 +41,8 @@ def _without_domain(trial: Trial, domain: str) -> Trial:
 VARIANTS = {
     "whole run": made_up_trials(),
     "another objective": for_worst_domain(made_up_trials()),
+    "a race": raced(made_up_trials()),
+    "a race that stopped all": raced(made_up_trials(test=False), in_full=0),
     "one candidate": made_up_trials(1, test=False),
     "no candidate yet": made_up_trials(0, test=False),
     "one trial": made_up_trials(0, test=False)[:1],
@@ -218,3 +220,26 @@ def test_the_page_says_what_was_searched_for_and_who_does_not_keep_the_constrain
     assert "(misses safety &gt;= 0.9)" in page
     assert '"circle-open"' in page
     assert ">worst domain" in page
+
+
+def test_what_the_race_stopped_is_shown_as_a_guess_and_ranked_nowhere(tmp_path: Path) -> None:
+    trials = raced(made_up_trials(14), in_full=3)
+    page = _own_markup(_report(tmp_path, trials))
+    assert "The best of 14 candidates is" in page
+    assert "The race stopped 11 of 14 candidates before they had answered all 320 items" in page
+    assert "stopped after 40 items" in page
+    assert "of 320 items, about" in page
+    assert {row.trial.role for row in leaderboard(trials, "validation", candidates=20)} <= {
+        *("candidate", "average", "reference", "base")
+    }
+    assert len([row for row in leaderboard(trials, "validation", candidates=20) if row.trial.role == "candidate"]) == 3
+
+
+def test_items_of_a_split_are_those_of_models_that_answered_all(tmp_path: Path) -> None:
+    assert "math 64" in _own_markup(_report(tmp_path, raced(made_up_trials(6))))
+
+
+def test_a_run_that_did_not_race_says_nothing_of_one(tmp_path: Path) -> None:
+    page = _own_markup(_report(tmp_path, made_up_trials(6)))
+    assert "The race" not in page
+    assert "stopped" not in page

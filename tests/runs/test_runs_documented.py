@@ -9,7 +9,7 @@ from pathlib import Path
 from made_up_trials import made_up_trials
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, trials_table
-from mergebench_ray.scores import ObjectiveValue
+from mergebench_ray.scores import ObjectiveEstimate, ObjectiveValue
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text()
 PART = r'(?:"[^"]*"|[^."]+)'
@@ -35,7 +35,8 @@ def _trials() -> list[Trial]:
     aims = {"worst_domain": ObjectiveValue(0.5, 0.1, 0.05)}
     odd = replace(trials[8], number=99, parameters=groups, domains=counted)
     final = replace(trials[8], split="final", chosen=True, differences={"task arithmetic 0.4": (0.1, 0.05)})
-    return [*trials, final, replace(odd, objectives=aims, constraints={"safety >= 0.9": 0.1})]
+    stopped = replace(trials[8], role="stopped", number=98, estimate=ObjectiveEstimate(0.4, 0.05, 20, 320))
+    return [*trials, final, stopped, replace(odd, objectives=aims, constraints={"safety >= 0.9": 0.1})]
 
 
 def test_every_column_of_the_trials_is_explained_and_none_that_is_not_there() -> None:
@@ -58,6 +59,7 @@ def test_coefficients_are_stored_once() -> None:
 def test_every_file_of_a_run_is_explained() -> None:
     run = RunFolder(Path())
     files = [run.sweep_file, run.plan_file, run.study_file, run.trials_file, run.report_file, run.log_file]
+    files += [run.decisions_file, run.race_folder / "NUMBER.jsonl"]
     files += [run.lock_file, run.id_file, run.recipe_file, run.items_file("DIGEST", "SPLIT")]
     files += [run.questions_file("SPLIT"), run.forgetting_folder / "NAME.json", run.judge_log("NAME")]
     documented = _documented("# A run's folder")

@@ -14,9 +14,9 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
 from mergebench_ray.search.objectives.objective import References
-from mergebench_ray.search.run import StudySearch
+from mergebench_ray.search.race_scheduler import StudySearch
 from mergebench_ray.search.samplers import search_sampler
-from mergebench_ray.search.space import Space
+from mergebench_ray.search.space import OPTUNA_NUMBER, Space
 from mergebench_ray.search.study import RunStudy, open_storage
 from mergebench_ray.search.trainable import METRIC
 
@@ -124,11 +124,30 @@ def test_killed_while_any_candidate_is_proposed(tmp_path: Path, sampler: str) ->
     assert search.table() == calm_table(tmp_path, sampler)
 
 
-def searcher(folder: Path) -> StudySearch:
+class OneAfterAnother:
+    """Stands for scheduler and race: every candidate is wanted, and `values` says what some came to."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, float | None] = {}
+
+    def wants(self) -> bool:
+        return True
+
+    def has_all(self) -> bool:
+        return False
+
+    def proposed(self, number: int) -> None:
+        pass
+
+
+def searcher(folder: Path) -> tuple[StudySearch, OneAfterAnother]:
     storage = open_storage(RunFolder(folder), SearchOptions())
-    return StudySearch(
-        lambda trial: {"a": trial.suggest_float("a", 0, 1)}, metric=METRIC, mode="max", storage=storage, study_name="x"
-    )
+    others: Any = OneAfterAnother()
+
+    def suggest(trial: optuna.Trial) -> dict[str, Any]:
+        return {"a": trial.suggest_float("a", 0, 1), OPTUNA_NUMBER: trial.number}
+
+    return StudySearch(others, others, suggest, metric=METRIC, mode="max", storage=storage, study_name="x"), others
 
 
 def states(folder: Path) -> list[TrialState]:
@@ -136,25 +155,31 @@ def states(folder: Path) -> list[TrialState]:
     return [trial.state for trial in own.study.get_trials()]
 
 
-@pytest.mark.parametrize(
-    "told", [{}, {"error": True}, {"result": {}}, {"result": {METRIC: 0.5, "done": False}}], ids=str
-)
-def test_a_trial_that_tune_ends_before_it_is_done_stays_under_way(tmp_path: Path, told: dict[str, Any]) -> None:
-    search = searcher(tmp_path)
+@pytest.mark.parametrize("told", [{}, {"error": True}, {"result": {METRIC: 0.5, "done": True}}], ids=str)
+def test_a_trial_that_tune_ends_before_it_is_at_its_end_stays_under_way(tmp_path: Path, told: dict[str, Any]) -> None:
+    search, _ = searcher(tmp_path)
     search.suggest("t0")
     search.on_trial_complete("t0", **told)
     assert states(tmp_path) == [TrialState.RUNNING]
 
 
-def test_a_trial_that_is_done_is_told_and_has_failed_without_a_value(tmp_path: Path) -> None:
-    search = searcher(tmp_path)
-    for trial, value in (("t0", 0.5), ("t1", float("nan"))):
-        search.suggest(trial)
-        search.on_trial_complete(trial, result={METRIC: value, "done": True})
+def test_a_trial_at_its_end_is_told_and_has_failed_without_a_value(tmp_path: Path) -> None:
+    search, others = searcher(tmp_path)
+    for number, value in enumerate((0.5, None)):
+        search.suggest(f"t{number}")
+        others.values[number] = value
+        search.on_trial_complete(f"t{number}")
     assert states(tmp_path) == [TrialState.COMPLETE, TrialState.FAIL]
 
 
+def test_a_candidate_that_came_to_its_end_before_its_trial_came_again_is_told_at_once(tmp_path: Path) -> None:
+    search, others = searcher(tmp_path)
+    others.values[0] = 0.5
+    assert search.suggest("t0")[OPTUNA_NUMBER] == 1
+    assert states(tmp_path) == [TrialState.COMPLETE, TrialState.RUNNING]
+
+
 def test_tune_can_save_its_own_state_beside_the_study(tmp_path: Path) -> None:
-    search = searcher(tmp_path)
+    search, _ = searcher(tmp_path)
     search.save_to_dir(str(tmp_path), "session")
     assert states(tmp_path) == []

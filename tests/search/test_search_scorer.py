@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from actors_here import ActorHere, fetch_here
+from made_up_search import item
 from mergebench_ray.bank import Bank
 from mergebench_ray.config import Recipe, Sweep
+from mergebench_ray.evaluation.graded import GradedShare, Spent
+from mergebench_ray.evaluation.order import Order
+from mergebench_ray.evaluation.ordered_scoring import Answered, Look
 from mergebench_ray.scores import DomainScore, Scores
 from mergebench_ray.search import scorer as module
-from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
-from mergebench_ray.search.objectives.objective import References
-from mergebench_ray.search.scorer import CandidateScorer
+from mergebench_ray.search.scorer import CandidateScorer, Measurement, Step
 from mergebench_ray.search.space import Space
-
-OBJECTIVE = NormalisedAverage(References({"math": DomainScore(0.8, 0.01, 64)}))
+from mergebench_ray.search.standing import Cost, Standing
 
 
 class RecordingBank:
@@ -76,10 +76,14 @@ class Parts:
         self.asked.append((len(evaluators), split))
         return Scores(split, {"math": DomainScore(self.score, 0.01, 64)}, [], "v", 1.0, 1.0, 10, 0)
 
-    def begin(self, known: dict[str, float] | None = None) -> None:
+    def begin(self, known: Sequence[str] = (), order: Order | None = None) -> None:
         methods = {"ties": {"density": {"low": 0.1, "high": 0.9}}}
         sweep = Sweep.model_validate({"name": "x", "suite": "smollm2-mini", "methods": methods})
-        self.scorer.begin_search(Space(sweep, ["math"], None), OBJECTIVE, known or {})
+        self.scorer.begin_search(Space(sweep, ["math"], None), known, order)
+
+    def step(self, number: int, density: float) -> Step:
+        self.scorer.step({"optuna_number": number, "method": "ties", "ties.density": density})
+        return self.scorer.take(number)
 
 
 @pytest.fixture
@@ -87,52 +91,36 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
     return Parts(monkeypatch)
 
 
-def suggestion(density: float) -> dict[str, Any]:
-    return {"method": "ties", "ties.density": density}
-
-
-def test_a_candidates_value_is_the_share_of_its_specialists_scores(parts: Parts) -> None:
+def test_a_candidate_is_scored_as_a_whole_where_there_are_no_looks(parts: Parts) -> None:
     parts.begin()
-    recipe, value = parts.scorer.evaluate(suggestion(0.5))
-    assert value == pytest.approx(0.4 / 0.8)
-    assert (recipe["method"], recipe["parameters"]["density"]) == ("ties", 0.5)
+    step = parts.step(0, 0.5)
+    assert isinstance(step.found, Measurement)
+    assert (step.recipe.method, step.recipe.parameters["density"]) == ("ties", 0.5)
+    assert (step.found.scores.domains["math"].score, step.found.merge_seconds, step.found.engines) == (0.4, 0.1, (0,))
     assert parts.asked == [(1, "validation")]
 
 
 def test_a_candidate_that_was_scored_is_neither_merged_nor_asked_again(parts: Parts) -> None:
     parts.begin()
-    first = parts.scorer.evaluate(suggestion(0.5))
-    parts.score = 0.7
-    assert parts.scorer.evaluate(suggestion(0.5)) == first
+    first = parts.step(0, 0.5)
+    again = parts.step(1, 0.5)
+    assert (again.recipe, again.found) == (first.recipe, None)
     assert len(parts.bank.merged) == len(parts.asked) == 1
-    assert parts.scorer.evaluate(suggestion(0.6))[1] == pytest.approx(0.7 / 0.8)
+    assert parts.step(2, 0.6).found is not None
 
 
-def test_a_candidate_of_an_earlier_sitting_has_the_value_that_was_kept(parts: Parts) -> None:
+def test_a_candidate_of_an_earlier_sitting_is_not_scored_again(parts: Parts) -> None:
     parts.begin()
-    digest = parts.bank.recipe(*parts.scorer._space.candidate(suggestion(0.5))).digest  # type: ignore[union-attr]
-    parts.begin({digest: 0.9})
-    assert parts.scorer.evaluate(suggestion(0.5))[1] == 0.9
-    assert parts.asked == []
-    assert parts.scorer.take(digest) is None
+    parts.begin(known=[parts.step(0, 0.5).recipe.digest])
+    assert parts.step(1, 0.5).found is None
+    assert len(parts.asked) == 1
 
 
-def test_a_measurement_is_handed_over_once(parts: Parts) -> None:
+def test_a_step_is_handed_over_once(parts: Parts) -> None:
     parts.begin()
-    recipe, _ = parts.scorer.evaluate(suggestion(0.5))
-    digest = Recipe(**recipe).digest
-    taken = parts.scorer.take(digest)
-    assert taken is not None
-    assert (taken.scores.domains["math"].score, taken.merge_seconds, taken.engines) == (0.4, 0.1, (0,))
-    assert parts.scorer.take(digest) is None
-
-
-def test_a_candidate_whose_score_is_no_number_has_no_value_and_its_measurement_is_kept(parts: Parts) -> None:
-    parts.begin()
-    parts.score = math.nan
-    recipe, value = parts.scorer.evaluate(suggestion(0.5))
-    assert math.isnan(value)
-    assert parts.scorer.take(Recipe(**recipe).digest) is not None
+    parts.step(0, 0.5)
+    with pytest.raises(KeyError):
+        parts.scorer.take(0)
 
 
 def test_candidates_of_a_search_are_scored_at_once_each_on_engines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,10 +128,98 @@ def test_candidates_of_a_search_are_scored_at_once_each_on_engines_of_its_own(mo
     parts.begin()
     parts.wait = threading.Barrier(2)  # broken after a minute, if the second candidate waits for the first
     with ThreadPoolExecutor(2) as pool:
-        recipes = [recipe for recipe, _ in pool.map(parts.scorer.evaluate, map(suggestion, (0.2, 0.4)))]
-    measured = [parts.scorer.take(Recipe(**recipe).digest) for recipe in recipes]
-    assert sorted(one.engines for one in measured if one is not None) == [(0, 1), (2, 3)]
+        found = [step.found for step in pool.map(parts.step, (0, 1), (0.2, 0.4))]
+    assert sorted(one.engines for one in found if isinstance(one, Measurement)) == [(0, 1), (2, 3)]
     assert all(len(evaluator.loaded) == 1 for evaluator in parts.evaluators)
+
+
+class LooksHere:
+    """Stands for an `OrderedScoring`: the next two items at each look."""
+
+    made: ClassVar[list[tuple[int, int]]] = []
+
+    def __init__(self, evaluators: Any, split: str, order: Order, before: Answered | None) -> None:
+        self.made.append((order.start, order.end))
+        assert order.start == (0 if before is None else before.count)
+        self._order, self._count = order, order.start
+        self._items = {} if before is None else dict(before.graded.items)
+        self._seconds = 0.0 if before is None else before.graded.spent.seconds
+
+    def next_look(self) -> Look:
+        new = {place: item(place, "math", 1.0) for place in self._order.places[self._count : self._count + 2]}
+        self._count += len(new)
+        self._items |= new
+        return Look(self._count, new)
+
+    def finish(self) -> tuple[Scores, Answered]:
+        graded = GradedShare(self._items, "v", Spent(seconds=self._seconds + 1.0))
+        domains = {"math": DomainScore(1.0, 0.0, self._count)}
+        scores = Scores("validation", domains, [], "v", graded.spent.seconds, 0.0, 0, 0)
+        return scores, Answered(graded, self._count)
+
+
+ORDER = Order((3, 1, 0, 2, 4), in_flight=2, looks=(2, 4))
+
+
+@pytest.fixture
+def looked(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Parts:
+    monkeypatch.setattr(module, "OrderedScoring", LooksHere)
+    monkeypatch.setattr(LooksHere, "made", [])
+    parts.begin(order=ORDER)
+    return parts
+
+
+def test_a_candidate_is_looked_at_until_it_is_halted_and_goes_on_from_there(looked: Parts) -> None:
+    first = looked.step(0, 0.5)
+    assert isinstance(first.found, Look)
+    assert (first.found.count, list(first.found.items)) == (2, [3, 1])
+    measured, standing = looked.scorer.halt(0)
+    assert (list(standing.items), standing.version) == ([3, 1], first.recipe.digest)
+    assert (measured.score_seconds, measured.engines) == (1.0, (0,))
+    assert looked.step(0, 0.5).found is None, "it waits"
+    looked.scorer.go_on(0, 4)
+    second = looked.step(0, 0.5).found
+    assert isinstance(second, Look)
+    assert (second.count, list(second.items)) == (4, [0, 2])
+    measured, standing = looked.scorer.halt(0)
+    assert list(standing.items) == [3, 1, 0, 2]
+    assert (measured.score_seconds, measured.merge_seconds, len(looked.bank.merged)) == (2.0, 0.2, 2)
+    assert LooksHere.made == [(0, None), (2, 4)]
+
+
+def test_engines_are_free_as_soon_as_a_candidate_is_halted(looked: Parts) -> None:
+    for number in range(3):
+        looked.step(number, 0.2 + 0.1 * number)
+        looked.scorer.halt(number)
+    assert looked.scorer.score(looked.bank.recipe("model_soup", {}), "test").engines == (0,)
+
+
+def test_only_a_candidate_that_answered_everything_is_known_afterwards(looked: Parts) -> None:
+    looked.step(0, 0.5)
+    looked.scorer.halt(0)
+    looked.scorer.forget(0)
+    assert looked.step(1, 0.5).found is not None
+    looked.step(1, 0.5)
+    looked.step(1, 0.5)
+    looked.scorer.halt(1)
+    looked.scorer.forget(1)
+    assert looked.step(2, 0.5).found is None
+
+
+def test_a_candidate_of_an_earlier_sitting_waits_until_it_is_told_to_go_on(
+    looked: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    combined = Scores("validation", {"math": DomainScore(1.0, 0.0, 2)}, [], "v", 5.0, 0.0, 0, 0)
+    monkeypatch.setattr(RecordingEvaluator, "combine", lambda *_, **__: combined, raising=False)
+    digest = looked.step(9, 0.5).recipe.digest
+    looked.scorer.halt(9)
+    spent = Spent(seconds=5.0)
+    standing = Standing(digest, {3: item(3, "math", 1.0), 1: item(1, "math", 0.0)}, Cost(0.5, 0.25, spent, (0,)))
+    assert looked.scorer.restore(0, standing).scores == combined
+    assert looked.step(0, 0.5).found is None
+    looked.scorer.go_on(0, 4)
+    assert isinstance(looked.step(0, 0.5).found, Look)
+    assert LooksHere.made[-1] == (2, 4)
 
 
 def test_what_is_scored_beside_the_search_gets_all_engines(monkeypatch: pytest.MonkeyPatch) -> None:

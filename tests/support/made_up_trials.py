@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mergebench_ray.runs.trials import Trial
-from mergebench_ray.scores import DomainScore, ObjectiveValue
+from mergebench_ray.scores import DomainScore, ObjectiveEstimate, ObjectiveValue
 
 DOMAINS = ("coding", "instruction", "math", "multilingual", "safety")
 BASE = {"coding": 0.11, "instruction": 0.21, "math": 0.09, "multilingual": 0.33, "safety": 0.48}
@@ -27,6 +27,21 @@ def for_worst_domain(trials: Sequence[Trial]) -> list[Trial]:
             shares = {domain: result.score / SPECIALIST[domain] for domain, result in trial.domains.items()}
             aims = {"worst_domain": ObjectiveValue(min(shares.values()), 0.05, 0.02)}
             trial = replace(trial, objectives=aims, constraints={"safety >= 0.9": 0.9 - shares.get("safety", 0.0)})
+        found.append(trial)
+    return found
+
+
+def raced(trials: Sequence[Trial], in_full: int = 3) -> list[Trial]:
+    """The same trials of a search whose race has stopped all but the best few candidates."""
+    tried = [trial for trial in trials if (trial.role, trial.split) == ("candidate", "validation")]
+    best = sorted(tried, key=lambda trial: -(trial.normalised_average or 0.0))[:in_full]
+    found = []
+    for trial in trials:
+        if trial in tried and trial not in best:
+            estimate = ObjectiveEstimate(trial.objective.value, 0.08, 20 + 20 * (trial.number % 3), 320)
+            domains = {name: replace(result, items=4) for name, result in trial.domains.items()}
+            unscored = replace(trial, normalised_average=None, normalised_standard_error=None, objectives={})
+            trial = replace(unscored, role="stopped", domains=domains, estimate=estimate)
         found.append(trial)
     return found
 

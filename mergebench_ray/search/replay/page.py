@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from mergebench_ray.report.charts import FAINT, SPLIT_COLOURS, styled
 from mergebench_ray.report.colours import METHOD_COLOURS
 from mergebench_ray.report.page import Cell, Charts, Section, figures_html, page_html, table_html
+from mergebench_ray.report.styling import FAINT, SPLIT_COLOURS, styled
 from mergebench_ray.runs.leaderboard import with_error
 from mergebench_ray.search.replay.replay import Outcome, ReplayResult
 

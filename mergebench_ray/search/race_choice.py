@@ -1,0 +1,86 @@
+"""Which race a sweep's candidates are in: its kind, its items, their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mergebench_ray.config import Sweep
+from mergebench_ray.config.race import AUTO, NONE, RaceOptions
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.grading import check_looks
+from mergebench_ray.evaluation.order import Order
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.search.objectives.objective import Objective
+from mergebench_ray.search.race.items import Items
+from mergebench_ray.search.race.kinds import look_of, make_race, race_class
+from mergebench_ray.search.racing import RaceOrder
+from mergebench_ray.search.scores_by_item import known_of_items, scores_by_item
+from mergebench_ray.tasks.scored_task import ScoredTask
+
+_DEFAULT = "pool"
+_MOST_IN_FULL = 8
+"""Candidates that are not raced unless asked for: the pool's survivors are as many."""
+_LOOKS_IN_FLIGHT_ON_GPUS = 4
+"""How many looks' items a GPU computes at a time: it would be idle with those of one."""
+
+
+def chosen_race(sweep: Sweep, tasks: Sequence[ScoredTask]) -> tuple[RaceOptions, list[str]]:
+    """The race of a sweep, with a kind that is not `AUTO`, and what is to be said of the choice.
+
+    Args:
+        sweep: has passed `check_sweep`.
+        tasks: of the validation split.
+
+    Raises:
+        InputError: a race was asked for that a task's metric does not allow.
+    """
+    options = sweep.search.race
+    if options.kind != AUTO:
+        if options.kind != NONE:
+            check_looks(tasks)
+        return options, []
+    in_full = RaceOptions(kind=NONE)
+    if sweep.search.trials <= _MOST_IN_FULL:
+        return in_full, []
+    if sweep.search.constraints:
+        return in_full, ["candidates are scored in full: a race does not know of search.constraints"]
+    try:
+        check_looks(tasks)
+    except InputError as error:
+        reason = str(error).partition(", so candidates")[0]
+        return in_full, [f"candidates are scored in full, without a race: {reason}"]
+    return RaceOptions(kind=_DEFAULT), []
+
+
+def race_of(
+    options: RaceOptions, sweep: Sweep, run: RunFolder, store: TrialStore, objective: Objective
+) -> RaceOrder | None:
+    """A run's race before anything is decided; None where all items are asked at once.
+
+    Args:
+        options: as `chosen_race` found.
+        sweep: whose seed fixes the order.
+        run: has what the references answered.
+        store: its trials.
+        objective: what candidates are compared by.
+    """
+    if options.kind == NONE and options.in_flight is None:
+        return None
+    trials = store.trials()
+    base = next(trial for trial in trials if (trial.role, trial.split) == ("base", "validation"))
+    found = scores_by_item(run.path, base)
+    keys, clusters = list(found), [cluster for _, cluster in found.values()]
+    domains, tasks = [domain for domain, _, _ in keys], [task for _, task, _ in keys]
+    items = Items.of(domains, tasks, clusters, known_of_items(run.path, trials, "validation", keys))
+    places = race_class(options.kind).order(items, sweep.search.seed)
+    race = make_race(options, items.taken(places), objective, sweep.search.trials)
+    return RaceOrder(race, tuple(places.tolist()))
+
+
+def order_of(options: RaceOptions, raced: RaceOrder, *, on_gpus: bool) -> Order:
+    """How the engines are asked."""
+    look = look_of(options)
+    in_flight = options.in_flight or look * (_LOOKS_IN_FLIGHT_ON_GPUS if on_gpus else 1)
+    is_looked_at = options.kind != NONE
+    return Order(raced.places, in_flight, tuple(range(look, len(raced.places), look)) if is_looked_at else ())

@@ -1,0 +1,178 @@
+"""The race in Ray Tune: which trial runs, waits or stops; and which candidate is proposed when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.searcher import Searcher
+
+from mergebench_ray.ray_actors import Actor
+from mergebench_ray.search.racing import Racing
+from mergebench_ray.search.scorer import CandidateScorer
+from mergebench_ray.search.space import OPTUNA_NUMBER
+from mergebench_ray.search.trainable import METRIC
+
+
+class RaceScheduler(TrialScheduler):
+    """Runs as many candidates as there are groups of engines; those that the race raises come before new ones.
+
+    A trial that waits holds neither engines nor a process: what it has answered is with the scorer and on disk.
+
+    Args:
+        racing: decides.
+        scorer: has what a trial's step found.
+        groups: of engines.
+        candidates: how many will come in this sitting, those of earlier ones that are not at their end included.
+        on_start: called with the count of candidates before, when one begins.
+    """
+
+    def __init__(
+        self,
+        racing: Racing,
+        scorer: Actor[CandidateScorer],
+        groups: int,
+        candidates: int,
+        on_start: Callable[[int], None],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._racing, self._scorer, self._groups, self._candidates = racing, scorer, groups, candidates
+        self._on_start = on_start
+        self._trials: dict[int, TuneTrial] = {}
+        self._going: set[int] = set()
+        self._chosen: int | None = None
+        self._came = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles it for its own way of resuming, which is not used here.
+        return {}
+
+    # What the searcher asks
+
+    def wants(self) -> bool:
+        """Whether a further candidate should be proposed now."""
+        is_free = len(self._going) < self._groups
+        raised = bool(self._racing.raised) and not self._racing.come_again()
+        return is_free and not raised and self._came < self._candidates
+
+    def has_all(self) -> bool:
+        """Whether nothing is left to do."""
+        return self._came == self._candidates and not self._racing.is_open()
+
+    def proposed(self, number: int) -> None:
+        """A candidate begins, or comes again."""
+        self._came += 1
+        if number in self._racing.values:
+            return  # it came to its end before its trial came again
+        self._on_start(self._came)
+        self._going.add(number)
+        self._racing.begin(number)
+
+    # What Tune says
+
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Note the trial of a candidate."""
+        self._trials[trial.config[OPTUNA_NUMBER]] = trial
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Have what a step found kept and decided."""
+        number = trial.config[OPTUNA_NUMBER]
+        step = ray.get(self._scorer.call(CandidateScorer.take, number))
+        decided = self._racing.step(number, step.recipe, step.found)
+        if decided == "go on":
+            return self.CONTINUE
+        self._going.discard(number)
+        if not self._going and not self._racing.raised and self._came == self._candidates:
+            self._racing.close()
+        for other in self._racing.ended:
+            if other in self._trials:
+                tune_controller.stop_trial(self._trials[other])
+        self._racing.ended.clear()
+        if decided == "end":
+            return self.STOP
+        # Without Tune's checkpoint, which would need a folder that all nodes see.
+        tune_controller.pause_trial(trial, should_checkpoint=False)
+        return self.NOOP
+
+    def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
+        """The candidate that the race has raised first, as soon as engines are free; Tune starts new ones by itself."""
+        if self._chosen is not None:
+            trial = self._trials[self._chosen]
+            if trial.status == TuneTrial.PENDING:
+                return trial
+            self._chosen = None
+        raised = self._racing.raised
+        if not raised or len(self._going) >= self._groups or self._racing.come_again():
+            return None
+        self._chosen = raised.popleft()
+        self._going.add(self._chosen)
+        return self._trials[self._chosen]
+
+    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
+        """Nothing: it was decided here."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Nothing: it was decided here."""
+
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Nothing: an error ends the search."""
+
+    def debug_string(self) -> str:
+        """For Tune's own table, which is not shown."""
+        return "race"
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, for Tune's own way of resuming, which is not used here: all is in the run's folder."""
+        Path(checkpoint_path).touch()
+
+
+class StudySearch(OptunaSearch):
+    """Tune's Optuna: proposes when the scheduler wants it to, and tells the study what candidates came to.
+
+    A trial that is under way at an interruption stays as it is: it will be tried again.
+
+    Args:
+        racing: knows what candidates came to.
+        scheduler: knows when another one is wanted.
+        options: of Tune's Optuna.
+    """
+
+    def __init__(self, racing: Racing, scheduler: RaceScheduler, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._racing, self._scheduler = racing, scheduler
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As the scheduler.
+        return {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """A candidate; None while there are others to score."""
+        while self._scheduler.wants():
+            suggestion = super().suggest(trial_id)
+            assert suggestion is not None
+            self._scheduler.proposed(suggestion[OPTUNA_NUMBER])
+            if suggestion[OPTUNA_NUMBER] not in self._racing.values:
+                return suggestion
+            self.on_trial_complete(trial_id)
+            self._ot_trials.pop(trial_id)
+            self._completed_trials.discard(trial_id)
+        return Searcher.FINISHED if self._scheduler.has_all() else None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: what a few items say is not for the study."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study a candidate's objective, or its estimate; one without a value has failed."""
+        number = self._ot_trials[trial_id].number
+        if number in self._racing.values:
+            value = self._racing.values[number]
+            super().on_trial_complete(trial_id, None if value is None else {METRIC: value}, error=value is None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, for Tune's own way of resuming, which is not used here: the study is on disk."""
+        Path(checkpoint_path).touch()

@@ -1,0 +1,370 @@
+"""A search's candidates as they come, wait, are stopped or scored in full; and what is kept of each step, and when.
+
+Nothing here knows of Tune. Whatever is decided is on disk before the next step begins, so that a search that was killed
+at any moment goes on as it would have gone on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import ray
+
+from mergebench_ray.config import Recipe
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.graded import GradedItem
+from mergebench_ray.evaluation.ordered_scoring import Look
+from mergebench_ray.runs.json_lines import JsonLines
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import Trial, TrialStore, is_known, searched
+from mergebench_ray.scores import ObjectiveEstimate
+from mergebench_ray.search.race.decision import Decision
+from mergebench_ray.search.race.race import Race
+from mergebench_ray.search.records import Records, repeated
+from mergebench_ray.search.scorer import CandidateScorer, Measurement
+from mergebench_ray.search.scores_by_item import scores_by_item
+from mergebench_ray.search.session import Session
+from mergebench_ray.search.standing import AnsweredFile, Cost, Standing
+from mergebench_ray.search.study import RunStudy, told_value
+
+_log = logging.getLogger(__name__)
+
+Next = Literal["go on", "wait", "end"]
+"""What a candidate's trial does after a step."""
+_CLOSED = {"action": "close"}
+_REOPENED = {"action": "reopen"}
+
+
+@dataclass(frozen=True)
+class RaceOrder:
+    """A race, and where its items are.
+
+    Attributes:
+        race: the race.
+        places: of the items in the split, in the race's order.
+    """
+
+    race: Race
+    places: tuple[int, ...]
+
+
+@dataclass
+class _Candidate:
+    """One that is not at its end.
+
+    Attributes:
+        recipe: what it is; None until its first step of this sitting.
+        started: when it was proposed, or came again.
+        items: place in the split -> what came of it, in the race's order.
+        cost: what its goes took so far.
+        measurement: what it has scored, once it has stood still.
+        until: items at which it is decided on next.
+        again: whether it waits from an earlier sitting, and has not come again yet.
+    """
+
+    started: datetime
+    recipe: Recipe | None = None
+    items: dict[int, GradedItem] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    measurement: Measurement | None = None
+    until: int = 0
+    again: bool = False
+
+
+class Racing:
+    """Takes what candidates have answered, asks the race, keeps the answer, and does what it says.
+
+    Args:
+        session: bank, engines and scorer.
+        store: the run's trials.
+        records: makes rows of measurements.
+        study: is told what each candidate is.
+        run: the run's folder.
+        raced: race and order; None where every candidate is scored in full.
+        on_finish: called with a candidate's row when it is on disk.
+
+    Attributes:
+        raised: candidates that waited and are to be scored on, in their order.
+        ended: those that were at their end with a decision about another, and whose trials do not know it yet.
+        values: of candidates at their end: what the study is told; None for one without a value.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        store: TrialStore,
+        records: Records,
+        study: RunStudy,
+        run: RunFolder,
+        raced: RaceOrder | None,
+        on_finish: Callable[[Trial], None],
+    ) -> None:
+        self._session, self._store, self._records, self._study, self._run = session, store, records, study, run
+        self._race = None if raced is None else raced.race
+        self._places = () if raced is None else raced.places
+        self._on_finish = on_finish
+        self._decisions = JsonLines(run.decisions_file)
+        self._open: dict[int, _Candidate] = {}
+        self.raised: deque[int] = deque()
+        self.ended: list[int] = []
+        self.values: dict[int, float | None] = {}
+
+    # What the driver says
+
+    def begin(self, number: int) -> None:
+        """A candidate was proposed, or comes again after an interruption."""
+        if number not in self._open:
+            until = 0 if self._race is None else self._race.first_look
+            self._open[number] = _Candidate(datetime.now(UTC), until=until)
+
+    def step(self, number: int, recipe: Recipe, found: Measurement | Look | None) -> Next:
+        """A candidate's trial has made a step.
+
+        Args:
+            number: of the candidate.
+            recipe: what it is.
+            found: what the scorer found; None of a model that was scored before, or that waits.
+        """
+        candidate = self._open[number]
+        candidate.recipe = recipe
+        if candidate.again:
+            candidate.again = False
+            if number in self.raised:
+                ray.get(self._session.scorer.call(CandidateScorer.go_on, number, candidate.until))
+            return "wait"
+        if isinstance(found, Measurement):
+            self._end(number, found)
+            return "end"
+        if isinstance(found, Look):
+            return self._looked(number, candidate, found)
+        return self._known_before(number, recipe)
+
+    def close(self) -> None:
+        """No further candidate will come."""
+        if self._race is not None and not self._race.closed:
+            self._follow(self._race.close(), None, [_CLOSED])
+
+    def is_open(self) -> bool:
+        """Whether a candidate is not at its end."""
+        return bool(self._open)
+
+    def come_again(self) -> list[int]:
+        """Candidates of an earlier sitting whose trials have not come again yet."""
+        return [number for number, candidate in self._open.items() if candidate.again]
+
+    # What happens
+
+    def _looked(self, number: int, candidate: _Candidate, look: Look) -> Next:
+        assert self._race is not None
+        new = {place: item for place, item in look.items.items() if place not in candidate.items}
+        candidate.items |= look.items
+        file = self._answered_file(number)
+        if look.count < candidate.until or look.count <= self._race.board.answered(number):
+            file.add(new)
+            return "go on"
+        decisions = self._race.report(number, self._scores(candidate, look.count))
+        if decisions[0].action == "go on":
+            file.add(new)
+        else:
+            # Engines that wait cost most, so they are freed before anything is written.
+            candidate.measurement, standing = ray.get(self._session.scorer.call(CandidateScorer.halt, number))
+            candidate.cost = standing.cost
+            file.add(new, standing.cost)
+        self._follow(decisions, number)
+        if number not in self._open:
+            return "end"
+        return "go on" if decisions[0].action == "go on" else "wait"
+
+    def _known_before(self, number: int, recipe: Recipe) -> Next:
+        before = self._store.find(recipe.digest, self._records.items_digest("validation"), "validation")
+        assert before is not None, "the scorer knew a candidate that is not stored"
+        if self._race is not None:
+            self._follow(self._race.report(number, self._kept_scores(before)), number)
+        else:
+            self._end(number, None)
+        return "end"
+
+    def _follow(self, decisions: Sequence[Decision], reporting: int | None, before: Sequence[Any] = ()) -> None:
+        """Keep decisions, then do what they say."""
+        self._decisions.append([*before, *(one.record() for one in decisions)])
+        for place, decision in enumerate(decisions):
+            number, candidate = decision.candidate, self._open[decision.candidate]
+            if decision.action == "go on":
+                candidate.until = decision.until
+                if place or number != reporting:  # one that reports may wait and be raised in one breath
+                    self._raise(number)
+            elif decision.action in ("stop", "done"):
+                self._end(number, candidate.measurement)
+                if number != reporting:
+                    self.ended.append(number)
+
+    def _raise(self, number: int) -> None:
+        ray.get(self._session.scorer.call(CandidateScorer.go_on, number, self._open[number].until))
+        self.raised.append(number)
+
+    def _end(self, number: int, measurement: Measurement | None) -> None:
+        """Keep a candidate's row: it is at its end."""
+        candidate = self._open.pop(number)
+        recipe = candidate.recipe
+        assert recipe is not None
+        row = self._row(number, candidate, recipe, measurement)
+        self._store.append(row, measurement.scores.items if measurement is not None and row.role == "candidate" else ())
+        if row.role == "candidate":
+            self._run.answered_file(number).unlink(missing_ok=True)
+        if self._race is not None:
+            ray.get(self._session.scorer.call(CandidateScorer.forget, number))
+        self._study.describe(row)
+        self.values[number] = told_value(row)
+        self._on_finish(row)
+
+    def _row(self, number: int, candidate: _Candidate, recipe: Recipe, measurement: Measurement | None) -> Trial:
+        names: dict[str, Any] = {"number": self._free_number(recipe.method, number), "optuna_number": number}
+        if measurement is None:
+            before = self._store.find(recipe.digest, self._records.items_digest("validation"), "validation")
+            assert before is not None, "the scorer knew a candidate that is not stored"
+            return repeated(before, role="candidate", name=recipe.method, **names)
+        if self._race is None or self._race.state(number) == "done":
+            started = candidate.started
+            return self._records.trial("candidate", recipe.method, "validation", recipe, measurement, started, **names)
+        found = self._race.estimate(number)
+        known = is_known(found.value)
+        value, error = (found.value, found.standard_error) if known else (None, None)
+        estimate = ObjectiveEstimate(value, error, found.answered, self._race.items)
+        return self._records.stopped(recipe, measurement, candidate.started, estimate, **names)
+
+    def _free_number(self, method: str, number: int) -> int:
+        """The trial's number in the study, unless an earlier version, which counted otherwise, has given it away."""
+        taken = {one.number for one in searched(self._store.trials()) if one.name == method}
+        while number in taken:
+            number += 1
+        return number
+
+    def _scores(self, candidate: _Candidate, count: int) -> list[float]:
+        """What counts of a candidate's first items."""
+        return [_number(candidate.items[place].row["score"]) for place in self._places[:count]]
+
+    def _kept_scores(self, row: Trial) -> list[float]:
+        """What counts of all items of a model that was scored in full, in the race's order."""
+        found = list(scores_by_item(self._store.folder, row).values())
+        return [_number(found[place][0]) for place in self._places]
+
+    def _answered_file(self, number: int) -> AnsweredFile:
+        return AnsweredFile(JsonLines(self._run.answered_file(number)))
+
+    # After an interruption
+
+    def restore(self, recipes: Callable[[int], Recipe], candidates: int) -> None:
+        """Bring the race to where the decisions on disk left it.
+
+        A candidate that was being scored begins its go again, from its last stand, so that its answers are those that
+        it would have given.
+
+        Args:
+            recipes: what a candidate is, by its number in the study.
+            candidates: how many there will be.
+
+        Raises:
+            InputError: the decisions are not those that the answers on disk lead to.
+        """
+        if self._race is None:
+            return
+        race, records = self._race, deque(self._decisions.read())
+        if records and records[0].get("action") == "begin":
+            race.candidates = records.popleft()["candidates"]
+        else:
+            self._decisions.append([{"action": "begin", "candidates": race.candidates, "items": race.items}])
+        rows = {one.optuna_number: one for one in searched(self._store.trials())}
+        stands: dict[int, int] = {}
+        while records:
+            first = records.popleft()
+            if first.get("action") == "reopen":
+                race.reopen()
+                continue
+            if first.get("action") == "close":
+                expected, given = race.close(), []
+            else:
+                expected, given = self._reported(first, rows, recipes), [first]
+            while records and len(given) < len(expected):
+                given.append(records.popleft())
+            wanted = [json.loads(json.dumps(one.record())) for one in expected]
+            if given != wanted[: len(given)]:
+                raise InputError(
+                    f"{self._decisions.path}: its decisions are not those that the answers in {self._run.race_folder} "
+                    "lead to: a file was changed, or another version wrote it; start a new run with another --out"
+                )
+            self._decisions.append(wanted[len(given) :])
+            for decision in expected:
+                if decision.candidate in self._open:
+                    self._open[decision.candidate].until = decision.until
+                if decision.action == "go on" and decision.answered == stands.get(decision.candidate):
+                    self.raised.append(decision.candidate)
+                elif decision.action == "pause":
+                    stands[decision.candidate] = decision.answered
+                if decision.candidate in self.raised and (decision.action != "go on"):
+                    self.raised.remove(decision.candidate)
+        for number, row in rows.items():
+            # Of a run that was begun by a version that did not race.
+            if row.role == "candidate" and number is not None and not race.knows(number):
+                decided = race.report(number, self._kept_scores(row))
+                self._decisions.append([one.record() for one in decided])
+        if race.closed and race.num_candidates < candidates:
+            self._decisions.append([_REOPENED])
+            race.reopen()
+        for number, candidate in list(self._open.items()):
+            self._stand_again(number, candidate, stands.get(number, 0))
+
+    def _reported(
+        self, first: dict[str, Any], rows: dict[int | None, Trial], recipes: Callable[[int], Recipe]
+    ) -> list[Decision]:
+        """What the race decides on a report that is on disk."""
+        assert self._race is not None
+        number, count = int(first["candidate"]), int(first["answered"])
+        row = rows.get(number)
+        if row is not None and row.role == "candidate":
+            scores = self._kept_scores(row)[:count]
+        else:
+            if number not in self._open:
+                recipe = recipes(number)
+                standing = self._answered_file(number).read(recipe.digest)
+                self._open[number] = _Candidate(
+                    datetime.now(UTC), recipe, dict(standing.items), standing.cost, again=True
+                )
+            try:
+                scores = self._scores(self._open[number], count)
+            except KeyError:
+                raise InputError(
+                    f"{self._run.answered_file(number)}: lacks answers that a decision was made from; restore it from "
+                    "a copy, or start a new run with another --out"
+                ) from None
+        return self._race.report(number, scores)
+
+    def _stand_again(self, number: int, candidate: _Candidate, stand: int) -> None:
+        """A candidate of an earlier sitting that has no row, or is not at its end."""
+        assert self._race is not None
+        assert candidate.recipe is not None
+        state = self._race.state(number)
+        if any(one.optuna_number == number for one in searched(self._store.trials())):
+            del self._open[number]
+            return
+        ends = state in ("stopped", "done")
+        count = self._race.board.answered(number) if ends else stand
+        items = {place: candidate.items[place] for place in self._places[:count]}
+        if not items:  # it was new: it comes again as such
+            candidate.again = False
+            return
+        standing = Standing(candidate.recipe.digest, items, candidate.cost)
+        candidate.measurement = ray.get(self._session.scorer.call(CandidateScorer.restore, number, standing))
+        candidate.items = items
+        if ends:
+            self._end(number, candidate.measurement)
+
+
+def _number(score: float | None) -> float:
+    """What counts of an item in a race: nothing, where its metric leaves it out."""
+    return 0.0 if score is None else score

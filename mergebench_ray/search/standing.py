@@ -1,0 +1,102 @@
+"""What a candidate of a race has answered so far, and what that took: in memory, and on disk as it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mergebench_ray.evaluation.graded import GradedItem, GradedItems, GradedShare, Spent
+from mergebench_ray.evaluation.grading import ABSENT
+from mergebench_ray.evaluation.ordered_scoring import Answered
+from mergebench_ray.runs.json_lines import JsonLines
+from mergebench_ray.scores import ItemRow
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a candidate took, all its goes together.
+
+    Attributes:
+        merge_seconds: the fused passes.
+        load_seconds: replacing engines' weights.
+        spent: asking and grading.
+        engines: indices of the engines that answered last.
+    """
+
+    merge_seconds: float = 0.0
+    load_seconds: float = 0.0
+    spent: Spent = field(default_factory=Spent)
+    engines: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A candidate between two goes.
+
+    Attributes:
+        version: the engines' weight version: its recipe's digest.
+        items: place in the split -> what came of it, in the order in which they were asked.
+        cost: what they took.
+    """
+
+    version: str
+    items: GradedItems = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def count(self) -> int:
+        """How many of the order's first items are answered."""
+        return len(self.items)
+
+    @property
+    def answered(self) -> Answered | None:
+        """As another go needs it; None before the first."""
+        return Answered(GradedShare(self.items, self.version, self.cost.spent), self.count) if self.items else None
+
+
+class AnsweredFile:
+    """A candidate's answers on disk: a line for each item, and one for what they took after each go.
+
+    Args:
+        file: of the candidate.
+    """
+
+    def __init__(self, file: JsonLines) -> None:
+        self._file = file
+
+    def add(self, items: GradedItems, cost: Cost | None = None) -> None:
+        """Keep further items, and what all of them took, where a go has ended."""
+        lines = [_line(place, item) for place, item in items.items()]
+        self._file.append([*lines, *([{"cost": asdict(cost)}] if cost is not None else [])])
+
+    def read(self, version: str) -> Standing:
+        """The candidate as far as it is on disk; what was asked again, after an interruption, counts once.
+
+        Args:
+            version: its recipe's digest.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        items: dict[int, GradedItem] = {}
+        cost = Cost()
+        for line in self._file.read():
+            if "cost" in line:
+                found = line["cost"]
+                spent = Spent(**found["spent"])
+                cost = Cost(**{**found, "spent": spent, "engines": tuple(found["engines"])})
+            else:
+                items[line["place"]] = _item(line)
+        return Standing(version, items, cost)
+
+
+def _line(place: int, item: GradedItem) -> dict[str, Any]:
+    value = None if item.value is ABSENT else float(item.value)
+    return {"place": place, "value": value, "parsed": item.parsed, **item.row}
+
+
+def _item(line: Mapping[str, Any]) -> GradedItem:
+    value = ABSENT if line["value"] is None else line["value"]
+    row = ItemRow(**{key: line[key] for key in ItemRow.__annotations__})  # type: ignore[typeddict-item]
+    return GradedItem(value, row, line["parsed"])

@@ -1,0 +1,121 @@
+"""A race through real Ray Tune: trials wait, go on and end as it says; a killed search goes on as the calm one."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import cloudpickle
+
+import made_up_search
+from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch
+from mergebench_ray.ray_actors import Actor, actors_of
+from mergebench_ray.runs.json_lines import JsonLines
+from mergebench_ray.runs.trials import TrialStore, searched
+from mergebench_ray.search.run import search
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+ITEMS = len(DOMAINS) * PER_DOMAIN
+POOL = {"trials": 12, "race": {"kind": "pool", "survivors": 4}}
+
+
+def note_start(_what_no_pickle_holds: Any, number: int) -> None:
+    """As a view with its lock would."""
+    assert number >= 0
+
+
+def tuned(folder: Path, options: Any = POOL, *, engines: int = 1) -> tuple[MadeUpSearch, Actor[MadeUpScorer]]:
+    """A sitting that has come to its end, and its scorer."""
+    cloudpickle.register_pickle_by_value(made_up_search)  # type: ignore[no-untyped-call]
+    scorer: Actor[MadeUpScorer] = actors_of(MadeUpScorer, num_cpus=0, max_concurrency=engines + 1)()
+    one = MadeUpSearch(folder, scorer, lambda actor: actor, options, engines=engines)
+    try:
+        search(
+            *(one.sweep, one.space, one.session, one.store, one.records, one.run, one.options),
+            on_start=functools.partial(note_start, threading.Lock()),
+            on_finish=one.finished.append,
+        )
+    finally:
+        scorer.kill()
+    return one, scorer
+
+
+def table(folder: Path) -> list[Any]:
+    """All that a row says but times and costs."""
+    return [
+        (one.role, one.number, one.optuna_number, one.parameters, one.domains, one.objectives, one.estimate)
+        for one in searched(TrialStore(folder).trials())
+    ]
+
+
+@pytest.fixture(scope="module")
+def calm(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> MadeUpSearch:
+    return tuned(tmp_path_factory.mktemp("calm"))[0]
+
+
+def test_what_tune_drives_is_what_a_plain_loop_drives(calm: MadeUpSearch, tmp_path: Path) -> None:
+    from actors_here import ActorHere, fetch_here
+
+    with pytest.MonkeyPatch.context() as patch:
+        fetch_here(patch)
+        MadeUpSearch(tmp_path, MadeUpScorer(), ActorHere, POOL).drive()
+    assert table(tmp_path) == table(calm.run.path)
+    assert (tmp_path / "decisions.jsonl").read_text() == calm.run.decisions_file.read_text()
+    assert len(calm.finished) == 12
+    assert {one.role for one in calm.finished} == {"candidate", "stopped"}
+
+
+class KilledError(Exception):
+    """Ends a sitting in the middle."""
+
+
+@pytest.mark.parametrize("place", [9, 25])
+def test_a_search_that_was_killed_in_a_race_goes_on_as_the_calm_one(
+    calm: MadeUpSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    before = JsonLines.append
+    writes = [0]
+
+    def append(self: JsonLines, records: Any) -> None:
+        writes[0] += 1
+        if writes[0] == place:
+            raise KilledError
+        before(self, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLines, "append", append)
+        with pytest.raises(KilledError):
+            tuned(tmp_path)
+    tuned(tmp_path)
+    assert table(tmp_path) == table(calm.run.path)
+    assert (tmp_path / "decisions.jsonl").read_text() == calm.run.decisions_file.read_text()
+
+
+def test_two_groups_of_engines_race_at_once(tmp_path: Path) -> None:
+    one, _ = tuned(tmp_path, engines=2)
+    rows = searched(one.store.trials())
+    assert sorted(row.optuna_number or 0 for row in rows) == list(range(12))
+    assert {row.role for row in rows} == {"candidate", "stopped"}
+
+
+def test_without_a_race_every_candidate_is_scored_in_full(tmp_path: Path) -> None:
+    one, _ = tuned(tmp_path, {"trials": 3})
+    assert one.options.kind == "none"
+    assert not one.run.decisions_file.exists()
+    rows = searched(one.store.trials())
+    assert [(row.role, sum(score.items for score in row.domains.values())) for row in rows] == [
+        ("candidate", ITEMS)
+    ] * 3
+
+
+@pytest.mark.parametrize("kind", ["ASHAScheduler", "MedianStoppingRule"])
+def test_tunes_own_schedulers_stop_candidates(tmp_path: Path, kind: str) -> None:
+    one, _ = tuned(tmp_path, {"trials": 12, "race": kind})
+    roles = [row.role for row in searched(one.store.trials())]
+    assert len(roles) == 12
+    assert set(roles) == {"candidate", "stopped"}
+    assert ray.is_initialized()

@@ -1,0 +1,208 @@
+"""Candidates of a race from their first look to their row, and after the process that scored them was killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from actors_here import ActorHere, fetch_here
+from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch
+from mergebench_ray.errors import InputError
+from mergebench_ray.runs.json_lines import JsonLines
+from mergebench_ray.runs.leaderboard import best_candidate
+from mergebench_ray.runs.trials import Trial, TrialStore, searched
+
+ITEMS = len(DOMAINS) * PER_DOMAIN
+POOL = {"trials": 14, "sampler": "RandomSampler", "race": {"kind": "pool", "survivors": 4}}
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch_here(monkeypatch)
+
+
+def search(folder: Path, options: Any = POOL, **other: Any) -> MadeUpSearch:
+    return MadeUpSearch(folder, MadeUpScorer(), ActorHere, options, **other)
+
+
+def table(folder: Path) -> list[Any]:
+    """All that a row says but times and costs."""
+    return [
+        (one.role, one.number, one.optuna_number, one.parameters, one.domains, one.objectives, one.estimate)
+        for one in searched(TrialStore(folder).trials())
+    ]
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return JsonLines(folder / "decisions.jsonl").read()
+
+
+class TestOneSitting:
+    @pytest.fixture(scope="class")
+    def raced(self, tmp_path_factory: pytest.TempPathFactory) -> MadeUpSearch:
+        with pytest.MonkeyPatch.context() as patch:
+            fetch_here(patch)
+            found = search(tmp_path_factory.mktemp("raced"))
+            found.drive()
+            return found
+
+    def test_fewer_items_are_asked_and_a_good_candidate_is_scored_in_full(
+        self, raced: MadeUpSearch, tmp_path: Path
+    ) -> None:
+        in_full = search(tmp_path, POOL | {"race": {"kind": "none", "in_flight": 20}})
+        in_full.drive()
+        assert raced.scorer.asked < 0.6 * in_full.scorer.asked == 0.6 * 14 * ITEMS
+        values = {one.optuna_number: one.objective.value or 0.0 for one in searched(in_full.store.trials())}
+        best = best_candidate(raced.store.trials())
+        assert best is not None
+        assert max(values.values()) - values[best.optuna_number] < 0.05
+
+    def test_a_stopped_candidate_has_an_estimate_and_no_score(self, raced: MadeUpSearch) -> None:
+        rows = searched(raced.store.trials())
+        stopped = [one for one in rows if one.role == "stopped"]
+        assert stopped
+        for one in stopped:
+            assert one.estimate is not None
+            assert one.objective.value is one.normalised_average is None
+            assert one.estimate.answered == sum(score.items for score in one.domains.values()) < ITEMS
+            assert raced.store.find(one.digest, "items", "validation") is None
+            assert not raced.run.items_file(one.digest, "validation").exists()
+        assert {one.estimate for one in rows if one.role == "candidate"} == {None}
+
+    def test_the_study_is_told_estimates_marked_as_such(self, raced: MadeUpSearch) -> None:
+        study = optuna.load_study(study_name="x", storage=f"sqlite:///{raced.run.study_file}")
+        for row in searched(raced.store.trials()):
+            trial = study.trials[row.optuna_number]
+            assert trial.value == (row.objective.value if row.estimate is None else row.estimate.value)
+            assert ("estimated" in trial.user_attrs) == (row.estimate is not None)
+
+    def test_every_decision_is_a_line_that_says_what_it_was_made_from(self, raced: MadeUpSearch) -> None:
+        decided = [line for line in lines(raced.run.path) if "candidate" in line]
+        ends = {line["candidate"]: line["action"] for line in decided}
+        assert ends == {
+            one.optuna_number: "done" if one.role == "candidate" else "stop" for one in searched(raced.store.trials())
+        }
+        assert all("chance" in line["why"] for line in decided if line["action"] == "stop")
+
+    def test_what_a_row_took_is_that_of_all_its_goes(self, raced: MadeUpSearch) -> None:
+        for one in searched(raced.store.trials()):
+            answered = ITEMS if one.estimate is None else one.estimate.answered
+            assert (one.score_seconds, one.tokens) == (answered, 10 * answered)
+
+
+class Killed(BaseException):
+    """Ends a sitting where a process would be killed."""
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, place: int, torn: bool) -> list[int]:
+    """Let the process end at its place-th write; with a part of it on disk, or none."""
+    writes = [0]
+
+    def count(before: Any, lost: Any) -> Any:
+        def write(self: Any, *arguments: Any) -> Any:
+            writes[0] += 1
+            if writes[0] == place:
+                lost(self, *arguments)
+                raise Killed
+            return before(self, *arguments)
+
+        return write
+
+    def tear(self: JsonLines, records: Any) -> None:
+        if torn:
+            self._size = self._begin() if self._size is None else self._size
+            content = "".join(json.dumps(dict(record)) + "\n" for record in records).encode()
+            with self.path.open("ab") as stream:
+                stream.write(content[: 2 * len(content) // 3])
+
+    monkeypatch.setattr(JsonLines, "append", count(JsonLines.append, tear))
+    monkeypatch.setattr(TrialStore, "append", count(TrialStore.append, lambda *_: None))
+    return writes
+
+
+@pytest.mark.parametrize("kind", ["pool", "halving", "exact"])
+def test_a_search_that_was_killed_at_any_write_goes_on_as_the_calm_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    options = {"trials": 5, "sampler": "RandomSampler", "race": {"kind": kind}}
+    if kind == "pool":
+        options["race"] |= {"survivors": 2}  # type: ignore[operator]
+    with pytest.MonkeyPatch.context() as patch:
+        calm_search = search(tmp_path / "calm", options)
+        writes = killed_at(patch, -1, torn=False)
+        calm_search.drive()
+    calm = table(tmp_path / "calm")
+    places = range(1, writes[0] + 1, 1 if kind == "pool" else 6)
+    for place in places:
+        folder = tmp_path / f"{place}"
+        storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+        first = search(folder, options, storage=storage)
+        with pytest.MonkeyPatch.context() as patch:
+            killed_at(patch, place, torn=place % 2 == 0)
+            with pytest.raises(Killed):
+                first.drive()
+        search(folder, options, storage=storage).drive()
+        assert table(folder) == calm, f"killed at write {place}"
+        assert lines(folder) == lines(tmp_path / "calm"), f"killed at write {place}"
+
+
+def test_raising_trials_goes_on_with_the_race(tmp_path: Path) -> None:
+    search(tmp_path, POOL | {"trials": 9}).drive()
+    before = table(tmp_path)
+    more = search(tmp_path)
+    more.drive()
+    assert table(tmp_path)[: len(before)] == before
+    assert len(table(tmp_path)) == 14
+    assert [line["action"] for line in lines(tmp_path) if "candidate" not in line] == [
+        *("begin", "close", "reopen", "close")
+    ]
+
+
+def test_candidates_of_a_run_that_did_not_race_are_what_the_others_are_compared_with(tmp_path: Path) -> None:
+    search(tmp_path, POOL | {"trials": 4, "race": {"kind": "none", "in_flight": 20}}).drive()
+    (tmp_path / "decisions.jsonl").unlink()
+    search(tmp_path).drive()
+    done = [line["candidate"] for line in lines(tmp_path) if line["action"] == "done"]
+    assert done[:4] == [0, 1, 2, 3]
+    assert len(table(tmp_path)) == 14
+
+
+def test_decisions_that_the_answers_do_not_lead_to_are_refused(tmp_path: Path) -> None:
+    search(tmp_path, POOL | {"trials": 9}).drive()
+    file = tmp_path / "decisions.jsonl"
+    file.write_text(file.read_text().replace('"action": "pause"', '"action": "go on"', 1))
+    with pytest.raises(InputError, match="decisions are not those that the answers"):
+        search(tmp_path).drive()
+
+
+def test_a_candidate_that_was_scored_before_answers_nothing(tmp_path: Path) -> None:
+    again = {"scaling_coef": {"coding": 0.3, "math": 0.5, "safety": 0.7}}
+    options = {"points_to_evaluate": [again, again], "race": "pool"}
+    search(tmp_path, options | {"trials": 1, "points_to_evaluate": [again]}).drive()
+    found = search(tmp_path, options | {"trials": 2})
+    found.drive()
+    first, second = searched(found.store.trials())
+    assert found.scorer.asked == 0
+    assert (second.objectives, second.digest, second.tokens) == (first.objectives, first.digest, 0)
+
+
+def test_a_model_whose_stopped_candidate_comes_again_is_scored_anew(tmp_path: Path) -> None:
+    bad = {"scaling_coef": {"coding": 1.0, "math": 0.0, "safety": 0.0}}
+    good = [{"scaling_coef": {"coding": 0.3, "math": 0.5, "safety": 0.7 + step}} for step in (0.0, 0.01, 0.02)]
+    options = {"trials": 5, "points_to_evaluate": [*good, bad, bad], "race": {"kind": "pool", "survivors": 3}}
+    found = search(tmp_path, options)
+    found.drive()
+    first, second = (one for one in searched(found.store.trials()) if one.optuna_number in (3, 4))
+    assert first.role == second.role == "stopped"
+    assert second.tokens > 0
+
+
+def test_a_row_on_disk_reads_back(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    found.drive()
+    for row in found.store.trials():
+        assert Trial.from_json(row.to_json()) == row

@@ -1,0 +1,272 @@
+"""A search whose models are made up: all of it is real but bank, engines and what their answers are."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+
+from mergebench_ray.config import Recipe, Sweep
+from mergebench_ray.evaluation.graded import GradedItem, Spent
+from mergebench_ray.evaluation.order import Order
+from mergebench_ray.evaluation.ordered_scoring import Look
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.scores import DomainScore, ItemRow, Scores
+from mergebench_ray.search.race_choice import chosen_race, order_of, race_of
+from mergebench_ray.search.racing import Racing
+from mergebench_ray.search.records import Records
+from mergebench_ray.search.samplers import search_sampler
+from mergebench_ray.search.scorer import Measurement, Step
+from mergebench_ray.search.space import OPTUNA_NUMBER, Space
+from mergebench_ray.search.standing import Cost, Standing
+from mergebench_ray.search.study import RunStudy, open_storage
+
+DOMAINS = ("coding", "math", "safety")
+PER_DOMAIN = 40
+BEST = {"coding": 0.3, "math": 0.5, "safety": 0.7}
+"""The coefficients of the best merge there is."""
+
+
+class MadeUpBank:
+    """Makes recipes."""
+
+    def recipe(self, method: str, parameters: dict[str, Any]) -> Recipe:
+        names = dict.fromkeys(DOMAINS, "s")
+        return Recipe.model_validate(
+            {
+                **{"method": method, "parameters": parameters, "base": "b", "base_digest": "c"},
+                **{"specialists": names, "specialist_digests": dict.fromkeys(DOMAINS, "d")},
+            }
+        )
+
+
+class MadeUpScorer:
+    """What `CandidateScorer` does, with answers that a recipe's coefficients decide; counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.gone: list[tuple[int, int]] = []
+        self._bank = MadeUpBank()
+        self._steps: dict[int, Step] = {}
+        self._going: dict[int, tuple[Recipe, int, int]] = {}
+        self._standings: dict[int, Standing] = {}
+        self._waiting: set[int] = set()
+        self._until: dict[int, int] = {}
+
+    def begin_search(self, space: Space, known: Sequence[str], order: Order | None) -> None:
+        self._space, self._known, self._order = space, set(known), order
+
+    def restore(self, number: int, standing: Standing) -> Measurement:
+        self._standings[number] = standing
+        self._waiting.add(number)
+        return _measured(standing)
+
+    def go_on(self, number: int, until: int) -> None:
+        self._waiting.remove(number)
+        self._until[number] = until
+
+    def forget(self, number: int) -> None:
+        self._standings.pop(number, None)
+        self._waiting.discard(number)
+
+    def step(self, suggestion: Mapping[str, Any]) -> None:
+        number = int(suggestion[OPTUNA_NUMBER])
+        recipe = self._bank.recipe(*self._space.candidate(suggestion))
+        self._steps[number] = Step(recipe, self._next(number, recipe))
+
+    def take(self, number: int) -> Step:
+        return self._steps.pop(number)
+
+    def halt(self, number: int) -> tuple[Measurement, Standing]:
+        recipe, count, start = self._going.pop(number)
+        before = self._standings.get(number, Standing(recipe.digest))
+        spent = Spent(seconds=before.cost.spent.seconds + count - start, tokens=10 * count)
+        assert self._order is not None
+        items = {place: answer(recipe, place) for place in self._order.places[:count]}
+        standing = Standing(recipe.digest, items, Cost(0.1, 0.2, spent, (0,)))
+        self._standings[number] = standing
+        self._waiting.add(number)
+        if count == len(self._order.places):
+            self._known.add(recipe.digest)
+        return _measured(standing), standing
+
+    def _next(self, number: int, recipe: Recipe) -> Measurement | Look | None:
+        if number in self._waiting or (
+            number not in self._going and number not in self._standings and recipe.digest in self._known
+        ):
+            return None
+        everything = range(len(DOMAINS) * PER_DOMAIN)
+        if self._order is None:
+            self._known.add(recipe.digest)
+            self.asked += len(everything)
+            return _measured(Standing(recipe.digest, {place: answer(recipe, place) for place in everything}))
+        start = self._standings[number].count if number in self._standings else 0
+        _, count, start = self._going.get(number, (recipe, start, start))
+        if count == start:
+            self.gone.append((number, start))
+        until = next(one for one in (*self._order.looks, len(self._order.places)) if one > count)
+        until = self._until.get(number, until)
+        self._going[number] = recipe, until, start
+        self.asked += until - count
+        return Look(until, {place: answer(recipe, place) for place in self._order.places[count:until]})
+
+
+def answer(recipe: Recipe, place: int) -> GradedItem:
+    """Right or wrong: hard items are hard for all, and merges near the best solve more of them."""
+    domain = DOMAINS[place // PER_DOMAIN]
+    coefficients = recipe.parameters["scaling_coef"]
+    far = sum((coefficients[name] - best) ** 2 for name, best in BEST.items())
+    difficulty, luck = np.random.default_rng([place, zlib.crc32(recipe.digest.encode())]).normal(size=2)
+    difficulty = np.random.default_rng(place).normal()
+    return item(place, domain, float(0.8 - 2 * far > difficulty + 0.4 * luck))
+
+
+def item(place: int, domain: str, score: float) -> GradedItem:
+    row = ItemRow(
+        domain=domain,
+        task=f"{domain}_task",
+        item=str(place),
+        cluster=f"c{place}",
+        prompt_digest=f"p{place}",
+        answer=f"answer {score:g}",
+        score=score,
+        judgement="",
+    )
+    return GradedItem(score, row, None)
+
+
+def _measured(standing: Standing) -> Measurement:
+    rows = [standing.items[place].row for place in sorted(standing.items)]
+    domains = {}
+    for domain in DOMAINS:
+        scores = [float(row["score"] or 0.0) for row in rows if row["domain"] == domain]
+        if scores:
+            domains[domain] = DomainScore(float(np.mean(scores)), 0.05, len(scores))
+    cost = standing.cost
+    scores = Scores("validation", domains, rows, standing.version, cost.spent.seconds, 0.0, cost.spent.tokens, 0)
+    return Measurement(scores, cost.merge_seconds, cost.load_seconds, cost.spent.seconds, cost.engines)
+
+
+class MadeUpSearch:
+    """One sitting of a search in a folder.
+
+    Args:
+        folder: the run's; what an earlier sitting left there is gone on with.
+        scorer: what has the answers.
+        handle: makes an actor's handle of it.
+        search: keys of the sweep's search section.
+        engines: that the sweep asks for.
+        storage: of the study; None for a file in the folder, which takes longer.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        scorer: Any,
+        handle: Callable[[Any], Any],
+        search: Mapping[str, Any],
+        *,
+        engines: int = 1,
+        storage: optuna.storages.BaseStorage | None = None,
+    ) -> None:
+        self.storage = storage
+        coefficient = {"low": 0.0, "high": 1.0, "per": "specialist"}
+        content = {
+            **{"name": "x", "suite": "smollm2-mini", "methods": {"task_arithmetic": {"scaling_coef": coefficient}}},
+            **{"search": dict(search), "engine": {"count": engines}},
+        }
+        self.sweep = Sweep.model_validate(content)
+        self.space = Space(self.sweep, list(DOMAINS), None)
+        self.run = RunFolder(folder)
+        self.scorer = scorer
+        self.store = TrialStore(folder)
+        self.finished: list[Trial] = []
+        self.session: Any = SimpleNamespace(
+            domains=list(DOMAINS),
+            specialists=dict.fromkeys(DOMAINS),
+            engine_dtype="float32",
+            items_digest=lambda split, domains: "items",
+            scorer=handle(scorer),
+            bank=MadeUpBank(),
+        )
+        if not self.store.trials():
+            self._score_references()
+        self.records = Records(self.session, self.store, lambda _text: None, self.sweep.search)
+        self.options, _ = chosen_race(self.sweep, [])
+
+    def _score_references(self) -> None:
+        for role, name, quality in (("base", "base", 0.2), ("average", "average", 0.5)):
+            rows = [self._reference_item(place, quality).row for place in range(len(DOMAINS) * PER_DOMAIN)]
+            self._append(role, name, rows)
+        for domain in DOMAINS:
+            place = DOMAINS.index(domain) * PER_DOMAIN
+            rows = [self._reference_item(one, 0.9).row for one in range(place, place + PER_DOMAIN)]
+            self._append("specialist", domain, rows)
+
+    def _append(self, role: Any, name: str, rows: list[ItemRow]) -> None:
+        domains = {}
+        for domain in DOMAINS:
+            scores = [float(row["score"] or 0.0) for row in rows if row["domain"] == domain]
+            if scores:
+                domains[domain] = DomainScore(float(np.mean(scores)), 0.05, len(scores))
+        self.store.append(Trial(role, name, "validation", f"{role}-{name}", "items", domains=domains), rows)
+
+    def _reference_item(self, place: int, quality: float) -> GradedItem:
+        random = np.random.default_rng(place)
+        return item(place, DOMAINS[place // PER_DOMAIN], float(quality > random.random()))
+
+    def drive(self) -> None:
+        """The search to its end, with one engine and without Tune."""
+        objective = self.records.goal("validation").objective
+        study = RunStudy(self.storage or open_storage(self.run, self.sweep.search), "x", self.run, objective)
+        study.study.sampler = search_sampler(self.sweep.search, self.space)
+        raced = race_of(self.options, self.sweep, self.run, self.store, objective)
+        assert raced is not None
+        known = [one.digest for one in self.store.trials() if one.role == "candidate"]
+        self.scorer.begin_search(self.space, known, order_of(self.options, raced, on_gpus=False))
+        racing = Racing(self.session, self.store, self.records, study, self.run, raced, on_finish=self.finished.append)
+
+        def recipe_of(number: int) -> Recipe:
+            return self.session.bank.recipe(*self.space.candidate(study.study.trials[number].params))
+
+        racing.restore(recipe_of, self.sweep.search.trials)
+        study.reconcile(searched(self.store.trials()))
+        study.queue(self.space.points(self.sweep.search.points_to_evaluate))
+        left = self.sweep.search.trials - len(searched(self.store.trials()))
+        suggestions: dict[int, dict[str, Any]] = {}
+        told = set(racing.values)
+
+        def tell() -> None:
+            for number in sorted(racing.values.keys() - told):
+                study.study.tell(number, racing.values[number])
+                told.add(number)
+
+        def go(number: int) -> None:
+            decided = "go on"
+            while decided == "go on":
+                self.scorer.step(suggestions[number])
+                step = self.scorer.take(number)
+                decided = racing.step(number, step.recipe, step.found)
+            tell()
+
+        for _ in range(left):
+            while racing.raised and not racing.come_again():
+                go(racing.raised.popleft())
+            trial = study.study.ask()
+            fixed = self.space.suggest(trial)
+            suggestions[trial.number] = trial.params | fixed
+            racing.begin(trial.number)
+            go(trial.number)
+        while racing.raised:
+            go(racing.raised.popleft())
+        racing.close()
+        tell()
+        while racing.raised:
+            go(racing.raised.popleft())
+        assert not racing.is_open()
