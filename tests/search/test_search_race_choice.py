@@ -1,0 +1,48 @@
+"""Which race a sweep gets where it names none, and what it is told of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from lm_eval.api.metrics import mean
+
+from mergebench_ray.config import Sweep
+from mergebench_ray.errors import InputError
+from mergebench_ray.search.race_choice import chosen_race
+
+
+def task(aggregation: Any = mean) -> Any:
+    return SimpleNamespace(name="told", metric="m", task=SimpleNamespace(aggregation=lambda: {"m": aggregation}))
+
+
+def chosen(tasks: list[Any] | None = None, **search: object) -> tuple[str, list[str]]:
+    methods = {"ties": {"density": {"low": 0.1, "high": 0.5}}}
+    sweep = Sweep.model_validate({"name": "x", "suite": "smollm2-mini", "methods": methods, "search": search})
+    options, notes = chosen_race(sweep, [task()] if tasks is None else tasks)
+    return options.kind, notes
+
+
+def test_more_than_eight_candidates_are_raced() -> None:
+    assert chosen(trials=9) == ("pool", [])
+    assert chosen(trials=8) == ("none", [])
+
+
+def test_what_cannot_be_raced_is_scored_in_full_with_a_line_that_says_why() -> None:
+    kind, [note] = chosen([task(), task(np.median)], trials=9)
+    assert kind == "none"
+    assert note == (
+        "candidates are scored in full, without a race: task told: its metric m is no mean over items but exists only "
+        "over all of them"
+    )
+    kind, [note] = chosen(trials=9, constraints={"math": ">= 0.9"})
+    assert (kind, note) == ("none", "candidates are scored in full: a race does not know of search.constraints")
+
+
+def test_a_race_that_was_asked_for_is_not_left_out() -> None:
+    assert chosen(trials=2, race="pool") == ("pool", [])
+    with pytest.raises(InputError, match="task told: its metric m is no mean over items"):
+        chosen([task(np.median)], trials=9, race="pool")
+    assert chosen([task(np.median)], trials=9, race="none") == ("none", [])
