@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import ray
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -17,6 +19,9 @@ from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.space import OPTUNA_NUMBER
 from mergebench_ray.search.trainable import METRIC
+
+_MOST_REPEATED = 10
+"""Proposals in a row that were made before, until one counts as a candidate: in a small space there are no others."""
 
 
 class RaceScheduler(TrialScheduler):
@@ -151,17 +156,42 @@ class StudySearch(OptunaSearch):
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """A candidate; None while there are others to score."""
+        """A candidate; None while there are others to score.
+
+        What the sampler proposes again is no further candidate: another one is asked for.
+        """
+        repeated = 0
         while self._scheduler.wants():
             suggestion = super().suggest(trial_id)
             assert suggestion is not None
-            self._scheduler.proposed(suggestion[OPTUNA_NUMBER])
-            if suggestion[OPTUNA_NUMBER] not in self._racing.values:
+            number = suggestion[OPTUNA_NUMBER]
+            if repeated < _MOST_REPEATED and (before := self._same_before(number)) is not None:
+                repeated += 1
+                self._give_back(number, before)
+                self._ot_trials.pop(trial_id)
+                continue
+            self._scheduler.proposed(number)
+            if number not in self._racing.values:
                 return suggestion
             self.on_trial_complete(trial_id)
             self._ot_trials.pop(trial_id)
             self._completed_trials.discard(trial_id)
         return Searcher.FINISHED if self._scheduler.has_all() else None
+
+    def _same_before(self, number: int) -> FrozenTrial | None:
+        """The first candidate that was told with the same numbers; None for one that somebody asked for."""
+        study: Any = self._ot_study
+        trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
+        if "fixed_params" in trials[number].system_attrs:
+            return None
+        same = (one for one in trials[:number] if one.params == trials[number].params)
+        return next((one for one in same if one.state == TrialState.COMPLETE), None)
+
+    def _give_back(self, number: int, before: FrozenTrial) -> None:
+        """A trial that failed says nothing to samplers; one with the value of the first would draw them there."""
+        study: Any = self._ot_study
+        optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id).set_user_attr("same_as", before.number)
+        study.tell(number, state=TrialState.FAIL)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: what a few items say is not for the study."""

@@ -179,6 +179,39 @@ def test_a_candidate_that_came_to_its_end_before_its_trial_came_again_is_told_at
     assert states(tmp_path) == [TrialState.COMPLETE, TrialState.RUNNING]
 
 
+def test_what_is_proposed_again_is_no_candidate(tmp_path: Path) -> None:
+    storage = open_storage(RunFolder(tmp_path), SearchOptions())
+    others: Any = OneAfterAnother()
+
+    def suggest(trial: optuna.Trial) -> dict[str, Any]:
+        return {"a": trial.suggest_categorical("a", ["x", "y"]), OPTUNA_NUMBER: trial.number}
+
+    search = StudySearch(others, others, suggest, metric=METRIC, mode="max", storage=storage, study_name="x")
+    given = []
+    for trial_id in ("t0", "t1", "t2"):
+        suggestion = search.suggest(trial_id)
+        given.append((suggestion["a"], suggestion[OPTUNA_NUMBER]))
+        others.values[suggestion[OPTUNA_NUMBER]] = 0.5 if suggestion["a"] == "x" else 0.25
+        search.on_trial_complete(trial_id)
+    study = optuna.load_study(study_name="x", storage=storage)
+    assert {value for value, _ in given[:2]} == {"x", "y"}
+    again = [one for one in study.trials if "same_as" in one.user_attrs]
+    assert len(again) == len(study.trials) - 3 >= 10, "there is no third, so that one counts in the end"
+    assert {one.state for one in again} == {TrialState.FAIL}
+    assert all(study.trials[one.user_attrs["same_as"]].params == one.params for one in again)
+
+
+def test_a_candidate_that_somebody_asked_for_twice_counts_twice(tmp_path: Path) -> None:
+    search, others = searcher(tmp_path)
+    study = optuna.load_study(study_name="x", storage=open_storage(RunFolder(tmp_path), SearchOptions()))
+    for number in range(2):
+        study.enqueue_trial({"a": 0.25})
+        assert search.suggest(f"t{number}")[OPTUNA_NUMBER] == number
+        others.values[number] = 0.5
+        search.on_trial_complete(f"t{number}")
+    assert states(tmp_path) == [TrialState.COMPLETE] * 2
+
+
 def test_tune_can_save_its_own_state_beside_the_study(tmp_path: Path) -> None:
     search, _ = searcher(tmp_path)
     search.save_to_dir(str(tmp_path), "session")
