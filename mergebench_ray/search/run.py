@@ -6,10 +6,12 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import optuna
 import ray
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.config.race import RaceOptions
@@ -36,6 +38,13 @@ _TUNE_SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a step's result is the scheduler's business
 }
 _TRIAL_CPUS = 0.001  # a trial only waits for the scorer, but Tune refuses one without resources
+
+
+class _Silent(TrialProgressCallback):
+    """Takes the place of Tune's own, which prints a line for each trial that another's result has ended."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Nothing: the live view says it."""
 
 
 def search(
@@ -110,6 +119,7 @@ def search(
                 name=sweep.name,
                 storage_path=folder,
                 verbose=0,
+                callbacks=[_Silent()],
                 failure_config=tune.FailureConfig(fail_fast="raise"),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),

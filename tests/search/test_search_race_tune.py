@@ -102,6 +102,11 @@ def test_two_groups_of_engines_race_at_once(tmp_path: Path) -> None:
     assert {row.role for row in rows} == {"candidate", "stopped"}
 
 
+def test_tune_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tuned(tmp_path, POOL | {"trials": 6})
+    assert "Trial" not in capfd.readouterr().out
+
+
 def test_without_a_race_every_candidate_is_scored_in_full(tmp_path: Path) -> None:
     one, _ = tuned(tmp_path, {"trials": 3})
     assert one.options.kind == "none"

@@ -16,7 +16,7 @@ from mergebench_ray.search.race.race import Race
 
 _SURE_FROM = 0.1
 """Share of the items from which on `p` counts in full."""
-_RAISED_BY = 0.4
+_RAISED_BY = 0.25
 """Of what survivors have answered, what they answer besides before they are compared again, in whole looks.
 
 Each go costs a merge, a load, and the wait for its longest answer, however few items it has.
