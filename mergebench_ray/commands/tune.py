@@ -30,6 +30,7 @@ from mergebench_ray.judges.judges import running_judges
 from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.placement import make_plan
 from mergebench_ray.report.pages import write_report
+from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.leaderboard import (
     best_candidate,
     best_of_each_method,
@@ -138,6 +139,7 @@ def tune(
         _check_same_models(run.path, store.trials(), ready)
         for split, some in tasks.items():
             write_questions(run.path, split, list(question_rows(some)))
+        JsonLines(run.decisions_file).read()  # damaged, it is refused before anything starts
         with LiveView(checked.name, checked.search.trials, show=show_progress) as view:
             for note in (*ready.task_notes, *ready.search_notes):
                 view.phase(note)

@@ -59,7 +59,8 @@ def add_stopped(
         colours: of methods.
         errors: whether to draw error bars.
     """
-    for index, method in enumerate(run.methods):
+    named = False
+    for method in run.methods:
         shown = [
             (place, trial) for place, trial in zip(places, run.stopped) if trial.method == method and place is not None
         ]
@@ -77,7 +78,8 @@ def add_stopped(
             marker={"size": 6, "color": colours[method], "symbol": "x-thin-open"},
             name="stopped (an estimate)",
             legendgroup="stopped",
-            showlegend=errors and index == 0,
+            showlegend=errors and not named,
             text=[hover(trial) for _, trial in shown],
             hovertemplate="%{text}<extra></extra>",
         )
+        named = True

@@ -158,7 +158,7 @@ def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
     _, _, now = changed
     if now < (done := _num_candidates(run)):
         raise InputError(
-            f"{run.sweep_file}: {_TRIALS} = {now}, but {done} candidates are scored already; give {done} or more"
+            f"{run.sweep_file}: {_TRIALS} = {now}, but {done} candidates have begun already; give {done} or more"
         )
 
 
@@ -179,9 +179,14 @@ def _holds_usable_scores(run: RunFolder) -> bool:
 
 
 def _num_candidates(run: RunFolder) -> int:
-    from mergebench_ray.runs.trials import SEARCHED, read_trials
+    from mergebench_ray.runs.json_lines import JsonLines
+    from mergebench_ray.runs.trials import read_trials, searched
 
-    return sum(one.role in SEARCHED and one.split == "validation" for one in read_trials(run.path))
+    ended = {
+        one.number if one.optuna_number is None else one.optuna_number for one in (searched(read_trials(run.path)))
+    }
+    raced = {line["candidate"] for line in JsonLines(run.decisions_file).read() if "candidate" in line}
+    return len(ended | raced)
 
 
 def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What can be known to be wrong with a sweep before its models are read: asked by the command line first of all.
 
-Nothing here imports torch, Ray or vLLM, so that a plain mistake is answered in a fraction of a second.
+Nothing here imports torch or vLLM, nor Ray where no scheduler of Tune is named, so that a plain mistake is answered in
+a fraction of a second.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def chosen_race(sweep: Sweep, tasks: Sequence[ScoredTask]) -> tuple[RaceOptions,
     """
     options = sweep.search.race
     if options.kind != AUTO:
-        if options.kind != NONE:
+        if options.kind != NONE or options.in_flight is not None:
             check_looks(tasks)
         return options, []
     in_full = RaceOptions(kind=NONE)
@@ -51,6 +51,11 @@ def chosen_race(sweep: Sweep, tasks: Sequence[ScoredTask]) -> tuple[RaceOptions,
         reason = str(error).partition(", so candidates")[0]
         return in_full, [f"candidates are scored in full, without a race: {reason}"]
     return RaceOptions(kind=_DEFAULT), []
+
+
+def race_of_run(race: RaceOptions, sweep: Sweep, run: RunFolder) -> RaceOptions:
+    """The race that a run goes on with: one that `auto` has begun with more candidates is not left."""
+    return RaceOptions(kind=_DEFAULT) if sweep.search.race.kind == AUTO and run.decisions_file.is_file() else race
 
 
 def race_of(

@@ -50,6 +50,7 @@ class RaceScheduler(TrialScheduler):
         self._on_start = on_start
         self._trials: dict[int, TuneTrial] = {}
         self._going: set[int] = set()
+        self._waiting: set[int] = set()
         self._chosen: int | None = None
         self._came = 0
 
@@ -61,9 +62,9 @@ class RaceScheduler(TrialScheduler):
 
     def wants(self) -> bool:
         """Whether a further candidate should be proposed now."""
-        is_free = len(self._going) < self._groups
-        raised = bool(self._racing.raised) and not self._racing.come_again()
-        return is_free and not raised and self._came < self._candidates
+        if self._racing.come_again():
+            return True
+        return len(self._going) < self._groups and not self._racing.raised and self._came < self._candidates
 
     def has_all(self) -> bool:
         """Whether nothing is left to do."""
@@ -73,16 +74,23 @@ class RaceScheduler(TrialScheduler):
         """A candidate begins, or comes again."""
         self._came += 1
         if number in self._racing.values:
-            return  # it came to its end before its trial came again
+            return  # another's report ended it before its trial came again
+        if self._racing.begin(number):
+            self._waiting.add(number)
+            return
         self._on_start(self._came)
         self._going.add(number)
-        self._racing.begin(number)
 
     # What Tune says
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Note the trial of a candidate."""
-        self._trials[trial.config[OPTUNA_NUMBER]] = trial
+        """Note the trial of a candidate; one that waits from an earlier sitting does not run before it is raised."""
+        number = trial.config[OPTUNA_NUMBER]
+        self._trials[number] = trial
+        if number in self._waiting:
+            self._waiting.discard(number)
+            trial.set_status(TuneTrial.PAUSED)  # Tune files it by that, next
+            trial.init_local_path()  # Tune's results want it, also of one that another's report ends
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Have what a step found kept and decided."""
@@ -95,6 +103,7 @@ class RaceScheduler(TrialScheduler):
         if not self._going and not self._racing.raised and self._came == self._candidates:
             self._racing.close()
         for other in self._racing.ended:
+            self._going.discard(other)
             if other in self._trials:
                 tune_controller.stop_trial(self._trials[other])
         self._racing.ended.clear()
@@ -160,13 +169,11 @@ class StudySearch(OptunaSearch):
 
         What the sampler proposes again is no further candidate: another one is asked for.
         """
-        repeated = 0
         while self._scheduler.wants():
             suggestion = super().suggest(trial_id)
             assert suggestion is not None
             number = suggestion[OPTUNA_NUMBER]
-            if repeated < _MOST_REPEATED and (before := self._same_before(number)) is not None:
-                repeated += 1
+            if (before := self._same_before(number)) is not None:
                 self._give_back(number, before)
                 self._ot_trials.pop(trial_id)
                 continue
@@ -179,10 +186,15 @@ class StudySearch(OptunaSearch):
         return Searcher.FINISHED if self._scheduler.has_all() else None
 
     def _same_before(self, number: int) -> FrozenTrial | None:
-        """The first candidate that was told with the same numbers; None for one that somebody asked for."""
+        """The first candidate that was told with the same numbers.
+
+        None for one that has begun, that somebody asked for, or that comes after many repeated ones.
+        """
         study: Any = self._ot_study
         trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
-        if "fixed_params" in trials[number].system_attrs:
+        latest = trials[max(0, number - _MOST_REPEATED) : number]
+        is_last = len(latest) == _MOST_REPEATED and all("same_as" in one.user_attrs for one in latest)
+        if self._racing.has(number) or "fixed_params" in trials[number].system_attrs or is_last:
             return None
         same = (one for one in trials[:number] if one.params == trials[number].params)
         return next((one for one in same if one.state == TrialState.COMPLETE), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from mergebench_ray.evaluation.ordered_scoring import Look
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, is_known, searched
-from mergebench_ray.scores import ObjectiveEstimate
+from mergebench_ray.scores import ObjectiveEstimate, exact_sum
 from mergebench_ray.search.race.decision import Decision
 from mergebench_ray.search.race.race import Race
 from mergebench_ray.search.records import Records, repeated
@@ -66,6 +66,7 @@ class _Candidate:
         measurement: what it has scored, once it has stood still.
         until: items at which it is decided on next.
         again: whether it waits from an earlier sitting, and has not come again yet.
+        differs: whether answers that were asked again, after an interruption, are not those on disk.
     """
 
     started: datetime
@@ -75,6 +76,7 @@ class _Candidate:
     measurement: Measurement | None = None
     until: int = 0
     again: bool = False
+    differs: bool = False
 
 
 class Racing:
@@ -117,11 +119,21 @@ class Racing:
 
     # What the driver says
 
-    def begin(self, number: int) -> None:
-        """A candidate was proposed, or comes again after an interruption."""
+    def begin(self, number: int) -> bool:
+        """A candidate was proposed, or comes again after an interruption.
+
+        Returns:
+            whether its trial waits.
+        """
         if number not in self._open:
             until = 0 if self._race is None else self._race.first_look
             self._open[number] = _Candidate(datetime.now(UTC), until=until)
+        waits, self._open[number].again = self._open[number].again, False
+        return waits
+
+    def has(self, number: int) -> bool:
+        """Whether a candidate has begun, in this sitting or an earlier one that did not see its end."""
+        return number in self._open or number in self.values
 
     def step(self, number: int, recipe: Recipe, found: Measurement | Look | None) -> Next:
         """A candidate's trial has made a step.
@@ -129,15 +141,10 @@ class Racing:
         Args:
             number: of the candidate.
             recipe: what it is.
-            found: what the scorer found; None of a model that was scored before, or that waits.
+            found: what the scorer found; None of a model that was scored before.
         """
         candidate = self._open[number]
         candidate.recipe = recipe
-        if candidate.again:
-            candidate.again = False
-            if number in self.raised:
-                ray.get(self._session.scorer.call(CandidateScorer.go_on, number, candidate.until))
-            return "wait"
         if isinstance(found, Measurement):
             self._end(number, found)
             return "end"
@@ -163,8 +170,10 @@ class Racing:
     def _looked(self, number: int, candidate: _Candidate, look: Look) -> Next:
         assert self._race is not None
         new = {place: item for place, item in look.items.items() if place not in candidate.items}
-        candidate.items |= look.items
-        file = self._answered_file(number)
+        # Decisions were made from what is on disk, so that counts where an answer differs that was asked again.
+        candidate.differs |= any(candidate.items.get(place, item).row != item.row for place, item in look.items.items())
+        candidate.items = {**look.items, **candidate.items}
+        file = self._answered_file(number, candidate)
         if look.count < candidate.until or look.count <= self._race.board.answered(number):
             file.add(new)
             return "go on"
@@ -176,6 +185,9 @@ class Racing:
             candidate.measurement, standing = ray.get(self._session.scorer.call(CandidateScorer.halt, number))
             candidate.cost = standing.cost
             file.add(new, standing.cost)
+            if candidate.differs:
+                _log.warning("candidate %d: answers that were asked again differ; the first ones count", number)
+                candidate.measurement = self._restored(number, candidate, look.count)
         self._follow(decisions, number)
         if number not in self._open:
             return "end"
@@ -217,8 +229,8 @@ class Racing:
         self._store.append(row, measurement.scores.items if measurement is not None and row.role == "candidate" else ())
         if row.role == "candidate":
             self._run.answered_file(number).unlink(missing_ok=True)
-        if self._race is not None:
-            ray.get(self._session.scorer.call(CandidateScorer.forget, number))
+        known = row.digest if row.role == "candidate" else None
+        ray.get(self._session.scorer.call(CandidateScorer.end, number, known))
         self._study.describe(row)
         self.values[number] = told_value(row)
         self._on_finish(row)
@@ -247,15 +259,37 @@ class Racing:
 
     def _scores(self, candidate: _Candidate, count: int) -> list[float]:
         """What counts of a candidate's first items."""
-        return [_number(candidate.items[place].row["score"]) for place in self._places[:count]]
+        return self._filled([candidate.items[place].row["score"] for place in self._places[:count]])
+
+    def _filled(self, scores: Sequence[float | None]) -> list[float]:
+        """Scores of the race's first items, with the task's mean for those that its metric leaves out.
+
+        So each task's mean is that without them, as it is where scores are made.
+        """
+        assert self._race is not None
+        tasks = self._race.board.contrasts.items.tasks[: len(scores)].tolist()
+        known: dict[int, list[float]] = defaultdict(list)
+        for task, score in zip(tasks, scores):
+            if is_known(score):
+                known[task].append(float(score or 0.0))
+        means = {task: exact_sum(found) / len(found) for task, found in known.items()}
+        return [float(score or 0.0) if is_known(score) else means.get(task, 0.0) for task, score in zip(tasks, scores)]
 
     def _kept_scores(self, row: Trial) -> list[float]:
         """What counts of all items of a model that was scored in full, in the race's order."""
         found = list(scores_by_item(self._store.folder, row).values())
-        return [_number(found[place][0]) for place in self._places]
+        return self._filled([found[place][0] for place in self._places])
 
-    def _answered_file(self, number: int) -> AnsweredFile:
-        return AnsweredFile(JsonLines(self._run.answered_file(number)))
+    def _answered_file(self, number: int, candidate: _Candidate) -> AnsweredFile:
+        assert candidate.recipe is not None
+        return AnsweredFile(self._run.answered_file(number), candidate.recipe.digest)
+
+    def _restored(self, number: int, candidate: _Candidate, count: int) -> Measurement:
+        """Give the scorer a candidate's first answers; what it has scored with them."""
+        assert candidate.recipe is not None
+        candidate.items = {place: candidate.items[place] for place in self._places[:count]}
+        standing = Standing(candidate.recipe.digest, candidate.items, candidate.cost)
+        return ray.get(self._session.scorer.call(CandidateScorer.restore, number, standing))
 
     # After an interruption
 
@@ -331,10 +365,10 @@ class Racing:
         else:
             if number not in self._open:
                 recipe = recipes(number)
-                standing = self._answered_file(number).read(recipe.digest)
-                self._open[number] = _Candidate(
-                    datetime.now(UTC), recipe, dict(standing.items), standing.cost, again=True
-                )
+                candidate = _Candidate(datetime.now(UTC), recipe, again=True)
+                standing = self._answered_file(number, candidate).read()
+                candidate.items, candidate.cost = dict(standing.items), standing.cost
+                self._open[number] = candidate
             try:
                 scores = self._scores(self._open[number], count)
             except KeyError:
@@ -347,24 +381,17 @@ class Racing:
     def _stand_again(self, number: int, candidate: _Candidate, stand: int) -> None:
         """A candidate of an earlier sitting that has no row, or is not at its end."""
         assert self._race is not None
-        assert candidate.recipe is not None
         state = self._race.state(number)
         if any(one.optuna_number == number for one in searched(self._store.trials())):
             del self._open[number]
             return
         ends = state in ("stopped", "done")
         count = self._race.board.answered(number) if ends else stand
-        items = {place: candidate.items[place] for place in self._places[:count]}
-        if not items:  # it was new: it comes again as such
+        if not count:  # it was new: it comes again as such
             candidate.again = False
             return
-        standing = Standing(candidate.recipe.digest, items, candidate.cost)
-        candidate.measurement = ray.get(self._session.scorer.call(CandidateScorer.restore, number, standing))
-        candidate.items = items
+        candidate.measurement = self._restored(number, candidate, count)
         if ends:
             self._end(number, candidate.measurement)
-
-
-def _number(score: float | None) -> float:
-    """What counts of an item in a race: nothing, where its metric leaves it out."""
-    return 0.0 if score is None else score
+        elif number in self.raised:
+            ray.get(self._session.scorer.call(CandidateScorer.go_on, number, candidate.until))

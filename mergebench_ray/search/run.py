@@ -15,10 +15,11 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.config.race import RaceOptions
+from mergebench_ray.errors import InputError
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
-from mergebench_ray.search.race_choice import order_of, race_of
+from mergebench_ray.search.race_choice import order_of, race_of, race_of_run
 from mergebench_ray.search.race_scheduler import RaceScheduler, StudySearch
 from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.records import Records
@@ -75,13 +76,20 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     objective = records.goal("validation").objective
     study = RunStudy(open_storage(run, sweep.search), run.study_name(sweep), run, objective)
+    race = race_of_run(race, sweep, run)
     raced = race_of(race, sweep, run, store, objective)
     racing = Racing(session, store, records, study, run, raced, on_finish)
     order = None if raced is None else order_of(race, raced, on_gpus=bool(ray.cluster_resources().get("GPU")))
     ray.get(session.scorer.call(CandidateScorer.begin_search, space, _known(store, records), order))
 
     def recipe_of(number: int) -> Recipe:
-        return session.bank.recipe(*space.candidate(study.study.get_trials(deepcopy=False)[number].params))
+        trials = study.study.get_trials(deepcopy=False)
+        if number >= len(trials):
+            raise InputError(
+                f"{run.decisions_file}: the study has no candidate {number}; restore the study, or start a new run "
+                "with another --out"
+            )
+        return session.bank.recipe(*space.candidate(trials[number].params))
 
     racing.restore(recipe_of, sweep.search.trials)
     ended = searched(store.trials())

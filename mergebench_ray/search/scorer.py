@@ -55,8 +55,7 @@ class Step:
 
     Attributes:
         recipe: what the candidate is.
-        found: what was scored: everything, or up to the next look; None of a model that was scored before, or that
-            waits.
+        found: what was scored: everything, or up to the next look; None of a model that was scored before.
     """
 
     recipe: Recipe
@@ -102,7 +101,6 @@ class CandidateScorer:
         self._steps: dict[int, Step] = {}
         self._goes: dict[int, _Go] = {}
         self._standings: dict[int, Standing] = {}
-        self._waiting: set[int] = set()
         self._until: dict[int, int] = {}
 
     def score(self, recipe: Recipe, split: Split, domains: list[str] | None = None) -> Measurement:
@@ -130,31 +128,35 @@ class CandidateScorer:
         self._space, self._known, self._order = space, set(known), order
 
     def restore(self, number: int, standing: Standing) -> Measurement:
-        """Take a candidate of an earlier sitting, which waits: `go_on` says that it may be scored on.
+        """Take a candidate's answers from whoever kept them: `go_on` says how far it is scored on.
 
         Returns:
             what it has scored so far.
         """
         self._standings[number] = standing
-        self._waiting.add(number)
         scores = self._combined(standing)
         return _measured(scores, standing.cost)
 
     def go_on(self, number: int, until: int) -> None:
         """A candidate that waits is scored on with its next step, up to so many of the order's first items."""
-        self._waiting.discard(number)
         self._until[number] = until
 
-    def forget(self, number: int) -> None:
-        """A candidate is not scored on."""
+    def end(self, number: int, known: str | None) -> None:
+        """A candidate is not scored on.
+
+        Args:
+            number: of it.
+            known: its recipe's digest, if it was scored in full, and is on disk.
+        """
         self._standings.pop(number, None)
-        self._waiting.discard(number)
+        if known is not None:
+            self._known.add(known)
 
     def step(self, suggestion: Mapping[str, Any]) -> None:
         """Score a candidate up to its next look, or as a whole where there are none.
 
         What is found is kept until `take` fetches it, so that nothing of it passes through Tune. Nothing is done for a
-        candidate that was scored before, or that waits.
+        candidate that was scored before.
         """
         assert self._space is not None
         number = int(suggestion[OPTUNA_NUMBER])
@@ -186,21 +188,15 @@ class CandidateScorer:
         places = self._order.places[: answered.count]
         standing = Standing(go.before.version, {place: answered.graded.items[place] for place in places}, cost)
         self._standings[number] = standing
-        self._waiting.add(number)
-        if standing.count == len(self._order.places):
-            self._known.add(standing.version)
         return _measured(scores, cost), standing
 
     def _next(self, number: int, recipe: Recipe) -> Measurement | Look | None:
         if number not in self._goes:
-            is_new = number not in self._standings
-            if number in self._waiting or (is_new and recipe.digest in self._known):
+            if number not in self._standings and recipe.digest in self._known:
                 return None
             if self._order is None:
                 with self._engines() as engines:
-                    measurement = self._score(engines, recipe, "validation", None)
-                self._known.add(recipe.digest)
-                return measurement
+                    return self._score(engines, recipe, "validation", None)
             self._goes[number] = self._begin(number, recipe, self._order)
         look = self._goes[number].scoring.next_look()
         assert look is not None, f"candidate {number} has been asked everything"
@@ -214,7 +210,7 @@ class CandidateScorer:
             evaluators = [self._evaluators[index] for index in engines]
             if before.items:
                 # All of this is wanted, so nothing is gained by computing little at a time.
-                order = replace(order, looks=(), start=before.count, end=self._until[number], in_flight=None)
+                order = replace(order, looks=(), start=before.count, end=self._until.pop(number), in_flight=None)
             scoring = OrderedScoring(evaluators, "validation", order, before.answered)
         except BaseException:
             self._free.put(engines)

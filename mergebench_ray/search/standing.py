@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import GradedItem, GradedItems, GradedShare, Spent
 from mergebench_ray.evaluation.grading import ABSENT
 from mergebench_ray.evaluation.ordered_scoring import Answered
@@ -56,39 +58,47 @@ class Standing:
 
 
 class AnsweredFile:
-    """A candidate's answers on disk: a line for each item, and one for what they took after each go.
+    """A candidate's answers on disk: its recipe, a line for each item, and one for what they took after each go.
 
     Args:
-        file: of the candidate.
+        path: of the file.
+        digest: of the recipe.
     """
 
-    def __init__(self, file: JsonLines) -> None:
-        self._file = file
+    def __init__(self, path: Path, digest: str) -> None:
+        self._file, self._digest = JsonLines(path), digest
 
     def add(self, items: GradedItems, cost: Cost | None = None) -> None:
         """Keep further items, and what all of them took, where a go has ended."""
         lines = [_line(place, item) for place, item in items.items()]
-        self._file.append([*lines, *([{"cost": asdict(cost)}] if cost is not None else [])])
+        head = [] if self._file.path.exists() else [{"recipe": self._digest}]
+        self._file.append([*head, *lines, *([{"cost": asdict(cost)}] if cost is not None else [])])
 
-    def read(self, version: str) -> Standing:
-        """The candidate as far as it is on disk; what was asked again, after an interruption, counts once.
-
-        Args:
-            version: its recipe's digest.
+    def read(self) -> Standing:
+        """The candidate as far as it is on disk; of what was asked again, after an interruption, the first counts.
 
         Raises:
-            InputError: the file is damaged.
+            InputError: the file is damaged, or another candidate's.
         """
         items: dict[int, GradedItem] = {}
         cost = Cost()
         for line in self._file.read():
-            if "cost" in line:
+            if "recipe" in line:
+                self._check(line["recipe"])
+            elif "cost" in line:
                 found = line["cost"]
                 spent = Spent(**found["spent"])
                 cost = Cost(**{**found, "spent": spent, "engines": tuple(found["engines"])})
             else:
-                items[line["place"]] = _item(line)
-        return Standing(version, items, cost)
+                items.setdefault(line["place"], _item(line))
+        return Standing(self._digest, items, cost)
+
+    def _check(self, recipe: str) -> None:
+        if recipe != self._digest:
+            raise InputError(
+                f"{self._file.path}: the answers of another candidate than the study has under this number; restore "
+                "the study, or start a new run with another --out"
+            )
 
 
 def _line(place: int, item: GradedItem) -> dict[str, Any]:

@@ -145,6 +145,6 @@ def test_fewer_trials_than_are_there_are_refused(sweep: Sweep, tmp_path: Path) -
     with open_run(tmp_path / "run", with_trials(sweep, 5), resume=False) as run:
         for trial in made_up_trials(3):
             TrialStore(run.path).append(trial)
-    with pytest.raises(InputError, match=r"search\.trials = 2, but 3 candidates are scored already"):
+    with pytest.raises(InputError, match=r"search\.trials = 2, but 3 candidates have begun already"):
         check_run_folder(tmp_path / "run", with_trials(sweep, 2), resume=True)
     assert Sweep.from_yaml(run.sweep_file).search.trials == 5

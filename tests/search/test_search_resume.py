@@ -139,6 +139,9 @@ class OneAfterAnother:
     def proposed(self, number: int) -> None:
         pass
 
+    def has(self, number: int) -> bool:
+        return number in self.values
+
 
 def searcher(folder: Path) -> tuple[StudySearch, OneAfterAnother]:
     storage = open_storage(RunFolder(folder), SearchOptions())

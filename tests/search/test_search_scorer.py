@@ -103,6 +103,7 @@ def test_a_candidate_is_scored_as_a_whole_where_there_are_no_looks(parts: Parts)
 def test_a_candidate_that_was_scored_is_neither_merged_nor_asked_again(parts: Parts) -> None:
     parts.begin()
     first = parts.step(0, 0.5)
+    parts.scorer.end(0, first.recipe.digest)
     again = parts.step(1, 0.5)
     assert (again.recipe, again.found) == (first.recipe, None)
     assert len(parts.bank.merged) == len(parts.asked) == 1
@@ -176,7 +177,6 @@ def test_a_candidate_is_looked_at_until_it_is_halted_and_goes_on_from_there(look
     measured, standing = looked.scorer.halt(0)
     assert (list(standing.items), standing.version) == ([3, 1], first.recipe.digest)
     assert (measured.score_seconds, measured.engines) == (1.0, (0,))
-    assert looked.step(0, 0.5).found is None, "it waits"
     looked.scorer.go_on(0, 4)
     second = looked.step(0, 0.5).found
     assert isinstance(second, Look)
@@ -194,19 +194,18 @@ def test_engines_are_free_as_soon_as_a_candidate_is_halted(looked: Parts) -> Non
     assert looked.scorer.score(looked.bank.recipe("model_soup", {}), "test").engines == (0,)
 
 
-def test_only_a_candidate_that_answered_everything_is_known_afterwards(looked: Parts) -> None:
+def test_only_a_candidate_that_was_scored_in_full_is_known_afterwards(looked: Parts) -> None:
     looked.step(0, 0.5)
     looked.scorer.halt(0)
-    looked.scorer.forget(0)
-    assert looked.step(1, 0.5).found is not None
-    looked.step(1, 0.5)
-    looked.step(1, 0.5)
+    looked.scorer.end(0, None)
+    again = looked.step(1, 0.5)
+    assert again.found is not None
     looked.scorer.halt(1)
-    looked.scorer.forget(1)
+    looked.scorer.end(1, again.recipe.digest)
     assert looked.step(2, 0.5).found is None
 
 
-def test_a_candidate_of_an_earlier_sitting_waits_until_it_is_told_to_go_on(
+def test_a_candidate_of_an_earlier_sitting_goes_on_from_its_answers(
     looked: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     combined = Scores("validation", {"math": DomainScore(1.0, 0.0, 2)}, [], "v", 5.0, 0.0, 0, 0)
@@ -216,7 +215,6 @@ def test_a_candidate_of_an_earlier_sitting_waits_until_it_is_told_to_go_on(
     spent = Spent(seconds=5.0)
     standing = Standing(digest, {3: item(3, "math", 1.0), 1: item(1, "math", 0.0)}, Cost(0.5, 0.25, spent, (0,)))
     assert looked.scorer.restore(0, standing).scores == combined
-    assert looked.step(0, 0.5).found is None
     looked.scorer.go_on(0, 4)
     assert isinstance(looked.step(0, 0.5).found, Look)
     assert LooksHere.made[-1] == (2, 4)

@@ -56,7 +56,6 @@ class MadeUpScorer:
         self._steps: dict[int, Step] = {}
         self._going: dict[int, tuple[Recipe, int, int]] = {}
         self._standings: dict[int, Standing] = {}
-        self._waiting: set[int] = set()
         self._until: dict[int, int] = {}
 
     def begin_search(self, space: Space, known: Sequence[str], order: Order | None) -> None:
@@ -64,16 +63,15 @@ class MadeUpScorer:
 
     def restore(self, number: int, standing: Standing) -> Measurement:
         self._standings[number] = standing
-        self._waiting.add(number)
         return _measured(standing)
 
     def go_on(self, number: int, until: int) -> None:
-        self._waiting.remove(number)
         self._until[number] = until
 
-    def forget(self, number: int) -> None:
+    def end(self, number: int, known: str | None) -> None:
         self._standings.pop(number, None)
-        self._waiting.discard(number)
+        if known is not None:
+            self._known.add(known)
 
     def step(self, suggestion: Mapping[str, Any]) -> None:
         number = int(suggestion[OPTUNA_NUMBER])
@@ -91,19 +89,13 @@ class MadeUpScorer:
         items = {place: answer(recipe, place) for place in self._order.places[:count]}
         standing = Standing(recipe.digest, items, Cost(0.1, 0.2, spent, (0,)))
         self._standings[number] = standing
-        self._waiting.add(number)
-        if count == len(self._order.places):
-            self._known.add(recipe.digest)
         return _measured(standing), standing
 
     def _next(self, number: int, recipe: Recipe) -> Measurement | Look | None:
-        if number in self._waiting or (
-            number not in self._going and number not in self._standings and recipe.digest in self._known
-        ):
+        if number not in self._going and number not in self._standings and recipe.digest in self._known:
             return None
         everything = range(len(DOMAINS) * PER_DOMAIN)
         if self._order is None:
-            self._known.add(recipe.digest)
             self.asked += len(everything)
             return _measured(Standing(recipe.digest, {place: answer(recipe, place) for place in everything}))
         start = self._standings[number].count if number in self._standings else 0
@@ -111,7 +103,7 @@ class MadeUpScorer:
         if count == start:
             self.gone.append((number, start))
         until = next(one for one in (*self._order.looks, len(self._order.places)) if one > count)
-        until = self._until.get(number, until)
+        until = self._until.pop(number, until)
         self._going[number] = recipe, until, start
         self.asked += until - count
         return Look(until, {place: answer(recipe, place) for place in self._order.places[count:until]})
@@ -261,8 +253,8 @@ class MadeUpSearch:
             trial = study.study.ask()
             fixed = self.space.suggest(trial)
             suggestions[trial.number] = trial.params | fixed
-            racing.begin(trial.number)
-            go(trial.number)
+            if not racing.begin(trial.number):
+                go(trial.number)
         while racing.raised:
             go(racing.raised.popleft())
         racing.close()

@@ -85,7 +85,7 @@ def _check_scheduler(options: RaceOptions) -> None:
         raise InputError(
             f"search.race.kind = {options.kind!r:.80}: no such race; {nearest(options.kind, [AUTO, *KINDS, *STOPPING])}"
         )
-    make_scheduler(options.kind, options.scheduler_options, first=1, items=2)
+    make_scheduler(options.kind, options.scheduler_options, first=1, items=10**9)
     for name in set(_given(options)) - {"look", "in_flight", "scheduler_options"}:
         raise InputError(f"search.race.{name}: no setting of {options.kind}; it has look, in_flight, scheduler_options")
 

@@ -18,6 +18,7 @@ from mergebench_ray.search.race.race import Race
 STOPPING = ("ASHAScheduler", "AsyncHyperBandScheduler", "FIFOScheduler", "MedianStoppingRule")
 """Those that stop trials and do nothing else. Others pause trials for a bracket of theirs, or change what they try."""
 
+_OURS = ("time_attr", "metric", "mode", "max_t", "stop_last_trials")
 _TIME, _METRIC = "training_iteration", "objective"
 
 
@@ -93,6 +94,14 @@ def make_scheduler(name: str, options: Mapping[str, Any], *, first: int, items: 
     Raises:
         InputError: no such scheduler, or options that it does not take.
     """
+    for key in _OURS:
+        if key in options:
+            raise InputError(
+                f"search.race.scheduler_options.{key}: the race sets it, for its time is the number of items and its "
+                "metric the objective; leave it out"
+            )
+    if options.get("hard_stop") is False:
+        raise InputError("search.race.scheduler_options.hard_stop: false would pause trials for good; leave it out")
     from ray.tune import schedulers
 
     kind = getattr(schedulers, name, None)

@@ -80,11 +80,17 @@ class Recorded:
         """Read a run.
 
         Raises:
-            InputError: it has fewer than two candidates, their items are not there, are not the same for all or have
+            InputError: it has fewer than two candidates, or some that a race has stopped,
+                their items are not there, are not the same for all or have
                 no scores of their own, or the objective cannot be formed.
         """
         trials = read_trials(folder)
         candidates = _candidates(trials, "validation")
+        if stopped := sum(one.role == "stopped" for one in trials):
+            raise InputError(
+                f"{folder}: its race has stopped {stopped} candidates, which have no scores for the items that they "
+                "were not asked; give a run with search.race: none"
+            )
         if len(candidates) < 2:
             raise InputError(
                 f"{folder}: {len(candidates)} candidate{'' if len(candidates) == 1 else 's'} scored on validation, and "
