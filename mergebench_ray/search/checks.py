@@ -20,7 +20,7 @@ from mergebench_ray.search.objectives.goal import check_goal
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.objectives.registry import make_objective
 from mergebench_ray.search.race.items import Items
-from mergebench_ray.search.race.kinds import check_race, make_race
+from mergebench_ray.search.race.kinds import STOPPING, check_race, make_race
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.storage import check_storage
 
@@ -125,6 +125,8 @@ def _check_race(sweep: Sweep, domains: Sequence[str]) -> None:
             f"search.race.kind = {options.kind!r}: a race does not know of search.constraints, so it would stop what "
             "keeps them; leave search.race out, or set it to none"
         )
+    if options.kind in STOPPING:  # which need to know how many items there are
+        return
     score = DomainScore(0.5, 0.01, 100)
     references = References(dict.fromkeys(domains, score), dict.fromkeys(domains, score))
     make_race(options, Items.of(list(domains)), make_objective(sweep.search.objective, references), candidates=2)

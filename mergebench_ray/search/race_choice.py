@@ -14,6 +14,7 @@ from mergebench_ray.runs.trials import TrialStore
 from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.race.items import Items
 from mergebench_ray.search.race.kinds import look_of, make_race, race_class
+from mergebench_ray.search.race.tune_scheduler import STOPPING, make_scheduler
 from mergebench_ray.search.racing import RaceOrder
 from mergebench_ray.search.scores_by_item import known_of_items, scores_by_item
 from mergebench_ray.tasks.scored_task import ScoredTask
@@ -33,12 +34,14 @@ def chosen_race(sweep: Sweep, tasks: Sequence[ScoredTask]) -> tuple[RaceOptions,
         tasks: of the validation split.
 
     Raises:
-        InputError: a race was asked for that a task's metric does not allow.
+        InputError: a race was asked for that a task's metric, or the number of items, does not allow.
     """
     options = sweep.search.race
     if options.kind != AUTO:
         if options.kind != NONE or options.in_flight is not None:
             check_looks(tasks)
+        if options.kind in STOPPING:
+            make_scheduler(options.kind, options.scheduler_options, first=1, items=sum(len(one.items) for one in tasks))
         return options, []
     in_full = RaceOptions(kind=NONE)
     if sweep.search.trials <= _MOST_IN_FULL:

@@ -21,6 +21,9 @@ def test_overrides_of_a_sweep_that_is_no_file_are_refused(command: Callable[...,
         command(Sweep.from_yaml(SWEEP), overrides={"search.trials": 3})
 
 
+ASHA = {"kind": "ASHAScheduler", "scheduler_options": {"grace_period": 40}}
+
+
 def sweep_with(**search: object) -> Sweep:
     methods = {"ties": {"density": {"low": 0.1, "high": 0.5}}}
     content = {"name": "x", "suite": "smollm2-mini", "methods": methods, "search": search}
@@ -44,6 +47,9 @@ def sweep_with(**search: object) -> Sweep:
             {"race": {"kind": "ASHAScheduler", "scheduler_options": {"rungs": 3}}},
             "search.race.scheduler_options: ASHAScheduler does not take them",
         ),
+        ({"race": {"kind": "ASHAScheduler", "scheduler_options": {"mode": "min"}}}, "scheduler_options.mode: the race"),
+        ({"race": {"kind": "ASHAScheduler", "scheduler_options": {"max_t": 9}}}, "scheduler_options.max_t: the race"),
+        ({"race": {"kind": "MedianStoppingRule", "scheduler_options": {"hard_stop": False}}}, "would pause trials"),
     ],
 )
 def test_a_race_that_cannot_be_is_refused_before_anything_starts(search: dict[str, object], message: str) -> None:
@@ -51,6 +57,8 @@ def test_a_race_that_cannot_be_is_refused_before_anything_starts(search: dict[st
         check_sweep(sweep_with(**search))
 
 
-@pytest.mark.parametrize("race", ["auto", "none", "pool", "sparing", "halving", "exact", {"kind": "pool", "p": 0.2}])
+@pytest.mark.parametrize(
+    "race", ["auto", "none", "pool", "sparing", "halving", "exact", {"kind": "pool", "p": 0.2}, ASHA]
+)
 def test_a_race_that_can_be_is_accepted(race: object) -> None:
     check_sweep(sweep_with(race=race))

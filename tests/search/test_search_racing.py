@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
+import made_up_search
 from actors_here import ActorHere, fetch_here
 from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch
 from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.grading import ABSENT
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.leaderboard import best_candidate
+from mergebench_ray.runs.opening import _num_candidates
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
 
 ITEMS = len(DOMAINS) * PER_DOMAIN
@@ -206,3 +211,78 @@ def test_a_row_on_disk_reads_back(tmp_path: Path) -> None:
     found.drive()
     for row in found.store.trials():
         assert Trial.from_json(row.to_json()) == row
+
+
+def test_answers_on_disk_count_where_those_that_are_asked_again_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"trials": 2, "sampler": "RandomSampler", "race": "exact"}
+    storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+    first = search(tmp_path, options, storage=storage)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 6, torn=False)
+        with pytest.raises(Killed):
+            first.drive()
+    before = {
+        line["place"]: line["score"] for line in JsonLines(tmp_path / "race" / "0.jsonl").read() if "place" in line
+    }
+    assert before
+    honest = made_up_search.answer
+    with monkeypatch.context() as patch:
+        turned = {"score": 0.0}
+
+        def other(recipe: Any, place: int) -> Any:
+            found = honest(recipe, place)
+            return replace(found, value=0.0, row={**found.row, **turned, "answer": "other"})  # type: ignore[typeddict-item]
+
+        patch.setattr(made_up_search, "answer", other)
+        search(tmp_path, options, storage=storage).drive()
+    row = next(one for one in searched(TrialStore(tmp_path).trials()) if one.optuna_number == 0)
+    kept = {int(one["item"]): one["score"] for one in TrialStore(tmp_path).items(row).to_pylist()}
+    assert {place: kept[place] for place in before} == before
+    assert {kept[place] for place in kept if place not in before} == {0.0}
+    search(tmp_path, options | {"trials": 3}, storage=storage).drive()
+
+
+def test_items_that_a_metric_leaves_out_do_not_count_in_the_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = made_up_search.answer
+
+    def some(recipe: Any, place: int) -> Any:
+        found = honest(recipe, place)
+        is_left_out = DOMAINS[place // PER_DOMAIN] == "math" and place % 2
+        return replace(found, value=ABSENT, row={**found.row, "score": None}) if is_left_out else found
+
+    monkeypatch.setattr(made_up_search, "answer", some)
+    monkeypatch.setattr(
+        made_up_search, "_scores_of", lambda rows: [row["score"] for row in rows if row["score"] is not None]
+    )
+    found = search(tmp_path)
+    found.drive()
+    decided = {line["candidate"]: line for line in lines(tmp_path) if line["action"] == "done"}
+    done = [one for one in searched(found.store.trials()) if one.role == "candidate"]
+    assert done
+    for one in done:
+        assert decided[one.optuna_number]["why"]["value"] == pytest.approx(one.objective.value)
+
+
+def test_answers_of_another_candidate_than_the_study_has_are_refused(tmp_path: Path) -> None:
+    search(tmp_path, POOL | {"trials": 9}).drive()
+    stopped = next(one for one in searched(TrialStore(tmp_path).trials()) if one.role == "stopped")
+    file = JsonLines(tmp_path / "race" / f"{stopped.optuna_number}.jsonl")
+    file.path.write_text(file.path.read_text().replace(stopped.digest, "0" * 64, 1))
+    with pytest.raises(InputError, match="the answers of another candidate"):
+        search(tmp_path, POOL | {"trials": 9}).drive()
+
+
+def test_candidates_that_wait_count_where_trials_are_made_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = search(tmp_path)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 20, torn=False)
+        with pytest.raises(Killed):
+            first.drive()
+    begun = {line["candidate"] for line in lines(tmp_path) if "candidate" in line}
+    assert len(searched(TrialStore(tmp_path).trials())) < len(begun) == _num_candidates(RunFolder(tmp_path))

@@ -129,6 +129,7 @@ class OneAfterAnother:
 
     def __init__(self) -> None:
         self.values: dict[int, float | None] = {}
+        self.begun: set[int] = set()
 
     def wants(self) -> bool:
         return True
@@ -140,7 +141,7 @@ class OneAfterAnother:
         pass
 
     def has(self, number: int) -> bool:
-        return number in self.values
+        return number in self.values or number in self.begun
 
 
 def searcher(folder: Path) -> tuple[StudySearch, OneAfterAnother]:
@@ -213,6 +214,20 @@ def test_a_candidate_that_somebody_asked_for_twice_counts_twice(tmp_path: Path) 
         others.values[number] = 0.5
         search.on_trial_complete(f"t{number}")
     assert states(tmp_path) == [TrialState.COMPLETE] * 2
+
+
+def test_a_candidate_that_has_begun_is_not_given_back_for_being_like_another(tmp_path: Path) -> None:
+    search, others = searcher(tmp_path)
+    study = optuna.load_study(study_name="x", storage=open_storage(RunFolder(tmp_path), SearchOptions()))
+    study.enqueue_trial({"a": 0.25})
+    search.suggest("t0")
+    others.values[0] = 0.5
+    search.on_trial_complete("t0")
+    study.ask().suggest_float("a", 0.25, 0.25)
+    study._storage.set_trial_state_values(study.trials[1]._trial_id, TrialState.WAITING)
+    others.begun.add(1)
+    assert search.suggest("t1")[OPTUNA_NUMBER] == 1
+    assert states(tmp_path) == [TrialState.COMPLETE, TrialState.RUNNING]
 
 
 def test_tune_can_save_its_own_state_beside_the_study(tmp_path: Path) -> None:

@@ -133,11 +133,15 @@ def item(place: int, domain: str, score: float) -> GradedItem:
     return GradedItem(score, row, None)
 
 
+def _scores_of(rows: Sequence[ItemRow]) -> list[float]:
+    return [float(row["score"] or 0.0) for row in rows]
+
+
 def _measured(standing: Standing) -> Measurement:
     rows = [standing.items[place].row for place in sorted(standing.items)]
     domains = {}
     for domain in DOMAINS:
-        scores = [float(row["score"] or 0.0) for row in rows if row["domain"] == domain]
+        scores = _scores_of([row for row in rows if row["domain"] == domain])
         if scores:
             domains[domain] = DomainScore(float(np.mean(scores)), 0.05, len(scores))
     cost = standing.cost

@@ -16,6 +16,8 @@ from mergebench_ray.search.race.pool import Pool, SparingPool
 from mergebench_ray.search.race.race import Race
 from mergebench_ray.search.race.tune_scheduler import STOPPING, TuneScheduler, make_scheduler
 
+__all__ = ["KINDS", "STOPPING", "check_race", "look_of", "make_race", "race_class"]
+
 KINDS: dict[str, type[Race]] = {
     "pool": Pool,
     "sparing": SparingPool,
