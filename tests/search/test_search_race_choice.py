@@ -15,7 +15,7 @@ from mergebench_ray.search.race_choice import chosen_race
 
 
 def task(aggregation: Any = mean) -> Any:
-    return SimpleNamespace(name="told", metric="m", task=SimpleNamespace(aggregation=lambda: {"m": aggregation}))
+    return SimpleNamespace(name="told", metric="m", items=[None] * 30, task=SimpleNamespace(aggregation=lambda: {"m": aggregation}))
 
 
 def chosen(tasks: list[Any] | None = None, **search: object) -> tuple[str, list[str]]:
@@ -46,3 +46,12 @@ def test_a_race_that_was_asked_for_is_not_left_out() -> None:
     with pytest.raises(InputError, match="task told: its metric m is no mean over items"):
         chosen([task(np.median)], trials=9, race="pool")
     assert chosen([task(np.median)], trials=9, race="none") == ("none", [])
+    with pytest.raises(InputError, match="task told: its metric m is no mean over items"):
+        chosen([task(np.median)], trials=9, race={"kind": "none", "in_flight": 20})
+
+
+def test_a_scheduler_that_would_begin_after_the_last_item_is_refused() -> None:
+    asha = {"kind": "ASHAScheduler", "scheduler_options": {"grace_period": 40}}
+    assert chosen([task(), task()], trials=9, race=asha)[0] == "ASHAScheduler"
+    with pytest.raises(InputError, match="scheduler_options: ASHAScheduler does not take them"):
+        chosen([task()], trials=9, race=asha)
