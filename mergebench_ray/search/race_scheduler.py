@@ -186,7 +186,7 @@ class StudySearch(OptunaSearch):
         return Searcher.FINISHED if self._scheduler.has_all() else None
 
     def _same_before(self, number: int) -> FrozenTrial | None:
-        """The first candidate that was told with the same numbers.
+        """The first candidate with the same numbers, whether it is at its end or not.
 
         None for one that has begun, that somebody asked for, or that comes after many repeated ones.
         """
@@ -197,7 +197,7 @@ class StudySearch(OptunaSearch):
         if self._racing.has(number) or "fixed_params" in trials[number].system_attrs or is_last:
             return None
         same = (one for one in trials[:number] if one.params == trials[number].params)
-        return next((one for one in same if one.state == TrialState.COMPLETE), None)
+        return next((one for one in same if one.state in (TrialState.COMPLETE, TrialState.RUNNING)), None)
 
     def _give_back(self, number: int, before: FrozenTrial) -> None:
         """A trial that failed says nothing to samplers; one with the value of the first would draw them there."""

@@ -15,7 +15,9 @@ from mergebench_ray.search.race_choice import chosen_race
 
 
 def task(aggregation: Any = mean) -> Any:
-    return SimpleNamespace(name="told", metric="m", items=[None] * 30, task=SimpleNamespace(aggregation=lambda: {"m": aggregation}))
+    return SimpleNamespace(
+        name="told", metric="m", items=[None] * 30, task=SimpleNamespace(aggregation=lambda: {"m": aggregation})
+    )
 
 
 def chosen(tasks: list[Any] | None = None, **search: object) -> tuple[str, list[str]]:

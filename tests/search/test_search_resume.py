@@ -205,6 +205,17 @@ def test_what_is_proposed_again_is_no_candidate(tmp_path: Path) -> None:
     assert all(study.trials[one.user_attrs["same_as"]].params == one.params for one in again)
 
 
+def test_what_is_proposed_again_while_the_first_waits_is_no_candidate_either(tmp_path: Path) -> None:
+    storage = open_storage(RunFolder(tmp_path), SearchOptions())
+    others: Any = OneAfterAnother()
+
+    def suggest(trial: optuna.Trial) -> dict[str, Any]:
+        return {"a": trial.suggest_categorical("a", ["x", "y"]), OPTUNA_NUMBER: trial.number}
+
+    search = StudySearch(others, others, suggest, metric=METRIC, mode="max", storage=storage, study_name="x")
+    assert {search.suggest("t0")["a"], search.suggest("t1")["a"]} == {"x", "y"}
+
+
 def test_a_candidate_that_somebody_asked_for_twice_counts_twice(tmp_path: Path) -> None:
     search, others = searcher(tmp_path)
     study = optuna.load_study(study_name="x", storage=open_storage(RunFolder(tmp_path), SearchOptions()))
