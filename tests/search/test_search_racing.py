@@ -286,3 +286,10 @@ def test_candidates_that_wait_count_where_trials_are_made_fewer(
             first.drive()
     begun = {line["candidate"] for line in lines(tmp_path) if "candidate" in line}
     assert len(searched(TrialStore(tmp_path).trials())) < len(begun) == _num_candidates(RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["ASHAScheduler", "MedianStoppingRule"])
+def test_tunes_own_schedulers_stop_candidates(tmp_path: Path, kind: str) -> None:
+    found = search(tmp_path, POOL | {"race": kind})
+    found.drive()
+    assert {row.role for row in searched(found.store.trials())} == {"candidate", "stopped"}
