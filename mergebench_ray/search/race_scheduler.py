@@ -100,13 +100,7 @@ class RaceScheduler(TrialScheduler):
         if decided == "go on":
             return self.CONTINUE
         self._going.discard(number)
-        if not self._going and not self._racing.raised and self._came == self._candidates:
-            self._racing.close()
-        for other in self._racing.ended:
-            self._going.discard(other)
-            if other in self._trials:
-                tune_controller.stop_trial(self._trials[other])
-        self._racing.ended.clear()
+        self._stop_ended(tune_controller)
         if decided == "end":
             return self.STOP
         # Without Tune's checkpoint, which would need a folder that all nodes see.
@@ -121,11 +115,23 @@ class RaceScheduler(TrialScheduler):
                 return trial
             self._chosen = None
         raised = self._racing.raised
+        if not self._going and not raised and self._came == self._candidates:
+            # Here, as nothing reports where all that is left waits from an earlier sitting.
+            self._racing.close()
+            self._stop_ended(tune_controller)
         if not raised or len(self._going) >= self._groups or self._racing.come_again():
             return None
         self._chosen = raised.popleft()
         self._going.add(self._chosen)
         return self._trials[self._chosen]
+
+    def _stop_ended(self, tune_controller: Any) -> None:
+        """End the trials of candidates that a decision about others has ended."""
+        for other in self._racing.ended:
+            self._going.discard(other)
+            if other in self._trials:
+                tune_controller.stop_trial(self._trials[other])
+        self._racing.ended.clear()
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
         """Nothing: it was decided here."""

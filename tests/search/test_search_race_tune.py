@@ -72,15 +72,17 @@ class KilledError(Exception):
     """Ends a sitting in the middle."""
 
 
+@pytest.mark.parametrize("place", [25, "close"])
 def test_a_search_that_was_killed_in_a_race_goes_on_as_the_calm_one(
-    calm: MadeUpSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    calm: MadeUpSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int | str
 ) -> None:
     before = JsonLines.append
     writes = [0]
 
     def append(self: JsonLines, records: Any) -> None:
         writes[0] += 1
-        if writes[0] == 25:
+        records = list(records)
+        if place in (writes[0], records[0].get("action")):
             raise KilledError
         before(self, records)
 
