@@ -1,4 +1,7 @@
-"""The statistics there are: what each computes, in one process, from one or all specialists."""
+"""The statistics there are: what each computes, in one process, from one or all specialists.
+
+What computes them is imported where it runs: it needs transformers, which takes seconds, and every search names jobs.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
-from mergebench_ray.calibration.fisher import fisher_diagonal
-from mergebench_ray.calibration.gram import gram_matrices
-from mergebench_ray.calibration.layerwise import merge_layer_by_layer
-from mergebench_ray.calibration.model import load_model
 from mergebench_ray.calibration.samples import Encoded, Sample, batches, encode_samples
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.kernels.regression import regression_system, solve_regression
@@ -80,6 +78,8 @@ def run_job(job: CalibrationJob, device: torch.device, progress: Progress) -> St
     Raises:
         InputError: NaN or infinity, naming tensor and sample or layer.
     """
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(job.base.folder, local_files_only=True, trust_remote_code=False)
     encoded: dict[str, list[Encoded]] = {}
     cut = 0
@@ -98,6 +98,9 @@ Encodings = Mapping[str, list[Encoded]]
 
 def _gram(job: CalibrationJob, encoded: Encodings, pad: int, device: torch.device, progress: Progress) -> Tensors:
     """Gram matrices of one specialist."""
+    from mergebench_ray.calibration.gram import gram_matrices
+    from mergebench_ray.calibration.model import load_model
+
     ((name, specialist),) = job.specialists.items()
     model = load_model(specialist, job.torch_dtype, device)
     grams = gram_matrices(model, batches(encoded[name], _BATCH, pad), progress)
@@ -106,6 +109,9 @@ def _gram(job: CalibrationJob, encoded: Encodings, pad: int, device: torch.devic
 
 def _fisher(job: CalibrationJob, encoded: Encodings, pad: int, device: torch.device, progress: Progress) -> Tensors:
     """Fisher diagonals of one specialist."""
+    from mergebench_ray.calibration.fisher import fisher_diagonal
+    from mergebench_ray.calibration.model import load_model
+
     ((name, specialist),) = job.specialists.items()
     return fisher_diagonal(load_model(specialist, job.torch_dtype, device), encoded[name], progress), {}
 
@@ -133,6 +139,8 @@ def _mask(job: CalibrationJob, encoded: Encodings, pad: int, device: torch.devic
 
 def _layerwise(job: CalibrationJob, encoded: Encodings, pad: int, device: torch.device, progress: Progress) -> Tensors:
     """The linear layers of all specialists, merged by RegMean++."""
+    from mergebench_ray.calibration.layerwise import merge_layer_by_layer
+
     merged: dict[str, Tensor] = {}
 
     def solve(

@@ -10,10 +10,8 @@ from typing import Any
 
 import datasets
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
 
 from mergebench_ray.calibration import Calibration, Sample
-from mergebench_ray.calibration.model import require_calibratable
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.commands.models import Models
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Suite
@@ -62,6 +60,8 @@ def load_calibration(
     if not most:
         return None
     kinds = {kind for method, count in needed.items() if count for kind in get_method(method).statistics}
+    from mergebench_ray.calibration.model import require_calibratable  # seconds, for transformers
+
     require_calibratable(models.base, kinds)
     samples = {
         name: read_samples(name, sources[name], most, models.base, data or {})
@@ -143,6 +143,8 @@ def _renderer(template: str, base: Checkpoint, where: str) -> Callable[[str], st
         return str
     if template == "alpaca":
         return lambda prompt: _ALPACA.format(prompt=prompt)
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
     if not tokenizer.chat_template:
         raise InputError(f"{where}: template chat, but {base} has no chat template; use plain or alpaca")

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig
-
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
-
-NEUTRAL: dict[str, Any] = {
-    **dict.fromkeys(GenerationConfig().to_dict()),
-    **GenerationConfig._get_default_generation_params(),
-    "guidance_scale": None,
-}
-"""Every option of `generate` and the value that it has where nobody sets it."""
 
 CHANGES_ANSWERS = (
     "num_beams",
@@ -67,6 +59,15 @@ class GenerationDefaults:
     min_tokens: int = 0
 
 
+@functools.cache
+def neutral_options() -> dict[str, Any]:
+    """Every option of `generate` and the value that it has where nobody sets it."""
+    from transformers import GenerationConfig  # seconds; who coordinates actors imports this module, too
+
+    unset, defaults = dict.fromkeys(GenerationConfig().to_dict()), GenerationConfig._get_default_generation_params()
+    return {**unset, **defaults, "guidance_scale": None}
+
+
 def generation_defaults(folder: Path) -> GenerationDefaults:
     """Read a model folder's decoding defaults.
 
@@ -75,6 +76,8 @@ def generation_defaults(folder: Path) -> GenerationDefaults:
     Raises:
         InputError: if the file cannot be read, or asks for something that vLLM does not have.
     """
+    from transformers import GenerationConfig
+
     file = folder / "generation_config.json"
     if not file.exists():
         return GenerationDefaults()
@@ -83,8 +86,9 @@ def generation_defaults(folder: Path) -> GenerationDefaults:
             own = GenerationConfig.from_dict(json.load(stream)).to_dict()
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read ({error}); mend it or remove it") from error
+    neutral = neutral_options()
     for name in CHANGES_ANSWERS:
-        if own.get(name) not in (None, NEUTRAL[name]):
+        if own.get(name) not in (None, neutral[name]):
             raise InputError(
                 f"{file}: {name}: {own[name]!r} changes answers, and vLLM does not have it; remove it from that file"
             )

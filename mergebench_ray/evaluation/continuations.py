@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from mergebench_ray.engines.tokens import encode_pairs
 from mergebench_ray.errors import InputError
 from mergebench_ray.tasks.scored_task import ScoredTask
@@ -59,6 +57,8 @@ def check_continuations(tasks: Iterable[ScoredTask], model_folder: Path, max_mod
     Raises:
         InputError: naming task and item.
     """
+    from transformers import AutoTokenizer  # seconds; who coordinates actors imports this module, too
+
     tokenizer = None
     for task in tasks:
         long = [

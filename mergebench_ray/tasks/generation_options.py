@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from lm_eval.defaults import DEFAULT_MAX_GEN_TOKS
 
-from mergebench_ray.engines.generation_defaults import NEUTRAL
+from mergebench_ray.engines.generation_defaults import neutral_options
 from mergebench_ray.errors import InputError
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -162,12 +162,13 @@ class _Options:
 
     def refuse_the_rest(self) -> None:
         """Refuse every other option, unless it has the value that it has where nobody sets it."""
+        neutral = neutral_options() if self._left else {}
         for name, value in self._left.items():
-            if name in _INSTEAD and (name, value) != ("num_return_sequences", NEUTRAL["num_return_sequences"]):
+            if name in _INSTEAD and (name, value) != ("num_return_sequences", neutral["num_return_sequences"]):
                 self.refuse(name, f"cannot be honoured here, use {_INSTEAD[name]}")
-            if name not in NEUTRAL:
+            if name not in neutral:
                 self.refuse(name, "no such option of transformers' generate")
-            if value != NEUTRAL[name]:
+            if value != neutral[name]:
                 self.refuse(name, "cannot be honoured here")
 
     def _float(self, name: str, value: Any) -> float:
