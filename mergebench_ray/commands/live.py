@@ -35,7 +35,7 @@ class LiveView:
 
     def __init__(self, name: str, total: int, *, show: bool = True, console: Console | None = None) -> None:
         self._name = name
-        self._total = total
+        self._total, self._of = total, "of"
         self._show = show
         self._console = console or Console()
         self._live: Live | None = None
@@ -73,13 +73,21 @@ class LiveView:
         """Say something that stays on the terminal."""
         self._line(f"note: {text}")
 
-    def search_begins(self, done: int) -> None:
-        """The search begins, or goes on after so many candidates."""
+    def search_begins(self, done: int, about: int | None = None) -> None:
+        """The search begins, or goes on.
+
+        Args:
+            done: candidates that are at their end.
+            about: how many there will be, where a budget says it, as far as that is known; None for the view's total.
+        """
         self._search_begun, self._done = time.monotonic(), done
+        if about is not None:
+            self._total, self._of = about, "of about"
 
     def trial_started(self, number: int) -> None:
         """A candidate, counted from 0, is being merged and scored."""
-        self._phase = f"scoring candidate {number + 1} of {self._total}"
+        self._total = max(self._total, number + 1)
+        self._phase = f"scoring candidate {number + 1} {self._of} {self._total}"
 
     def trial_finished(self, trial: Trial, best: Trial | None) -> None:
         """A candidate was scored, or stopped by the race; `best` is the best one so far."""
@@ -87,8 +95,9 @@ class LiveView:
         self._finished_here += 1
         self._last, self._best = trial, best
         scores = "  ".join(f"{domain} {result.score:.3f}" for domain, result in sorted(trial.domains.items()))
+        count = f"{self._done}" if self._of == "of about" else f"{self._done}/{self._total}"
         parts = [
-            f"{self._done}/{self._total}  {trial.label}",
+            f"{count}  {trial.label}",
             _reached(trial),
             what_is_missed(trial),
             scores,
@@ -126,7 +135,7 @@ class LiveView:
         if self._last is None:
             return self._spinner
         bar = Table.grid(padding=(0, 2))
-        progress = [f"{self._done} of {self._total} candidates", _speed(self._last), self._time_left()]
+        progress = [f"{self._done} {self._of} {self._total} candidates", _speed(self._last), self._time_left()]
         bar.add_row(
             ProgressBar(total=self._total, completed=self._done, width=30),
             ", ".join(part for part in progress if part),

@@ -10,10 +10,12 @@ from rich.table import Table
 
 from mergebench_ray.commands.ready_sweep import make_ready
 from mergebench_ray.config import Sweep
+from mergebench_ray.config.budget import MOST_CANDIDATES
 from mergebench_ray.errors import InputError
 from mergebench_ray.markup import terminal_text
 from mergebench_ray.placement import Machine, Plan, make_plan
 from mergebench_ray.placement.plan import gibibytes
+from mergebench_ray.runs.spending import UNITS, amount
 from mergebench_ray.search.checks import read_sweep
 
 _GIB = 1 << 30
@@ -55,7 +57,7 @@ def plan(
         gpu_memory=int(gpu_memory_gib * _GIB) if gpus_per_node else 0,
         host_memory=here.host_memory if host_memory_gib is None else int(host_memory_gib * _GIB),
     )
-    return make_plan(checked, models.base, models.specialists, machine, ready.notes, models.judges)
+    return make_plan(checked, models.base, models.specialists, machine, ready.notes, models.judges, ready.answers)
 
 
 def does_not_fit(plan: Plan) -> str:
@@ -70,12 +72,20 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("how much", justify="right")
     table.add_row("models", f"base and {len(plan.models) - 1} specialists")
     table.add_row("parameters (merged)", f"{plan.parameters / 1e6:.1f} M ({plan.merged_parameters / 1e6:.1f} M)")
-    table.add_row("candidates", terminal_text(f"{plan.trials} of {', '.join(plan.methods)}"))
+    many = "as many as the budget pays" if plan.candidates == MOST_CANDIDATES else str(plan.candidates)
+    table.add_row("candidates", terminal_text(f"{many} of {', '.join(plan.methods)}"))
+    if plan.budget:
+        limits = " or ".join(f"{amount(limit)} {UNITS[unit]}" for unit, limit in plan.budget.items())
+        table.add_row("budget", f"{limits}, references, final choice and test included")
     if plan.engines > 1:
         each = plan.engines_per_candidate == 1
         table.add_row(
             "engines", f"{plan.engines}, {'a candidate each' if each else 'sharing the items of each candidate'}"
         )
+    table.add_section()
+    for part in plan.answers:
+        counts = dict.fromkeys((part.least, part.most))
+        table.add_row(f"answers: {part.what}", " to ".join(f"{count:,}" for count in counts))
     table.add_section()
     for need in plan.needs:
         table.add_row(terminal_text(f"{need.what} ({need.where})"), f"{need.count} x {gibibytes(need.bytes_each)}")

@@ -18,7 +18,9 @@ from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import digests
 from mergebench_ray.methods import complete_parameters
-from mergebench_ray.search.race_choice import chosen_race
+from mergebench_ray.placement.answers import Answers, expected_answers
+from mergebench_ray.search.budget import check_before
+from mergebench_ray.search.race_choice import chosen_race, expected_share
 from mergebench_ray.search.samplers import random_draws
 from mergebench_ray.search.space import Space
 from mergebench_ray.tasks.loading import load_tasks
@@ -57,6 +59,18 @@ class ReadySweep:
         return [*self.models.notes, *self.task_notes, *self.search_notes]
 
     @property
+    def items(self) -> dict[Split, int]:
+        """How many items a whole model is asked on each split."""
+        return {split: sum(len(task.items) for task in some) for split, some in self.tasks.items()}
+
+    @property
+    def answers(self) -> list[Answers]:
+        """How many answers each part of the search asks for."""
+        search = self.sweep.search
+        candidates = search.most_candidates if search.trials or not search.budget or search.budget.candidates else None
+        return expected_answers(self.items, candidates, len(self.sweep.methods), expected_share(self.race))
+
+    @property
     def search_notes(self) -> list[str]:
         """What sampler and race do not do, a line each."""
         return [*random_draws(self.sweep.search, self.space), *self.race_notes]
@@ -82,7 +96,10 @@ def make_ready(sweep: Sweep) -> ReadySweep:
     calibration = load_calibration(models, merges, sweep.calibration, suite, sweep.evaluation.data)
     task_notes = notes_of(task for some in tasks.values() for task in some)
     race, race_notes = chosen_race(sweep, tasks["validation"])
-    return ReadySweep(sweep, suite, models, space, tasks, race, race_notes, task_notes, calibration)
+    ready = ReadySweep(sweep, suite, models, space, tasks, race, race_notes, task_notes, calibration)
+    if sweep.search.budget is not None:
+        check_before(sweep.search.budget, ready.items)
+    return ready
 
 
 def load_checked_tasks(

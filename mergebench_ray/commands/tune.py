@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ import pyarrow as pa
 from huggingface_hub import EvalResult
 
 from mergebench_ray.checkpoints import evaluation_result, model_card
+from mergebench_ray.commands.budget import running_budget
 from mergebench_ray.commands.first_checks import checked_run
 from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.merge import write_merged
 from mergebench_ray.commands.models import Models
 from mergebench_ray.commands.plan import does_not_fit
 from mergebench_ray.commands.ready_sweep import ReadySweep, make_ready
+from mergebench_ray.commands.run_log import log_to
 from mergebench_ray.commands.unusable_specialists import explanation
 from mergebench_ray.config import Recipe, Sweep
+from mergebench_ray.config.budget import BudgetOptions
 from mergebench_ray.config.names import AVERAGE
-from mergebench_ray.config.storage_url import without_secrets
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk, whole_folder
 from mergebench_ray.judges.judges import running_judges
@@ -41,6 +44,7 @@ from mergebench_ray.runs.leaderboard import (
 )
 from mergebench_ray.runs.opening import begin_again, check_same_items, open_run
 from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.spending import budget_finding
 from mergebench_ray.runs.summary import RunSummary, leads_of
 from mergebench_ray.runs.trials import (
     SEARCHED,
@@ -52,6 +56,7 @@ from mergebench_ray.runs.trials import (
     write_questions,
 )
 from mergebench_ray.runtime import ray_session
+from mergebench_ray.search.budget import RunBudget, UnderWay
 from mergebench_ray.search.finals import hold_finals, note_differences, reopen
 from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
 from mergebench_ray.search.run import search
@@ -111,17 +116,20 @@ def tune(
     Raises:
         InputError: wrong input, found before anything is started.
     """
+    began = datetime.now(UTC)
     checked, folder = checked_run(sweep, overrides, out, resume=resume, address=address, dashboard_port=dashboard_port)
     ready = make_ready(checked)
     models, tasks = ready.models, ready.tasks
-    plan = make_plan(checked, models.base, models.specialists, notes=ready.notes, judges=models.judges)
+    plan = make_plan(
+        *(checked, models.base, models.specialists), notes=ready.notes, judges=models.judges, answers=ready.answers
+    )
     if plan.problem and address is None:
         raise InputError(does_not_fit(plan))
     if checked.search.storage is not None:
         open_storage(RunFolder(folder), checked.search)  # makes its tables, before there is a folder
     with (
         open_run(folder, checked, resume=resume) as run,
-        _log_to(run.log_file, checked.search.storage),
+        log_to(run.log_file, checked.search.storage),
         _full_disk_explained(run),
     ):
         open_storage(run, checked.search)
@@ -140,14 +148,17 @@ def tune(
         for split, some in tasks.items():
             write_questions(run.path, split, list(question_rows(some)))
         JsonLines(run.decisions_file).read()  # damaged, it is refused before anything starts
-        with LiveView(checked.name, checked.search.trials, show=show_progress) as view:
+        with LiveView(checked.name, checked.search.most_candidates, show=show_progress) as view:
             for note in (*ready.task_notes, *ready.search_notes):
                 view.phase(note)
             if ready.calibration is not None:
                 ready.calibration.report_to(lambda _fraction, text: view.phase(text))
             try:
-                with ray_session(address, dashboard_port=dashboard_port):
-                    result = _run(ready, run, store, view)
+                with (
+                    ray_session(address, dashboard_port=dashboard_port),
+                    running_budget(ready, run, store, began) as budget,
+                ):
+                    result = _run(ready, run, store, budget, view)
             except BaseException as error:
                 has_report = _keep_what_is_there(error, run, store, view)
                 if isinstance(error, InputError) and unusable_specialists(store.trials()):
@@ -157,7 +168,7 @@ def tune(
             try:
                 write_report(run.path)
             finally:
-                view.finished(_summary(result))
+                view.finished(_summary(result, checked.search.budget))
     return result
 
 
@@ -180,7 +191,7 @@ def _check_same_models(folder: Path, trials: Sequence[Trial], ready: ReadySweep)
             )
 
 
-def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, view: LiveView) -> TuneResult:
+def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget, view: LiveView) -> TuneResult:
     sweep, models, space = ready.sweep, ready.models, ready.space
 
     def report(_fraction: float, text: str) -> None:
@@ -199,10 +210,11 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, view: LiveView) -
         view.phase(session.engine_proof)
         records = Records(session, store, view.phase, sweep.search)
         records.references("validation")
+        budget.check()
         ended = len(searched(store.trials()))
-        if ended < sweep.search.trials:
+        if ended < budget.most_candidates:
             reopen(store)
-        view.search_begins(ended)
+        view.search_begins(ended, budget.expected(UnderWay()) if sweep.search.budget else None)
         search(
             sweep,
             space,
@@ -211,6 +223,7 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, view: LiveView) -
             records,
             run,
             ready.race,
+            budget,
             on_start=view.trial_started,
             on_finish=lambda trial: view.trial_finished(trial, best_candidate(store.trials())),
         )
@@ -320,16 +333,17 @@ def _aim(test: Trial) -> str:
     return f"{text}, where it {what_is_missed(test)}" if test.missed else text
 
 
-def _summary(result: TuneResult) -> list[str]:
+def _summary(result: TuneResult, budget: BudgetOptions | None) -> list[str]:
     """What the search found, in lines for people."""
+    run = RunFolder(result.folder)
+    trials = read_trials(result.folder)
+    found, count = RunSummary.of(trials), len(searched(trials))
     on_test = {(t.role, t.name): t for t in result.references if t.split == "test"}
     average = on_test["average", AVERAGE]
     simple = on_test["reference", SIMPLE]
-    rows = result.trials.select(["role", "split"]).to_pylist()
-    count = sum(row["role"] in SEARCHED and row["split"] == "validation" for row in rows)
     title = objective_title(result.best.objective_name, result.best.domains)
     others = [with_objective(result.test), *(f"{one.name} {with_objective(one)}" for one in (average, simple))]
-    raced = RunSummary.of(read_trials(result.folder)).race_finding()
+    spent = "" if budget is None else budget_finding(run, trials, budget.limits)
     missed = [f"{what_is_missed(one)} on {one.split}" for one in (result.best, result.test) if one.missed]
     return [
         f"best of {count} candidates: {result.best.label}, {title} {with_objective(result.best)} on validation",
@@ -337,10 +351,10 @@ def _summary(result: TuneResult) -> list[str]:
         f"on test: {'; '.join(others)}",
         *([f"there it is {leads}"] if (leads := leads_of(result.test)) else []),
         *([f"it {' and '.join(missed)}"] if missed else []),
-        *([raced] if raced else []),
+        *filter(None, (found.race_finding(), spent, found.outlook())),
         f"vLLM computed {result.engine_share:.0%} of the time since it was up",
-        f"model: {RunFolder(result.folder).model_folder}",
-        f"report: {RunFolder(result.folder).report_file}",
+        f"model: {run.model_folder}",
+        f"report: {run.report_file}",
     ]
 
 
@@ -348,18 +362,6 @@ def _compared(final: Trial) -> str:
     """The winner on the items that it was chosen by, against what it has to beat and those that it could not leave."""
     text = ", ".join(filter(None, (with_objective(final), leads_of(final))))
     return f"{text}; no simpler and not told from the best: {', '.join(final.tied_with)}" if final.tied_with else text
-
-
-class _WithoutSecrets(logging.Formatter):
-    """Hides the password of a storage in messages and tracebacks."""
-
-    def __init__(self, storage: str | None) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._storage = storage
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, or the lines of a traceback."""
-        return without_secrets(super().format(record), self._storage)
 
 
 @contextmanager
@@ -373,22 +375,3 @@ def _full_disk_explained(run: RunFolder) -> Iterator[None]:
         raise InputError(
             f"no space left on the disk of {run.path}: free some, and go on with the same command and --resume"
         ) from error
-
-
-@contextmanager
-def _log_to(path: Path, storage: str | None) -> Iterator[None]:
-    """Send what libraries log to a file while the block lasts, but for the storage's password."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_WithoutSecrets(storage))
-    logging.getLogger().addHandler(handler)
-    logging.captureWarnings(True)
-    # A line that finds no room is lost; the command says by itself that the disk is full.
-    said, logging.raiseExceptions = logging.raiseExceptions, False
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        logging.getLogger().removeHandler(handler)
-        logging.raiseExceptions = said
-        with suppress(OSError):
-            handler.close()

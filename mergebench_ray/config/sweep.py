@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_serializer, field_validator, model_validator
 
+from mergebench_ray.config.budget import MOST_CANDIDATES, BudgetOptions
 from mergebench_ray.config.calibration import CalibrationOptions
 from mergebench_ray.config.constraints import Conditions
 from mergebench_ray.config.engine import EngineOptions
@@ -24,7 +25,7 @@ from mergebench_ray.errors import InputError
 
 Value = bool | int | float | str
 
-MAX_TRIALS = 1_000_000
+DEFAULT_TRIALS = 20
 MAX_SEED = 2**32 - 1  # what samplers take
 _MAX_EXACT = 2**53  # up to here every integer is a float
 
@@ -104,7 +105,15 @@ Parameter = Annotated[
 class SearchOptions(Strict):
     """How the space is searched."""
 
-    trials: int = Field(default=20, ge=1, le=MAX_TRIALS, description="Candidates to score.")
+    trials: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_CANDIDATES,
+        description=f"Candidates to try; None for {DEFAULT_TRIALS}, and with a budget for as many as it pays.",
+    )
+    budget: BudgetOptions | None = Field(
+        default=None, description="What the search may cost; None for whatever its trials take."
+    )
     objective: ObjectiveSpec = Field(
         default=DEFAULT,
         description="What is searched for: normalised_average, worst_domain, a domain by its name, weights of domains "
@@ -134,11 +143,18 @@ class SearchOptions(Strict):
 
     @model_validator(mode="after")
     def _check_points(self) -> SearchOptions:
-        if len(self.points_to_evaluate) > self.trials:
+        if len(self.points_to_evaluate) > (most := self.most_candidates):
             raise ValueError(
-                f"{len(self.points_to_evaluate)} points_to_evaluate are more than {self.trials} trials; raise trials"
+                f"{len(self.points_to_evaluate)} points_to_evaluate are more than {most} trials; raise trials"
             )
         return self
+
+    @property
+    def most_candidates(self) -> int:
+        """How many candidates are tried, unless another limit of the budget ends the search before."""
+        if self.budget is None:
+            return self.trials or DEFAULT_TRIALS
+        return min(one for one in (self.trials, self.budget.candidates, MOST_CANDIDATES) if one is not None)
 
     @field_serializer("storage", when_used="json")
     def _hide_password(self, storage: str | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from pydantic import Field
@@ -14,6 +14,7 @@ from mergebench_ray.config.engine import EngineSettings
 from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.machine import available_memory
+from mergebench_ray.placement.answers import Answers
 from mergebench_ray.placement.calibration import calibration_needs
 from mergebench_ray.placement.need import Need, Place, Record
 
@@ -53,7 +54,9 @@ class Plan(Record):
         models: references of base and specialists by name.
         parameters: parameters of the base.
         merged_parameters: those that are merged (no embeddings, no output head).
-        trials: candidates to score.
+        candidates: how many are tried, at most.
+        budget: what the search may cost, by unit; empty without a budget.
+        answers: how many each part of the search asks for.
         methods: the methods searched.
         shards: bank shards.
         engines: vLLM engines.
@@ -68,7 +71,9 @@ class Plan(Record):
     models: dict[str, str]
     parameters: int
     merged_parameters: int
-    trials: int
+    candidates: int
+    budget: dict[str, float]
+    answers: list[Answers]
     methods: list[str]
     shards: int
     engines: int
@@ -86,6 +91,7 @@ def make_plan(
     machine: Machine | None = None,
     notes: list[str] | None = None,
     judges: Mapping[str, FoundJudge] = MappingProxyType({}),
+    answers: Sequence[Answers] = (),
 ) -> Plan:
     """Work out what `sweep` takes; reads headers only.
 
@@ -96,6 +102,7 @@ def make_plan(
         machine: the nodes to plan for; None for this machine.
         notes: what `check_compatible` said.
         judges: the judges that scoring needs, found.
+        answers: how many each part of the search asks for.
     """
     machine = machine or Machine.this()
     parameters = sum(math.prod(tensor.shape) for tensor in base.tensors.values())
@@ -110,7 +117,9 @@ def make_plan(
         models={"base": str(base.ref), **{name: str(checkpoint.ref) for name, checkpoint in specialists.items()}},
         parameters=parameters,
         merged_parameters=merged,
-        trials=sweep.search.trials,
+        candidates=sweep.search.most_candidates,
+        budget=sweep.search.budget.limits if sweep.search.budget else {},
+        answers=list(answers),
         methods=list(sweep.methods),
         shards=sweep.bank.shards,
         engines=sweep.engine.count,
@@ -129,7 +138,7 @@ def engines_per_candidate(sweep: Sweep) -> int:
     without knowing each other's scores, so a search of few rounds learns little: then all engines share each one.
     """
     engine = sweep.engine
-    few_rounds = sweep.search.trials < _FEW_ROUNDS * engine.count
+    few_rounds = sweep.search.most_candidates < _FEW_ROUNDS * engine.count
     together = few_rounds if engine.division == "auto" else engine.division == "items"
     return engine.count if together else 1
 

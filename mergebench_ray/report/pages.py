@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from mergebench_ray.config import SearchOptions, Sweep
+from mergebench_ray.config.budget import MOST_CANDIDATES
 from mergebench_ray.config.fields import SPLITS
 from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.errors import InputError
@@ -32,8 +33,15 @@ from mergebench_ray.runs.comparison import (
     same_aim,
     wall_seconds,
 )
-from mergebench_ray.runs.leaderboard import MISSING, describe, objective_title, with_error, with_objective
+from mergebench_ray.runs.leaderboard import (
+    MISSING,
+    describe,
+    objective_title,
+    with_error,
+    with_objective,
+)
 from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.spending import budget_finding
 from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary, within_errors
 from mergebench_ray.runs.trials import Trial, is_known
 
@@ -133,7 +141,7 @@ def _sections(found: Run) -> list[Section]:
         Section(
             "Score over the search",
             "Each dot is a candidate on the validation split, in the order tried; the line is the best so far. "
-            "Where the line has long been flat, more trials would hardly help." + _constraints_hint(run),
+            + " ".join(filter(None, (run.outlook(), _constraints_hint(run)))),
             _chart(drawn, charts.progress_chart(run)),
         ),
         Section("The race", _race_hint(run), _chart(drawn, race_chart(run))),
@@ -179,6 +187,9 @@ def _parameter_grid(drawn: Charts, run: RunSummary, figures: Sequence[go.Figure]
 def _facts(found: Run) -> list[tuple[str, Any]]:
     run = found.summary
     facts = _sweep_facts(found.sweep) if found.sweep is not None else []
+    if found.sweep is not None and found.sweep.search.budget is not None:
+        limits = found.sweep.search.budget.limits
+        facts.append(("budget", budget_finding(RunFolder(found.folder), run.trials, limits)))
     if found.notes:
         facts.append(("notes", "\n".join(found.notes)))
     for split in SPLITS:
@@ -211,9 +222,14 @@ def _sweep_facts(sweep: Sweep) -> list[tuple[str, Any]]:
         ("suite", sweep.suite),
         *models,
         ("methods searched", ", ".join(sweep.methods)),
-        ("search", f"{search.trials} candidates, {search.sampler}, seed {search.seed}"),
+        ("search", f"{_most_candidates(search)}, {search.sampler}, seed {search.seed}"),
         ("objective", _goal_text(search)),
     ]
+
+
+def _most_candidates(search: SearchOptions) -> str:
+    most = search.most_candidates
+    return "as many candidates as the budget pays" if most == MOST_CANDIDATES else f"{most} candidates"
 
 
 def _goal_text(search: SearchOptions) -> str:
@@ -225,15 +241,16 @@ def _goal_text(search: SearchOptions) -> str:
 
 
 def _constraints_hint(run: RunSummary) -> str:
-    return f" Open: candidates that do not keep {' and '.join(run.constraints)}." if run.constraints else ""
+    return f"Open: candidates that do not keep {' and '.join(run.constraints)}." if run.constraints else ""
 
 
 def _race_hint(run: RunSummary) -> str:
-    return (
-        f"{run.race_finding()} Each bar is a candidate; point at one to see what it would probably have come to. "
+    text = (
+        "Each bar is a candidate; point at one to see what it would probably have come to. "
         "Grey ones were clearly worse than the leader on the items that they had answered, and are told to the sampler "
         "as estimates. Every decision, with what it was made from, is in decisions.jsonl."
     )
+    return " ".join(filter(None, (run.race_finding(), text)))
 
 
 def _leaderboard_hint(run: RunSummary) -> str:

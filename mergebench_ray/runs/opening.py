@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from mergebench_ray.runs.run_folder import RunFolder
 if TYPE_CHECKING:  # a wrong --out is refused before this is imported
     from mergebench_ray.runs.trials import Trial
 
-_TRIALS = "search.trials"  # may be another when a run goes on
+_LIMITS = ("search.trials", "search.budget")  # may be others when a run goes on
 
 
 def check_run_folder(path: Path, sweep: Sweep, *, resume: bool) -> None:
@@ -89,6 +89,7 @@ def begin_again(run: RunFolder, sweep: Sweep) -> None:
     """
     run.trials_file.unlink(missing_ok=True)
     run.decisions_file.unlink(missing_ok=True)
+    run.sittings_file.unlink(missing_ok=True)
     for folder in (run.items_folder, run.race_folder):
         shutil.rmtree(folder, ignore_errors=True)
     with whole_file(run.id_file) as temporary:
@@ -149,24 +150,34 @@ def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
     changed = _first_change(run, written)
     if changed is None or not _holds_usable_scores(run):
         return
-    if (other := _first_change(run, written, besides=_TRIALS)) is not None:
+    if (other := _first_change(run, written, besides=_LIMITS)) is not None:
         key, before, now = other
         raise InputError(
             f"{run.sweep_file}: the run was begun with {key} = {before!r}, now it is {now!r}; "
             f"give {key} = {before!r} again, or start a new run with another --out"
         )
-    _, _, now = changed
-    if now < (done := _num_candidates(run)):
+    most = Sweep.model_validate(written).search.most_candidates
+    if most < (done := _num_candidates(run)):
         raise InputError(
-            f"{run.sweep_file}: {_TRIALS} = {now}, but {done} candidates have begun already; give {done} or more"
+            f"{run.sweep_file}: {_LIMITS[0]} = {most}, but {done} candidates have begun already; give {done} or more"
         )
 
 
-def _first_change(run: RunFolder, written: dict[str, Any], besides: str = "") -> tuple[str, Any, Any] | None:
-    """A key whose value is another than when the run was begun, with both values; None where all are the same."""
+def _first_change(run: RunFolder, written: dict[str, Any], besides: Sequence[str] = ()) -> tuple[str, Any, Any] | None:
+    """A key whose value is another than when the run was begun, with both values; None where all are the same.
+
+    Args:
+        run: the run's folder.
+        written: the sweep now.
+        besides: keys that do not count, nor what is below them.
+    """
     before = _flatten(_as_written(Sweep.from_yaml(run.sweep_file)))
     now = _flatten(written)
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key != besides)
+    changed = sorted(
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{one}.") for one in besides)
+    )
     return (changed[0], before.get(changed[0]), now.get(changed[0])) if changed else None
 
 

@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "decisions.jsonl"
 
     @property
+    def sittings_file(self) -> Path:
+        """When the run was worked on, and whether its budget has ended the search, a line of JSON each."""
+        return self.path / "sittings.jsonl"
+
+    @property
     def race_folder(self) -> Path:
         """What candidates have answered that were stopped, or wait to be scored on."""
         return self.path / "race"
@@ -137,7 +142,7 @@ class RunFolder:
         if first in {folder.name for folder in folders}:
             return True
         files = (
-            *(self.sweep_file, self.plan_file, self.trials_file, self.decisions_file),
+            *(self.sweep_file, self.plan_file, self.trials_file, self.decisions_file, self.sittings_file),
             *(self.log_file, self.lock_file, self.id_file),
         )
         # SQLite has files of its own beside the study.

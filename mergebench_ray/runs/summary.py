@@ -18,6 +18,7 @@ from mergebench_ray.runs.leaderboard import (
     with_error,
     with_objective,
 )
+from mergebench_ray.runs.outlook import outlook
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known, searched
 from mergebench_ray.scores import recovered
 
@@ -106,6 +107,11 @@ class RunSummary:
             f"The race stopped {len(self.stopped)} of {len(self.tried)} candidates before they had answered all "
             f"{self.race_items} items, so that {asked:.0%} of the items were asked."
         )
+
+    def outlook(self) -> str:
+        """What more candidates would bring, in one sentence; empty while too few have come to tell."""
+        found = outlook(self.tried)
+        return "" if found is None else str(found)
 
     def specialist_score(self, domain: str, split: Split) -> float | None:
         """Score of a domain's specialist in that domain."""

@@ -13,14 +13,13 @@ from typing import Any
 from mergebench_ray.bank import Bank
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.methods import get_method, parse_parameters
+from mergebench_ray.placement.answers import FINALISTS
 from mergebench_ray.runs.leaderboard import best_first, distinct
 from mergebench_ray.runs.trials import Trial, TrialStore, is_known
 from mergebench_ray.search.objectives.errors import Measured, difference
 from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.records import SIMPLE, Records
 from mergebench_ray.search.scored_items import measured_from_items
-
-FINALISTS = 5
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from mergebench_ray.search.scores_by_item import known_of_items, scores_by_item
 from mergebench_ray.tasks.scored_task import ScoredTask
 
 _DEFAULT = "pool"
+_SHARES = {NONE: (1.0, 1.0), "pool": (0.17, 0.25), "sparing": (0.1, 0.15), "halving": (0.2, 0.25)}
+_ANY_SHARE = (0.2, 1.0)
+"""Of the items of all candidates, what is asked, from and to: docs/replay.md says how it was measured."""
 _MOST_IN_FULL = 8
 """Candidates that are not raced unless asked for: the pool's survivors are as many."""
 _LOOKS_IN_FLIGHT_ON_GPUS = 4
@@ -44,7 +47,7 @@ def chosen_race(sweep: Sweep, tasks: Sequence[ScoredTask]) -> tuple[RaceOptions,
             make_scheduler(options.kind, options.scheduler_options, first=1, items=sum(len(one.items) for one in tasks))
         return options, []
     in_full = RaceOptions(kind=NONE)
-    if sweep.search.trials <= _MOST_IN_FULL:
+    if sweep.search.most_candidates <= _MOST_IN_FULL:
         return in_full, []
     if sweep.search.constraints:
         return in_full, ["candidates are scored in full: a race does not know of search.constraints"]
@@ -56,13 +59,18 @@ def chosen_race(sweep: Sweep, tasks: Sequence[ScoredTask]) -> tuple[RaceOptions,
     return RaceOptions(kind=_DEFAULT), []
 
 
+def expected_share(race: RaceOptions) -> tuple[float, float]:
+    """Of the items of all candidates, the share that a race asks, from and to."""
+    return _SHARES.get(race.kind, _ANY_SHARE)
+
+
 def race_of_run(race: RaceOptions, sweep: Sweep, run: RunFolder) -> RaceOptions:
     """The race that a run goes on with: one that `auto` has begun with more candidates is not left."""
     return RaceOptions(kind=_DEFAULT) if sweep.search.race.kind == AUTO and run.decisions_file.is_file() else race
 
 
 def race_of(
-    options: RaceOptions, sweep: Sweep, run: RunFolder, store: TrialStore, objective: Objective
+    options: RaceOptions, sweep: Sweep, run: RunFolder, store: TrialStore, objective: Objective, candidates: int
 ) -> RaceOrder | None:
     """A run's race before anything is decided; None where all items are asked at once.
 
@@ -72,6 +80,7 @@ def race_of(
         run: has what the references answered.
         store: its trials.
         objective: what candidates are compared by.
+        candidates: how many are expected.
     """
     if options.kind == NONE and options.in_flight is None:
         return None
@@ -82,7 +91,7 @@ def race_of(
     domains, tasks = [domain for domain, _, _ in keys], [task for _, task, _ in keys]
     items = Items.of(domains, tasks, clusters, known_of_items(run.path, trials, "validation", keys))
     places = race_class(options.kind).order(items, sweep.search.seed)
-    race = make_race(options, items.taken(places), objective, sweep.search.trials)
+    race = make_race(options, items.taken(places), objective, candidates)
     return RaceOrder(race, tuple(places.tolist()))
 
 

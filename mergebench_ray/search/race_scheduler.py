@@ -35,6 +35,7 @@ class RaceScheduler(TrialScheduler):
         groups: of engines.
         candidates: how many will come in this sitting, those of earlier ones that are not at their end included.
         on_start: called with the count of candidates before, when one begins.
+        pays: whether the budget pays one more beside so many that are being scored; once it does not, none comes.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class RaceScheduler(TrialScheduler):
         groups: int,
         candidates: int,
         on_start: Callable[[int], None],
+        pays: Callable[[int], bool] = lambda _going: True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._racing, self._scorer, self._groups, self._candidates = racing, scorer, groups, candidates
-        self._on_start = on_start
+        self._on_start, self._pays = on_start, pays
         self._trials: dict[int, TuneTrial] = {}
         self._going: set[int] = set()
         self._waiting: set[int] = set()
@@ -64,7 +66,11 @@ class RaceScheduler(TrialScheduler):
         """Whether a further candidate should be proposed now."""
         if self._racing.come_again():
             return True
-        return len(self._going) < self._groups and not self._racing.raised and self._came < self._candidates
+        if len(self._going) >= self._groups or self._racing.raised or self._came >= self._candidates:
+            return False
+        if not self._pays(len(self._going)):
+            self._candidates = self._came
+        return self._came < self._candidates
 
     def has_all(self) -> bool:
         """Whether nothing is left to do."""

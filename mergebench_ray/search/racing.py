@@ -24,6 +24,7 @@ from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, is_known, searched
 from mergebench_ray.scores import ObjectiveEstimate, exact_sum
+from mergebench_ray.search.budget import UnderWay
 from mergebench_ray.search.race.decision import Decision
 from mergebench_ray.search.race.race import Race
 from mergebench_ray.search.records import Records, repeated
@@ -160,6 +161,15 @@ class Racing:
     def is_open(self) -> bool:
         """Whether a candidate is not at its end."""
         return bool(self._open)
+
+    def under_way(self, going: int) -> UnderWay:
+        """What the candidates have cost that are not at their end, and what is ahead of them.
+
+        Args:
+            going: how many of them are being scored.
+        """
+        left = 0 if self._race is None else self._race.items_left()
+        return UnderWay([candidate.cost for candidate in self._open.values()], going, left)
 
     def come_again(self) -> list[int]:
         """Candidates of an earlier sitting whose trials have not come again yet."""

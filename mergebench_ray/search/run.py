@@ -19,6 +19,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.search.budget import RunBudget, UnderWay
 from mergebench_ray.search.race_choice import order_of, race_of, race_of_run
 from mergebench_ray.search.race_scheduler import RaceScheduler, StudySearch
 from mergebench_ray.search.racing import Racing
@@ -56,11 +57,12 @@ def search(
     records: Records,
     run: RunFolder,
     race: RaceOptions,
+    budget: RunBudget,
     *,
     on_start: Callable[[int], None],
     on_finish: Callable[[Trial], None],
 ) -> None:
-    """Score candidates until the sweep has as many as it asks for, those of earlier sittings included.
+    """Score candidates until the sweep has as many as it asks for, or pays, those of earlier sittings included.
 
     Args:
         sweep: the sweep.
@@ -70,6 +72,7 @@ def search(
         records: makes rows of measurements.
         run: the run's folder, which holds the study unless the sweep names another storage.
         race: which candidates are scored on, as `chosen_race` found.
+        budget: ends the search before.
         on_start: called with a candidate's number when it begins.
         on_finish: called with its row when it is on disk.
     """
@@ -77,7 +80,7 @@ def search(
     objective = records.goal("validation").objective
     study = RunStudy(open_storage(run, sweep.search), run.study_name(sweep), run, objective)
     race = race_of_run(race, sweep, run)
-    raced = race_of(race, sweep, run, store, objective)
+    raced = race_of(race, sweep, run, store, objective, budget.expected(UnderWay()))
     racing = Racing(session, store, records, study, run, raced, on_finish)
     order = None if raced is None else order_of(race, raced, on_gpus=bool(ray.cluster_resources().get("GPU")))
     ray.get(session.scorer.call(CandidateScorer.begin_search, space, _known(store, records), order))
@@ -91,15 +94,20 @@ def search(
             )
         return session.bank.recipe(*space.candidate(trials[number].params))
 
-    racing.restore(recipe_of, sweep.search.trials)
+    most = budget.most_candidates
+    racing.restore(recipe_of, most)
     ended = searched(store.trials())
     study.reconcile(ended)
-    remaining = sweep.search.trials - len(ended)
+    remaining = most - len(ended)
     if remaining <= 0:
         return
     study.queue(space.points(sweep.search.points_to_evaluate))
     groups = sweep.engine.count // engines_per_candidate(sweep)
-    scheduler = RaceScheduler(racing, session.scorer, groups, remaining, lambda came: on_start(len(ended) + came))
+    scheduler = RaceScheduler(
+        *(racing, session.scorer, groups, remaining),
+        on_start=lambda came: on_start(len(ended) + came),
+        pays=lambda going: budget.pays_another(racing.under_way(going)),
+    )
     searcher = StudySearch(
         racing,
         scheduler,

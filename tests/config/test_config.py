@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mergebench_ray.config import Choices, Fixed, ModelRef, Range, Recipe, Suite, Sweep
+from mergebench_ray.config import Choices, Fixed, ModelRef, Range, Recipe, SearchOptions, Suite, Sweep
+from mergebench_ray.config.budget import MOST_CANDIDATES
 from mergebench_ray.config.storage_url import without_secrets
 from mergebench_ray.config.yaml_files import parse_model, parse_setting, read_yaml, to_yaml
 from mergebench_ray.errors import InputError
@@ -371,3 +373,33 @@ def test_the_digest_of_a_recipe_stays_what_it_was() -> None:
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match="smollm2-mini"):
         Suite.load("no-such-suite")
+
+
+@pytest.mark.parametrize(
+    ("search", "most"),
+    [
+        ({}, 20),
+        ({"trials": 7}, 7),
+        ({"budget": {"candidates": 9}}, 9),
+        ({"trials": 7, "budget": {"candidates": 9}}, 7),
+        ({"trials": 7, "budget": {"tokens": 1}}, 7),
+        ({"budget": {"minutes": 1.5, "gpu_hours": 2}}, MOST_CANDIDATES),
+    ],
+)
+def test_a_budget_takes_the_place_of_the_default_of_trials(search: dict[str, Any], most: int) -> None:
+    assert SearchOptions.model_validate(search).most_candidates == most
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        ({}, "says nothing; give candidates, tokens, minutes or gpu_hours"),
+        ({"tokens": 0}, "search.budget.tokens = 0"),
+        ({"minutes": -1}, "search.budget.minutes = -1"),
+        ({"hours": 1}, "search.budget.hours"),
+        ({"gpu_hours": float("nan")}, "search.budget.gpu_hours"),
+    ],
+)
+def test_a_wrong_budget_is_refused(tmp_path: Path, budget: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        Sweep.from_yaml(write(tmp_path, SWEEP), {"search.budget": budget})

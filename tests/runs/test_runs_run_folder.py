@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from made_up_trials import made_up_trials
 from mergebench_ray.cache import one_at_a_time
-from mergebench_ray.config import Sweep
+from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk
 from mergebench_ray.runs.opening import check_run_folder, open_run
@@ -148,3 +148,19 @@ def test_fewer_trials_than_are_there_are_refused(sweep: Sweep, tmp_path: Path) -
     with pytest.raises(InputError, match=r"search\.trials = 2, but 3 candidates have begun already"):
         check_run_folder(tmp_path / "run", with_trials(sweep, 2), resume=True)
     assert Sweep.from_yaml(run.sweep_file).search.trials == 5
+
+
+def test_a_run_goes_on_with_another_budget(sweep: Sweep, tmp_path: Path) -> None:
+    def with_budget(**limits: float) -> Sweep:
+        search = SearchOptions.model_validate({"budget": limits} if limits else {"trials": 4})
+        return sweep.model_copy(update={"search": search})
+
+    with open_run(tmp_path / "run", with_budget(tokens=1000), resume=False) as run:
+        for trial in made_up_trials(3):
+            TrialStore(run.path).append(trial)
+    for limits in ({"tokens": 2000}, {"minutes": 3.0}, {}, {"candidates": 3}):
+        with open_run(tmp_path / "run", with_budget(**limits), resume=True) as run:
+            budget = Sweep.from_yaml(run.sweep_file).search.budget
+            assert (budget.limits if budget else {}) == limits
+    with pytest.raises(InputError, match="but 3 candidates have begun already"):
+        check_run_folder(tmp_path / "run", with_budget(candidates=2), resume=True)

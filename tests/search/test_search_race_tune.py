@@ -34,7 +34,7 @@ def tuned(folder: Path, options: Any = POOL, *, engines: int = 1) -> tuple[MadeU
     one = MadeUpSearch(folder, scorer, lambda actor: actor, options, engines=engines)
     try:
         search(
-            *(one.sweep, one.space, one.session, one.store, one.records, one.run, one.options),
+            *(one.sweep, one.space, one.session, one.store, one.records, one.run, one.options, one.budget),
             on_start=functools.partial(note_start, threading.Lock()),
             on_finish=one.finished.append,
         )
@@ -113,3 +113,16 @@ def test_without_a_race_every_candidate_is_scored_in_full(tmp_path: Path) -> Non
     assert [(row.role, sum(score.items for score in row.domains.values())) for row in rows] == [
         ("candidate", ITEMS)
     ] * 3
+
+
+def test_a_budget_ends_what_tune_drives_where_it_ends_a_plain_loop(tmp_path: Path) -> None:
+    from actors_here import ActorHere, fetch_here
+
+    options = {"race": {"kind": "pool", "survivors": 4}, "sampler": "RandomSampler", "budget": {"tokens": 8_000}}
+    tuned(tmp_path / "tune", options)
+    with pytest.MonkeyPatch.context() as patch:
+        fetch_here(patch)
+        MadeUpSearch(tmp_path / "plain", MadeUpScorer(), ActorHere, options).drive()
+    assert table(tmp_path / "tune") == table(tmp_path / "plain")
+    for name in ("decisions.jsonl", "sittings.jsonl"):
+        assert (tmp_path / "tune" / name).read_text() == (tmp_path / "plain" / name).read_text()

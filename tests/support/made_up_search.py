@@ -17,8 +17,10 @@ from mergebench_ray.evaluation.graded import GradedItem, Spent
 from mergebench_ray.evaluation.order import Order
 from mergebench_ray.evaluation.ordered_scoring import Look
 from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.spending import Sittings
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
 from mergebench_ray.scores import DomainScore, ItemRow, Scores
+from mergebench_ray.search.budget import RunBudget, UnderWay, Work
 from mergebench_ray.search.race_choice import chosen_race, order_of, race_of
 from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.records import Records
@@ -30,6 +32,8 @@ from mergebench_ray.search.study import RunStudy, open_storage
 
 DOMAINS = ("coding", "math", "safety")
 PER_DOMAIN = 40
+TOKENS = 10
+"""Of an answer, which takes a second."""
 BEST = {"coding": 0.3, "math": 0.5, "safety": 0.7}
 """The coefficients of the best merge there is."""
 
@@ -85,7 +89,7 @@ class MadeUpScorer:
     def halt(self, number: int) -> tuple[Measurement, Standing]:
         recipe, count, start = self._going.pop(number)
         before = self._standings.get(number, Standing(recipe.digest))
-        spent = Spent(seconds=before.cost.spent.seconds + count - start, tokens=10 * count)
+        spent = Spent(seconds=before.cost.spent.seconds + count - start, tokens=TOKENS * count)
         assert self._order is not None
         items = {place: answer(recipe, place) for place in self._order.places[:count]}
         standing = Standing(recipe.digest, items, Cost(0.1, 0.2, spent, (0,)))
@@ -159,6 +163,7 @@ class MadeUpSearch:
         handle: makes an actor's handle of it.
         search: keys of the sweep's search section.
         engines: that the sweep asks for.
+        gpus: that the search holds.
         storage: of the study; None for a file in the folder, which takes longer.
     """
 
@@ -170,6 +175,7 @@ class MadeUpSearch:
         search: Mapping[str, Any],
         *,
         engines: int = 1,
+        gpus: float = 0.0,
         storage: optuna.storages.BaseStorage | None = None,
     ) -> None:
         self.storage = storage
@@ -198,6 +204,8 @@ class MadeUpSearch:
         items, told = [None] * len(DOMAINS) * PER_DOMAIN, SimpleNamespace(aggregation=lambda: {"m": mean})
         tasks: Any = [SimpleNamespace(name="made up", metric="m", items=items, task=told)]
         self.options, _ = chosen_race(self.sweep, tasks)
+        work = Work({"validation": len(items)}, methods=1, raced=self.options.kind != "none")
+        self.budget = RunBudget(self.sweep.search, work, gpus, self.store, Sittings(self.run))
 
     def _score_references(self) -> None:
         for role, name, quality in (("base", "base", 0.2), ("average", "average", 0.5)):
@@ -214,7 +222,8 @@ class MadeUpSearch:
             scores = [float(row["score"] or 0.0) for row in rows if row["domain"] == domain]
             if scores:
                 domains[domain] = DomainScore(float(np.mean(scores)), 0.05, len(scores))
-        self.store.append(Trial(role, name, "validation", f"{role}-{name}", "items", domains=domains), rows)
+        took = {"tokens": TOKENS * len(rows), "score_seconds": float(len(rows))}
+        self.store.append(Trial(role, name, "validation", f"{role}-{name}", "items", domains=domains, **took), rows)
 
     def _reference_item(self, place: int, quality: float) -> GradedItem:
         random = np.random.default_rng(place)
@@ -225,7 +234,7 @@ class MadeUpSearch:
         objective = self.records.goal("validation").objective
         study = RunStudy(self.storage or open_storage(self.run, self.sweep.search), "x", self.run, objective)
         study.study.sampler = search_sampler(self.sweep.search, self.space)
-        raced = race_of(self.options, self.sweep, self.run, self.store, objective)
+        raced = race_of(self.options, self.sweep, self.run, self.store, objective, self.budget.expected(UnderWay()))
         assert raced is not None
         known = [one.digest for one in self.store.trials() if one.role == "candidate"]
         self.scorer.begin_search(self.space, known, order_of(self.options, raced, on_gpus=False))
@@ -234,10 +243,11 @@ class MadeUpSearch:
         def recipe_of(number: int) -> Recipe:
             return self.session.bank.recipe(*self.space.candidate(study.study.trials[number].params))
 
-        racing.restore(recipe_of, self.sweep.search.trials)
+        most = self.budget.most_candidates
+        racing.restore(recipe_of, most)
         study.reconcile(searched(self.store.trials()))
         study.queue(self.space.points(self.sweep.search.points_to_evaluate))
-        left = self.sweep.search.trials - len(searched(self.store.trials()))
+        left = most - len(searched(self.store.trials()))
         suggestions: dict[int, dict[str, Any]] = {}
         told = set(racing.values)
 
@@ -257,6 +267,8 @@ class MadeUpSearch:
         for _ in range(left):
             while racing.raised and not racing.come_again():
                 go(racing.raised.popleft())
+            if not racing.come_again() and not self.budget.pays_another(racing.under_way(0)):
+                break
             trial = study.study.ask()
             fixed = self.space.suggest(trial)
             suggestions[trial.number] = trial.params | fixed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from mergebench_ray.search.race.decision import Decision
@@ -10,6 +12,12 @@ from mergebench_ray.search.race.race import Race
 
 class Halving(Race):
     """Every candidate waits at the first look until the last has come; then half are stopped at each doubling."""
+
+    def items_left(self) -> int:
+        """Each round asks as much as the first: half as many candidates answer twice as many items."""
+        waiting, level = len(self._state), self.first_look
+        rounds = math.log2(min(waiting, self.items / level)) if waiting > 1 else 0
+        return super().items_left() + math.ceil(waiting * level / 2 * rounds)
 
     def _decide(self, candidate: int, answered: int) -> list[Decision]:
         first = self._done(candidate) if answered == self.items else self._pause(candidate)

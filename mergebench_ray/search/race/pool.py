@@ -21,6 +21,8 @@ _RAISED_BY = 0.25
 
 Each go costs a merge, a load, and the wait for its longest answer, however few items it has.
 """
+_RAISED_TO_THE_END = 4
+"""Of those that wait when the last candidate has come, as many as go far before they are stopped: rather more."""
 
 
 class Pool(Race):
@@ -62,6 +64,11 @@ class Pool(Race):
         """Chance to beat the leader below which a candidate is stopped after so many items."""
         seen = min(1.0, count / (_SURE_FROM * self.items))
         return self.p * seen / (2 if self.closed else 1)
+
+    def items_left(self) -> int:
+        """As if some of those that wait were raised to the end, and the others stopped at once."""
+        waiting = min(_RAISED_TO_THE_END, len(self.in_state("paused", "running")))
+        return max(super().items_left(), waiting * (self.items - self._level))
 
     def withdraw(self, candidate: int) -> list[Decision]:
         """As that of any race."""

@@ -98,6 +98,10 @@ class Race(ABC):
         """Candidates that have answered all that the race asks of them: all items."""
         return self.in_state("done")
 
+    def items_left(self) -> int:
+        """How many items will probably be asked for once no further candidate comes; rather more than less."""
+        return 0 if self.in_state("done") else self.items
+
     def estimate(self, candidate: int) -> Estimate:
         """A candidate's objective, in the objective's own units and direction; NaN where nothing is known of it."""
         answered = self.board.answered(candidate)

@@ -1,0 +1,46 @@
+"""The budget of a search that `tune` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+import ray
+
+from mergebench_ray.commands.ready_sweep import ReadySweep
+from mergebench_ray.config.race import NONE
+from mergebench_ray.placement import engines_per_candidate
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.spending import Sittings
+from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.search.budget import RunBudget, Work
+
+
+@contextmanager
+def running_budget(ready: ReadySweep, run: RunFolder, store: TrialStore, began: datetime) -> Iterator[RunBudget]:
+    """The budget of a run that is worked on until the block ends; Ray is there.
+
+    Args:
+        ready: the sweep.
+        run: the run's folder.
+        store: its trials.
+        began: when the command did.
+
+    Raises:
+        InputError: GPU hours on a cluster without GPUs.
+    """
+    sweep, gpus, sittings = ready.sweep, _gpus_held(ready), Sittings(run)
+    groups = sweep.engine.count // engines_per_candidate(sweep)
+    work = Work(ready.items, len(sweep.methods), groups, raced=ready.race.kind != NONE)
+    budget = RunBudget(sweep.search, work, gpus, store, sittings)
+    with sittings.sitting(began, gpus):
+        yield budget
+
+
+def _gpus_held(ready: ReadySweep) -> float:
+    """GPUs of engines, judges and the bank's shards; 0 on a cluster without."""
+    there = float(ray.cluster_resources().get("GPU", 0))
+    engine, shards = ready.sweep.engine, ready.sweep.bank.shards
+    held = engine.count * engine.gpus + sum(one.judge.gpus for one in ready.models.judges.values())
+    return min(there, held + (shards if there >= shards else 0))

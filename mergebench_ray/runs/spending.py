@@ -1,0 +1,119 @@
+"""What a run has cost so far, in the units of a budget: from its rows, and from when it was worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from mergebench_ray.runs.json_lines import JsonLines
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import Trial, searched
+
+UNITS = {"candidates": "candidates", "tokens": "tokens", "minutes": "minutes", "gpu_hours": "GPU hours"}
+"""Units of a budget, and what people call them."""
+
+
+class Sittings:
+    """When a run was worked on, and which budget has ended its search: a line of JSON for each in the run's folder.
+
+    A sitting that was killed has no end; it is taken to have lasted until the last row that was written in it.
+
+    Args:
+        run: the run's folder.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._file = JsonLines(run.sittings_file)
+
+    @contextmanager
+    def sitting(self, began: datetime, gpus: float) -> Iterator[None]:
+        """The run is worked on until the block ends.
+
+        Args:
+            began: since when.
+            gpus: GPUs that it holds.
+        """
+        self._file.append([{"began": began.isoformat(), "gpus": gpus}])
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # a full disk is told by what met it first
+                self._file.append([{"ended": datetime.now(UTC).isoformat()}])
+
+    def note_enough(self, budget: Mapping[str, float], candidates: int) -> None:
+        """The budget pays no further candidate after so many."""
+        self._file.append([{"enough": candidates, "budget": dict(budget)}])
+
+    def enough(self, budget: Mapping[str, float]) -> int | None:
+        """After how many candidates this very budget has ended the search; None where it has not."""
+        lines = [line for line in self._file.read() if "enough" in line]
+        return int(lines[-1]["enough"]) if lines and lines[-1]["budget"] == dict(budget) else None
+
+    def spent(self, trials: Sequence[Trial], now: datetime | None = None) -> tuple[float, float]:
+        """Minutes and GPU hours of all sittings.
+
+        Args:
+            trials: the run's.
+            now: end of the sitting that is under way; None where there is none.
+        """
+        minutes = gpu_hours = 0.0
+        for seconds, gpus in self._sittings(trials, now):
+            minutes += seconds / 60
+            gpu_hours += seconds / 3600 * gpus
+        return minutes, gpu_hours
+
+    def _sittings(self, trials: Sequence[Trial], now: datetime | None) -> list[tuple[float, float]]:
+        """Seconds and GPUs of each."""
+        lines: list[dict[str, Any]] = [line for line in self._file.read() if "enough" not in line]
+        found = []
+        for place, line in enumerate(lines):
+            if "began" not in line:
+                continue
+            began = datetime.fromisoformat(line["began"])
+            after = lines[place + 1] if place + 1 < len(lines) else None
+            if after is not None and "ended" in after:
+                ended = datetime.fromisoformat(after["ended"])
+            elif after is None and now is not None:
+                ended = now
+            else:
+                until = datetime.max.replace(tzinfo=UTC) if after is None else datetime.fromisoformat(after["began"])
+                ended = max((one.finished for one in trials if began <= one.finished <= until), default=began)
+            found.append((max(0.0, (ended - began).total_seconds()), float(line["gpus"])))
+        return found
+
+
+def tokens_of(trial: Trial) -> int:
+    """Tokens that engines and judges read and wrote for a row."""
+    return trial.tokens + trial.judge_tokens
+
+
+def seconds_of(trial: Trial) -> float:
+    """Wall time that a row took: merging, loading and scoring."""
+    return trial.merge_seconds + trial.load_seconds + trial.score_seconds
+
+
+def amount(value: float) -> str:
+    """So much of a unit, for people."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def budget_finding(run: RunFolder, trials: Sequence[Trial], limits: Mapping[str, float]) -> str:
+    """What of a budget was spent by a run that is not under way, in one sentence.
+
+    Args:
+        run: the run's folder.
+        trials: the run's.
+        limits: the budget.
+    """
+    minutes, gpu_hours = Sittings(run).spent(trials)
+    tried = len(searched(trials))
+    spent = {
+        "candidates": float(tried),
+        "tokens": float(sum(map(tokens_of, trials))),
+        "minutes": minutes,
+        "gpu_hours": gpu_hours,
+    }
+    parts = [f"{amount(spent[unit])} of {amount(limit)} {UNITS[unit]}" for unit, limit in limits.items()]
+    return f"Of its budget the search has spent {', '.join(parts)}, and tried {tried} candidates."

@@ -1,0 +1,217 @@
+"""What a budget pays: candidates while references, final choice and test fit beside them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors_here import ActorHere, fetch_here
+from made_up_search import DOMAINS, PER_DOMAIN, TOKENS, MadeUpScorer, MadeUpSearch
+from mergebench_ray.config.budget import BudgetOptions
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.graded import Spent
+from mergebench_ray.runs.json_lines import JsonLines
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.spending import Sittings, tokens_of
+from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.scores import DomainScore, ObjectiveEstimate
+from mergebench_ray.search.budget import Budget, UnderWay, Work, check_before
+from mergebench_ray.search.standing import Cost
+
+WORK = Work({"validation": 100, "final": 50, "test": 100}, methods=2)
+AT_THE_END = (4 + 5) * 50 + (4 + 2) * 100  # items, with as many finalists as there may be
+
+
+def row(role: Any, number: int = 0, *, items: int = 100, tokens: int = 10, split: Any = "validation") -> Trial:
+    """That costs so many tokens an item, and a tenth of a second."""
+    estimate = ObjectiveEstimate(0.5, 0.1, items, 100) if role == "stopped" else None
+    return Trial(
+        *(role, role, split, f"{role}{number}", "items", number),
+        domains={"math": DomainScore(0.5, 0.1, items)},
+        estimate=estimate,
+        score_seconds=items / 10,
+        tokens=tokens * items,
+        method="ties" if role in ("candidate", "stopped") else None,
+    )
+
+
+REFERENCES = [row("base"), row("average"), row("specialist")]  # 3,000 tokens, 30 seconds
+
+
+def budget(**limits: Any) -> Budget:
+    return Budget(BudgetOptions(**limits), WORK, gpus=2)
+
+
+def rows(count: int) -> list[Trial]:
+    return [*REFERENCES, *(row("candidate", number) for number in range(count))]
+
+
+def test_as_many_candidates_are_paid_as_leave_enough_for_the_end() -> None:
+    spent, ahead = 3_000 + 10 * 1_000, 1_000 + 10 * AT_THE_END
+    needed = spent + 1.1 * ahead
+    assert budget(tokens=int(needed) + 1).pays_another(rows(10), UnderWay(), 0)
+    assert not budget(tokens=int(needed) - 1).pays_another(rows(10), UnderWay(), 0)
+
+
+def test_what_waits_and_runs_and_what_the_race_still_asks_is_kept_too() -> None:
+    waiting = UnderWay([Cost(spent=Spent(tokens=1_000))] * 3)
+    tokens = int(3_000 + 13 * 1_000 + 1.1 * (1_000 + 10 * AT_THE_END)) + 1
+    assert budget(tokens=tokens).pays_another(rows(10), waiting, 0)
+    assert not budget(tokens=tokens).pays_another(rows(10), replace(waiting, going=1), 0)
+    assert not budget(tokens=tokens).pays_another(rows(10), replace(waiting, items_left=100), 0)
+
+
+def test_candidates_that_differ_in_cost_are_expected_to_cost_rather_more() -> None:
+    alike = [*REFERENCES, *(row("candidate", number) for number in range(4))]
+    mixed = [*REFERENCES, *(row("candidate", number, tokens=5 + 10 * (number % 2)) for number in range(4))]
+    limit = int(7_000 + 1.1 * (1_000 + 10 * (4 + 5) * 50 + 10 * 600)) + 1
+    assert budget(tokens=limit).pays_another(alike, UnderWay(), 0)
+    assert not budget(tokens=limit).pays_another(mixed, UnderWay(), 0)
+
+
+def test_minutes_and_gpu_hours_are_those_of_the_clock() -> None:
+    seconds = 0.1 * AT_THE_END * 1.1 + 11  # one more candidate and the end
+    assert budget(minutes=(100 + seconds) / 60 + 0.01).pays_another(rows(10), UnderWay(), 100)
+    assert not budget(minutes=(100 + seconds) / 60 - 0.01).pays_another(rows(10), UnderWay(), 100)
+    assert budget(gpu_hours=2 * (100 + seconds) / 3600 + 0.001).pays_another(rows(10), UnderWay(), 100)
+    assert not budget(gpu_hours=2 * (100 + seconds) / 3600 - 0.001).pays_another(rows(10), UnderWay(), 100)
+
+
+def test_of_several_limits_the_first_ends_the_search() -> None:
+    assert not budget(candidates=10, tokens=10**9).pays_another(rows(10), UnderWay(), 0)
+    assert budget(candidates=11, tokens=10**9).pays_another(rows(10), UnderWay(), 0)
+    assert not budget(candidates=11, tokens=20_000).pays_another(rows(10), UnderWay(), 0)
+
+
+def test_what_is_scored_on_test_already_is_not_kept_for_again() -> None:
+    before = [*rows(10), *(row("base", split=split) for split in ("final", "test"))]
+    limit = sum(map(tokens_of, before)) + int(1.1 * (1_000 + 10 * (5 * 50 + 2 * 100))) + 1
+    assert budget(tokens=limit).pays_another(before, UnderWay(), 0)
+    assert not budget(tokens=limit).pays_another([*rows(10), row("base", 1), row("base", 2)], UnderWay(), 0)
+
+
+def test_references_that_cost_nothing_are_known_by_candidates() -> None:
+    reused = [replace(one, tokens=0, score_seconds=0.0) for one in REFERENCES]
+    assert budget(tokens=1).pays_another([*reused], UnderWay(), 0)
+    assert not budget(tokens=5_000).pays_another([*reused, row("stopped", items=20)], UnderWay(), 0)
+
+
+def test_a_budget_that_pays_no_candidate_is_refused_with_what_would_do() -> None:
+    least = 3_000 + 1.1 * (1_000 + 10 * ((4 + 1) * 50 + (4 + 1) * 100))
+    budget(tokens=int(least) + 1).check(REFERENCES, 0)
+    with pytest.raises(InputError, match=r"tokens = 5000: .* have taken 3,000 tokens; .* about 13,000: give"):
+        budget(tokens=5_000).check(REFERENCES, 0)
+    with pytest.raises(
+        InputError, match=r"search\.budget\.minutes = 1: the references have taken 0\.5 minutes; .* 2\."
+    ):
+        budget(minutes=1).check(REFERENCES, 30)
+    budget(tokens=5_000).check(rows(1), 0)  # it has begun: it comes to its end
+
+
+def test_what_pays_nothing_at_all_is_refused_before_anything_starts() -> None:
+    items = 4 * 100 + 5 * 50 + 5 * 100
+    check_before(BudgetOptions(tokens=2 * items), WORK.items)
+    with pytest.raises(InputError, match=r"search\.budget\.tokens = 100: .* ask 1,150 items, .* give more than 2,300"):
+        check_before(BudgetOptions(tokens=100), WORK.items)
+
+
+def test_gpu_hours_need_gpus() -> None:
+    with pytest.raises(InputError, match=r"search\.budget\.gpu_hours: the cluster has no GPUs"):
+        Budget(BudgetOptions(gpu_hours=1), WORK, gpus=0)
+
+
+def test_how_many_it_will_pay_is_said_before_the_first() -> None:
+    tokens = int(3_000 + 1.1 * (10 * (5 * 50 + 5 * 100) + 20 * 1_000)) + 100
+    assert budget(tokens=tokens).expected(REFERENCES, UnderWay(), 0) == 20
+    assert budget(tokens=tokens, candidates=7).expected(REFERENCES, UnderWay(), 0) == 7
+    assert budget(tokens=4_000).expected(REFERENCES, UnderWay(), 0) == 1
+
+
+POOL = {"sampler": "RandomSampler", "race": {"kind": "pool", "survivors": 4}, "budget": {"tokens": 9_000}}
+
+
+class TestSearch:
+    """Of made-up models, without Tune."""
+
+    @pytest.fixture(autouse=True)
+    def here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fetch_here(monkeypatch)
+
+    def search(self, folder: Path, options: Any = POOL) -> MadeUpSearch:
+        return MadeUpSearch(folder, MadeUpScorer(), ActorHere, options)
+
+    def lines(self, folder: Path) -> list[Any]:
+        return JsonLines(folder / "decisions.jsonl").read()
+
+    def test_ends_within_its_tokens_and_with_a_candidate_scored_in_full(self, tmp_path: Path) -> None:
+        one = self.search(tmp_path)
+        one.drive()
+        trials = one.store.trials()
+        spent = sum(map(tokens_of, trials))
+        assert 6_500 < spent <= 9_000
+        assert any(trial.role == "candidate" for trial in trials)
+        assert self.lines(tmp_path)[0]["candidates"] > 4
+        assert {"action": "close"} in self.lines(tmp_path)
+
+    def test_more_of_it_goes_on_and_as_much_does_not(self, tmp_path: Path) -> None:
+        self.search(tmp_path).drive()
+        before, tried = self.lines(tmp_path), len(searched(TrialStore(tmp_path).trials()))
+        self.search(tmp_path).drive()
+        assert self.lines(tmp_path) == before
+        self.search(tmp_path, POOL | {"budget": {"tokens": 14_000}}).drive()
+        assert len(searched(TrialStore(tmp_path).trials())) > tried
+        assert sum(map(tokens_of, TrialStore(tmp_path).trials())) <= 14_000
+
+    def test_killed_at_any_write_it_ends_where_the_calm_one_does(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calm = self.search(tmp_path / "calm")
+        calm.drive()
+        append, writes = JsonLines.append, [0]
+
+        class Killed(BaseException):
+            pass
+
+        def killed(self: JsonLines, records: Any) -> None:
+            writes[0] += 1
+            if writes[0] == place:
+                raise Killed
+            append(self, records)
+
+        place = 0
+        total = len(self.lines(tmp_path / "calm")) + 2
+        for place in (total // 2, total - 4, total):
+            folder = tmp_path / str(place)
+            writes[0] = 0
+            with monkeypatch.context() as patch:
+                patch.setattr(JsonLines, "append", killed)
+                with suppress(Killed):
+                    self.search(folder).drive()
+            self.search(folder).drive()
+            assert self.lines(folder) == self.lines(tmp_path / "calm")
+
+    def test_in_full_it_pays_as_many_as_fit(self, tmp_path: Path) -> None:
+        full = {"race": {"kind": "none", "in_flight": 20}, "sampler": "RandomSampler"}
+        one = self.search(tmp_path, full | {"budget": {"tokens": 10_000}})
+        one.drive()
+        items = len(DOMAINS) * PER_DOMAIN
+        assert len(searched(one.store.trials())) == (10_000 - 3 * TOKENS * items) // (TOKENS * items) == 5
+
+
+def test_time_of_earlier_sittings_counts(tmp_path: Path) -> None:
+    sittings, start = Sittings(RunFolder(tmp_path)), datetime(2030, 1, 1, tzinfo=UTC)
+    with sittings.sitting(start, gpus=2):
+        pass
+    lines = JsonLines(tmp_path / "sittings.jsonl")
+    assert [list(line) for line in lines.read()] == [["began", "gpus"], ["ended"]]
+    lines.append([{"began": (start + timedelta(days=400)).isoformat(), "gpus": 1}])
+    later = start + timedelta(days=400, minutes=30)
+    minutes, gpu_hours = sittings.spent([replace(row("base"), finished=later)])
+    first = minutes - 30
+    assert gpu_hours == pytest.approx(2 * first / 60 + 0.5)
+    assert sittings.spent([], now=later + timedelta(minutes=10))[0] == pytest.approx(first + 40)
