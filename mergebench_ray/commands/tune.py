@@ -351,7 +351,7 @@ def _summary(result: TuneResult, budget: BudgetOptions | None) -> list[str]:
         f"on test: {'; '.join(others)}",
         *([f"there it is {leads}"] if (leads := leads_of(result.test)) else []),
         *([f"it {' and '.join(missed)}"] if missed else []),
-        *filter(None, (found.race_finding(), spent, found.outlook())),
+        *filter(None, (found.race_finding(), found.race_cost(), spent, found.outlook())),
         f"vLLM computed {result.engine_share:.0%} of the time since it was up",
         f"model: {run.model_folder}",
         f"report: {run.report_file}",

@@ -17,6 +17,8 @@ from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.errors import InputError
 from mergebench_ray.report import charts
 from mergebench_ray.report.colours import method_colours
+from mergebench_ray.report.fresh_scores import fresh_section
+from mergebench_ray.report.importance import importance_section
 from mergebench_ray.report.method_charts import methods_chart
 from mergebench_ray.report.method_sections import items_section, method_sections, methods_table
 from mergebench_ray.report.method_table import method_label
@@ -132,6 +134,7 @@ def _sections(found: Run) -> list[Section]:
             _chart(drawn, charts.leaderboard_chart(run)) + methods_table([found], rows),
         ),
         *method_sections([found], rows, method_colours(run.methods), drawn),
+        *fresh_section(run),
         Section(
             "Scores by domain",
             f"Each domain's own score on the {run.last_split} split, before it is divided by the specialist's. "
@@ -151,6 +154,7 @@ def _sections(found: Run) -> list[Section]:
             "after, upwards. A slope or a hump shows what matters; the best candidate is ringed.",
             _parameter_grid(drawn, run, charts.parameter_charts(run)),
         ),
+        *importance_section(run, drawn),
         Section(
             "What a candidate gains and gives up",
             "A line per candidate on the validation split: score / specialist's score in each domain. "
@@ -250,7 +254,7 @@ def _race_hint(run: RunSummary) -> str:
         "Grey ones were clearly worse than the leader on the items that they had answered, and are told to the sampler "
         "as estimates. Every decision, with what it was made from, is in decisions.jsonl."
     )
-    return " ".join(filter(None, (run.race_finding(), text)))
+    return " ".join(filter(None, (run.race_finding(), run.race_cost(), text)))
 
 
 def _leaderboard_hint(run: RunSummary) -> str:

@@ -19,6 +19,7 @@ from mergebench_ray.runs.leaderboard import (
     with_objective,
 )
 from mergebench_ray.runs.outlook import outlook
+from mergebench_ray.runs.spending import tokens_of
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known, searched
 from mergebench_ray.scores import recovered
 
@@ -107,6 +108,23 @@ class RunSummary:
             f"The race stopped {len(self.stopped)} of {len(self.tried)} candidates before they had answered all "
             f"{self.race_items} items, so that {asked:.0%} of the items were asked."
         )
+
+    def race_cost(self) -> str:
+        """What the search took against full scoring, in one sentence; empty without a race, or a measure of that."""
+        in_full = self._in_full()
+        if not self.stopped or in_full is None:
+            return ""
+        count = len(self.tried)
+        minutes, tokens = sum(trial.engine_seconds for trial in self.tried) / 60, sum(map(tokens_of, self.tried))
+        return (
+            f"That took {minutes:.3g} minutes of engines and {tokens:,} tokens; to score all in full, as plain average "
+            f"was, would take about {count * in_full.engine_seconds / 60:.3g} and {count * tokens_of(in_full):,}."
+        )
+
+    def _in_full(self) -> Trial | None:
+        """A merge that was scored on validation without a race; None where that was taken from before."""
+        found = (t for t in self.references if t.role == "average" and t.engine_seconds > 0)
+        return next(found, None)
 
     def outlook(self) -> str:
         """What more candidates would bring, in one sentence; empty while too few have come to tell."""
