@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,13 @@ import pytest
 from ray import cloudpickle
 
 import made_up_search
-from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch
+from made_up_search import MadeUpScorer, MadeUpSearch
 from mergebench_ray.ray_actors import Actor, actors_of
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.trials import TrialStore, searched
 from mergebench_ray.search.run import search
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
-ITEMS = len(DOMAINS) * PER_DOMAIN
 POOL = {"trials": 12, "race": {"kind": "pool", "survivors": 4}}
 
 
@@ -72,24 +72,29 @@ class KilledError(Exception):
     """Ends a sitting in the middle."""
 
 
-@pytest.mark.parametrize("place", [25, "close"])
-def test_a_search_that_was_killed_in_a_race_goes_on_as_the_calm_one(
-    calm: MadeUpSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int | str
+def test_a_search_that_was_killed_twice_in_a_race_goes_on_as_the_calm_one(
+    calm: MadeUpSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = JsonLines.append
-    writes = [0]
 
-    def append(self: JsonLines, records: Any) -> None:
-        writes[0] += 1
-        records = list(records)
-        if place in (writes[0], records[0].get("action")):
-            raise KilledError
-        before(self, records)
+    def at_the_close(records: Sequence[Any]) -> bool:
+        return {"action": "close"} in records
 
-    with monkeypatch.context() as patch:
-        patch.setattr(JsonLines, "append", append)
-        with pytest.raises(KilledError):
-            tuned(tmp_path)
+    def later(records: Sequence[Any]) -> bool:
+        return len(JsonLines(tmp_path / "decisions.jsonl").read()) > 20
+
+    for is_killed in (at_the_close, later):
+
+        def append(self: JsonLines, records: Iterable[Any], is_killed: Any = is_killed) -> None:
+            records = list(records)
+            if is_killed(records):
+                raise KilledError
+            before(self, records)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(JsonLines, "append", append)
+            with pytest.raises(KilledError):
+                tuned(tmp_path)
     tuned(tmp_path)
     assert table(tmp_path) == table(calm.run.path)
     assert (tmp_path / "decisions.jsonl").read_text() == calm.run.decisions_file.read_text()
@@ -103,16 +108,6 @@ def test_two_groups_of_engines_race_at_once_and_tune_prints_nothing(
     rows = searched(one.store.trials())
     assert sorted(row.optuna_number or 0 for row in rows) == list(range(12))
     assert {row.role for row in rows} == {"candidate", "stopped"}
-
-
-def test_without_a_race_every_candidate_is_scored_in_full(tmp_path: Path) -> None:
-    one, _ = tuned(tmp_path, {"trials": 3})
-    assert one.options.kind == "none"
-    assert not one.run.decisions_file.exists()
-    rows = searched(one.store.trials())
-    assert [(row.role, sum(score.items for score in row.domains.values())) for row in rows] == [
-        ("candidate", ITEMS)
-    ] * 3
 
 
 def test_a_budget_ends_what_tune_drives_where_it_ends_a_plain_loop(tmp_path: Path) -> None:
