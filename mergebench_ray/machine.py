@@ -29,6 +29,20 @@ def available_memory() -> int:
     return min(available, int(text) - int((_CONTROL_GROUP / "memory.current").read_text()) + cached)
 
 
+def computing_device() -> str:
+    """What models are computed on here: the name of the GPU, or the CPU's widest instructions that matter for them.
+
+    Which of those there are decides how numbers are rounded on the way, most of all in bf16.
+    """
+    import torch  # takes seconds, and nothing else here needs it
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    known = torch.cpu.get_capabilities()
+    kinds = ("amx_bf16", "avx512_bf16", "avx512_f", "avx2", "sve2", "sve", "bf16", "neon")
+    return next((f"{known['architecture']} {one}" for one in kinds if known.get(one)), str(known["architecture"]))
+
+
 def emulates_bf16() -> bool:
     """Whether it is an x86 CPU without AVX-512: bf16 then takes several instructions for each of float32."""
     import torch  # takes seconds, and nothing else here needs it

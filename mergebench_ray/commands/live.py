@@ -171,7 +171,9 @@ def _reached(trial: Trial) -> str:
 
 
 def _speed(trial: Trial) -> str:
-    return f"{trial.tokens / trial.score_seconds:.0f} tokens/s" if trial.score_seconds > 0 else "scored before"
+    if trial.score_seconds > 0:
+        return f"{trial.tokens / trial.score_seconds:.0f} tokens/s"
+    return f"scored before in {', '.join(trial.reused_from)}" if trial.reused_from else "scored before"
 
 
 def _clock(seconds: float) -> str:

@@ -57,8 +57,9 @@ from mergebench_ray.runs.trials import (
 )
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.budget import RunBudget, UnderWay
+from mergebench_ray.search.earlier_items import EarlierItems, answer_conditions, run_folders
 from mergebench_ray.search.finals import hold_finals, note_differences, reopen
-from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records
+from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records, versions_of
 from mergebench_ray.search.run import search
 from mergebench_ray.search.session import Session, open_session
 from mergebench_ray.search.study import open_storage
@@ -208,7 +209,10 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget
     ):
         view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")
         view.phase(session.engine_proof)
-        records = Records(session, store, view.phase, sweep.search)
+        folders = run_folders(run.path) if sweep.evaluation.reuse else {}
+        conditions = answer_conditions(session.base, ready.suite, sweep.engine, versions_of(session))
+        earlier = EarlierItems(folders, ready.tasks, conditions, view.note)
+        records = Records(session, store, view.phase, sweep.search, earlier)
         records.references("validation")
         budget.check()
         ended = len(searched(store.trials()))

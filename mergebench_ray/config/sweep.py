@@ -218,6 +218,11 @@ class SearchEvaluationOptions(EvaluationOptions):
         description="Validation items a task that the search does not see: the best candidates are compared on them. "
         "None for half as many as it sees, 0 to choose by what it saw.",
     )
+    reuse: bool = Field(
+        default=True,
+        description="Ask no model what it was asked before, under the same conditions, by a run whose folder is beside "
+        "this one's or in search.warm_start.",
+    )
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -31,7 +31,7 @@ from mergebench_ray.engines.requests import (
 from mergebench_ray.engines.transports import WeightTransport, transport_class
 from mergebench_ray.errors import InputError, refusing
 from mergebench_ray.families import family_of
-from mergebench_ray.machine import usable_cores
+from mergebench_ray.machine import computing_device, usable_cores
 from mergebench_ray.weights.held_weights import HeldWeights
 from mergebench_ray.weights.manifest import WeightManifest
 
@@ -70,6 +70,7 @@ class VLLMEngine:
     Attributes:
         tokenizer: the base's tokenizer.
         dtype: what it computes in.
+        device: what it computes on.
         busy_seconds: time spent inside vLLM on requests so far.
         tokens: prompt and answer tokens of those requests.
     """
@@ -90,7 +91,7 @@ class VLLMEngine:
 
         from mergebench_ray.engines.worker import EngineWorker
 
-        self.dtype = engine_dtype(options.dtype)
+        self.dtype, self.device = engine_dtype(options.dtype), computing_device()
         self._folder = ModelFolder(model_folder)
         on_cpu = not torch.cuda.is_available()
         transport = transport_class(options.transport)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import ray
 
@@ -43,6 +44,7 @@ class EvaluatorStats:
         busy_seconds: time in which the engine computed answers.
         tokens: tokens read and written by the engine.
         dtype: what the engine computes in.
+        device: what it computes on.
         proof: one line about what the engine proved at its start; empty where it was not asked to.
     """
 
@@ -51,6 +53,7 @@ class EvaluatorStats:
     busy_seconds: float
     tokens: int
     dtype: str
+    device: str
     proof: str
 
 
@@ -133,9 +136,18 @@ class Evaluator:
         """
         return self._split(split).score(self._engine, domains)
 
-    def grade_share(self, split: Split, share: Share, domains: Sequence[str] | None = None) -> GradedShare:
-        """Ask the present weights a share of the items that `score` would ask; `combine` makes scores of all shares."""
-        return self._split(split).grade_share(self._engine, share, domains)
+    def grade_share(
+        self,
+        split: Split,
+        share: Share,
+        domains: Sequence[str] | None = None,
+        without: frozenset[int] = frozenset(),
+    ) -> GradedShare:
+        """Ask the present weights a share of the items that `score` would ask; `combine` makes scores of all shares.
+
+        Places of items in `without` are left out.
+        """
+        return self._split(split).grade_share(self._engine, share, domains, without)
 
     def combine(self, split: Split, shares: Sequence[GradedShare], *, partial: bool = False) -> Scores:
         """Scores from the shares of several evaluators; with `partial`, of those items that are there."""
@@ -166,7 +178,13 @@ class Evaluator:
         """Times and tokens so far."""
         engine = self._engine
         return EvaluatorStats(
-            self._start_seconds, self._prepare_seconds, engine.busy_seconds, engine.tokens, engine.dtype, self._proof
+            start_seconds=self._start_seconds,
+            prepare_seconds=self._prepare_seconds,
+            busy_seconds=engine.busy_seconds,
+            tokens=engine.tokens,
+            dtype=engine.dtype,
+            device=engine.device,
+            proof=self._proof,
         )
 
     def close(self) -> None:
@@ -281,8 +299,29 @@ def score_together(
     """
     if len(evaluators) == 1:
         return ray.get(evaluators[0].call(Evaluator.score, split, domains))
-    shares = [
-        evaluator.call(Evaluator.grade_share, split, Share(index, len(evaluators)), domains)
+    return grade_together(evaluators, split, domains)[0]
+
+
+def grade_together(
+    evaluators: Sequence[Actor[Evaluator]],
+    split: Split,
+    domains: Sequence[str] | None = None,
+    known: GradedItems = MappingProxyType({}),
+) -> tuple[Scores, GradedItems]:
+    """As `score_together`, with what came of each item.
+
+    Args:
+        evaluators: actors that hold the same weights.
+        split: which items.
+        domains: some of the chosen domains; None for all of them.
+        known: what came of some of the items with these weights before: they are not asked.
+    """
+    without = frozenset(known)
+    asked = [
+        evaluator.call(Evaluator.grade_share, split, Share(index, len(evaluators)), domains, without)
         for index, evaluator in enumerate(evaluators)
     ]
-    return ray.get(evaluators[0].call(Evaluator.combine, split, ray.get(shares)))
+    shares = ray.get(asked)
+    shares.append(GradedShare(dict(known), shares[0].version, Spent()))
+    scores = ray.get(evaluators[0].call(Evaluator.combine, split, shares))
+    return scores, {place: item for share in shares for place, item in share.items.items()}

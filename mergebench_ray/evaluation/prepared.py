@@ -64,7 +64,7 @@ class PreparedSplit:
         self._questions = Questions(tasks, tokenizer, max_model_len)
         self._judges = judges
         self._longest_first = self._questions.longest_first()
-        self._portions: dict[tuple[frozenset[int], Share], _Portion] = {}
+        self._portions: dict[tuple[frozenset[int], Share, frozenset[int]], _Portion] = {}
         self._in_order: tuple[tuple[int, ...], _Portion] | None = None
 
     def score(self, engine: VLLMEngine, domains: Sequence[str] | None = None) -> Scores:
@@ -76,17 +76,24 @@ class PreparedSplit:
         """
         return self.combine([self.grade_share(engine, Share(), domains)])
 
-    def grade_share(self, engine: VLLMEngine, share: Share, domains: Sequence[str] | None = None) -> GradedShare:
+    def grade_share(
+        self,
+        engine: VLLMEngine,
+        share: Share,
+        domains: Sequence[str] | None = None,
+        without: frozenset[int] = frozenset(),
+    ) -> GradedShare:
         """Ask the engine's present weights a share of the items, in one batch, and grade the answers.
 
         Args:
             engine: answers with whatever weights it holds now.
             share: which items; all shares of one count together are all items.
             domains: some of the prepared domains; None for all.
+            without: places of items that are not asked.
         """
         tasks = self._questions.tasks
         chosen = frozenset(number for number, task in enumerate(tasks) if domains is None or task.domain in domains)
-        portion = self._portion(engine, chosen, share)
+        portion = self._portion(engine, chosen, share, without)
         grader = LookGrader(self._questions, [portion.items], self._judges)
         scoring = ShareScoring(engine, portion.asked, portion.batch.prompts, None, grader)
         [items] = scoring.looks()
@@ -178,12 +185,12 @@ class PreparedSplit:
             influences=dict(zip(known, in_common(list(known.values())), strict=True)),
         )
 
-    def _portion(self, engine: VLLMEngine, chosen: frozenset[int], share: Share) -> _Portion:
+    def _portion(self, engine: VLLMEngine, chosen: frozenset[int], share: Share, without: frozenset[int]) -> _Portion:
         """A share of these tasks' items; made once. What is graded apart is asked first."""
-        key = (chosen, share)
+        key = (chosen, share, without)
         if key not in self._portions:
             questions = self._questions
-            mine = [item for item in self._longest_first if questions.task_of(item) in chosen]
+            mine = [one for one in self._longest_first if questions.task_of(one) in chosen and one not in without]
             items = sorted(mine[share.index :: share.count])
             asked = [one for item in items for one in questions.asked[item]]
             urgent = {index for index, one in enumerate(asked) if graded_apart(questions.tasks[one.task])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,9 @@ def _facts(found: Run) -> list[tuple[str, Any]]:
         if counts:
             items = ", ".join(f"{domain} {counts[domain]}" for domain in sorted(counts))
             facts.append((SPLIT_MEANING[split], f"{items} items"))
+    if reused := _reused(run.trials):
+        where = ", ".join(f"{name} ({count})" for name, count in reused.items())
+        facts.append(("scored before", f"{reused.total()} answers are those of earlier runs: {where}"))
     versions = {name: version for trial in run.trials for name, version in trial.versions.items()}
     facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     begun, ended = min(t.started for t in run.trials), max(t.finished for t in run.trials)
@@ -296,11 +300,25 @@ def _trials_table(run: RunSummary) -> Markup:
     columns += [(name, False) for name in domains]
     columns += [(name.removeprefix("parameter."), False) for name in details]
     columns += [("merge s", False), ("load s", False), ("score s", False), ("tokens", False), ("digest", True)]
-    return table_html(columns, [(_trial_cells(run, t, row, list(details)), t is run.best) for t, row in names])
+    cells = [_trial_cells(run, trial, row, list(details)) for trial, row in names]
+    if _reused(run.trials):
+        columns += [("answers of earlier runs", True)]
+        cells = [[*some, _reused_cell(trial)] for some, (trial, _) in zip(cells, names)]
+    return table_html(columns, [(some, trial is run.best) for some, (trial, _) in zip(cells, names)])
 
 
 def _has_own_aim(run: RunSummary) -> bool:
     return run.objective_title != objective_title(DEFAULT, ())
+
+
+def _reused(trials: Sequence[Trial]) -> Counter[str]:
+    """Earlier run -> answers whose scores are those of that run."""
+    return sum((Counter(trial.reused_from) for trial in trials), Counter())
+
+
+def _reused_cell(trial: Trial) -> Cell:
+    text = ", ".join(f"{count} of {name}" for name, count in trial.reused_from.items())
+    return Cell(text or MISSING, text)
 
 
 def _trial_cells(run: RunSummary, trial: Trial, row: dict[str, Any], details: Sequence[str]) -> list[Cell]:

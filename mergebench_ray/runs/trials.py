@@ -80,6 +80,7 @@ class Trial:
         judge_tokens: tokens that judges read and wrote.
         engine: name of the engine; those of several that shared the items with a plus between them.
         versions: package -> version.
+        reused_from: earlier run -> how many of the items' scores are from there; what those took is not counted here.
         started: UTC.
         finished: UTC.
         optuna_number: number of the trial in the Optuna study, which holds what was suggested; None where it is not
@@ -112,6 +113,7 @@ class Trial:
     judge_tokens: int = 0
     engine: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    reused_from: Mapping[str, int] = field(default_factory=dict)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     finished: datetime = field(default_factory=lambda: datetime.now(UTC))
     optuna_number: int | None = None
@@ -214,6 +216,8 @@ class Trial:
         )
         for name in _COSTS:
             row[name] = getattr(self, name)
+        if self.reused_from:
+            row |= {"reused_items": sum(self.reused_from.values()), "reused_from": ", ".join(self.reused_from)}
         row |= flatten("version", self.versions)
         row |= {"started": self.started, "finished": self.finished, "optuna_number": self.optuna_number}
         return row | {"digest": self.digest, "items_digest": self.items_digest, "record": self.to_json()}

@@ -264,6 +264,7 @@ def _rates(measure: Measure, trials: Sequence[Trial]) -> tuple[float, float] | N
     paid = [one for one in trials if one.score_seconds > 0]
     rows = [one for one in paid if one.role not in SEARCHED] or searched(paid)
     answered = sum(score.items for one in rows for score in one.domains.values())
+    answered -= sum(count for one in rows for count in one.reused_from.values())
     if not answered:
         return None
     if measure == "tokens":

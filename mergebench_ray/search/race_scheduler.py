@@ -81,11 +81,12 @@ class RaceScheduler(TrialScheduler):
         self._came += 1
         if number in self._racing.values:
             return  # another's report ended it before its trial came again
-        if self._racing.begin(number):
+        does = self._racing.begin(number)
+        if does == "wait":
             self._waiting.add(number)
-            return
-        self._on_start(self._came)
-        self._going.add(number)
+        elif does == "go on":
+            self._on_start(self._came)
+            self._going.add(number)
 
     # What Tune says
 
@@ -115,6 +116,7 @@ class RaceScheduler(TrialScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
         """The candidate that the race has raised first, as soon as engines are free; Tune starts new ones by itself."""
+        self._stop_ended(tune_controller)  # by what another run knew of a candidate that was proposed
         if self._chosen is not None:
             trial = self._trials[self._chosen]
             if trial.status == TuneTrial.PENDING:

@@ -90,6 +90,7 @@ class Racing:
         study: is told what each candidate is.
         run: the run's folder.
         raced: race and order; None where every candidate is scored in full.
+        recipes: what a candidate is, by its number in the study.
         on_finish: called with a candidate's row when it is on disk.
 
     Attributes:
@@ -106,12 +107,13 @@ class Racing:
         study: RunStudy,
         run: RunFolder,
         raced: RaceOrder | None,
+        recipes: Callable[[int], Recipe],
         on_finish: Callable[[Trial], None],
     ) -> None:
         self._session, self._store, self._records, self._study, self._run = session, store, records, study, run
         self._race = None if raced is None else raced.race
         self._places = () if raced is None else raced.places
-        self._on_finish = on_finish
+        self._recipes, self._on_finish = recipes, on_finish
         self._decisions = JsonLines(run.decisions_file)
         self._open: dict[int, _Candidate] = {}
         self.raised: deque[int] = deque()
@@ -120,17 +122,19 @@ class Racing:
 
     # What the driver says
 
-    def begin(self, number: int) -> bool:
+    def begin(self, number: int) -> Next:
         """A candidate was proposed, or comes again after an interruption.
 
         Returns:
-            whether its trial waits.
+            what its trial does: go on, wait, or nothing, where all that it would be asked is known from other runs.
         """
         if number not in self._open:
             until = 0 if self._race is None else self._race.first_look
             self._open[number] = _Candidate(datetime.now(UTC), until=until)
+            self._take_known(number, self._open[number])
+            return "go on" if number in self._open else "end"
         waits, self._open[number].again = self._open[number].again, False
-        return waits
+        return "wait" if waits else "go on"
 
     def has(self, number: int) -> bool:
         """Whether a candidate has begun, in this sitting or an earlier one that did not see its end."""
@@ -176,6 +180,25 @@ class Racing:
         return [number for number, candidate in self._open.items() if candidate.again]
 
     # What happens
+
+    def _take_known(self, number: int, candidate: _Candidate) -> None:
+        """Ask nothing that other runs know; of a race, only where they know all that a candidate would be asked."""
+        recipe = self._recipes(number)
+        known = self._records.known(recipe.digest, "validation")
+        in_this_run = self._store.find(recipe.digest, self._records.items_digest("validation"), "validation")
+        if in_this_run is not None or not known.items or not (known.is_all or self._race is None):
+            return
+        candidate.recipe, candidate.cost = recipe, Cost(reused=known.sources)
+        if self._race is None:
+            standing = Standing(recipe.digest, known.items, candidate.cost)
+            ray.get(self._session.scorer.call(CandidateScorer.keep, number, standing))
+            if known.is_all:
+                self._end(number, ray.get(self._session.scorer.call(CandidateScorer.measured, number)))
+            return
+        candidate.items = {place: known.items[place] for place in self._places}
+        self._answered_file(number, candidate).add(candidate.items, candidate.cost)
+        candidate.measurement = self._restored(number, candidate, len(self._places))
+        self._follow(self._race.report(number, self._scores(candidate, len(self._places))), number)
 
     def _looked(self, number: int, candidate: _Candidate, look: Look) -> Next:
         assert self._race is not None
@@ -236,7 +259,8 @@ class Racing:
         recipe = candidate.recipe
         assert recipe is not None
         row = self._row(number, candidate, recipe, measurement)
-        self._store.append(row, measurement.scores.items if measurement is not None and row.role == "candidate" else ())
+        items = measurement.items if measurement is not None and row.role == "candidate" else {}
+        self._store.append(row, self._records.item_rows("validation", items))
         if row.role == "candidate":
             self._run.answered_file(number).unlink(missing_ok=True)
         known = row.digest if row.role == "candidate" else None
@@ -299,18 +323,18 @@ class Racing:
         assert candidate.recipe is not None
         candidate.items = {place: candidate.items[place] for place in self._places[:count]}
         standing = Standing(candidate.recipe.digest, candidate.items, candidate.cost)
-        return ray.get(self._session.scorer.call(CandidateScorer.restore, number, standing))
+        ray.get(self._session.scorer.call(CandidateScorer.keep, number, standing))
+        return ray.get(self._session.scorer.call(CandidateScorer.measured, number))
 
     # After an interruption
 
-    def restore(self, recipes: Callable[[int], Recipe], candidates: int) -> None:
+    def restore(self, candidates: int) -> None:
         """Bring the race to where the decisions on disk left it.
 
         A candidate that was being scored begins its go again, from its last stand, so that its answers are those that
         it would have given.
 
         Args:
-            recipes: what a candidate is, by its number in the study.
             candidates: how many there will be.
 
         Raises:
@@ -333,7 +357,7 @@ class Racing:
             if first.get("action") == "close":
                 expected, given = race.close(), []
             else:
-                expected, given = self._reported(first, rows, recipes), [first]
+                expected, given = self._reported(first, rows), [first]
             while records and len(given) < len(expected):
                 given.append(records.popleft())
             wanted = [json.loads(json.dumps(one.record())) for one in expected]
@@ -363,9 +387,7 @@ class Racing:
         for number, candidate in list(self._open.items()):
             self._stand_again(number, candidate, stands.get(number, 0))
 
-    def _reported(
-        self, first: dict[str, Any], rows: dict[int | None, Trial], recipes: Callable[[int], Recipe]
-    ) -> list[Decision]:
+    def _reported(self, first: dict[str, Any], rows: dict[int | None, Trial]) -> list[Decision]:
         """What the race decides on a report that is on disk."""
         assert self._race is not None
         number, count = int(first["candidate"]), int(first["answered"])
@@ -374,7 +396,7 @@ class Racing:
             scores = self._kept_scores(row)[:count]
         else:
             if number not in self._open:
-                recipe = recipes(number)
+                recipe = self._recipes(number)
                 candidate = _Candidate(datetime.now(UTC), recipe, again=True)
                 standing = self._answered_file(number, candidate).read()
                 candidate.items, candidate.cost = dict(standing.items), standing.cost

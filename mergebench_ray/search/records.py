@@ -16,9 +16,11 @@ from mergebench_ray.config import Recipe, SearchOptions
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.graded import GradedItems
 from mergebench_ray.judges.judges import parse_error_lines
 from mergebench_ray.runs.trials import Role, Trial, TrialStore, engine_names
 from mergebench_ray.scores import DomainScore, ObjectiveEstimate, Scores
+from mergebench_ray.search.earlier_items import NONE_EARLIER, EarlierItems, Known
 from mergebench_ray.search.objectives.errors import Measured, standard_error
 from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
@@ -43,6 +45,7 @@ class Records:
         store: the run's trials.
         phase: called with what is happening.
         options: say what the search is after; None for the normalised average.
+        earlier: what other runs have scored.
     """
 
     def __init__(
@@ -51,14 +54,16 @@ class Records:
         store: TrialStore,
         phase: Callable[[str], None],
         options: SearchOptions | None = None,
+        earlier: EarlierItems = NONE_EARLIER,
     ) -> None:
         self._session = session
         self._store = store
         self._phase = phase
         self._options = options or SearchOptions()
+        self._earlier = earlier
         self._items_digests: dict[tuple[str, ...], str] = {}
         self._specialists: dict[str, dict[str, DomainScore]] = {}
-        self._versions = {**_versions(), "engine_dtype": session.engine_dtype}
+        self._versions = versions_of(session)
 
     def specialist_scores(self, split: Split) -> dict[str, DomainScore]:
         """Each domain's specialist in its own domain: what candidates are normalised by.
@@ -109,12 +114,20 @@ class Records:
             trial = repeated(before, role=role, name=name, number=number, optuna_number=None)
             self._store.append(trial)
             return trial
-        started = datetime.now(UTC)
-        scored = self._session.scorer.call(CandidateScorer.score, recipe, split, self._session.domains)
-        measurement = ray.get(scored)
+        started, domains = datetime.now(UTC), self._session.domains
+        known = self._known(name, recipe.digest, split, domains)
+        measurement = ray.get(self._session.scorer.call(CandidateScorer.score, recipe, split, domains, known))
         trial = self.trial(role, name, split, recipe, measurement, started, number=number)
-        self._store.append(trial, measurement.scores.items)
+        self._store.append(trial, self.item_rows(split, measurement.items))
         return trial
+
+    def known(self, digest: str, split: Split, domains: list[str] | None = None) -> Known:
+        """What other runs know of a model."""
+        return self._earlier.known(digest, split, self._session.domains if domains is None else domains)
+
+    def item_rows(self, split: Split, items: GradedItems) -> list[dict[str, Any]]:
+        """The scored items of a model, as the store takes them."""
+        return self._earlier.rows(split, items)
 
     def trial(
         self,
@@ -178,10 +191,10 @@ class Records:
         found = self._row(role, name, 0, split)
         if found is None:
             self._phase(f"scoring {'the base' if role == 'base' else f'specialist {name}'} on {split}")
-            started = datetime.now(UTC)
-            base = self._session.base
-            scored = self._session.scorer.call(CandidateScorer.score_checkpoint, checkpoint, base, split, domains)
-            measurement = ray.get(scored)
+            started, base = datetime.now(UTC), self._session.base
+            known = self._known(name, checkpoint.digest(), split, domains)
+            score = self._session.scorer.method(CandidateScorer.score_checkpoint)
+            measurement = ray.get(score(checkpoint, base, split, domains, known))
             aims = {} if role == "specialist" else self._aims(name, role, measurement.scores, split)
             found = self._trial(
                 role,
@@ -193,8 +206,16 @@ class Records:
                 items_digest=self.items_digest(split, domains),
                 **aims,
             )
-            self._store.append(found, measurement.scores.items)
+            self._store.append(found, self.item_rows(split, measurement.items))
         return dict(found.domains)
+
+    def _known(self, name: str, digest: str, split: Split, domains: list[str]) -> Known:
+        known = self.known(digest, split, domains)
+        if known.items:
+            where = ", ".join(f"{count} in {run}" for run, count in known.sources.items())
+            rest = "" if known.is_all else "; the others are asked"
+            self._phase(f"{name} on {split}: items scored before: {where}{rest}")
+        return known
 
     def _aims(self, name: str, role: Role, scores: Scores, split: Split) -> dict[str, Any]:
         """Normalised average, objective and constraints of a row, each with its error.
@@ -244,6 +265,7 @@ class Records:
             judge_seconds=scores.judge_seconds,
             judge_tokens=scores.judge_tokens,
             engine=engine_names(measurement.engines),
+            reused_from=measurement.reused,
             versions=self._versions,
             started=started,
             finished=datetime.now(UTC),
@@ -259,11 +281,12 @@ def repeated(trial: Trial, **changes: Any) -> Trial:
     return replace(trial, **{**spent, "started": now, "finished": now, **changes})
 
 
-def _versions() -> dict[str, str]:
+def versions_of(session: Session) -> dict[str, str]:
+    """Of the packages that a run's numbers come from, and what its engines compute in and on."""
     found = {}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return found | {"engine_dtype": session.engine_dtype, "engine_device": session.engine_device}

@@ -81,7 +81,6 @@ def search(
     study = RunStudy(open_storage(run, sweep.search), run.study_name(sweep), run, objective)
     race = race_of_run(race, sweep, run)
     raced = race_of(race, sweep, run, store, objective, budget.expected(UnderWay()))
-    racing = Racing(session, store, records, study, run, raced, on_finish)
     order = None if raced is None else order_of(race, raced, on_gpus=bool(ray.cluster_resources().get("GPU")))
     ray.get(session.scorer.call(CandidateScorer.begin_search, space, _known(store, records), order))
 
@@ -95,7 +94,8 @@ def search(
         return session.bank.recipe(*space.candidate(trials[number].params))
 
     most = budget.most_candidates
-    racing.restore(recipe_of, most)
+    racing = Racing(session, store, records, study, run, raced, recipe_of, on_finish)
+    racing.restore(most)
     ended = searched(store.trials())
     study.reconcile(ended)
     remaining = most - len(ended)

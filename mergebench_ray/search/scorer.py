@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -16,13 +16,13 @@ from mergebench_ray.bank import Bank
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Recipe
 from mergebench_ray.config.fields import Split
-from mergebench_ray.evaluation import score_together
-from mergebench_ray.evaluation.evaluator import Evaluator
-from mergebench_ray.evaluation.graded import GradedShare
+from mergebench_ray.evaluation.evaluator import Evaluator, grade_together
+from mergebench_ray.evaluation.graded import GradedItems, GradedShare
 from mergebench_ray.evaluation.order import Order
 from mergebench_ray.evaluation.ordered_scoring import Look, OrderedScoring
 from mergebench_ray.ray_actors import Actor, actors_of
 from mergebench_ray.scores import Scores
+from mergebench_ray.search.earlier_items import NOTHING, Known
 from mergebench_ray.search.space import OPTUNA_NUMBER, Space
 from mergebench_ray.search.standing import Cost, Standing
 
@@ -40,6 +40,8 @@ class Measurement:
         load_seconds: replacing the engine's weights.
         score_seconds: answering and grading.
         engines: indices of the engines that answered.
+        items: what came of each item, by its place in the split.
+        reused: earlier run -> items that were answered there.
     """
 
     scores: Scores
@@ -47,6 +49,8 @@ class Measurement:
     load_seconds: float
     score_seconds: float
     engines: Engines
+    items: GradedItems = field(default_factory=dict, repr=False)
+    reused: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,19 +107,30 @@ class CandidateScorer:
         self._standings: dict[int, Standing] = {}
         self._until: dict[int, int] = {}
 
-    def score(self, recipe: Recipe, split: Split, domains: list[str] | None = None) -> Measurement:
-        """Score the merged model of `recipe` on all engines."""
+    def score(
+        self, recipe: Recipe, split: Split, domains: list[str] | None = None, known: Known = NOTHING
+    ) -> Measurement:
+        """Score the merged model of `recipe` on all engines; what is known of it is not asked."""
+        if known.is_all:
+            return self._without_asking(split, recipe.digest, known)
         with self._engines(everything=True) as engines:
-            return self._score(engines, recipe, split, domains)
+            return self._score(engines, recipe, split, domains, known)
 
     def score_checkpoint(
-        self, checkpoint: Checkpoint, base: Checkpoint, split: Split, domains: list[str] | None = None
+        self,
+        checkpoint: Checkpoint,
+        base: Checkpoint,
+        split: Split,
+        domains: list[str] | None = None,
+        known: Known = NOTHING,
     ) -> Measurement:
         """Score a checkpoint as it is, embeddings included: how base and specialists are measured."""
+        if known.is_all:
+            return self._without_asking(split, checkpoint.digest(), known)
         with self._engines(everything=True) as engines:
             started = time.perf_counter()
             ray.get([self._evaluators[index].call(Evaluator.load_checkpoint, checkpoint, base) for index in engines])
-            return self._answer(engines, split, domains, 0.0, time.perf_counter() - started)
+            return self._answer(engines, split, domains, known, 0.0, time.perf_counter() - started)
 
     def begin_search(self, space: Space, known: Sequence[str], order: Order | None) -> None:
         """Say what candidates are and how they are asked, before the first `step`.
@@ -127,15 +142,13 @@ class CandidateScorer:
         """
         self._space, self._known, self._order = space, set(known), order
 
-    def restore(self, number: int, standing: Standing) -> Measurement:
-        """Take a candidate's answers from whoever kept them: `go_on` says how far it is scored on.
-
-        Returns:
-            what it has scored so far.
-        """
+    def keep(self, number: int, standing: Standing) -> None:
+        """Take a candidate's answers from whoever kept them: they are not asked again."""
         self._standings[number] = standing
-        scores = self._combined(standing)
-        return _measured(scores, standing.cost)
+
+    def measured(self, number: int) -> Measurement:
+        """What a candidate has scored so far."""
+        return self._measured(self._standings[number])
 
     def go_on(self, number: int, until: int) -> None:
         """A candidate that waits is scored on with its next step, up to so many of the order's first items."""
@@ -183,20 +196,22 @@ class CandidateScorer:
             go.before.cost.load_seconds + go.load_seconds,
             answered.graded.spent,
             go.engines,
+            go.before.cost.reused,
         )
         assert self._order is not None
         places = self._order.places[: answered.count]
         standing = Standing(go.before.version, {place: answered.graded.items[place] for place in places}, cost)
         self._standings[number] = standing
-        return _measured(scores, cost), standing
+        return _measured(scores, standing), standing
 
     def _next(self, number: int, recipe: Recipe) -> Measurement | Look | None:
         if number not in self._goes:
             if number not in self._standings and recipe.digest in self._known:
                 return None
             if self._order is None:
+                before = self._standings.pop(number, Standing(recipe.digest))
                 with self._engines() as engines:
-                    return self._score(engines, recipe, "validation", None)
+                    return self._score(engines, recipe, "validation", None, Known(before.items, before.cost.reused))
             self._goes[number] = self._begin(number, recipe, self._order)
         look = self._goes[number].scoring.next_look()
         assert look is not None, f"candidate {number} has been asked everything"
@@ -217,10 +232,14 @@ class CandidateScorer:
             raise
         return _Go(scoring, engines, before, merge_seconds, load_seconds)
 
-    def _combined(self, standing: Standing) -> Scores:
-        graded = GradedShare(standing.items, standing.version, standing.cost.spent)
+    def _measured(self, standing: Standing, split: Split = "validation") -> Measurement:
+        """What was scored, of all items or some, without any engine's computing."""
+        graded = GradedShare(dict(standing.items), standing.version, standing.cost.spent)
         combine = self._evaluators[0].method(Evaluator.combine)
-        return ray.get(combine("validation", [graded], partial=True))
+        return _measured(ray.get(combine(split, [graded], partial=True)), standing)
+
+    def _without_asking(self, split: Split, version: str, known: Known) -> Measurement:
+        return self._measured(Standing(version, known.items, Cost(reused=known.sources)), split)
 
     @contextmanager
     def _engines(self, *, everything: bool = False) -> Iterator[Engines]:
@@ -245,24 +264,37 @@ class CandidateScorer:
             ray.get([self._evaluators[index].call(Evaluator.load, merged.manifest) for index in engines])
             return merged.seconds, time.perf_counter() - started
 
-    def _score(self, engines: Engines, recipe: Recipe, split: Split, domains: list[str] | None) -> Measurement:
-        return self._answer(engines, split, domains, *self._load(engines, recipe))
+    def _score(
+        self, engines: Engines, recipe: Recipe, split: Split, domains: list[str] | None, known: Known
+    ) -> Measurement:
+        return self._answer(engines, split, domains, known, *self._load(engines, recipe))
 
     def _answer(
         self,
         engines: Engines,
         split: Split,
         domains: list[str] | None,
+        known: Known,
         merge_seconds: float,
         load_seconds: float,
     ) -> Measurement:
         started = time.perf_counter()
-        scores = score_together([self._evaluators[index] for index in engines], split, domains)
-        return Measurement(scores, merge_seconds, load_seconds, time.perf_counter() - started, engines)
+        scores, items = grade_together([self._evaluators[index] for index in engines], split, domains, known.items)
+        seconds = time.perf_counter() - started
+        return Measurement(scores, merge_seconds, load_seconds, seconds, engines, items, known.sources)
 
 
-def _measured(scores: Scores, cost: Cost) -> Measurement:
-    return Measurement(scores, cost.merge_seconds, cost.load_seconds, cost.spent.seconds, cost.engines)
+def _measured(scores: Scores, standing: Standing) -> Measurement:
+    cost = standing.cost
+    return Measurement(
+        scores,
+        cost.merge_seconds,
+        cost.load_seconds,
+        cost.spent.seconds,
+        cost.engines,
+        items=standing.items,
+        reused=cost.reused,
+    )
 
 
 def start_scorer(

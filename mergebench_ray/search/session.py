@@ -38,6 +38,7 @@ class Session:
         started: `time.perf_counter()` when bank and engines were up.
         engine_start_seconds: how long the slowest engine took to start.
         engine_dtype: what the engines compute in.
+        engine_device: what they compute on.
         engine_proof: one line about what they proved at their start.
     """
 
@@ -50,6 +51,7 @@ class Session:
     started: float
     engine_start_seconds: float
     engine_dtype: str
+    engine_device: str
     engine_proof: str
 
     def items_digest(self, split: Split, domains: list[str] | None = None) -> str:
@@ -120,6 +122,7 @@ def open_session(
             started=time.perf_counter(),
             engine_start_seconds=max(one.start_seconds for one in stats),
             engine_dtype="+".join(sorted({one.dtype for one in stats})),
+            engine_device=" + ".join(sorted({one.device for one in stats})),
             engine_proof=max(stats, key=lambda one: one.start_seconds).proof,
         )
     finally:

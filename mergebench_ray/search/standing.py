@@ -24,12 +24,14 @@ class Cost:
         load_seconds: replacing engines' weights.
         spent: asking and grading.
         engines: indices of the engines that answered last.
+        reused: earlier run -> items that were answered there.
     """
 
     merge_seconds: float = 0.0
     load_seconds: float = 0.0
     spent: Spent = field(default_factory=Spent)
     engines: tuple[int, ...] = ()
+    reused: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,7 @@ def _build(
         task=task,
         items=items,
         batch_scorer=metadata_function(task, name, "batch_scorer", task_file),
+        file=task_file,
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -64,6 +65,7 @@ class ScoredTask:
         batch_scorer: grades all items at once in place of the task's `process_results`; None for most tasks.
         higher_is_better: whether what counts is better when higher.
         notes: what is counted otherwise than the task file says, a line each.
+        file: the task file; None for a task that has none.
     """
 
     domain: str
@@ -77,6 +79,7 @@ class ScoredTask:
     batch_scorer: BatchScorer | None
     higher_is_better: bool = True
     notes: tuple[str, ...] = ()
+    file: Path | None = None
 
     @property
     def counted(self) -> str:
@@ -97,9 +100,13 @@ def items_digest(tasks: Iterable[ScoredTask], *, directions: bool = True) -> str
     digest = hashlib.sha256()
     for task in tasks:
         for item in task.items:
-            graded = json.dumps(item.doc, sort_keys=True, default=str)
-            judge = (task.judged.digest,) if task.judged else ()
-            counted = task.counted if directions else task.metric
-            row = (task.domain, task.name, counted, task.filter_name, item.id, item.prompt_digest, graded, *judge)
+            row = described_item(task, item, task.counted if directions else task.metric)
             digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
+
+
+def described_item(task: ScoredTask, item: Item, counted: str) -> tuple[str, ...]:
+    """What is asked with an item and what it is graded against, as digests take it."""
+    graded = json.dumps(item.doc, sort_keys=True, default=str)
+    judge = (task.judged.digest,) if task.judged else ()
+    return (task.domain, task.name, counted, task.filter_name, item.id, item.prompt_digest, graded, *judge)

@@ -222,6 +222,14 @@ def test_the_page_says_what_was_searched_for_and_who_does_not_keep_the_constrain
     assert ">worst domain" in page
 
 
+def test_answers_of_earlier_runs_are_named_where_there_are_any(tmp_path: Path) -> None:
+    trials = made_up_trials(2)
+    assert "earlier runs" not in _own_markup(_report(tmp_path / "alone", trials))
+    page = _own_markup(_report(tmp_path / "b", [replace(trials[0], reused_from={"a": 320}), *trials[1:]]))
+    assert "320 answers are those of earlier runs: a (320)" in page
+    assert "320 of a" in page
+
+
 def test_what_the_race_stopped_is_shown_as_a_guess_and_ranked_nowhere(tmp_path: Path) -> None:
     trials = raced(made_up_trials(14), in_full=3)
     page = _own_markup(_report(tmp_path, trials))

@@ -15,8 +15,10 @@ from actors_here import ActorHere, fetch_here
 from mergebench_ray.config import Recipe, SearchOptions
 from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.graded import GradedItem
 from mergebench_ray.runs.trials import Trial, TrialStore
 from mergebench_ray.scores import DomainScore, Scores
+from mergebench_ray.search.earlier_items import NONE_EARLIER, Known
 from mergebench_ray.search.records import Records
 from mergebench_ray.search.scorer import Measurement
 
@@ -32,6 +34,7 @@ def records(folder: Path, specialists: Mapping[str, float], higher_is_better: bo
         domains=list(specialists),
         specialists=dict.fromkeys(specialists),
         engine_dtype="float32",
+        engine_device="cpu",
         items_digest=lambda split, domains: "items",
     )
     return Records(session, store, lambda _text: None, SearchOptions.model_validate(options))
@@ -131,20 +134,25 @@ class Scorer:
 
     def __init__(self) -> None:
         self.scored: list[str] = []
+        self.known: list[Known] = []
 
-    def score(self, recipe: Recipe, split: str, domains: list[str]) -> Measurement:
-        return self._measured(f"{recipe.method} on {split}", split, domains)
+    def score(self, recipe: Recipe, split: str, domains: list[str], known: Known) -> Measurement:
+        return self._measured(f"{recipe.method} on {split}", split, domains, known)
 
-    def score_checkpoint(self, checkpoint: Any, base: Any, split: str, domains: list[str]) -> Measurement:
-        return self._measured(f"{checkpoint.name} on {split}", split, domains)
+    def score_checkpoint(self, checkpoint: Any, base: Any, split: str, domains: list[str], known: Known) -> Measurement:
+        return self._measured(f"{checkpoint.name} on {split}", split, domains, known)
 
-    def _measured(self, what: str, split: str, domains: list[str]) -> Measurement:
+    def _measured(self, what: str, split: str, domains: list[str], known: Known) -> Measurement:
         self.scored.append(what)
+        self.known.append(known)
         scores = {domain: DomainScore(0.4, 0.01, 64) for domain in domains}
-        return Measurement(Scores(split, scores, [], "v", 1.0, 1.0, 10, 0), 0.1, 0.2, 1.0, (0,))
+        found = Scores(split, scores, [], "v", 1.0, 1.0, 10, 0)
+        return Measurement(found, 0.1, 0.2, 1.0, (0,), reused=known.sources)
 
 
-def of_a_new_run(folder: Path, scorer: Scorer) -> tuple[Records, TrialStore]:
+def of_a_new_run(
+    folder: Path, scorer: Scorer, earlier: Any = NONE_EARLIER, said: list[str] | None = None
+) -> tuple[Records, TrialStore]:
     """Records of a run in which nothing was scored yet, or which is opened again."""
     names = ("math", "coding")
     models = {name: SimpleNamespace(name=name, digest=lambda name=name: f"d-{name}") for name in (*names, "base")}
@@ -165,10 +173,12 @@ def of_a_new_run(folder: Path, scorer: Scorer) -> tuple[Records, TrialStore]:
         specialists={name: models[name] for name in names},
         domains=list(names),
         engine_dtype="float32",
+        engine_device="cpu",
         items_digest=lambda split, domains: f"{split} {domains}",
     )
     store = TrialStore(folder)
-    return Records(session, store, lambda _text: None), store
+    say = [].append if said is None else said.append
+    return Records(session, store, say, earlier=earlier), store
 
 
 def test_references_are_scored_once_each_and_not_again_when_a_run_is_resumed(
@@ -197,6 +207,33 @@ def test_references_are_scored_once_each_and_not_again_when_a_run_is_resumed(
     again.references("validation")
     again.references("test")
     assert scorer.scored == []
+
+
+def test_what_other_runs_know_of_a_model_is_handed_on_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch_here(monkeypatch)
+    asked: list[Any] = []
+
+    def known(weights: str, split: str, domains: list[str]) -> Known:
+        asked.append((weights[:6], split, domains))
+        item = GradedItem(1.0, {}, None)  # type: ignore[typeddict-item]
+        return {"d-math": Known({0: item}, {"a": 1}, True), "d-base": Known({0: item, 3: item}, {"a": 1, "b": 1})}.get(
+            weights, Known()
+        )
+
+    scorer, said = Scorer(), list[str]()
+    earlier = SimpleNamespace(known=known, rows=lambda split, items: [])
+    _, store = made = of_a_new_run(tmp_path, scorer, earlier, said)
+    made[0].references("validation")
+    assert [(weights, domains) for weights, _, domains in asked][:3] == [
+        *(("d-math", ["math"]), ("d-codi", ["coding"])),
+        ("d-base", ["math", "coding"]),
+    ]
+    assert [one.sources for one in scorer.known] == [{"a": 1}, {}, {"a": 1, "b": 1}, {}]
+    assert [row.reused_from for row in store.trials()] == [{"a": 1}, {}, {"a": 1, "b": 1}, {}]
+    assert [line for line in said if "before" in line] == [
+        "math on validation: items scored before: 1 in a",
+        "base on validation: items scored before: 1 in a, 1 in b; the others are asked",
+    ]
 
 
 def test_a_merge_that_was_scored_under_another_name_is_a_row_that_took_nothing(

@@ -14,7 +14,7 @@ from actors_here import ActorHere, fetch_here
 from made_up_search import item
 from mergebench_ray.bank import Bank
 from mergebench_ray.config import Recipe, Sweep
-from mergebench_ray.evaluation.graded import GradedShare, Spent
+from mergebench_ray.evaluation.graded import GradedItems, GradedShare, Spent
 from mergebench_ray.evaluation.order import Order
 from mergebench_ray.evaluation.ordered_scoring import Answered, Look
 from mergebench_ray.scores import DomainScore, Scores
@@ -60,7 +60,7 @@ class Parts:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, engines: int = 1, per_candidate: int = 1) -> None:
         fetch_here(monkeypatch)
-        monkeypatch.setattr(module, "score_together", self._answer)
+        monkeypatch.setattr(module, "grade_together", self._answer)
         self.score = 0.4
         self.asked: list[tuple[int, str]] = []
         self.wait: threading.Barrier | None = None
@@ -70,11 +70,14 @@ class Parts:
         handles = [ActorHere(evaluator) for evaluator in self.evaluators]
         self.scorer = CandidateScorer(bank, handles, per_candidate)
 
-    def _answer(self, evaluators: Sequence[ActorHere], split: str, domains: list[str] | None) -> Scores:
+    def _answer(
+        self, evaluators: Sequence[ActorHere], split: str, domains: list[str] | None, known: GradedItems
+    ) -> tuple[Scores, GradedItems]:
         if self.wait is not None:
             self.wait.wait(timeout=60)
         self.asked.append((len(evaluators), split))
-        return Scores(split, {"math": DomainScore(self.score, 0.01, 64)}, [], "v", 1.0, 1.0, 10, 0)
+        scores = Scores(split, {"math": DomainScore(self.score, 0.01, 64)}, [], "v", 1.0, 1.0, 10, 0)
+        return scores, {place: item(place, "math", 1.0) for place in range(4)} | dict(known)
 
     def begin(self, known: Sequence[str] = (), order: Order | None = None) -> None:
         methods = {"ties": {"density": {"low": 0.1, "high": 0.9}}}
@@ -214,7 +217,8 @@ def test_a_candidate_of_an_earlier_sitting_goes_on_from_its_answers(
     looked.scorer.halt(9)
     spent = Spent(seconds=5.0)
     standing = Standing(digest, {3: item(3, "math", 1.0), 1: item(1, "math", 0.0)}, Cost(0.5, 0.25, spent, (0,)))
-    assert looked.scorer.restore(0, standing).scores == combined
+    looked.scorer.keep(0, standing)
+    assert looked.scorer.measured(0).scores == combined
     looked.scorer.go_on(0, 4)
     assert isinstance(looked.step(0, 0.5).found, Look)
     assert LooksHere.made[-1] == (2, 4)
@@ -235,7 +239,7 @@ def test_engines_are_free_again_after_an_error(monkeypatch: pytest.MonkeyPatch) 
     parts = Parts(monkeypatch, engines=2)
     recipe = parts.bank.recipe("model_soup", {})
     with monkeypatch.context() as patch:
-        patch.setattr(module, "score_together", lambda *_: 1 / 0)
+        patch.setattr(module, "grade_together", lambda *_: 1 / 0)
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
                 parts.scorer.score(recipe, "test")

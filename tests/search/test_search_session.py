@@ -40,7 +40,11 @@ class RecordingEvaluator:
 
     def stats(self) -> Any:
         return SimpleNamespace(
-            start_seconds=self.start_seconds, dtype="float32", proof=f"{self.start_seconds}", busy_seconds=2.0
+            start_seconds=self.start_seconds,
+            dtype="float32",
+            device="cpu",
+            proof=f"{self.start_seconds}",
+            busy_seconds=2.0,
         )
 
 

@@ -13,6 +13,7 @@ import optuna
 from lm_eval.api.metrics import mean
 
 from mergebench_ray.config import Recipe, Sweep
+from mergebench_ray.config.race import RaceOptions
 from mergebench_ray.evaluation.graded import GradedItem, Spent
 from mergebench_ray.evaluation.order import Order
 from mergebench_ray.evaluation.ordered_scoring import Look
@@ -21,8 +22,9 @@ from mergebench_ray.runs.spending import Sittings
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
 from mergebench_ray.scores import DomainScore, ItemRow, Scores
 from mergebench_ray.search.budget import RunBudget, UnderWay, Work
+from mergebench_ray.search.earlier_items import EarlierItems, run_folders
 from mergebench_ray.search.race_choice import chosen_race, order_of, race_of
-from mergebench_ray.search.racing import Racing
+from mergebench_ray.search.racing import RaceOrder, Racing
 from mergebench_ray.search.records import Records
 from mergebench_ray.search.samplers import search_sampler
 from mergebench_ray.search.scorer import Measurement, Step
@@ -66,9 +68,11 @@ class MadeUpScorer:
     def begin_search(self, space: Space, known: Sequence[str], order: Order | None) -> None:
         self._space, self._known, self._order = space, set(known), order
 
-    def restore(self, number: int, standing: Standing) -> Measurement:
+    def keep(self, number: int, standing: Standing) -> None:
         self._standings[number] = standing
-        return _measured(standing)
+
+    def measured(self, number: int) -> Measurement:
+        return _measured(self._standings[number])
 
     def go_on(self, number: int, until: int) -> None:
         self._until[number] = until
@@ -92,17 +96,19 @@ class MadeUpScorer:
         spent = Spent(seconds=before.cost.spent.seconds + count - start, tokens=TOKENS * count)
         assert self._order is not None
         items = {place: answer(recipe, place) for place in self._order.places[:count]}
-        standing = Standing(recipe.digest, items, Cost(0.1, 0.2, spent, (0,)))
+        standing = Standing(recipe.digest, items, Cost(0.1, 0.2, spent, (0,), before.cost.reused))
         self._standings[number] = standing
         return _measured(standing), standing
 
     def _next(self, number: int, recipe: Recipe) -> Measurement | Look | None:
         if number not in self._going and number not in self._standings and recipe.digest in self._known:
             return None
-        everything = range(len(DOMAINS) * PER_DOMAIN)
         if self._order is None:
-            self.asked += len(everything)
-            return _measured(Standing(recipe.digest, {place: answer(recipe, place) for place in everything}))
+            before = self._standings.pop(number, Standing(recipe.digest))
+            new = [place for place in range(len(DOMAINS) * PER_DOMAIN) if place not in before.items]
+            self.asked += len(new)
+            items = {place: answer(recipe, place) for place in new} | dict(before.items)
+            return _measured(Standing(recipe.digest, items, before.cost))
         start = self._standings[number].count if number in self._standings else 0
         _, count, start = self._going.get(number, (recipe, start, start))
         if count == start:
@@ -138,6 +144,18 @@ def item(place: int, domain: str, score: float) -> GradedItem:
     return GradedItem(score, row, None)
 
 
+def made_up_tasks() -> list[Any]:
+    """The tasks whose items these are."""
+    told = SimpleNamespace(aggregation=lambda: {"m": mean}, config=SimpleNamespace())
+    rest = {"metric": "m", "counted": "m", "filter_name": "", "judged": None, "batch_scorer": None, "file": None}
+    found = []
+    for number, domain in enumerate(DOMAINS):
+        places = range(number * PER_DOMAIN, (number + 1) * PER_DOMAIN)
+        items = [SimpleNamespace(id=str(place), doc={}, prompt_digest=f"p{place}") for place in places]
+        found.append(SimpleNamespace(name=f"{domain}_task", domain=domain, items=items, task=told, **rest))
+    return found
+
+
 def _scores_of(rows: Sequence[ItemRow]) -> list[float]:
     return [float(row["score"] or 0.0) for row in rows]
 
@@ -151,7 +169,12 @@ def _measured(standing: Standing) -> Measurement:
             domains[domain] = DomainScore(float(np.mean(scores)), 0.05, len(scores))
     cost = standing.cost
     scores = Scores("validation", domains, rows, standing.version, cost.spent.seconds, 0.0, cost.spent.tokens, 0)
-    return Measurement(scores, cost.merge_seconds, cost.load_seconds, cost.spent.seconds, cost.engines)
+    seconds = (cost.merge_seconds, cost.load_seconds, cost.spent.seconds)
+    return Measurement(scores, *seconds, cost.engines, standing.items, cost.reused)
+
+
+def _order(options: RaceOptions, raced: RaceOrder | None) -> Order | None:
+    return None if raced is None else order_of(options, raced, on_gpus=False)
 
 
 class MadeUpSearch:
@@ -165,6 +188,7 @@ class MadeUpSearch:
         engines: that the sweep asks for.
         gpus: that the search holds.
         storage: of the study; None for a file in the folder, which takes longer.
+        reuses: whether it looks for items in the runs beside it.
     """
 
     def __init__(
@@ -177,6 +201,7 @@ class MadeUpSearch:
         engines: int = 1,
         gpus: float = 0.0,
         storage: optuna.storages.BaseStorage | None = None,
+        reuses: bool = False,
     ) -> None:
         self.storage = storage
         coefficient = {"low": 0.0, "high": 1.0, "per": "specialist"}
@@ -194,17 +219,19 @@ class MadeUpSearch:
             domains=list(DOMAINS),
             specialists=dict.fromkeys(DOMAINS),
             engine_dtype="float32",
+            engine_device="made up",
             items_digest=lambda split, domains: "items",
             scorer=handle(scorer),
             bank=MadeUpBank(),
         )
         if not self.store.trials():
             self._score_references()
-        self.records = Records(self.session, self.store, lambda _text: None, self.sweep.search)
-        items, told = [None] * len(DOMAINS) * PER_DOMAIN, SimpleNamespace(aggregation=lambda: {"m": mean})
-        tasks: Any = [SimpleNamespace(name="made up", metric="m", items=items, task=told)]
+        tasks = made_up_tasks()
+        folders = run_folders(folder) if reuses else {}
+        earlier = EarlierItems(folders, {"validation": tasks}, {}, lambda _text: None)
+        self.records = Records(self.session, self.store, lambda _text: None, self.sweep.search, earlier)
         self.options, _ = chosen_race(self.sweep, tasks)
-        work = Work({"validation": len(items)}, methods=1, raced=self.options.kind != "none")
+        work = Work({"validation": len(DOMAINS) * PER_DOMAIN}, methods=1, raced=self.options.kind != "none")
         self.budget = RunBudget(self.sweep.search, work, gpus, self.store, Sittings(self.run))
 
     def _score_references(self) -> None:
@@ -235,16 +262,16 @@ class MadeUpSearch:
         study = RunStudy(self.storage or open_storage(self.run, self.sweep.search), "x", self.run, objective)
         study.study.sampler = search_sampler(self.sweep.search, self.space)
         raced = race_of(self.options, self.sweep, self.run, self.store, objective, self.budget.expected(UnderWay()))
-        assert raced is not None
         known = [one.digest for one in self.store.trials() if one.role == "candidate"]
-        self.scorer.begin_search(self.space, known, order_of(self.options, raced, on_gpus=False))
-        racing = Racing(self.session, self.store, self.records, study, self.run, raced, on_finish=self.finished.append)
+        self.scorer.begin_search(self.space, known, _order(self.options, raced))
 
         def recipe_of(number: int) -> Recipe:
             return self.session.bank.recipe(*self.space.candidate(study.study.trials[number].params))
 
+        folders = (self.session, self.store, self.records, study, self.run)
+        racing = Racing(*folders, raced, recipe_of, on_finish=self.finished.append)
         most = self.budget.most_candidates
-        racing.restore(recipe_of, most)
+        racing.restore(most)
         study.reconcile(searched(self.store.trials()))
         study.queue(self.space.points(self.sweep.search.points_to_evaluate))
         left = most - len(searched(self.store.trials()))
@@ -272,8 +299,9 @@ class MadeUpSearch:
             trial = study.study.ask()
             fixed = self.space.suggest(trial)
             suggestions[trial.number] = trial.params | fixed
-            if not racing.begin(trial.number):
+            if racing.begin(trial.number) == "go on":
                 go(trial.number)
+            tell()
         while racing.raised:
             go(racing.raised.popleft())
         racing.close()

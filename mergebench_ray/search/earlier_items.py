@@ -1,0 +1,173 @@
+"""Items that models were scored on in other runs, so that none is asked twice: same weights, same item, same settings.
+
+Nothing is kept beside the runs: their own folders are looked through, whenever a model is to be scored.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.checkpoints.accompanying_files import accompanying_files, is_licence
+from mergebench_ray.checkpoints.digest import file_digest
+from mergebench_ray.config import EngineOptions, Suite
+from mergebench_ray.config.fields import SPLITS, Split
+from mergebench_ray.digests import canonical_digest
+from mergebench_ray.errors import InputError
+from mergebench_ray.evaluation.graded import GradedItem, GradedItems
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.search.kept_items import kept_row, read_kept
+from mergebench_ray.tasks.item_digests import item_digests
+from mergebench_ray.tasks.scored_task import ScoredTask
+
+_NO_MATTER = frozenset({"count", "division", "dtype", "num_gpus", "transport"})
+"""Engine settings that say who computes, not what; what "auto" came to is told by the versions."""
+_PACKAGES_OF_THE_SEARCH = frozenset({"ray", "optuna"})
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a model on a split from other runs.
+
+    Attributes:
+        items: those of the wanted items that were scored.
+        sources: run -> how many of them were scored there.
+        is_all: whether nothing is left to ask.
+    """
+
+    items: GradedItems = field(default_factory=dict)
+    sources: Mapping[str, int] = field(default_factory=dict)
+    is_all: bool = False
+
+
+NOTHING = Known()
+
+
+class EarlierItems:
+    """Looks for a model's items in the folders of other runs.
+
+    A folder that cannot be read, or is damaged, is passed over with a note. A run that goes on meanwhile is read as far
+    as it has come.
+
+    Args:
+        folders: of runs, by the name that rows call them.
+        tasks: of each split.
+        conditions: what answers depend on besides weights and items, as `answer_conditions` gives it.
+        note: called with what is passed over, once for each.
+    """
+
+    def __init__(
+        self,
+        folders: Mapping[str, Path],
+        tasks: Mapping[Split, Sequence[ScoredTask]],
+        conditions: Mapping[str, Any],
+        note: Callable[[str], None],
+    ) -> None:
+        self._folders, self._note = dict(folders), note
+        self._noted: set[Path] = set()
+        frame = canonical_digest(dict(conditions))
+        self._digests = {
+            split: [canonical_digest([one, frame]) for one in item_digests(some)] for split, some in tasks.items()
+        }
+        self._domains = {split: [task.domain for task in some for _ in task.items] for split, some in tasks.items()}
+
+    def known(self, weights: str, split: Split, domains: Iterable[str] | None = None) -> Known:
+        """What is known of a model.
+
+        Args:
+            weights: the digest of a recipe, or of a checkpoint's content.
+            split: whose items are wanted; they may have been another run's on another split.
+            domains: whose items are wanted; None for all.
+        """
+        if not self._folders or split not in self._digests:
+            return NOTHING
+        chosen = None if domains is None else set(domains)
+        wanted = {
+            place: digest
+            for place, digest in enumerate(self._digests[split])
+            if chosen is None or self._domains[split][place] in chosen
+        }
+        items: dict[int, GradedItem] = {}
+        sources: Counter[str] = Counter()
+        for name, folder in self._folders.items():
+            found = self._items(folder, weights) if len(items) < len(wanted) else {}
+            for place, digest in wanted.items():
+                if place not in items and digest in found:
+                    items[place] = found[digest]
+                    sources[name] += 1
+        return Known(items, dict(sources), len(items) == len(wanted))
+
+    def rows(self, split: Split, items: GradedItems) -> list[dict[str, Any]]:
+        """Items of a model as its run keeps them, in the order of the split."""
+        digests = self._digests.get(split)
+        return [kept_row(items[place], None if digests is None else digests[place]) for place in sorted(items)]
+
+    def _items(self, folder: Path, weights: str) -> dict[str, GradedItem]:
+        found: dict[str, GradedItem] = {}
+        for split in SPLITS:
+            path = RunFolder(folder).items_file(weights, split)
+            try:
+                found = read_kept(path) | found
+            except FileNotFoundError:
+                continue
+            except (InputError, OSError) as error:
+                reason = f"{path}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+                if path not in self._noted:
+                    self._noted.add(path)
+                    self._note(f"its scores are not used again: {reason.partition('; ')[0]}")
+        return found
+
+
+NONE_EARLIER = EarlierItems({}, {}, {}, lambda _text: None)
+
+
+def run_folders(own: Path, others: Iterable[Path] = ()) -> dict[str, Path]:
+    """Runs whose items may be known: those beside a run's folder, and others, by the names that rows call them."""
+    own = own.resolve()
+    found: dict[str, Path] = {}
+    beside: list[Path] = []
+    with suppress(OSError):  # a folder that may be entered, but not listed
+        beside = sorted(own.parent.iterdir())
+    for folder in (*beside, *others):
+        run = RunFolder(folder.resolve())
+        try:
+            is_run = run.path != own and run.sweep_file.is_file() and run.trials_file.is_file()
+        except OSError:
+            continue
+        if is_run and run.path not in found.values():
+            name = folder.name if folder.name not in found else str(folder)
+            found[name] = run.path
+    return found
+
+
+def answer_conditions(
+    base: Checkpoint, suite: Suite, engine: EngineOptions, versions: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a model's answers to an item depend on, besides its weights and the item.
+
+    Args:
+        base: whose configuration and tokenizer the engines use.
+        suite: says how long prompts may be.
+        engine: settings of the engines.
+        versions: of packages, and what the engines compute in and on, as rows have them.
+    """
+    files = {
+        str(file.relative_to(base.folder)): file_digest(file)
+        for file in accompanying_files(base.folder)
+        if not is_licence(file.name)
+    }
+    return {
+        "config": json.dumps(base.config, sort_keys=True),
+        "files": files,
+        "max_model_len": suite.max_model_len,
+        "engine": engine.model_dump(mode="json", exclude=set(_NO_MATTER)),
+        "versions": {name: one for name, one in versions.items() if name not in _PACKAGES_OF_THE_SEARCH},
+        "python": platform.python_version(),
+    }

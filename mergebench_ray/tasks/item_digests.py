@@ -1,0 +1,78 @@
+"""What makes two items the same, whatever run or split they are in: asked alike, and graded alike."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mergebench_ray.tasks.scored_task import ScoredTask, described_item
+
+_SETTINGS = (
+    *("output_type", "generation_kwargs", "repeats", "filter_list", "metric_list", "metadata"),
+    *("doc_to_target", "doc_to_choice", "process_results", "target_delimiter"),
+)
+"""Of a task file: how an answer is got and graded, which neither prompts nor documents show."""
+
+
+def item_digests(tasks: Iterable[ScoredTask]) -> list[str]:
+    """SHA-256 of each item: what is asked, what it is graded against, and how, task by task.
+
+    Unlike the digest of all items it knows the source of the tasks' own Python functions: items with one digest have
+    one score with one model's weights.
+    """
+    digests = []
+    for task in tasks:
+        shared = _how(task)
+        for item in task.items:
+            row = (*described_item(task, item, task.counted), shared)
+            digests.append(hashlib.sha256(json.dumps(row).encode()).hexdigest())
+    return digests
+
+
+def _how(task: ScoredTask) -> str:
+    """Digest of a task's settings, and of the source files that its functions come from, with those beside them."""
+    config = vars(task.task.config)
+    settings = {name: _plain(config.get(name)) for name in _SETTINGS}
+    functions = [*_functions(config), type(task.task), task.batch_scorer, task.judged and task.judged.scorer]
+    sources = {_source(one) for one in functions if one is not None}
+    folders = {file.parent for file in (*sources, task.file) if file is not None}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for content in sorted(hashlib.sha256(file.read_bytes()).digest() for one in folders for file in one.glob("*.py")):
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON; functions by their names, since their addresses change from process to process."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _functions(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        for one in value.values():
+            yield from _functions(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _functions(one)
+    elif isinstance(value, functools.partial):
+        yield value.func
+    elif callable(value):
+        yield value
+
+
+def _source(function: Any) -> Path | None:
+    try:
+        return Path(inspect.getsourcefile(inspect.unwrap(function)) or "").resolve()
+    except TypeError:  # built in
+        return None

@@ -1,0 +1,229 @@
+"""Nothing is asked twice: items that a model was scored on in another run are found, and only where all is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from actors_here import ActorHere, fetch_here
+from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch, made_up_tasks
+from made_up_search import item as made_up_item
+from mergebench_ray.config import EngineOptions
+from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.evaluation.graded import GradedItem
+from mergebench_ray.evaluation.grading import ABSENT
+from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.search.earlier_items import EarlierItems, answer_conditions, run_folders
+from mergebench_ray.search.kept_items import value_of, value_text
+from mergebench_ray.tasks.item_digests import item_digests
+from mergebench_ray.tasks.loading import load_tasks
+from task_files import write_generation_task, write_suite
+
+ITEMS = len(DOMAINS) * PER_DOMAIN
+
+
+def earlier(
+    folder: Path, tasks: Mapping[Any, Any] | None = None, conditions: Any = None, notes: list[str] | None = None
+) -> EarlierItems:
+    """What a run in a folder knows from the runs beside it."""
+    note = [].append if notes is None else notes.append
+    return EarlierItems(run_folders(folder), tasks or {"validation": made_up_tasks()}, conditions or {}, note)
+
+
+def scored(folder: Path, items: Mapping[int, GradedItem], weights: str = "w", split: Any = "validation") -> None:
+    """A run in which a model was scored on some items."""
+    store = TrialStore(folder)
+    (folder / "sweep.yaml").touch()
+    rows = earlier(folder).rows("validation", items)
+    store.append(Trial("base", "base", split, weights, "items"), rows)
+
+
+def some(places: Any) -> dict[int, GradedItem]:
+    return {place: made_up_item(place, DOMAINS[place // PER_DOMAIN], float(place % 2)) for place in places}
+
+
+def test_the_items_of_a_run_beside_are_known_one_by_one_whatever_the_split(tmp_path: Path) -> None:
+    scored(tmp_path / "a", some(range(10)))
+    scored(tmp_path / "b", some(range(5, 60)), split="test")
+    found = earlier(tmp_path / "c").known("w", "validation")
+    assert found.items == some(range(60))
+    assert found.sources == {"a": 10, "b": 50}
+    assert not found.is_all
+    math = earlier(tmp_path / "c").known("w", "validation", ["coding"])
+    assert (len(math.items), math.is_all) == (PER_DOMAIN, True)
+    assert not earlier(tmp_path / "c").known("another model", "validation").items
+    assert not earlier(tmp_path / "c").known("w", "test").items
+
+
+def test_a_run_knows_nothing_from_itself(tmp_path: Path) -> None:
+    scored(tmp_path / "a", some(range(10)))
+    assert not earlier(tmp_path / "a").known("w", "validation").items
+
+
+def test_items_of_other_conditions_or_that_ask_something_else_are_not_known(tmp_path: Path) -> None:
+    scored(tmp_path / "a", some(range(ITEMS)))
+    assert not earlier(tmp_path / "c", conditions={"engine_dtype": "bfloat16"}).known("w", "validation").items
+    tasks = made_up_tasks()
+    tasks[0].items[3].prompt_digest = "another"
+    tasks[1].counted = "1 - m"
+    found = earlier(tmp_path / "c", {"validation": tasks}).known("w", "validation")
+    assert len(found.items) == ITEMS - 1 - PER_DOMAIN
+
+
+def test_a_damaged_run_is_noted_once_and_passed_over(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        scored(tmp_path / name, some(range(10)))
+    damaged = tmp_path / "a" / "items" / "w-validation.parquet"
+    damaged.write_bytes(b"PAR1 and nothing else")
+    notes: list[str] = []
+    found = earlier(tmp_path / "c", notes=notes)
+    assert [found.known("w", "validation").sources for _ in range(2)] == [{"b": 10}] * 2
+    assert [note.startswith(f"its scores are not used again: {damaged}: damaged") for note in notes] == [True]
+
+
+def test_a_run_of_a_version_that_kept_less_is_passed_over_without_a_word(tmp_path: Path) -> None:
+    scored(tmp_path / "a", some(range(10)))
+    file = tmp_path / "a" / "items" / "w-validation.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["value", "parsed", "digest"]), file)
+    notes: list[str] = []
+    assert not earlier(tmp_path / "c", notes=notes).known("w", "validation").items
+    assert notes == []
+
+
+def test_folders_that_are_no_runs_are_not_looked_through(tmp_path: Path) -> None:
+    scored(tmp_path / "a", some(range(3)))
+    scored(tmp_path / "elsewhere" / "a", some(range(3)))
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert run_folders(tmp_path / "c") == {"a": tmp_path / "a"}
+    others = [tmp_path / "elsewhere" / "a", tmp_path / "a"]
+    assert run_folders(tmp_path / "c", others) == {"a": tmp_path / "a", str(others[0]): others[0]}
+
+
+@pytest.mark.parametrize(
+    "value", [1.0, True, 3, "text", None, ABSENT, (1, "a"), [0.5, (2, 3)], float("inf"), 0.1 + 0.2]
+)
+def test_a_value_is_read_back_as_it_was(value: Any) -> None:
+    text = value_text(value)
+    assert text is not None
+    assert (value_of(text), type(value_of(text))) == (value, type(value))
+
+
+def test_a_value_of_numpy_is_kept_as_the_number_it_is_and_others_are_not_kept() -> None:
+    assert value_text(np.float32(0.5)) == "0.5"
+    assert value_text({"a": 1}) is value_text(object()) is None
+
+
+class TestItemDigests:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        tasks = tmp_path / "tasks"
+        tasks.mkdir()
+        (tasks / "own.py").write_text("def graded(doc, results):\n    return {'exact_match': 1.0}\n")
+        return tmp_path
+
+    def digests(self, folder: Path, items: int | None = None, **settings: Any) -> list[str]:
+        write_generation_task(folder / "tasks", **settings)
+        file = folder / "tasks" / "capital_text.yaml"
+        file.write_text(file.read_text() + "process_results: !function own.graded\n")
+        suite = write_suite(folder, {"text": {"capital_text": "exact_match,whole"}})
+        return item_digests(load_tasks(suite, "test", EvaluationOptions(test_items=items)))
+
+    def test_they_are_the_same_every_time_and_however_many_there_are(self, folder: Path) -> None:
+        assert self.digests(folder, 3) == self.digests(folder)[:3] == self.digests(folder, 3)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 7}},
+            {"repeats": 2},
+            {"doc_to_target": "{{country}}"},
+            {"doc_to_text": "What is the capital of {{country}}?"},
+        ],
+    )
+    def test_a_setting_that_changes_answers_or_their_grades_changes_them(self, folder: Path, settings: Any) -> None:
+        assert not set(self.digests(folder)) & set(self.digests(folder, **settings))
+
+    def test_so_does_the_source_of_the_tasks_own_functions(self, folder: Path) -> None:
+        before = self.digests(folder)
+        (folder / "tasks" / "own.py").write_text("def graded(doc, results):\n    return {'exact_match': 0.0}\n")
+        assert not set(before) & set(self.digests(folder))
+
+
+def test_engines_settings_versions_and_the_bases_files_are_conditions_and_their_number_is_none(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    base: Any = SimpleNamespace(config={"rope_theta": 1.0}, folder=tmp_path)
+    suite: Any = SimpleNamespace(max_model_len=64)
+    engine, versions = EngineOptions(), {"vllm": "1", "ray": "1", "engine_device": "x86_64 avx2"}
+    before = answer_conditions(base, suite, engine, versions)
+    several = engine.model_copy(update={"count": 4, "division": "items", "dtype": "float32"})
+    assert answer_conditions(base, suite, several, {**versions, "ray": "2"}) == before
+    assert answer_conditions(base, suite, engine.model_copy(update={"max_num_seqs": 4}), versions) != before
+    assert answer_conditions(base, suite, engine, {**versions, "engine_device": "x86_64 avx512_bf16"}) != before
+    (tmp_path / "tokenizer.json").write_text('{"other": 1}')
+    assert answer_conditions(base, suite, engine, versions) != before
+
+
+class TestSearch:
+    """A search beside another one."""
+
+    @pytest.fixture(autouse=True)
+    def here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fetch_here(monkeypatch)
+
+    def run(self, folder: Path, *, reuses: bool = True, **options: Any) -> MadeUpSearch:
+        found = MadeUpSearch(folder, MadeUpScorer(), ActorHere, options, reuses=reuses)
+        (folder / "sweep.yaml").touch()
+        found.drive()
+        return found
+
+    def test_candidates_that_another_run_scored_in_full_are_not_asked(self, tmp_path: Path) -> None:
+        options = {"trials": 3, "race": "none", "sampler": "RandomSampler"}
+        first = self.run(tmp_path / "a", **options)
+        second = self.run(tmp_path / "b", **options)
+        assert (first.scorer.asked, second.scorer.asked) == (3 * ITEMS, 0)
+        for before, now in zip(searched(first.store.trials()), searched(second.store.trials()), strict=True):
+            assert now.reused_from == {"a": ITEMS}
+            assert (now.score_seconds, now.tokens, now.engine) == (0.0, 0, "")
+            assert (now.objectives, now.domains) == (before.objectives, before.domains)
+            assert first.store.items(before).equals(second.store.items(now))
+        anew = self.run(tmp_path / "c", reuses=False, **options)
+        assert anew.scorer.asked == 3 * ITEMS
+        assert not any(row.reused_from for row in anew.store.trials())
+
+    def test_of_a_candidate_of_which_some_items_are_known_only_the_others_are_asked(self, tmp_path: Path) -> None:
+        options = {"trials": 1, "race": "none", "sampler": "RandomSampler"}
+        first = self.run(tmp_path / "a", **options)
+        [row] = searched(first.store.trials())
+        file = first.run.items_file(row.digest, "validation")
+        pq.write_table(pq.read_table(file).slice(0, 50), file)
+        second = self.run(tmp_path / "b", **options)
+        assert second.scorer.asked == ITEMS - 50
+        [found] = searched(second.store.trials())
+        assert (found.reused_from, found.domains) == ({"a": 50}, row.domains)
+
+    def test_a_race_is_told_all_of_a_candidate_that_another_run_scored_in_full(self, tmp_path: Path) -> None:
+        options = {"trials": 10, "race": {"kind": "pool", "survivors": 4}, "sampler": "RandomSampler"}
+        first = self.run(tmp_path / "a", **options)
+        second = self.run(tmp_path / "b", **options)
+        full = {row.digest for row in searched(first.store.trials()) if row.role == "candidate"}
+        reused = [row for row in searched(second.store.trials()) if row.reused_from]
+        assert {row.digest for row in reused} == full
+        assert all((row.role, row.tokens) == ("candidate", 0) for row in reused)
+        assert second.scorer.asked < first.scorer.asked
+        self.run(tmp_path / "b", **options)  # from its files alone: its decisions follow from its answers
+
+
+def test_a_row_says_where_its_scores_are_from() -> None:
+    row = Trial("base", "base", "test", "w", "i", reused_from={"a": 3, "b": 4})
+    assert (row.flat()["reused_items"], row.flat()["reused_from"]) == (7, "a, b")
+    assert Trial.from_json(row.to_json()) == row
+    assert "reused_from" not in replace(row, reused_from={}).flat()
