@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from mergebench_ray.calibration import Calibration
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.commands.calibration import load_calibration
 from mergebench_ray.commands.models import Models, resolve_sweep_models
-from mergebench_ray.config import Suite, Sweep
+from mergebench_ray.config import Recipe, Suite, Sweep
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.race import RaceOptions
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import digests
-from mergebench_ray.methods import complete_parameters
+from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.placement.answers import Answers, expected_answers
+from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search.budget import check_before
 from mergebench_ray.search.race_choice import chosen_race, expected_share
 from mergebench_ray.search.samplers import random_draws
 from mergebench_ray.search.space import Space
+from mergebench_ray.search.warm_start import Taken, Wanted, find_candidates
 from mergebench_ray.tasks.loading import load_tasks
-from mergebench_ray.tasks.scored_task import ScoredTask, notes_of
+from mergebench_ray.tasks.scored_task import ScoredTask, items_digest, notes_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class ReadySweep:
         race_notes: why it is none, where one would be expected.
         task_notes: what is scored otherwise than task files say, a line each.
         calibration: samples for methods that see data; None where none does.
+        taken: candidates of other runs that the search begins with; None for a run that has them already.
+        taken_notes: which are left out of them, a line each.
     """
 
     sweep: Sweep
@@ -52,6 +58,8 @@ class ReadySweep:
     race_notes: list[str]
     task_notes: list[str]
     calibration: Calibration | None
+    taken: list[Taken] | None = None
+    taken_notes: list[str] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
@@ -73,14 +81,15 @@ class ReadySweep:
     @property
     def search_notes(self) -> list[str]:
         """What sampler and race do not do, a line each."""
-        return [*random_draws(self.sweep.search, self.space), *self.race_notes]
+        return [*random_draws(self.sweep.search, self.space), *self.race_notes, *self.taken_notes]
 
 
-def make_ready(sweep: Sweep) -> ReadySweep:
-    """Read all that a sweep names but weights: headers of checkpoints, task files, items, calibration samples.
+def make_ready(sweep: Sweep, run: RunFolder | None = None) -> ReadySweep:
+    """Read all that a sweep names but weights: headers of checkpoints, task files, items, samples, earlier runs.
 
     Args:
         sweep: has passed `check_sweep`.
+        run: where it will run, or go on; None where it will not.
 
     Raises:
         InputError: what is wrong, and what to do.
@@ -99,7 +108,40 @@ def make_ready(sweep: Sweep) -> ReadySweep:
     ready = ReadySweep(sweep, suite, models, space, tasks, race, race_notes, task_notes, calibration)
     if sweep.search.budget is not None:
         check_before(sweep.search.budget, ready.items)
-    return ready
+    if not sweep.search.warm_start or (run is not None and run.warm_start_file.exists()):
+        return ready
+    taken, notes = find_taken(ready, None if run is None else run.path)
+    return replace(ready, taken=taken, taken_notes=notes)
+
+
+def find_taken(ready: ReadySweep, own: Path | None) -> tuple[list[Taken], list[str]]:
+    """The candidates of other runs that a sweep's search begins with, and what is to be said of them.
+
+    Args:
+        ready: the sweep.
+        own: the run's own folder.
+
+    Raises:
+        InputError: as `find_candidates`.
+    """
+    models = ready.models
+    base, specialists = models.base.digest(), {name: one.digest() for name, one in models.specialists.items()}
+
+    def recipe(method: str, parameters: dict[str, Any]) -> Recipe:
+        complete = complete_parameters(method, parameters, list(specialists), models.num_layers)
+        samples = get_method(method).calibration_samples(parse_parameters(method, complete))
+        return Recipe(
+            method=method,
+            parameters=complete,
+            base=str(models.base.ref),
+            specialists={name: str(one.ref) for name, one in models.specialists.items()},
+            base_digest=base,
+            specialist_digests=specialists,
+            calibration=ready.calibration.record(method, samples) if samples and ready.calibration else None,
+        )
+
+    items = items_digest(ready.tasks["validation"])
+    return find_candidates(Wanted(ready.sweep, ready.space, base, specialists, items, recipe), own)
 
 
 def load_checked_tasks(

@@ -21,7 +21,7 @@ from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.merge import write_merged
 from mergebench_ray.commands.models import Models
 from mergebench_ray.commands.plan import does_not_fit
-from mergebench_ray.commands.ready_sweep import ReadySweep, make_ready
+from mergebench_ray.commands.ready_sweep import ReadySweep, find_taken, make_ready
 from mergebench_ray.commands.run_log import log_to
 from mergebench_ray.commands.unusable_specialists import explanation
 from mergebench_ray.config import Recipe, Sweep
@@ -50,12 +50,14 @@ from mergebench_ray.runs.trials import (
     SEARCHED,
     Trial,
     TrialStore,
+    proposed,
     read_trials,
     searched,
     unusable_specialists,
     write_questions,
 )
 from mergebench_ray.runtime import ray_session
+from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay
 from mergebench_ray.search.earlier_items import EarlierItems, answer_conditions, run_folders
 from mergebench_ray.search.finals import hold_finals, note_differences, reopen
@@ -119,7 +121,7 @@ def tune(
     """
     began = datetime.now(UTC)
     checked, folder = checked_run(sweep, overrides, out, resume=resume, address=address, dashboard_port=dashboard_port)
-    ready = make_ready(checked)
+    ready = make_ready(checked, RunFolder(folder))
     models, tasks = ready.models, ready.tasks
     plan = make_plan(
         *(checked, models.base, models.specialists), notes=ready.notes, judges=models.judges, answers=ready.answers
@@ -146,6 +148,8 @@ def tune(
         )
         check_same_items(run.path, store.trials(), items, as_earlier)
         _check_same_models(run.path, store.trials(), ready)
+        if checked.search.warm_start and not run.warm_start_file.exists():
+            warm_start.keep(run, ready.taken if ready.taken is not None else find_taken(ready, run.path)[0])
         for split, some in tasks.items():
             write_questions(run.path, split, list(question_rows(some)))
         JsonLines(run.decisions_file).read()  # damaged, it is refused before anything starts
@@ -209,15 +213,21 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget
     ):
         view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")
         view.phase(session.engine_proof)
-        folders = run_folders(run.path) if sweep.evaluation.reuse else {}
+        folders = {}
+        if sweep.evaluation.reuse:
+            folders = run_folders(run.path, warm_start.matching_folders(sweep.search.warm_start, run.path))
         conditions = answer_conditions(session.base, ready.suite, sweep.engine, versions_of(session))
         earlier = EarlierItems(folders, ready.tasks, conditions, view.note)
         records = Records(session, store, view.phase, sweep.search, earlier)
         records.references("validation")
         budget.check()
-        ended = len(searched(store.trials()))
+        ended = len(proposed(store.trials()))
         if ended < budget.most_candidates:
             reopen(store)
+        if taken := warm_start.read(run):
+            stopped = sum(one.trial.role == "stopped" for one in taken)
+            names = ", ".join(dict.fromkeys(one.run for one in taken))
+            view.phase(f"the search begins with {len(taken)} candidates of {names}, {stopped} of them stopped there")
         view.search_begins(ended, budget.expected(UnderWay()) if sweep.search.budget else None)
         search(
             sweep,

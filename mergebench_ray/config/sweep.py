@@ -137,9 +137,19 @@ class SearchOptions(Strict):
     points_to_evaluate: list[dict[Line, Plain]] = Field(
         default_factory=list, description="Candidates to score first: {method: NAME, PARAMETER: value, ...}."
     )
+    warm_start: list[Line] = Field(
+        default_factory=list,
+        description="Folders of earlier runs, or patterns such as runs/*: their candidates of the same models, items "
+        "and objective that lie in this space are known from the start, beside those that trials counts.",
+    )
     storage: Line | None = Field(
         default=None, repr=False, description="Optuna storage URL; None for study.db in the run's folder."
     )
+
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _accept_one_folder(cls, folders: Any) -> Any:
+        return [folders] if isinstance(folders, str) else folders
 
     @model_validator(mode="after")
     def _check_points(self) -> SearchOptions:

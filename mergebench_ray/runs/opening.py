@@ -87,9 +87,8 @@ def begin_again(run: RunFolder, sweep: Sweep) -> None:
 
     The study gets another name: one that has tried something takes no other search space.
     """
-    run.trials_file.unlink(missing_ok=True)
-    run.decisions_file.unlink(missing_ok=True)
-    run.sittings_file.unlink(missing_ok=True)
+    for file in (run.trials_file, run.decisions_file, run.warm_start_file, run.sittings_file):
+        file.unlink(missing_ok=True)
     for folder in (run.items_folder, run.race_folder):
         shutil.rmtree(folder, ignore_errors=True)
     with whole_file(run.id_file) as temporary:
@@ -193,11 +192,10 @@ def _num_candidates(run: RunFolder) -> int:
     from mergebench_ray.runs.json_lines import JsonLines
     from mergebench_ray.runs.trials import read_trials, searched
 
-    ended = {
-        one.number if one.optuna_number is None else one.optuna_number for one in (searched(read_trials(run.path)))
-    }
+    rows = searched(read_trials(run.path))
+    ended = {one.number if one.optuna_number is None else one.optuna_number for one in rows}
     raced = {line["candidate"] for line in JsonLines(run.decisions_file).read() if "candidate" in line}
-    return len(ended | raced)
+    return len((ended | raced) - {one.optuna_number for one in rows if one.taken_from})
 
 
 def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:

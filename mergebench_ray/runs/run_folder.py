@@ -62,6 +62,11 @@ class RunFolder:
         return self.items_folder / f"questions-{split}.parquet"
 
     @property
+    def warm_start_file(self) -> Path:
+        """The candidates of other runs that its search begins with, a line of JSON each."""
+        return self.path / "warm_start.jsonl"
+
+    @property
     def decisions_file(self) -> Path:
         """Every decision of the race, a line of JSON each."""
         return self.path / "decisions.jsonl"
@@ -142,8 +147,8 @@ class RunFolder:
         if first in {folder.name for folder in folders}:
             return True
         files = (
-            *(self.sweep_file, self.plan_file, self.trials_file, self.decisions_file, self.sittings_file),
-            *(self.log_file, self.lock_file, self.id_file),
+            *(self.sweep_file, self.plan_file, self.trials_file, self.warm_start_file, self.decisions_file),
+            *(self.sittings_file, self.log_file, self.lock_file, self.id_file),
         )
         # SQLite has files of its own beside the study.
         beginnings = (self.study_file.name, "engine-", "judge-")

@@ -9,7 +9,7 @@ from typing import Any
 
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, searched
+from mergebench_ray.runs.trials import Trial, proposed
 
 UNITS = {"candidates": "candidates", "tokens": "tokens", "minutes": "minutes", "gpu_hours": "GPU hours"}
 """Units of a budget, and what people call them."""
@@ -108,7 +108,7 @@ def budget_finding(run: RunFolder, trials: Sequence[Trial], limits: Mapping[str,
         limits: the budget.
     """
     minutes, gpu_hours = Sittings(run).spent(trials)
-    tried = len(searched(trials))
+    tried = len(proposed(trials))
     spent = {
         "candidates": float(tried),
         "tokens": float(sum(map(tokens_of, trials))),

@@ -20,7 +20,7 @@ from mergebench_ray.runs.leaderboard import (
 )
 from mergebench_ray.runs.outlook import outlook
 from mergebench_ray.runs.spending import tokens_of
-from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known, searched
+from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known, proposed, searched
 from mergebench_ray.scores import recovered
 
 SPLIT_MEANING = {
@@ -103,9 +103,13 @@ class RunSummary:
         """What the race saved, in one sentence; empty where it stopped nobody."""
         if not self.stopped:
             return ""
-        asked = sum(map(self.items_answered, self.tried)) / (self.race_items * len(self.tried))
+        own = proposed(self.tried)
+        stopped = sum(trial.estimate is not None for trial in own)
+        if not stopped:
+            return ""
+        asked = sum(map(self.items_answered, own)) / (self.race_items * len(own))
         return (
-            f"The race stopped {len(self.stopped)} of {len(self.tried)} candidates before they had answered all "
+            f"The race stopped {stopped} of {len(own)} candidates before they had answered all "
             f"{self.race_items} items, so that {asked:.0%} of the items were asked."
         )
 
@@ -114,8 +118,9 @@ class RunSummary:
         in_full = self._in_full()
         if not self.stopped or in_full is None:
             return ""
-        count = len(self.tried)
-        minutes, tokens = sum(trial.engine_seconds for trial in self.tried) / 60, sum(map(tokens_of, self.tried))
+        own = proposed(self.tried)
+        count = len(own)
+        minutes, tokens = sum(trial.engine_seconds for trial in own) / 60, sum(map(tokens_of, own))
         return (
             f"That took {minutes:.3g} minutes of engines and {tokens:,} tokens; to score all in full, as plain average "
             f"was, would take about {count * in_full.engine_seconds / 60:.3g} and {count * tokens_of(in_full):,}."
@@ -123,7 +128,7 @@ class RunSummary:
 
     def _in_full(self) -> Trial | None:
         """A merge that was scored on validation without a race; None where that was taken from before."""
-        found = (t for t in self.references if t.role == "average" and t.engine_seconds > 0)
+        found = (t for t in self.references if t.role == "average" and t.engine_seconds > 0 and not t.reused_from)
         return next(found, None)
 
     def outlook(self) -> str:

@@ -81,6 +81,7 @@ class Trial:
         engine: name of the engine; those of several that shared the items with a plus between them.
         versions: package -> version.
         reused_from: earlier run -> how many of the items' scores are from there; what those took is not counted here.
+        taken_from: of a candidate that the search began with (`search.warm_start`), the run that it is of.
         started: UTC.
         finished: UTC.
         optuna_number: number of the trial in the Optuna study, which holds what was suggested; None where it is not
@@ -114,6 +115,7 @@ class Trial:
     engine: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     reused_from: Mapping[str, int] = field(default_factory=dict)
+    taken_from: str = ""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     finished: datetime = field(default_factory=lambda: datetime.now(UTC))
     optuna_number: int | None = None
@@ -218,6 +220,7 @@ class Trial:
             row[name] = getattr(self, name)
         if self.reused_from:
             row |= {"reused_items": sum(self.reused_from.values()), "reused_from": ", ".join(self.reused_from)}
+        row |= {"taken_from": self.taken_from} if self.taken_from else {}
         row |= flatten("version", self.versions)
         row |= {"started": self.started, "finished": self.finished, "optuna_number": self.optuna_number}
         return row | {"digest": self.digest, "items_digest": self.items_digest, "record": self.to_json()}
@@ -259,6 +262,11 @@ def is_known(value: float | None) -> bool:
 def searched(trials: Iterable[Trial]) -> list[Trial]:
     """What the search has scored on validation, stopped candidates included, in the order in which they ended."""
     return [trial for trial in trials if trial.role in SEARCHED and trial.split == "validation"]
+
+
+def proposed(trials: Iterable[Trial]) -> list[Trial]:
+    """What `searched` gives, without what other runs have scored and the search began with."""
+    return [trial for trial in searched(trials) if not trial.taken_from]
 
 
 def unusable_specialists(trials: Iterable[Trial]) -> list[Trial]:
@@ -382,6 +390,18 @@ class TrialStore:
             with whole_file(self._paths.items_file(trial.digest, trial.split)) as temporary:
                 pq.write_table(pa.Table.from_pylist([dict(item) for item in items]), temporary)
         self._write([*self._trials, trial])
+
+    def extend(self, trials: Sequence[Trial]) -> None:
+        """Add trials whose items are on disk already; all of them are there when this returns, or none.
+
+        Raises:
+            ValueError: two of them, or one of them and another, have one key.
+            InputError: if the disk is full; the store is then as before.
+        """
+        together = [*self._trials, *trials]
+        if len({trial.key for trial in together}) < len(together):
+            raise ValueError("a trial is stored already")
+        self._write(together)
 
     def replace(self, trial: Trial) -> None:
         """Put a trial in the place of the one with the same key, such as once its normalised average is known.

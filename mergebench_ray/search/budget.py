@@ -19,7 +19,7 @@ from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
 from mergebench_ray.placement.answers import items_at_the_end, least_items
 from mergebench_ray.runs.spending import UNITS, Sittings, amount, seconds_of, tokens_of
-from mergebench_ray.runs.trials import SEARCHED, Trial, TrialStore, searched
+from mergebench_ray.runs.trials import SEARCHED, Trial, TrialStore, proposed
 from mergebench_ray.search.standing import Cost
 
 Measure = Literal["tokens", "seconds"]
@@ -88,7 +88,7 @@ class Budget:
         Raises:
             InputError: saying what would be enough.
         """
-        if searched(trials):
+        if proposed(trials):
             return
         for unit, limit in self._options.limits.items():
             if (found := self._costs(unit, trials, UnderWay(), seconds)) is None:
@@ -109,7 +109,7 @@ class Budget:
             under_way: the candidates that are not at their end.
             seconds: that the run has taken so far.
         """
-        came = len(searched(trials)) + len(under_way.costs)
+        came = len(proposed(trials)) + len(under_way.costs)
         if not came:  # it passed `check`
             return True
         for unit, limit in self._options.limits.items():
@@ -127,7 +127,7 @@ class Budget:
 
         Arguments as those of `pays_another`.
         """
-        came = len(searched(trials)) + len(under_way.costs)
+        came = len(proposed(trials)) + len(under_way.costs)
         found = [] if self._options.candidates is None else [self._options.candidates]
         for unit, limit in self._options.limits.items():
             if (costs := self._costs(unit, trials, under_way, seconds)) is not None and costs.candidate > 0:
@@ -151,7 +151,7 @@ class Budget:
         if rates is None:
             return None
         per_item, per_model = rates
-        own = [_of_row(measure, one) for one in searched(trials)]
+        own = [_of_row(measure, one) for one in proposed(trials)]
         own += [_of_cost(measure, one) for one in under_way.costs]
         own = [one for one in own if one > 0]
         if len(own) > 1:
@@ -228,7 +228,7 @@ class RunBudget:
         """Whether one more candidate is paid; that it is not is kept, so that it stays so after an interruption."""
         if self._budget is None or self._budget.pays_another(self._store.trials(), under_way, self._seconds()):
             return True
-        came = len(searched(self._store.trials())) + len(under_way.costs)
+        came = len(proposed(self._store.trials())) + len(under_way.costs)
         self._sittings.note_enough(self._limits, came)
         return False
 
@@ -262,7 +262,7 @@ def _rates(measure: Measure, trials: Sequence[Trial]) -> tuple[float, float] | N
     before cost nothing and say nothing.
     """
     paid = [one for one in trials if one.score_seconds > 0]
-    rows = [one for one in paid if one.role not in SEARCHED] or searched(paid)
+    rows = [one for one in paid if one.role not in SEARCHED] or proposed(paid)
     answered = sum(score.items for one in rows for score in one.domains.values())
     answered -= sum(count for one in rows for count in one.reused_from.values())
     if not answered:

@@ -10,7 +10,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import check_looks
 from mergebench_ray.evaluation.order import Order
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trials import Trial, TrialStore, searched
 from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.race.items import Items
 from mergebench_ray.search.race.kinds import look_of, make_race, race_class
@@ -93,6 +93,11 @@ def race_of(
     places = race_class(options.kind).order(items, sweep.search.seed)
     race = make_race(options, items.taken(places), objective, candidates)
     return RaceOrder(race, tuple(places.tolist()))
+
+
+def raced_besides(trials: Sequence[Trial]) -> int:
+    """How many candidates of other runs a race begins with: those that were scored in full."""
+    return sum(one.role == "candidate" and bool(one.taken_from) for one in searched(trials))
 
 
 def order_of(options: RaceOptions, raced: RaceOrder, *, on_gpus: bool) -> Order:

@@ -26,6 +26,7 @@ from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.objectives.shares import check_references, why_not_normalised
+from mergebench_ray.search.scored_items import measured_from_items
 from mergebench_ray.search.scorer import CandidateScorer, Measurement
 from mergebench_ray.search.session import Session
 
@@ -177,6 +178,26 @@ class Records:
             **fields,
         )
 
+    def taken_over(self, trial: Trial, run: str, number: int) -> Trial:
+        """A row for a candidate of another run, whose items are in this one's folder.
+
+        What it scored is measured against the references of this run; an estimate stays as it was.
+
+        Args:
+            trial: its row there.
+            run: name of that run.
+            number: of its trial in this run's study.
+        """
+        answered = sum(result.items for result in trial.domains.values())
+        fields: dict[str, Any] = {"number": number, "optuna_number": number, "taken_from": run}
+        fields["reused_from"] = {run: answered}
+        if trial.role == "candidate":
+            influences = measured_from_items(trial, self._store.items(trial)).influences
+            scores = Scores(trial.split, dict(trial.domains), [], "", 0.0, 0.0, 0, 0, influences=dict(influences))
+            fields |= {"normalised_average": None, "normalised_standard_error": None}
+            fields |= self._aims(trial.name, trial.role, scores, trial.split)
+        return repeated(trial, **fields)
+
     def items_digest(self, split: Split, domains: list[str] | None = None) -> str:
         """Digest of the scored items; kept, since it does not change during a run."""
         chosen = domains or self._session.domains
@@ -277,7 +298,7 @@ def repeated(trial: Trial, **changes: Any) -> Trial:
     """A row for a model that was scored before: its scores, and no time spent."""
     now = datetime.now(UTC)
     seconds = ("merge_seconds", "load_seconds", "score_seconds", "engine_seconds", "judge_seconds")
-    spent: dict[str, Any] = {**dict.fromkeys(seconds, 0.0), "tokens": 0, "judge_tokens": 0}
+    spent: dict[str, Any] = {**dict.fromkeys(seconds, 0.0), "tokens": 0, "judge_tokens": 0, "taken_from": ""}
     return replace(trial, **{**spent, "started": now, "finished": now, **changes})
 
 

@@ -18,9 +18,10 @@ from mergebench_ray.config.race import RaceOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trials import Trial, TrialStore, proposed
+from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay
-from mergebench_ray.search.race_choice import order_of, race_of, race_of_run
+from mergebench_ray.search.race_choice import order_of, race_of, race_of_run, raced_besides
 from mergebench_ray.search.race_scheduler import RaceScheduler, StudySearch
 from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.records import Records
@@ -79,8 +80,11 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     objective = records.goal("validation").objective
     study = RunStudy(open_storage(run, sweep.search), run.study_name(sweep), run, objective)
+    taken = warm_start.read(run)
+    warm_start.begin_with(taken, store, records, study, space)
     race = race_of_run(race, sweep, run)
-    raced = race_of(race, sweep, run, store, objective, budget.expected(UnderWay()))
+    besides = raced_besides(store.trials())
+    raced = race_of(race, sweep, run, store, objective, budget.expected(UnderWay()) + besides)
     order = None if raced is None else order_of(race, raced, on_gpus=bool(ray.cluster_resources().get("GPU")))
     ray.get(session.scorer.call(CandidateScorer.begin_search, space, _known(store, records), order))
 
@@ -95,13 +99,13 @@ def search(
 
     most = budget.most_candidates
     racing = Racing(session, store, records, study, run, raced, recipe_of, on_finish)
-    racing.restore(most)
-    ended = searched(store.trials())
+    racing.restore(most + besides)
+    ended = proposed(store.trials())
     study.reconcile(ended)
     remaining = most - len(ended)
     if remaining <= 0:
         return
-    study.queue(space.points(sweep.search.points_to_evaluate))
+    study.queue(space.points(sweep.search.points_to_evaluate), after=len(taken))
     groups = sweep.engine.count // engines_per_candidate(sweep)
     scheduler = RaceScheduler(
         *(racing, session.scorer, groups, remaining),

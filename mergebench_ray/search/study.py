@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from mergebench_ray.config import SearchOptions
@@ -17,6 +18,7 @@ from mergebench_ray.runs.trials import Trial, is_known
 from mergebench_ray.scores import ObjectiveEstimate
 from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.samplers import OWN_ERROR
+from mergebench_ray.search.space import METHOD, Space
 from mergebench_ray.search.storage import storage_error
 
 _UNKNOWN = 10.0  # distance from a constraint, where a score is not known: far, and yet a number that samplers can use
@@ -64,25 +66,53 @@ class RunStudy:
         self.study.set_user_attr("run", str(run.path.resolve()))
         self.study.set_user_attr("report", self._report)
 
-    def queue(self, points: Sequence[dict[str, Any]]) -> None:
-        """Queue the candidates that a search begins with; those that it queued before are not queued again."""
-        for point in points[len(self.study.get_trials(deepcopy=False)) :]:
+    def queue(self, points: Sequence[dict[str, Any]], after: int = 0) -> None:
+        """Queue the candidates that a search begins with; those that it queued before are not queued again.
+
+        Args:
+            points: the candidates.
+            after: how many were added before them.
+        """
+        for point in points[max(0, len(self.study.get_trials(deepcopy=False)) - after) :]:
             self.study.enqueue_trial(point)
+
+    def add(self, row: Trial, suggestion: Mapping[str, Any], space: Space) -> None:
+        """Add a candidate that another run has scored, under its row's number, unless it was added before."""
+        assert row.optuna_number is not None
+        if row.optuna_number < len(self.study.get_trials(deepcopy=False)):
+            return
+        known = space.distributions(str(row.method)) | {METHOD: CategoricalDistribution(space.methods)}
+        value = told_value(row)
+        trial = optuna.trial.create_trial(
+            state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+            value=value,
+            params=dict(suggestion),
+            distributions={name: known[name] for name in suggestion},
+            user_attrs=self._attributes(row) | {"taken_from": row.taken_from},
+            constraints=_distances(row),
+        )
+        self.study.add_trial(trial)
 
     def describe(self, trial: Trial) -> None:
         """Say what a candidate is and what it scored; before the study is told, since nothing may be added later."""
-        attributes: dict[str, Any] = {"model": trial.label, "digest": trial.digest, "report": self._report}
-        attributes |= _stopped(trial.estimate) if trial.estimate is not None else _scored(trial)
         assert trial.optuna_number is not None
         trial_id = self._trial_id(trial.optuna_number)
-        for key, value in attributes.items():
-            # Dashboards read JSON, which has neither NaN nor infinity.
-            if value is not None and (isinstance(value, str) or math.isfinite(value)):
-                self.storage.set_trial_user_attr(trial_id, key, value)
+        for key, value in self._attributes(trial).items():
+            self.storage.set_trial_user_attr(trial_id, key, value)
         told = optuna.Trial(self.study, trial_id)
-        for name, distance in trial.constraints.items():
+        for name, distance in _distances(trial).items():
             if name not in told.constraints:  # of a trial that was described when everything was killed
-                told.set_constraint(name, distance if math.isfinite(distance) else _UNKNOWN)
+                told.set_constraint(name, distance)
+
+    def _attributes(self, trial: Trial) -> dict[str, Any]:
+        found: dict[str, Any] = {"model": trial.label, "digest": trial.digest, "report": self._report}
+        found |= _stopped(trial.estimate) if trial.estimate is not None else _scored(trial)
+        # Dashboards read JSON, which has neither NaN nor infinity.
+        return {
+            key: value
+            for key, value in found.items()
+            if value is not None and (isinstance(value, str) or math.isfinite(value))
+        }
 
     def reconcile(self, candidates: Iterable[Trial]) -> None:
         """Bring the study in line with the trials on disk, so that none is lost and none repeated.
@@ -119,6 +149,11 @@ def told_value(candidate: Trial) -> float | None:
     """What a study is told of a candidate: its objective, or where the race stopped it, the estimate of that."""
     value = candidate.objective.value if candidate.estimate is None else candidate.estimate.value
     return value if is_known(value) else None
+
+
+def _distances(trial: Trial) -> dict[str, float]:
+    """How far a candidate is from keeping each constraint, in numbers that samplers can use."""
+    return {name: one if math.isfinite(one) else _UNKNOWN for name, one in trial.constraints.items()}
 
 
 def _scored(trial: Trial) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from command_line import CommandLine
 from mergebench_ray.config.yaml_files import to_yaml
+from mergebench_ray.runs.trials import Trial, TrialStore
 from task_files import capital_items, write_generation_task, write_lines
 from tiny_models import tiny_llama, tiny_specialist
 
@@ -96,6 +97,23 @@ def test_a_wrong_sweep_is_one_line_for_all_commands(
 ) -> None:
     write_sweep(workplace, models, **changes)
     assert len(refusals_of_the_sweep(run)) == 1
+
+
+def test_a_warm_start_of_nothing_or_of_other_models_is_one_line_for_all_commands_that_would_use_it(
+    run: CommandLine, workplace: Path, models: Path
+) -> None:
+    write_sweep(workplace, models, search={"warm_start": "runs/*"})
+
+    def refusals() -> set[str]:
+        return {run.refused("tune", "sweep.yaml", "--out", "run"), run.refused("plan", "sweep.yaml")}
+
+    [line] = refusals()
+    assert "search.warm_start: 'runs/*' matches no folder" in line
+    TrialStore(workplace / "runs" / "a").append(Trial("base", "base", "validation", "another", "items"))
+    write_sweep(workplace / "runs" / "a", models)
+    [line] = refusals()
+    assert "runs/a is a run of other models: the base is not this sweep's" in line
+    assert not Path("run").exists()
 
 
 def no_file(folder: Path) -> None:

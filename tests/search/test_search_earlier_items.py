@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import optuna
 import pyarrow.parquet as pq
 import pytest
 
 from actors_here import ActorHere, fetch_here
+from killed_search import Killed, killed_at
 from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch, made_up_tasks
 from made_up_search import item as made_up_item
 from mergebench_ray.config import EngineOptions
@@ -179,10 +182,15 @@ class TestSearch:
     def here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fetch_here(monkeypatch)
 
-    def run(self, folder: Path, *, reuses: bool = True, **options: Any) -> MadeUpSearch:
-        found = MadeUpSearch(folder, MadeUpScorer(), ActorHere, options, reuses=reuses)
+    def run(
+        self, folder: Path, *, reuses: bool = True, storage: Any = None, killed: int = -1, **options: Any
+    ) -> MadeUpSearch:
+        storage = storage or optuna.storages.InMemoryStorage()
+        found = MadeUpSearch(folder, MadeUpScorer(), ActorHere, options, reuses=reuses, storage=storage)
         (folder / "sweep.yaml").touch()
-        found.drive()
+        with pytest.MonkeyPatch.context() as patch:
+            self.writes = killed_at(patch, killed, torn=killed % 2 == 0)
+            found.drive()
         return found
 
     def test_candidates_that_another_run_scored_in_full_are_not_asked(self, tmp_path: Path) -> None:
@@ -219,7 +227,26 @@ class TestSearch:
         assert {row.digest for row in reused} == full
         assert all((row.role, row.tokens) == ("candidate", 0) for row in reused)
         assert second.scorer.asked < first.scorer.asked
-        self.run(tmp_path / "b", **options)  # from its files alone: its decisions follow from its answers
+
+    def test_a_search_that_was_killed_goes_on_as_the_calm_one(self, tmp_path: Path) -> None:
+        options = {"trials": 5, "race": {"kind": "pool", "survivors": 2}, "sampler": "RandomSampler"}
+        self.run(tmp_path / "runs" / "a", **options)
+        calm = self.run(tmp_path / "runs" / "calm", **options)
+        for place in range(1, self.writes[0] + 1, self.writes[0] // 4):
+            folder = tmp_path / f"{place}"
+            shutil.copytree(tmp_path / "runs" / "a", folder / "a")
+            storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+            with pytest.raises(Killed):
+                self.run(folder / "b", storage=storage, killed=place, **options)
+            again = self.run(folder / "b", storage=storage, **options)
+            assert [self.said(row) for row in searched(again.store.trials())] == [
+                self.said(row) for row in searched(calm.store.trials())
+            ], f"killed at write {place}"
+
+    @staticmethod
+    def said(row: Trial) -> Any:
+        """All that a row says but times and costs."""
+        return row.role, row.number, row.parameters, row.domains, row.objectives, row.estimate, row.reused_from
 
 
 def test_a_row_says_where_its_scores_are_from() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 import made_up_search
 from actors_here import ActorHere, fetch_here
+from killed_search import Killed, killed_at
 from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import ABSENT
@@ -97,36 +97,6 @@ class TestOneSitting:
         for one in searched(raced.store.trials()):
             answered = ITEMS if one.estimate is None else one.estimate.answered
             assert (one.score_seconds, one.tokens) == (answered, 10 * answered)
-
-
-class Killed(BaseException):
-    """Ends a sitting where a process would be killed."""
-
-
-def killed_at(monkeypatch: pytest.MonkeyPatch, place: int, torn: bool) -> list[int]:
-    """Let the process end at its place-th write; with a part of it on disk, or none."""
-    writes = [0]
-
-    def count(before: Any, lost: Any) -> Any:
-        def write(self: Any, *arguments: Any) -> Any:
-            writes[0] += 1
-            if writes[0] == place:
-                lost(self, *arguments)
-                raise Killed
-            return before(self, *arguments)
-
-        return write
-
-    def tear(self: JsonLines, records: Any) -> None:
-        if torn:
-            self._size = self._begin() if self._size is None else self._size
-            content = "".join(json.dumps(dict(record)) + "\n" for record in records).encode()
-            with self.path.open("ab") as stream:
-                stream.write(content[: 2 * len(content) // 3])
-
-    monkeypatch.setattr(JsonLines, "append", count(JsonLines.append, tear))
-    monkeypatch.setattr(TrialStore, "append", count(TrialStore.append, lambda *_: None))
-    return writes
 
 
 @pytest.mark.parametrize("kind", ["pool", "halving", "exact"])

@@ -19,11 +19,12 @@ from mergebench_ray.evaluation.order import Order
 from mergebench_ray.evaluation.ordered_scoring import Look
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import Sittings
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trials import Trial, TrialStore, proposed
 from mergebench_ray.scores import DomainScore, ItemRow, Scores
+from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay, Work
 from mergebench_ray.search.earlier_items import EarlierItems, run_folders
-from mergebench_ray.search.race_choice import chosen_race, order_of, race_of
+from mergebench_ray.search.race_choice import chosen_race, order_of, race_of, raced_besides
 from mergebench_ray.search.racing import RaceOrder, Racing
 from mergebench_ray.search.records import Records
 from mergebench_ray.search.samplers import search_sampler
@@ -261,7 +262,11 @@ class MadeUpSearch:
         objective = self.records.goal("validation").objective
         study = RunStudy(self.storage or open_storage(self.run, self.sweep.search), "x", self.run, objective)
         study.study.sampler = search_sampler(self.sweep.search, self.space)
-        raced = race_of(self.options, self.sweep, self.run, self.store, objective, self.budget.expected(UnderWay()))
+        taken = warm_start.read(self.run)
+        warm_start.begin_with(taken, self.store, self.records, study, self.space)
+        besides = raced_besides(self.store.trials())
+        expected = self.budget.expected(UnderWay()) + besides
+        raced = race_of(self.options, self.sweep, self.run, self.store, objective, expected)
         known = [one.digest for one in self.store.trials() if one.role == "candidate"]
         self.scorer.begin_search(self.space, known, _order(self.options, raced))
 
@@ -271,10 +276,10 @@ class MadeUpSearch:
         folders = (self.session, self.store, self.records, study, self.run)
         racing = Racing(*folders, raced, recipe_of, on_finish=self.finished.append)
         most = self.budget.most_candidates
-        racing.restore(most)
-        study.reconcile(searched(self.store.trials()))
-        study.queue(self.space.points(self.sweep.search.points_to_evaluate))
-        left = most - len(searched(self.store.trials()))
+        racing.restore(most + besides)
+        study.reconcile(proposed(self.store.trials()))
+        study.queue(self.space.points(self.sweep.search.points_to_evaluate), after=len(taken))
+        left = most - len(proposed(self.store.trials()))
         suggestions: dict[int, dict[str, Any]] = {}
         told = set(racing.values)
 

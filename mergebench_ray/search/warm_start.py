@@ -1,0 +1,238 @@
+"""Candidates of earlier runs that a search begins with (`search.warm_start`): found, copied, told to its study.
+
+Everything is checked and copied before anything starts, so that a run never needs the others again.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergebench_ray.config import Fixed, Range, Recipe, Sweep
+from mergebench_ray.errors import InputError
+from mergebench_ray.files import whole_file
+from mergebench_ray.runs.json_lines import JsonLines
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import Trial, TrialStore, read_trials, searched
+from mergebench_ray.search.space import METHOD, Space
+
+if TYPE_CHECKING:
+    from mergebench_ray.search.records import Records
+    from mergebench_ray.search.study import RunStudy
+
+_KEY = "search.warm_start"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A candidate of another run.
+
+    Attributes:
+        run: name of that run's folder.
+        suggestion: what this search's study would have suggested.
+        trial: its row there.
+        items: file of its scored items there; None of one that the race stopped, or once they are copied.
+    """
+
+    run: str
+    suggestion: Mapping[str, Any]
+    trial: Trial
+    items: Path | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What candidates of other runs are held against.
+
+    Attributes:
+        sweep: the sweep, whose space and objective they have to share.
+        space: what it may try.
+        base: digest of the base.
+        specialists: digests of the specialists.
+        items: digest of the validation items.
+        recipe: the recipe of a method with its hyper-parameters.
+    """
+
+    sweep: Sweep
+    space: Space
+    base: str
+    specialists: Mapping[str, str]
+    items: str
+    recipe: Callable[[str, dict[str, Any]], Recipe]
+
+
+def matching_folders(patterns: Iterable[str], own: Path | None = None) -> list[Path]:
+    """The folders that paths and patterns name, as far as they are there; a run's own is none of them."""
+    found = (Path(name) for pattern in patterns for name in _matches(pattern))
+    mine = None if own is None else own.resolve()
+    return list({folder.resolve(): folder for folder in found if folder.resolve() != mine}.values())
+
+
+def find_candidates(wanted: Wanted, own: Path | None = None) -> tuple[list[Taken], list[str]]:
+    """The candidates of other runs that a search begins with, each model once, and what is to be said of them.
+
+    Args:
+        wanted: what they have to be.
+        own: the run's own folder, which a pattern may match.
+
+    Raises:
+        InputError: a pattern that matches nothing, a folder that is no run, or one of other models, other items or
+            another objective, or without any candidate that lies in the space.
+    """
+    patterns = wanted.sweep.search.warm_start
+    for pattern in patterns:
+        if not matching_folders([pattern], own):
+            raise InputError(f"{_KEY}: {pattern!r:.300} matches no folder; check the path, or leave it out")
+    kept: dict[str, Taken] = {}
+    notes = []
+    for folder in matching_folders(patterns, own):
+        found, outside = _candidates_of(folder, wanted)
+        if outside:
+            notes.append(f"{_KEY}: {outside} candidates of {folder} do not lie in this sweep's space and are left out")
+        for one in found:
+            before = kept.get(one.trial.digest)
+            if before is None or (before.trial.role, one.trial.role) == ("stopped", "candidate"):
+                kept[one.trial.digest] = one
+    return list(kept.values()), notes
+
+
+def keep(run: RunFolder, candidates: Sequence[Taken]) -> None:
+    """Copy candidates into a run's folder."""
+    for one in candidates:
+        if one.items is not None:
+            with whole_file(run.items_file(one.trial.digest, one.trial.split)) as temporary:
+                shutil.copyfile(one.items, temporary)
+    lines = [{"run": one.run, "suggestion": one.suggestion, "record": one.trial.to_json()} for one in candidates]
+    with whole_file(run.warm_start_file) as temporary:
+        temporary.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
+
+
+def read(run: RunFolder) -> list[Taken]:
+    """What `keep` wrote; nothing where it did not.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        return [
+            Taken(line["run"], line["suggestion"], Trial.from_json(line["record"]))
+            for line in JsonLines(run.warm_start_file).read()
+        ]
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{run.warm_start_file}: damaged, or written by another version; restore it from a copy, or start a new "
+            "run with another --out"
+        ) from error
+
+
+def begin_with(candidates: Sequence[Taken], store: TrialStore, records: Records, study: RunStudy, space: Space) -> None:
+    """Make candidates of other runs rows of this one and the first trials of its study, unless they are already.
+
+    Args:
+        candidates: as `read` gives them.
+        store: the run's trials.
+        records: say what they come to against the references of this run.
+        study: gets them before the first proposal.
+        space: what may be tried.
+    """
+    rows = [row for row in searched(store.trials()) if row.taken_from]
+    if candidates and not rows:
+        rows = [records.taken_over(one.trial, one.run, number) for number, one in enumerate(candidates)]
+        store.extend(rows)
+    for row, one in zip(rows, candidates, strict=True):
+        study.add(row, one.suggestion, space)
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    expanded = str(Path(pattern).expanduser())
+    if glob.has_magic(expanded):
+        yield from (name for name in sorted(glob.glob(expanded)) if Path(name).is_dir())
+    elif Path(expanded).exists():
+        yield expanded
+
+
+def _candidates_of(folder: Path, wanted: Wanted) -> tuple[list[Taken], int]:
+    """A run's candidates that lie in the space, and how many do not."""
+    run = RunFolder(folder)
+    if not (run.sweep_file.is_file() and run.trials_file.is_file()):
+        raise InputError(f"{_KEY}: {folder} is no run that has scored anything (no trials.parquet); name another")
+    trials = read_trials(folder)
+    _check_alike(folder, Sweep.from_yaml(run.sweep_file), trials, wanted)
+    found, outside, of_others = [], 0, 0
+    for row in searched(trials):
+        suggestion = _suggestion(row, wanted)
+        items = run.items_file(row.digest, row.split) if row.role == "candidate" else None
+        if suggestion is None or (items is not None and not items.is_file()):
+            outside += 1
+        elif wanted.recipe(*wanted.space.candidate(suggestion)).digest != row.digest:
+            of_others += 1
+        else:
+            found.append(Taken(folder.resolve().name, suggestion, row, items))
+    if not found:
+        reason = "none of its candidates lies in this sweep's space"
+        if of_others:
+            reason = "its candidates were made of other models, or calibrated on other samples"
+        raise InputError(f"{_KEY}: {folder}: {reason}; leave it out")
+    return found, outside + of_others
+
+
+def _check_alike(folder: Path, sweep: Sweep, trials: Sequence[Trial], wanted: Wanted) -> None:
+    """Refuse a run whose scores say nothing of this sweep's candidates.
+
+    Raises:
+        InputError: saying what is another.
+    """
+    scored = [row for row in trials if row.split == "validation"]
+    base = next((row for row in scored if row.role == "base"), None)
+    if base is None:
+        raise InputError(f"{_KEY}: {folder} has not scored its base yet; name another run, or wait for it")
+    others = [row.name for row in scored if row.role == "specialist" and wanted.specialists.get(row.name) != row.digest]
+    if base.digest != wanted.base or others:
+        what = f"the specialist {others[0]}" if others else "the base"
+        raise InputError(f"{_KEY}: {folder} is a run of other models: {what} is not this sweep's; leave it out")
+    if base.items_digest != wanted.items:
+        raise InputError(
+            f"{_KEY}: {folder} was scored on other validation items than this sweep's: another suite, other data, "
+            "domains, judges or numbers of items; leave it out"
+        )
+    there, here = sweep.search.objective, wanted.sweep.search.objective
+    if there != here:
+        raise InputError(f"{_KEY}: {folder} searched for {there!r:.200}, this sweep for {here!r:.200}; leave it out")
+
+
+def _suggestion(row: Trial, wanted: Wanted) -> dict[str, Any] | None:
+    """What the study would have suggested; None of what does not lie in the space."""
+    searched_of = wanted.sweep.methods.get(str(row.method))
+    if searched_of is None:
+        return None
+    point = {METHOD: row.method}
+    for name, parameter in searched_of.items():
+        if not isinstance(parameter, Fixed):
+            per = isinstance(parameter, Range) and parameter.per == "specialist"
+            groups = parameter.layer_groups if isinstance(parameter, Range) else 1
+            point[name] = _as_searched(row.parameters.get(name), per_specialist=per, per_group=groups > 1)
+    try:
+        [suggestion] = wanted.space.points([point])
+    except InputError:
+        return None
+    return suggestion
+
+
+def _as_searched(value: Any, *, per_specialist: bool, per_group: bool) -> Any:
+    """A complete hyper-parameter as a point has it: equal numbers that are searched as one are one."""
+    if isinstance(value, Mapping):
+        parts = {name: _as_searched(one, per_specialist=True, per_group=per_group) for name, one in value.items()}
+        return next(iter(parts.values())) if not per_specialist and _are_equal(parts.values()) else parts
+    if isinstance(value, list) and not per_group and _are_equal(value):
+        return value[0]
+    return value
+
+
+def _are_equal(values: Iterable[Any]) -> bool:
+    some = list(values)
+    return bool(some) and all(one == some[0] for one in some)
