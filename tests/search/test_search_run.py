@@ -23,6 +23,7 @@ def test_a_search_that_has_all_its_candidates_starts_nothing(tmp_path: Path, mon
     again = MadeUpSearch(tmp_path, MadeUpScorer(), ActorHere, options)
     search(
         *(again.sweep, again.space, again.session, again.store, again.records, again.run, again.options),
+        again.budget,
         on_start=lambda _number: pytest.fail("a candidate began"),
         on_finish=again.finished.append,
     )
