@@ -86,7 +86,7 @@ def divided(
     chosen_from = [rows.index(one) for one in finalists(rows)]
     held_back = [part(items[place], 0.5, 0.75) for place in chosen_from]
     final_rows = [replace(rows[place], objectives=goal.values(one)) for place, one in zip(chosen_from, held_back)]
-    choice = choose(goal.objective, final_rows, held_back)
+    choice = choose(goal, final_rows, held_back)
     assert choice is not None
     winners = [
         (chosen_from[0], searched[chosen_from[0]]),

@@ -12,23 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from huggingface_hub import EvalResult
 
-from mergebench_ray.checkpoints import evaluation_result, model_card
+from mergebench_ray.checkpoints import evaluation_result
+from mergebench_ray.commands.best_model import aim_of, write_best, write_front
 from mergebench_ray.commands.budget import running_budget
 from mergebench_ray.commands.first_checks import checked_run
 from mergebench_ray.commands.live import LiveView
-from mergebench_ray.commands.merge import write_merged
-from mergebench_ray.commands.models import Models
 from mergebench_ray.commands.plan import does_not_fit
 from mergebench_ray.commands.ready_sweep import ReadySweep, find_taken, make_ready
 from mergebench_ray.commands.run_log import log_to
 from mergebench_ray.commands.unusable_specialists import explanation
-from mergebench_ray.config import Recipe, Sweep
+from mergebench_ray.config import Sweep
 from mergebench_ray.config.budget import BudgetOptions
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import is_full_disk, whole_folder
+from mergebench_ray.files import is_full_disk
 from mergebench_ray.judges.judges import running_judges
 from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.placement import make_plan
@@ -37,10 +35,14 @@ from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.leaderboard import (
     best_candidate,
     best_of_each_method,
+    by_choice,
+    choice_title,
+    front,
     objective_title,
     on_split,
     what_is_missed,
     with_objective,
+    with_objectives,
 )
 from mergebench_ray.runs.opening import begin_again, check_same_items, open_run
 from mergebench_ray.runs.run_folder import RunFolder
@@ -76,6 +78,8 @@ class TuneResult:
     Attributes:
         folder: the run's folder.
         best: the winner, as it was scored on validation (`best.coefficients`, `best.parameters`, `best.domains`).
+        front: with several objectives the candidates of which no other is better in everything on validation, in the
+            order in which the sweep's choice takes them; else the best there alone.
         final: the same model on the items held back from the search, which it was chosen by; None without any.
         test: the same model on the test split.
         references: base, specialists, plain average and simple task arithmetic, on both splits.
@@ -85,6 +89,7 @@ class TuneResult:
 
     folder: Path
     best: Trial
+    front: list[Trial]
     final: Trial | None
     test: Trial
     references: list[Trial]
@@ -302,49 +307,20 @@ def _finish(
         for domain, one in test.domains.items()
         if math.isfinite(one.score)  # a hub takes numbers alone
     ]
-    _write_best(session, recipe, ready.models, store, run, results, _aim(test))
+    write_best(session, recipe, ready.models, store, run, results, aim_of(test))
+    members = by_choice(front(store.trials()))
+    if best.choice is not None:
+        write_front(session.bank, members, run)
     return TuneResult(
         folder=run.path,
         best=best,
+        front=members,
         final=on_split(store.trials(), best, "final"),
         test=test,
         references=[trial for trial in store.trials() if trial.role not in SEARCHED],
         trials=store.table(),
         engine_share=session.engine_share(),
     )
-
-
-def _write_best(
-    session: Session,
-    recipe: Recipe,
-    models: Models,
-    store: TrialStore,
-    run: RunFolder,
-    results: Sequence[EvalResult],
-    aim: str,
-) -> None:
-    """Write recipe and model, unless they are there; of another winner, found with more trials, they are replaced."""
-    text = recipe.to_yaml()
-    if run.model_folder.exists() and run.recipe_file.is_file() and run.recipe_file.read_text() == text:
-        return
-    scores = {
-        trial.label: {domain: (result.score, result.standard_error) for domain, result in trial.domains.items()}
-        for trial in store.trials()
-        if trial.split == "test"
-    }
-    with whole_folder(run.best_folder, replace=True) as folder:
-        (folder / run.recipe_file.name).write_text(text)
-        card = model_card(recipe, scores, [*models.notes, aim], results)
-        write_merged(folder / run.model_folder.name, session.bank, models.base, card)
-
-
-def _aim(test: Trial) -> str:
-    """What the model was searched for, and what it came to on test."""
-    title = objective_title(test.objective_name, test.domains)
-    aim = ", keeping ".join(filter(None, (title, " and ".join(test.constraints))))
-    reached = ", ".join(filter(None, (with_objective(test), leads_of(test))))
-    text = f"What the search was after: {aim}. On test {reached}"
-    return f"{text}, where it {what_is_missed(test)}" if test.missed else text
 
 
 def _summary(result: TuneResult, budget: BudgetOptions | None) -> list[str]:
@@ -361,6 +337,7 @@ def _summary(result: TuneResult, budget: BudgetOptions | None) -> list[str]:
     missed = [f"{what_is_missed(one)} on {one.split}" for one in (result.best, result.test) if one.missed]
     return [
         f"best of {count} candidates: {result.best.label}, {title} {with_objective(result.best)} on validation",
+        *([f"{_of_front(result)}"] if result.best.choice is not None else []),
         *([f"on items held back: {_compared(result.final)}"] if result.final is not None else []),
         f"on test: {'; '.join(others)}",
         *([f"there it is {leads}"] if (leads := leads_of(result.test)) else []),
@@ -370,6 +347,13 @@ def _summary(result: TuneResult, budget: BudgetOptions | None) -> list[str]:
         f"model: {run.model_folder}",
         f"report: {run.report_file}",
     ]
+
+
+def _of_front(result: TuneResult) -> str:
+    best = result.best
+    assert best.choice is not None
+    by = f"chosen by {choice_title(best.choice)}"
+    return f"of a front of {len(result.front)}, {by}: {with_objectives(best)} on validation"
 
 
 def _compared(final: Trial) -> str:

@@ -15,7 +15,7 @@ from mergebench_ray.config.constraints import Conditions
 from mergebench_ray.config.engine import EngineOptions
 from mergebench_ray.config.fields import SPLITS, Line, Plain, Split, Strict, expanded
 from mergebench_ray.config.names import Name
-from mergebench_ray.config.objective import DEFAULT, FORGETTING, ObjectiveSpec
+from mergebench_ray.config.objective import DEFAULT, FORGETTING, ChoiceSpec, ObjectiveSpec, each_objective
 from mergebench_ray.config.race import RaceOptions, RaceSpec
 from mergebench_ray.config.reference import ModelRef
 from mergebench_ray.config.storage_url import hide_password
@@ -118,7 +118,14 @@ class SearchOptions(Strict):
         default=DEFAULT,
         description="What is searched for: normalised_average, worst_domain, a domain by its name, weights of domains "
         "({math: 2, coding: 1}), forgetting (what is kept of the base), or another package's; a domain counts by what "
-        "it reaches of its specialist's score.",
+        "it reaches of its specialist's score. A list of at least two searches for all models of which none is better "
+        "in everything.",
+    )
+    choice: ChoiceSpec | None = Field(
+        default=None,
+        description="With several objectives, which of those models is taken: knee (the default: nearest to the best "
+        "of everything), {weights: {math: 2, safety: 1}}, or {floors: {safety: 0.9}} (the largest sum of the others "
+        "among those that keep the floors).",
     )
     constraints: dict[Line, Conditions] = Field(
         default_factory=dict,
@@ -315,7 +322,7 @@ class Sweep(Strict):
 
     def scoring(self, suite: Suite) -> EvaluationOptions:
         """What candidates are scored on: the suite's forgetting section, too, where the search is after it."""
-        if FORGETTING not in (self.search.objective, *self.search.constraints):
+        if FORGETTING not in (*each_objective(self.search.objective), *self.search.constraints):
             return self.evaluation
         domains = [*(self.evaluation.domains or suite.domains), *suite.forgetting]
         return self.evaluation.model_copy(update={"domains": domains})

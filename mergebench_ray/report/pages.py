@@ -14,7 +14,7 @@ from markupsafe import Markup
 from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.config.budget import MOST_CANDIDATES
 from mergebench_ray.config.fields import SPLITS
-from mergebench_ray.config.objective import DEFAULT
+from mergebench_ray.config.objective import DEFAULT, each_objective
 from mergebench_ray.errors import InputError
 from mergebench_ray.report import charts
 from mergebench_ray.report.colours import method_colours
@@ -242,8 +242,11 @@ def _most_candidates(search: SearchOptions) -> str:
 
 def _goal_text(search: SearchOptions) -> str:
     """What was searched for, as the sweep says it."""
-    aim = search.objective
-    text = aim if isinstance(aim, str) else ", ".join(f"{domain}: {weight:g}" for domain, weight in aim.items())
+    aims = [
+        aim if isinstance(aim, str) else ", ".join(f"{domain}: {weight:g}" for domain, weight in aim.items())
+        for aim in each_objective(search.objective)
+    ]
+    text = aims[0] if len(aims) == 1 else "the front of " + "; ".join(aims)
     kept = [f"{name} {condition}" for name, condition in search.constraints.items()]
     return "\n".join([text, *(f"a winner keeps {one}" for one in kept)])
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.names import AVERAGE
-from mergebench_ray.config.objective import FORGETTING
+from mergebench_ray.config.objective import FORGETTING, KNEE, ChoiceSpec, choice_values
+from mergebench_ray.runs.front import Floats, chosen_first, non_dominated
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
-from mergebench_ray.scores import exact_sum
+from mergebench_ray.scores import ObjectiveValue, exact_sum
 
 MISSING = "–"
 
@@ -33,18 +36,56 @@ class LeaderboardRow:
 def best_candidate(trials: Sequence[Trial]) -> Trial | None:
     """The search's winner, as it was scored on validation; None without any candidate that has a value.
 
-    The one that was chosen on items held back, if any was. Otherwise the best by its objective, of those that keep all
-    constraints; the earliest of equals; where none keeps them, the one that is least far from it.
+    The one that was chosen on items held back, if any was. Otherwise the best by its objective, or what the sweep's
+    choice takes of the front of several, of those that keep all constraints; the earliest of equals; where none keeps
+    them, the one that is least far from it.
     """
     chosen = next((trial for trial in trials if trial.chosen), None)
     if chosen is not None and (found := on_split(trials, chosen, "validation")) is not None:
         return found
-    scored = [
-        trial
-        for trial in trials
-        if trial.role == "candidate" and trial.split == "validation" and is_known(trial.objective.value)
-    ]
+    if any(trial.choice is not None for trial in trials):
+        return next(iter(by_choice(front(trials))), None)
+    scored = [trial for trial in trials if (trial.role, trial.split) == ("candidate", "validation") and trial.is_scored]
     return min(scored, key=best_first, default=None)
+
+
+def front(trials: Sequence[Trial]) -> list[Trial]:
+    """Distinct candidates on validation of which no other is better in everything, in the order of the search.
+
+    Of those that keep all constraints, or where none does, that are least far from it. Of one objective the best alone.
+    """
+    rows = [trial for trial in distinct(trials) if (trial.role, trial.split) == ("candidate", "validation")]
+    scored = [trial for trial in rows if trial.is_scored]
+    least = min(map(missed_by, scored), default=0.0)
+    keeping = sorted((trial for trial in scored if missed_by(trial) == least), key=lambda trial: trial.number)
+    if not keeping:
+        return []
+    return [trial for trial, is_on in zip(keeping, non_dominated(values_of(keeping)).tolist()) if is_on]
+
+
+def by_choice(trials: Sequence[Trial]) -> list[Trial]:
+    """Models with several objectives in the order in which their sweep's choice takes them."""
+    if not trials:
+        return []
+    own = [[one.own_error or 0.0 for one in aims_of(trial).values()] for trial in trials]
+    names, errors = list(aims_of(trials[0])), np.nan_to_num(np.array(own), posinf=0.0)
+    return [trials[place] for place in chosen_first(trials[0].choice or KNEE, names, values_of(trials), errors)]
+
+
+def aims_of(trial: Trial) -> Mapping[str, ObjectiveValue]:
+    """All that a search is after, by name; the normalised average where the row says nothing else."""
+    return trial.objectives or {trial.objective_name: trial.objective}
+
+
+def values_of(trials: Sequence[Trial]) -> Floats:
+    """Values of all that a search is after, known and turned so that more is better, (models, objectives)."""
+    aims = [list(aims_of(trial).values()) for trial in trials]
+    return np.array([[-(one.value or 0.0) if one.minimised else one.value for one in row] for row in aims], float)
+
+
+def missed_by(trial: Trial) -> float:
+    """How far a model is from keeping all constraints; 0 where it does."""
+    return exact_sum(trial.constraints[name] for name in trial.missed)
 
 
 def best_first(trial: Trial) -> tuple[float, float, int]:
@@ -52,8 +93,7 @@ def best_first(trial: Trial) -> tuple[float, float, int]:
     objective = trial.objective
     if objective.value is None or not math.isfinite(objective.value):
         return math.inf, math.inf, trial.number
-    missed = exact_sum(trial.constraints[name] for name in trial.missed)
-    return missed, objective.value if objective.minimised else -objective.value, trial.number
+    return missed_by(trial), objective.value if objective.minimised else -objective.value, trial.number
 
 
 def best_of_each_method(trials: Sequence[Trial]) -> list[Trial]:
@@ -128,6 +168,26 @@ def what_is_missed(trial: Trial) -> str:
 def with_objective(trial: Trial) -> str:
     """A model's objective with its standard error."""
     return with_error(trial.objective.value, trial.objective.standard_error)
+
+
+def with_objectives(trial: Trial) -> str:
+    """A model's several objectives with their standard errors, by name; empty where there is one."""
+    if len(trial.objectives) < 2:
+        return ""
+    return ", ".join(
+        f"{objective_title(name, trial.domains)} {with_error(one.value, one.standard_error)}"
+        for name, one in trial.objectives.items()
+    )
+
+
+def choice_title(choice: ChoiceSpec) -> str:
+    """What takes one model of a front, in words that follow "chosen by"."""
+    values = choice_values(choice)
+    if isinstance(choice, str):
+        return "the knee"
+    if "weights" in choice:
+        return f"weights ({', '.join(f'{name} {weight:g}' for name, weight in values.items())})"
+    return f"floors ({', '.join(f'{name} at least {least:g}' for name, least in values.items())})"
 
 
 def with_error(value: float | None, error: float | None, digits: int = 3) -> str:

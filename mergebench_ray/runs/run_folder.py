@@ -106,6 +106,15 @@ class RunFolder:
         return self.best_folder / "model"
 
     @property
+    def front_folder(self) -> Path:
+        """Recipes of all models of the front, where there are several objectives."""
+        return self.path / "front"
+
+    def front_recipe_file(self, method: str, number: int) -> Path:
+        """How to make the front's candidate of a method and number."""
+        return self.front_folder / f"{method}-{number}.yaml"
+
+    @property
     def report_file(self) -> Path:
         """The report's page."""
         return self.path / "report.html"
@@ -143,7 +152,10 @@ class RunFolder:
         if path == root or not path.is_relative_to(root):
             return False
         first, *others = path.relative_to(root).parts
-        folders = (self.items_folder, self.race_folder, self.forgetting_folder, self.best_folder)
+        folders = (
+            *(self.items_folder, self.race_folder, self.forgetting_folder),
+            *(self.best_folder, self.front_folder),
+        )
         if first in {folder.name for folder in folders}:
             return True
         files = (

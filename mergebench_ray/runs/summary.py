@@ -11,12 +11,15 @@ from mergebench_ray.config.objective import DEFAULT, FORGETTING
 from mergebench_ray.runs.leaderboard import (
     best_candidate,
     best_first,
+    choice_title,
     describe,
+    front,
     objective_title,
     on_split,
     what_is_missed,
     with_error,
     with_objective,
+    with_objectives,
 )
 from mergebench_ray.runs.outlook import outlook
 from mergebench_ray.runs.spending import tokens_of
@@ -191,7 +194,7 @@ class RunSummary:
         close = [describe(other) for other in others if not is_apart(final, other)]
         text += f" From {' and '.join(close)} it cannot be told apart on these items." if close else ""
         text += f" {raced}" if (raced := self.race_finding()) else ""
-        text += self._chosen() + self._kept(final)
+        text += self._of_front(final) + self._chosen() + self._kept(final)
         if final.split == "validation":
             text += (
                 " The test split has not been scored: the winner's score on the items it was chosen by is flattering."
@@ -203,6 +206,13 @@ class RunSummary:
             return f"it reaches {with_objective(final)} of what the specialists reach"
         average = with_error(final.normalised_average, final.normalised_standard_error)
         return f"its {self.objective_title} is {with_objective(final)} (normalised average {average})"
+
+    def _of_front(self, final: Trial) -> str:
+        """Of what front it is and what took it, if there are several objectives."""
+        if final.choice is None:
+            return ""
+        count, by = len(front(self.trials)), choice_title(final.choice)
+        return f" It was chosen by {by} of a front of {count}: on the {final.split} split {with_objectives(final)}."
 
     def _chosen(self) -> str:
         """How it was chosen, if that was on items held back."""

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from mergebench_ray.config.fields import SPLITS, Split
-from mergebench_ray.config.objective import DEFAULT
+from mergebench_ray.config.objective import DEFAULT, ChoiceSpec
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import remove_leftovers, whole_file
 from mergebench_ray.runs.columns import column_order, typed_array
@@ -66,6 +66,7 @@ class Trial:
             and where it does not apply.
         constraints: what a winner has to keep, such as ``safety >= 0.9`` -> how far the model is from keeping it, 0 or
             less where it does.
+        choice: of several objectives, what takes one model of their front; None where there is one.
         estimate: of a stopped candidate, what its objective would probably have come to; None for all others.
         chosen: on the final split, whether it is the search's winner.
         tied_with: on the final split, of those that two paired errors do not tell from the best, labels of the others.
@@ -101,6 +102,7 @@ class Trial:
     normalised_standard_error: float | None = None
     objectives: Mapping[str, ObjectiveValue] = field(default_factory=dict)
     constraints: Mapping[str, float] = field(default_factory=dict)
+    choice: ChoiceSpec | None = None
     estimate: ObjectiveEstimate | None = None
     chosen: bool = False
     tied_with: tuple[str, ...] = ()
@@ -133,15 +135,23 @@ class Trial:
 
     @property
     def objective_name(self) -> str:
-        """What the search is after."""
-        return next(iter(self.objectives), DEFAULT)
+        """What models are ranked by: what the search is after, or of several objectives the normalised average."""
+        return next(iter(self.objectives)) if len(self.objectives) == 1 else DEFAULT
 
     @property
     def objective(self) -> ObjectiveValue:
         """Its value; the normalised average where the row says nothing else."""
-        if self.objectives:
+        if len(self.objectives) == 1:
             return self.objectives[self.objective_name]
+        if DEFAULT in self.objectives:
+            return self.objectives[DEFAULT]
         return ObjectiveValue(self.normalised_average, self.normalised_standard_error)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether all that the search is after is known."""
+        found = self.objectives.values() if len(self.objectives) > 1 else [self.objective]
+        return all(is_known(one.value) for one in found)
 
     @property
     def missed(self) -> list[str]:

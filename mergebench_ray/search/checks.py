@@ -12,7 +12,7 @@ from typing import Any
 
 from mergebench_ray.checkpoints.sources import check_there
 from mergebench_ray.config import ModelRef, Suite, Sweep
-from mergebench_ray.config.objective import FORGETTING
+from mergebench_ray.config.objective import FORGETTING, each_objective
 from mergebench_ray.config.race import AUTO, NONE
 from mergebench_ray.errors import InputError
 from mergebench_ray.scores import DomainScore
@@ -125,8 +125,14 @@ def _check_race(sweep: Sweep, domains: Sequence[str]) -> None:
             f"search.race.kind = {options.kind!r}: a race does not know of search.constraints, so it would stop what "
             "keeps them; leave search.race out, or set it to none"
         )
+    objectives = each_objective(sweep.search.objective)
+    if len(objectives) > 1:
+        raise InputError(
+            f"search.race.kind = {options.kind!r}: a race does not know of several objectives; leave search.race out, "
+            "or set it to none"
+        )
     if options.kind in STOPPING:  # which need to know how many items there are
         return
     score = DomainScore(0.5, 0.01, 100)
     references = References(dict.fromkeys(domains, score), dict.fromkeys(domains, score))
-    make_race(options, Items.of(list(domains)), make_objective(sweep.search.objective, references), candidates=2)
+    make_race(options, Items.of(list(domains)), make_objective(objectives[0], references), candidates=2)

@@ -14,10 +14,11 @@ from mergebench_ray.bank import Bank
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.placement.answers import FINALISTS
-from mergebench_ray.runs.leaderboard import best_first, distinct
+from mergebench_ray.runs.front import non_dominated
+from mergebench_ray.runs.leaderboard import best_first, by_choice, distinct, front, values_of
 from mergebench_ray.runs.trials import Trial, TrialStore, is_known
 from mergebench_ray.search.objectives.errors import Measured, difference
-from mergebench_ray.search.objectives.objective import Objective
+from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.records import SIMPLE, Records
 from mergebench_ray.search.scored_items import measured_from_items
 
@@ -51,7 +52,7 @@ def hold_finals(records: Records, store: TrialStore, bank: Bank, phase: Callable
     ]
     goal = records.goal("final")
     measured = [_measured(store, one) for one in candidates]
-    choice = choose(goal.objective, candidates, measured)
+    choice = choose(goal, candidates, measured)
     if choice is None:
         phase("no candidate can be compared on the items held back: the best of the search is taken")
         return
@@ -82,7 +83,18 @@ def note_differences(records: Records, store: TrialStore, trial: Trial) -> Trial
 
 
 def finalists(trials: Sequence[Trial]) -> list[Trial]:
-    """The best distinct candidates on validation, best first; those that miss a constraint only where all do."""
+    """The best distinct candidates on validation, best first; those that miss a constraint only where all do.
+
+    Of several objectives the front, in the order of the sweep's choice, and, where it is small, what would be the front
+    without it.
+    """
+    if any(one.choice is not None for one in trials):
+        left = distinct(trials)
+        found: list[Trial] = []
+        while len(found) < FINALISTS and (further := by_choice(front(left))):
+            found += further
+            left = [one for one in left if one not in further]
+        return found[:FINALISTS]
     candidates = [one for one in distinct(trials) if (one.role, one.split) == ("candidate", "validation")]
     known = [one for one in candidates if is_known(one.objective.value)]
     keeping = [one for one in known if not one.missed]
@@ -96,27 +108,43 @@ def reopen(store: TrialStore) -> None:
             store.replace(replace(row, chosen=False))
 
 
-def choose(objective: Objective, candidates: Sequence[Trial], measured: Sequence[Measured]) -> FinalChoice | None:
+def choose(goal: Goal, candidates: Sequence[Trial], measured: Sequence[Measured]) -> FinalChoice | None:
     """The simplest of the finalists that two paired errors do not tell from the best of them; None without any value.
 
     Only those are compared that keep all constraints, if there are any. Of those that are as simple, the search's best
-    is taken, not the best on these items: its score here was then not chosen for being high, either.
+    is taken, not the best on these items: its score here was then not chosen for being high, either. With several
+    objectives the best is what the sweep's choice takes of the front on these items, and what differs from it in any
+    objective is told from it.
 
     Args:
-        objective: bound to the references' scores on the same items.
+        goal: bound to the references' scores on the same items.
         candidates: the finalists' rows on the split that is held back, the search's best first.
         measured: what each scored there.
     """
-    with_value = [place for place, one in enumerate(measured) if objective.value(one.scores) is not None]
-    if not with_value:
+    known = [
+        place
+        for place, found in enumerate(measured)
+        if all(one.value(found.scores) is not None for one in goal.objectives)
+    ]
+    if not known:
         return None
-    running = [place for place in with_value if not candidates[place].missed] or with_value
-    best = min(running, key=lambda place: best_first(candidates[place]))
+    running = [place for place in known if not candidates[place].missed] or known
+    best = running[_best_of([candidates[place] for place in running])]
     tied = [
-        place for place in running if place == best or difference(objective, measured[best], measured[place]).is_within
+        place
+        for place in running
+        if place == best or all(difference(one, measured[best], measured[place]).is_within for one in goal.objectives)
     ]
     chosen = min(tied, key=lambda place: (complexity(candidates[place]), place))
     return FinalChoice(chosen, tied)
+
+
+def _best_of(rows: Sequence[Trial]) -> int:
+    """Place of the best by its objective, or of what the choice takes of the front of several."""
+    if rows[0].choice is None:
+        return min(range(len(rows)), key=lambda place: best_first(rows[place]))
+    on_front = [row for row, is_on in zip(rows, non_dominated(values_of(rows)).tolist()) if is_on]
+    return rows.index(by_choice(on_front)[0])
 
 
 def complexity(trial: Trial) -> tuple[bool, int]:

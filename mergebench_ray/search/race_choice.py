@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mergebench_ray.config import Sweep
+from mergebench_ray.config.objective import each_objective
 from mergebench_ray.config.race import AUTO, NONE, RaceOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import check_looks
@@ -49,6 +50,8 @@ def chosen_race(sweep: Sweep, tasks: Sequence[ScoredTask]) -> tuple[RaceOptions,
     in_full = RaceOptions(kind=NONE)
     if sweep.search.most_candidates <= _MOST_IN_FULL:
         return in_full, []
+    if len(each_objective(sweep.search.objective)) > 1:
+        return in_full, ["candidates are scored in full: a race does not know of several objectives"]
     if sweep.search.constraints:
         return in_full, ["candidates are scored in full: a race does not know of search.constraints"]
     try:

@@ -18,7 +18,6 @@ from mergebench_ray.ray_actors import Actor
 from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.space import OPTUNA_NUMBER
-from mergebench_ray.search.trainable import METRIC
 
 _MOST_REPEATED = 10
 """Proposals in a row that were made before, until one counts as a candidate: in a small space there are no others."""
@@ -223,11 +222,13 @@ class StudySearch(OptunaSearch):
         """Nothing: what a few items say is not for the study."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study a candidate's objective, or its estimate; one without a value has failed."""
+        """Tell the study a candidate's objectives, or their estimates; one without a value has failed."""
         number = self._ot_trials[trial_id].number
         if number in self._racing.values:
             value = self._racing.values[number]
-            super().on_trial_complete(trial_id, None if value is None else {METRIC: value}, error=value is None)
+            names = self.metric if isinstance(self.metric, list) else [self.metric]
+            told = dict(zip(names, value if isinstance(value, list) else [value]))
+            super().on_trial_complete(trial_id, None if value is None else told, error=value is None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing, for Tune's own way of resuming, which is not used here: the study is on disk."""

@@ -96,7 +96,8 @@ class Racing:
     Attributes:
         raised: candidates that waited and are to be scored on, in their order.
         ended: those that were at their end with a decision about another, and whose trials do not know it yet.
-        values: of candidates at their end: what the study is told; None for one without a value.
+        values: of candidates at their end: what the study is told, of several objectives a list; None for one without a
+            value.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Racing:
         self._open: dict[int, _Candidate] = {}
         self.raised: deque[int] = deque()
         self.ended: list[int] = []
-        self.values: dict[int, float | None] = {}
+        self.values: dict[int, float | list[float] | None] = {}
 
     # What the driver says
 

@@ -15,6 +15,7 @@ import ray
 from mergebench_ray.config import Recipe, SearchOptions
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.names import AVERAGE
+from mergebench_ray.config.objective import KNEE
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import GradedItems
 from mergebench_ray.judges.judges import parse_error_lines
@@ -247,6 +248,7 @@ class Records:
         references, measured = self.specialist_scores(split), Measured.of(scores)
         goal = self.goal(split, scores.domains if role == "base" else None)
         aims: dict[str, Any] = {"objectives": goal.values(measured), "constraints": goal.missed_by(measured)}
+        aims |= {"choice": self._options.choice or KNEE} if goal.several else {}
         for domain, result in scores.domains.items():
             unusable = domain not in references and not 0 < result.score < math.inf
             if role == "base" and split == "validation" and unusable:

@@ -78,13 +78,13 @@ def search(
         on_finish: called with its row when it is on disk.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    objective = records.goal("validation").objective
-    study = RunStudy(open_storage(run, sweep.search), run.study_name(sweep), run, objective)
+    goal = records.goal("validation")
+    study = RunStudy(open_storage(run, sweep.search), run.study_name(sweep), run, *goal.objectives)
     taken = warm_start.read(run)
     warm_start.begin_with(taken, store, records, study, space)
     race = race_of_run(race, sweep, run)
     besides = raced_besides(store.trials())
-    raced = race_of(race, sweep, run, store, objective, budget.expected(UnderWay()) + besides)
+    raced = race_of(race, sweep, run, store, goal.objective, budget.expected(UnderWay()) + besides)
     order = None if raced is None else order_of(race, raced, on_gpus=bool(ray.cluster_resources().get("GPU")))
     ray.get(session.scorer.call(CandidateScorer.begin_search, space, _known(store, records), order))
 
@@ -116,8 +116,8 @@ def search(
         racing,
         scheduler,
         space.suggest,
-        metric=METRIC,
-        mode="max" if objective.direction == "maximize" else "min",
+        metric=[f"{METRIC}_{place}" for place in range(len(goal.objectives))],
+        mode=["max" if objective.direction == "maximize" else "min" for objective in goal.objectives],
         sampler=search_sampler(sweep.search, space),
         storage=study.storage,
         study_name=study.name,

@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from mergebench_ray.config import Choices, Range, SearchOptions, Sweep
+from mergebench_ray.config.objective import each_objective
 from mergebench_ray.errors import InputError, nearest, one_line
 from mergebench_ray.search.space import Space
 
@@ -22,7 +23,8 @@ AUTO = "auto"
 OWN_ERROR = "own_standard_error"
 """User attribute of a trial: its value's error without the references' part, which all candidates share.
 
-It is larger where the value is only an estimate.
+A list where there are several objectives, with None for what is not known. It is larger where the value is only an
+estimate.
 """
 _MOST_MODELLED = 20  # numbers of which a model learns something from a few dozen candidates
 _MOST = 1_000_000  # of an option, and of the candidates that a sampler would write down one by one
@@ -159,8 +161,9 @@ def search_sampler(options: SearchOptions, space: Space) -> SeededByNumber:
     if options.sampler != AUTO:
         return make_sampler(options.sampler, options.seed, options.sampler_options)
     _check_auto(options)
-    # The Gaussian process knows nothing of constraints.
-    if len(space.methods) > 1 or space.num_numbers > _MOST_MODELLED or options.constraints:
+    # The Gaussian process knows nothing of constraints, nor of several objectives.
+    several = len(each_objective(options.objective)) > 1
+    if len(space.methods) > 1 or space.num_numbers > _MOST_MODELLED or options.constraints or several:
         return make_sampler("TPESampler", options.seed, {"multivariate": True, "group": True})
     from mergebench_ray.search.gaussian_process import GaussianProcessSampler  # scipy takes half a second
 
@@ -193,13 +196,28 @@ def try_sampler(sweep: Sweep, space: Space) -> None:
     for key, value in options.items():
         if key != "seed" and isinstance(value, int) and abs(value) > _MOST:
             raise InputError(f"search.sampler_options.{key} = {value}: more than {_MOST}")
-    sampler = search_sampler(sweep.search, space)
-    with _its_errors(name):
-        study = optuna.create_study(direction="maximize", sampler=sampler)
+    count = len(each_objective(sweep.search.objective))
+    try:
+        _try(sweep.search, space, count)
+    except InputError as error:
+        if count == 1:
+            raise
+        _try(sweep.search, space, 1)  # what is wrong with one objective, too, is said as that
+        reason = one_line(error.__cause__ or error)
+        raise InputError(
+            f"search.sampler = {name!r:.80}: it cannot search for {count} objectives ({reason}); "
+            "take auto, TPESampler, NSGAIISampler, or one objective"
+        ) from error
+
+
+def _try(options: SearchOptions, space: Space, objectives: int) -> None:
+    sampler = search_sampler(options, space)
+    with _its_errors(options.sampler):
+        study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
         for number in range(_TRIED if space.num_numbers <= _QUICK else 2):
             trial = study.ask()
             space.suggest(trial)
-            study.tell(trial, number / _TRIED)
+            study.tell(trial, [number / _TRIED] * objectives)
 
 
 def _check_auto(options: SearchOptions) -> None:

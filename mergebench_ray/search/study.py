@@ -40,13 +40,13 @@ def open_storage(run: RunFolder, options: SearchOptions) -> optuna.storages.RDBS
 class RunStudy:
     """A run's study; made if there is none of that name yet.
 
-    Its objective has a name, and it says where its run is.
+    Its objectives have names, and it says where its run is.
 
     Args:
         storage: where it is kept.
         name: its name.
         run: the run's folder.
-        objective: what the search is after.
+        objectives: what the search is after.
 
     Attributes:
         name: its name.
@@ -54,15 +54,18 @@ class RunStudy:
         study: Optuna's own.
     """
 
-    def __init__(self, storage: optuna.storages.BaseStorage, name: str, run: RunFolder, objective: Objective) -> None:
+    def __init__(self, storage: optuna.storages.BaseStorage, name: str, run: RunFolder, *objectives: Objective) -> None:
         self.name, self.storage = name, storage
         self.study = optuna.create_study(
-            storage=storage, study_name=name, direction=objective.direction, load_if_exists=True
+            storage=storage,
+            study_name=name,
+            directions=[objective.direction for objective in objectives],
+            load_if_exists=True,
         )
         self._report = str(run.report_file.resolve())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.study.set_metric_names([objective.name])
+            self.study.set_metric_names([objective.name for objective in objectives])
         self.study.set_user_attr("run", str(run.path.resolve()))
         self.study.set_user_attr("report", self._report)
 
@@ -85,7 +88,7 @@ class RunStudy:
         value = told_value(row)
         trial = optuna.trial.create_trial(
             state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-            value=value,
+            values=None if value is None else value if isinstance(value, list) else [value],
             params=dict(suggestion),
             distributions={name: known[name] for name in suggestion},
             user_attrs=self._attributes(row) | {"taken_from": row.taken_from},
@@ -108,11 +111,7 @@ class RunStudy:
         found: dict[str, Any] = {"model": trial.label, "digest": trial.digest, "report": self._report}
         found |= _stopped(trial.estimate) if trial.estimate is not None else _scored(trial)
         # Dashboards read JSON, which has neither NaN nor infinity.
-        return {
-            key: value
-            for key, value in found.items()
-            if value is not None and (isinstance(value, str) or math.isfinite(value))
-        }
+        return {key: value for key, value in found.items() if isinstance(value, str | list) or is_known(value)}
 
     def reconcile(self, candidates: Iterable[Trial]) -> None:
         """Bring the study in line with the trials on disk, so that none is lost and none repeated.
@@ -145,8 +144,14 @@ class RunStudy:
         return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
 
-def told_value(candidate: Trial) -> float | None:
-    """What a study is told of a candidate: its objective, or where the race stopped it, the estimate of that."""
+def told_value(candidate: Trial) -> float | list[float] | None:
+    """What a study is told of a candidate: its objective, or where the race stopped it, the estimate of that.
+
+    A list of several; None where one is not known.
+    """
+    if len(candidate.objectives) > 1:
+        values = [one.value for one in candidate.objectives.values()]
+        return [float(value or 0.0) for value in values] if candidate.is_scored else None
     value = candidate.objective.value if candidate.estimate is None else candidate.estimate.value
     return value if is_known(value) else None
 
@@ -159,6 +164,11 @@ def _distances(trial: Trial) -> dict[str, float]:
 def _scored(trial: Trial) -> dict[str, Any]:
     attributes: dict[str, Any] = {f"score.{domain}": result.score for domain, result in trial.domains.items()}
     attributes["normalised_standard_error"] = trial.normalised_standard_error
+    if len(trial.objectives) > 1:
+        attributes["normalised_average"] = trial.normalised_average
+        attributes |= {f"standard_error.{name}": one.standard_error for name, one in trial.objectives.items()}
+        own = [one.own_error for one in trial.objectives.values()]
+        return attributes | {OWN_ERROR: [error if is_known(error) else None for error in own]}
     if trial.objective_name != DEFAULT:
         attributes["normalised_average"] = trial.normalised_average
         attributes["objective_standard_error"] = trial.objective.standard_error

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from mergebench_ray.commands import tune as module
+from mergebench_ray.commands import best_model as module
 from mergebench_ray.config import Recipe
 from mergebench_ray.files import whole_folder
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trials import Trial, TrialStore
 
 
 def recipe(density: float) -> Recipe:
@@ -43,7 +43,7 @@ class Writer:
 
     def best(self, density: float) -> None:
         anything: Any = SimpleNamespace(bank=None, base=None, notes=[])
-        module._write_best(anything, recipe(density), anything, self.store, self.run, [], "aim")
+        module.write_best(anything, recipe(density), anything, self.store, self.run, [], "aim")
 
     def found(self) -> Recipe:
         assert (self.run.model_folder / "model").read_text() == "card"
@@ -59,6 +59,19 @@ def test_a_winner_that_is_written_already_is_not_written_again(writer: Writer) -
     writer.best(0.5)
     writer.best(0.5)
     assert (writer.found().parameters, writer.written) == ({"density": 0.5}, 1)
+
+
+def test_all_recipes_of_a_front_are_written_and_those_of_an_earlier_one_are_not_kept(tmp_path: Path) -> None:
+    bank: Any = SimpleNamespace(recipe=lambda _method, parameters: recipe(parameters["density"]))
+    trials = [
+        Trial("candidate", "ties", "validation", "d", "i", number, "ties", {"density": 0.1 * number})
+        for number in range(1, 4)
+    ]
+    run = RunFolder(tmp_path)
+    for members in (trials, trials[1:]):
+        module.write_front(bank, members, run)
+    assert sorted(path.name for path in run.front_folder.iterdir()) == ["ties-2.yaml", "ties-3.yaml"]
+    assert Recipe.from_yaml(run.front_recipe_file("ties", 3)) == recipe(0.1 * 3)
 
 
 def test_another_winner_takes_the_place_of_the_first(writer: Writer) -> None:

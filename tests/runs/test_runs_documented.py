@@ -60,7 +60,7 @@ def test_coefficients_are_stored_once() -> None:
 def test_every_file_of_a_run_is_explained() -> None:
     run = RunFolder(Path())
     files = [run.sweep_file, run.plan_file, run.study_file, run.trials_file, run.report_file, run.log_file]
-    files += [run.decisions_file, run.race_folder / "NUMBER.jsonl"]
+    files += [run.decisions_file, run.race_folder / "NUMBER.jsonl", run.front_folder / "METHOD-NUMBER.yaml"]
     files += [run.lock_file, run.id_file, run.recipe_file, run.items_file("DIGEST", "SPLIT")]
     files += [run.questions_file("SPLIT"), run.forgetting_folder / "NAME.json", run.judge_log("NAME")]
     documented = _documented("# A run's folder")

@@ -12,6 +12,7 @@ from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore, ObjectiveValue
 from mergebench_ray.search.finals import FinalChoice, choose, complexity, finalists
 from mergebench_ray.search.objectives.errors import Measured
+from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.scored_items import measured_from_items
@@ -53,7 +54,7 @@ def winner(*finals: tuple[Trial, int], objective: NormalisedAverage = OBJECTIVE)
         dataclasses.replace(trial, objectives={objective.name: ObjectiveValue(right / ITEMS, minimised=minimised)})
         for trial, right in finals
     ]
-    return choose(objective, rows, measured)
+    return choose(Goal(objective), rows, measured)
 
 
 MANY = candidate(0, math=0.1, coding=0.9)
@@ -94,7 +95,7 @@ def test_a_candidate_that_misses_a_constraint_is_not_compared_with_those_that_ke
 def test_none_is_chosen_where_nothing_can_be_normalised() -> None:
     lower = NormalisedAverage(References({"math": DomainScore(1.0, 0.0, ITEMS, higher_is_better=False)}))
     nothing = dataclasses.replace(scored(0), domains={"math": DomainScore(0.0, 0.0, ITEMS, higher_is_better=False)})
-    assert choose(lower, [MANY], [nothing]) is None
+    assert choose(Goal(lower), [MANY], [nothing]) is None
 
 
 def test_one_number_for_all_is_simpler_than_one_each_and_data_less_simple_than_none() -> None:

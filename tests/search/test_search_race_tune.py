@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from ray import cloudpickle
 
@@ -121,3 +122,11 @@ def test_a_budget_ends_what_tune_drives_where_it_ends_a_plain_loop(tmp_path: Pat
     assert table(tmp_path / "tune") == table(tmp_path / "plain")
     for name in ("decisions.jsonl", "sittings.jsonl"):
         assert (tmp_path / "tune" / name).read_text() == (tmp_path / "plain" / name).read_text()
+
+
+def test_several_objectives_pass_through_tune_to_the_study(tmp_path: Path) -> None:
+    one, _ = tuned(tmp_path, {"trials": 3, "objective": list(made_up_search.DOMAINS)})
+    rows = searched(one.store.trials())
+    study = optuna.load_study(study_name="x", storage=f"sqlite:///{one.run.study_file}")
+    assert study.metric_names == list(made_up_search.DOMAINS)
+    assert [trial.values for trial in study.trials] == [[aim.value for aim in row.objectives.values()] for row in rows]

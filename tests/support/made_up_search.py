@@ -259,14 +259,14 @@ class MadeUpSearch:
 
     def drive(self) -> None:
         """The search to its end, with one engine and without Tune."""
-        objective = self.records.goal("validation").objective
-        study = RunStudy(self.storage or open_storage(self.run, self.sweep.search), "x", self.run, objective)
+        goal = self.records.goal("validation")
+        study = RunStudy(self.storage or open_storage(self.run, self.sweep.search), "x", self.run, *goal.objectives)
         study.study.sampler = search_sampler(self.sweep.search, self.space)
         taken = warm_start.read(self.run)
         warm_start.begin_with(taken, self.store, self.records, study, self.space)
         besides = raced_besides(self.store.trials())
         expected = self.budget.expected(UnderWay()) + besides
-        raced = race_of(self.options, self.sweep, self.run, self.store, objective, expected)
+        raced = race_of(self.options, self.sweep, self.run, self.store, goal.objective, expected)
         known = [one.digest for one in self.store.trials() if one.role == "candidate"]
         self.scorer.begin_search(self.space, known, _order(self.options, raced))
 

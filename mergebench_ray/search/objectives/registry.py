@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-from mergebench_ray.config.objective import ObjectiveSpec
+from mergebench_ray.config.objective import OneObjective
 from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.extensions import import_extensions
 from mergebench_ray.search.objectives.objective import Objective, References
@@ -41,7 +41,7 @@ def objective_names() -> list[str]:
     return sorted(_objectives)
 
 
-def check_objective(spec: ObjectiveSpec, domains: Sequence[str], where: str) -> None:
+def check_objective(spec: OneObjective, domains: Sequence[str], where: str) -> None:
     """Refuse an objective that is not known.
 
     Args:
@@ -60,12 +60,12 @@ def check_objective(spec: ObjectiveSpec, domains: Sequence[str], where: str) -> 
         raise InputError(f"{where} = {spec!r:.80}: no such objective or scored domain; {nearest(spec, known)}")
 
 
-def objective_name(spec: ObjectiveSpec) -> str:
+def objective_name(spec: OneObjective) -> str:
     """What the objective is called."""
     return spec if isinstance(spec, str) else weights_name(spec)
 
 
-def make_objective(spec: ObjectiveSpec, references: References) -> Objective:
+def make_objective(spec: OneObjective, references: References) -> Objective:
     """The objective, bound to what it measures against.
 
     Args:

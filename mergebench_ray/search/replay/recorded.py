@@ -11,6 +11,7 @@ import numpy as np
 
 from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.config.fields import Split
+from mergebench_ray.config.objective import each_objective
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, read_trials
@@ -165,4 +166,10 @@ def _objective(folder: Path, trials: Sequence[Trial], split: Split) -> Objective
     base = next((trial.domains for trial in of_split if trial.role == "base"), {})
     file = RunFolder(folder).sweep_file
     options = Sweep.from_yaml(file).search if file.is_file() else SearchOptions()
-    return make_objective(options.objective, References(specialists, base))
+    objectives = each_objective(options.objective)
+    if len(objectives) > 1:
+        raise InputError(
+            f"{folder}: its search had {len(objectives)} objectives, and what a race costs is told by how far its "
+            "choice is below the best, of one; give a run with one objective"
+        )
+    return make_objective(objectives[0], References(specialists, base))
