@@ -19,6 +19,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.report import charts
 from mergebench_ray.report.colours import method_colours
 from mergebench_ray.report.fresh_scores import fresh_section
+from mergebench_ray.report.front_section import FRONT_HINT, front_html
 from mergebench_ray.report.importance import importance_section
 from mergebench_ray.report.method_charts import methods_chart
 from mergebench_ray.report.method_sections import items_section, method_sections, methods_table
@@ -148,6 +149,7 @@ def _sections(found: Run) -> list[Section]:
             + " ".join(filter(None, (run.outlook(), _constraints_hint(run)))),
             _chart(drawn, charts.progress_chart(run)),
         ),
+        Section("The front", FRONT_HINT, front_html(drawn, run, found.folder)),
         Section("The race", _race_hint(run), _chart(drawn, race_chart(run))),
         Section(
             "Score over each coefficient and hyper-parameter",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from browser import body_in_browser
-from made_up_trials import DOMAINS, for_worst_domain, made_up_trials, raced
+from made_up_trials import DOMAINS, for_front, for_worst_domain, made_up_trials, raced
 from mergebench_ray.errors import InputError
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.leaderboard import best_candidate, distinct, leaderboard
@@ -41,6 +41,8 @@ def _without_domain(trial: Trial, domain: str) -> Trial:
 VARIANTS = {
     "whole run": made_up_trials(),
     "another objective": for_worst_domain(made_up_trials()),
+    "several objectives": for_front(made_up_trials()),
+    "two objectives": for_front(made_up_trials(), ["math", "safety"]),
     "a race": raced(made_up_trials()),
     "a race that stopped all": raced(made_up_trials(test=False), in_full=0),
     "one candidate": made_up_trials(1, test=False),

@@ -31,6 +31,21 @@ def for_worst_domain(trials: Sequence[Trial]) -> list[Trial]:
     return found
 
 
+def for_front(trials: Sequence[Trial], names: Sequence[str] = DOMAINS) -> list[Trial]:
+    """The same trials of a search for several domains, of which the knee was taken."""
+    found = []
+    for trial in trials:
+        if trial.role != "specialist":
+            aims = {
+                name: ObjectiveValue(trial.domains[name].score / SPECIALIST[name], 0.05, 0.02)
+                for name in names
+                if name in trial.domains
+            }
+            trial = replace(trial, objectives=aims, choice="knee")
+        found.append(trial)
+    return found
+
+
 def raced(trials: Sequence[Trial], in_full: int = 3) -> list[Trial]:
     """The same trials of a search whose race has stopped all but the best few candidates."""
     tried = [trial for trial in trials if (trial.role, trial.split) == ("candidate", "validation")]
