@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ STARTUP = 8  # candidates spread evenly before there is a model
 _LENGTHS, _USUAL_LENGTH, _LENGTH_SPREAD = (0.3, 0.4, 0.55, 0.75, 1.0, 1.4), 0.6, 0.4
 _VARIANCES, _USUAL_VARIANCE, _VARIANCE_SPREAD = (1.0, 2.0, 4.0, 8.0), 2.5, 0.7
 _USUAL_NUMBERS = 5  # whose length scale is the usual one; in more dimensions all distances are larger
-_UNKNOWN_ERROR = 0.3  # of a candidate's score where none is known, as a share of the scores' spread
+UNKNOWN_ERROR = 0.3  # of a candidate's score where none is known, as a share of the scores' spread
 _BEST, _LATEST = 100, 200  # candidates that a model is made of; of more it would take longer than it is worth
 _DRAWN, _RADII, _KEPT, _AROUND = 1000, (0.1, 0.05, 0.02, 0.01), 10, 30
 _APART = 0.5  # between two choices, as a share of a range, along each of their axes
@@ -109,13 +109,12 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
         before = [one for one in study.get_trials(deepcopy=False) if one.number < trial.number]
         drawn = sum("fixed_params" not in one.system_attrs for one in before)
         known = [one for one in before if self._space.keys() <= one.params.keys()]
-        told = [one for one in known if one.state == TrialState.COMPLETE and math.isfinite(one.values[0])]
+        told = [one for one in known if one.state == TrialState.COMPLETE and all(map(math.isfinite, one.values))]
         if drawn < STARTUP or len(told) < 2:
             units = qmc.Sobol(len(self._axes), seed=self._sequence_seed).random(1 << drawn.bit_length())[drawn]
         else:
             running = [one for one in known if one.state == TrialState.RUNNING]
-            sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-            units = self._most_promising(_relevant(told, sign), running, sign)
+            units = self._most_promising(study, told, running)
         return {name: axis.value(unit) for (name, axis, unit) in zip(self._space, self._axes, units, strict=True)}
 
     def sample_independent(
@@ -124,10 +123,27 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
         """Any value of a number that is not part of the space."""
         return _Axis(param_distribution).value(self._random.random())
 
-    def _most_promising(self, told: Sequence[FrozenTrial], running: Sequence[FrozenTrial], sign: float) -> Floats:
+    def _most_promising(
+        self, study: optuna.Study, told: Sequence[FrozenTrial], running: Sequence[FrozenTrial]
+    ) -> Floats:
+        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        told = _relevant(told, sign)
         values = sign * np.array([one.values[0] for one in told])
-        unknown = _UNKNOWN_ERROR * float(np.std(values))
+        unknown = UNKNOWN_ERROR * float(np.std(values))
         errors = np.array([self._error(one, unknown) for one in told])
+        units, model = self._model(told, running, values, errors)
+        believed, _ = model.predict(self._points(units))
+        best = float(believed.max())
+
+        def improvement(candidates: Floats) -> Floats:
+            return self._improvement(model, candidates, best)
+
+        return self._highest(improvement, units[np.argsort(-believed)[:_KEPT]])
+
+    def _model(
+        self, told: Sequence[FrozenTrial], running: Sequence[FrozenTrial], values: Floats, errors: Floats
+    ) -> tuple[Floats, GaussianProcess]:
+        """A model of one objective, and where it was made, those under way included."""
         units = self._units(told)
         model = GaussianProcess(self._points(units), values, errors, len(self._axes))
         if running:
@@ -136,18 +152,15 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
             units, values = np.vstack([units, pending]), np.concatenate([values, expected])
             errors = np.concatenate([errors, np.zeros(len(running))])
             model = GaussianProcess(self._points(units), values, errors, len(self._axes))
-        believed, _ = model.predict(self._points(units))
-        best = float(believed.max())
-        candidates = np.vstack(
-            [
-                self._random.random((_DRAWN, len(self._axes))),
-                self._near(units[np.argsort(-believed)[:_KEPT]], _RADII[0]),
-            ]
-        )
+        return units, model
+
+    def _highest(self, gain: Callable[[Floats], Floats], begin: Floats) -> Floats:
+        """Where a gain is greatest, of candidates drawn anywhere and ever nearer to the best of them."""
+        candidates = np.vstack([self._random.random((_DRAWN, len(self._axes))), self._near(begin, _RADII[0])])
         for radius in _RADII:
-            kept = candidates[np.argsort(-self._improvement(model, candidates, best))[:_KEPT]]
+            kept = candidates[np.argsort(-gain(candidates))[:_KEPT]]
             candidates = np.vstack([kept, self._near(kept, radius)])
-        promising: Floats = candidates[np.argmax(self._improvement(model, candidates, best))]
+        promising: Floats = candidates[np.argmax(gain(candidates))]
         return promising
 
     def _error(self, trial: FrozenTrial, unknown: float) -> float:
