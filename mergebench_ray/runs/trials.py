@@ -68,6 +68,7 @@ class Trial:
             less where it does.
         choice: of several objectives, what takes one model of their front; None where there is one.
         estimate: of a stopped candidate, what its objective would probably have come to; None for all others.
+        estimates: the same of several objectives, by name.
         chosen: on the final split, whether it is the search's winner.
         tied_with: on the final split, of those that two paired errors do not tell from the best, labels of the others.
         differences: other model -> how far this one's objective is above that one's on the same items, and the paired
@@ -104,6 +105,7 @@ class Trial:
     constraints: Mapping[str, float] = field(default_factory=dict)
     choice: ChoiceSpec | None = None
     estimate: ObjectiveEstimate | None = None
+    estimates: Mapping[str, ObjectiveEstimate] = field(default_factory=dict)
     chosen: bool = False
     tied_with: tuple[str, ...] = ()
     differences: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -211,6 +213,8 @@ class Trial:
         row |= flatten("missed_by", self.constraints) if self.constraints else {}
         if self.estimate is not None:
             row |= {"estimate": self.estimate.value, "estimate_error": self.estimate.standard_error}
+            for name, one in self.estimates.items():
+                row |= flatten("estimate", {name: one.value}) | flatten("estimate_error", {name: one.standard_error})
             row |= {"answered": self.estimate.answered}  # of all items
         row |= {"chosen": self.chosen} if self.split == "final" else {}
         for name, (difference, error) in self.differences.items():

@@ -126,13 +126,9 @@ def _check_race(sweep: Sweep, domains: Sequence[str]) -> None:
             "keeps them; leave search.race out, or set it to none"
         )
     objectives = each_objective(sweep.search.objective)
-    if len(objectives) > 1:
-        raise InputError(
-            f"search.race.kind = {options.kind!r}: a race does not know of several objectives; leave search.race out, "
-            "or set it to none"
-        )
-    if options.kind in STOPPING:  # which need to know how many items there are
+    if options.kind in STOPPING and len(objectives) == 1:  # which need to know how many items there are
         return
     score = DomainScore(0.5, 0.01, 100)
     references = References(dict.fromkeys(domains, score), dict.fromkeys(domains, score))
-    make_race(options, Items.of(list(domains)), make_objective(objectives[0], references), candidates=2)
+    found = [make_objective(one, references) for one in objectives]
+    make_race(options, Items.of(list(domains)), found[0], candidates=2, several=found if len(found) > 1 else ())

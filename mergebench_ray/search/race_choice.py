@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mergebench_ray.config import Sweep
-from mergebench_ray.config.objective import each_objective
 from mergebench_ray.config.race import AUTO, NONE, RaceOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import check_looks
 from mergebench_ray.evaluation.order import Order
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
-from mergebench_ray.search.objectives.objective import Objective
+from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.race.items import Items
 from mergebench_ray.search.race.kinds import look_of, make_race, race_class
 from mergebench_ray.search.race.tune_scheduler import STOPPING, make_scheduler
@@ -50,8 +49,6 @@ def chosen_race(sweep: Sweep, tasks: Sequence[ScoredTask]) -> tuple[RaceOptions,
     in_full = RaceOptions(kind=NONE)
     if sweep.search.most_candidates <= _MOST_IN_FULL:
         return in_full, []
-    if len(each_objective(sweep.search.objective)) > 1:
-        return in_full, ["candidates are scored in full: a race does not know of several objectives"]
     if sweep.search.constraints:
         return in_full, ["candidates are scored in full: a race does not know of search.constraints"]
     try:
@@ -73,7 +70,7 @@ def race_of_run(race: RaceOptions, sweep: Sweep, run: RunFolder) -> RaceOptions:
 
 
 def race_of(
-    options: RaceOptions, sweep: Sweep, run: RunFolder, store: TrialStore, objective: Objective, candidates: int
+    options: RaceOptions, sweep: Sweep, run: RunFolder, store: TrialStore, goal: Goal, candidates: int
 ) -> RaceOrder | None:
     """A run's race before anything is decided; None where all items are asked at once.
 
@@ -82,7 +79,7 @@ def race_of(
         sweep: whose seed fixes the order.
         run: has what the references answered.
         store: its trials.
-        objective: what candidates are compared by.
+        goal: what candidates are compared by.
         candidates: how many are expected.
     """
     if options.kind == NONE and options.in_flight is None:
@@ -94,7 +91,7 @@ def race_of(
     domains, tasks = [domain for domain, _, _ in keys], [task for _, task, _ in keys]
     items = Items.of(domains, tasks, clusters, known_of_items(run.path, trials, "validation", keys))
     places = race_class(options.kind).order(items, sweep.search.seed)
-    race = make_race(options, items.taken(places), objective, candidates)
+    race = make_race(options, items.taken(places), goal.objective, candidates, goal.several)
     return RaceOrder(race, tuple(places.tolist()))
 
 

@@ -84,7 +84,7 @@ def search(
     warm_start.begin_with(taken, store, records, study, space)
     race = race_of_run(race, sweep, run)
     besides = raced_besides(store.trials())
-    raced = race_of(race, sweep, run, store, goal.objective, budget.expected(UnderWay()) + besides)
+    raced = race_of(race, sweep, run, store, goal, budget.expected(UnderWay()) + besides)
     order = None if raced is None else order_of(race, raced, on_gpus=bool(ray.cluster_resources().get("GPU")))
     ray.get(session.scorer.call(CandidateScorer.begin_search, space, _known(store, records), order))
 

@@ -15,7 +15,7 @@ from mergebench_ray.config import SearchOptions
 from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, is_known
-from mergebench_ray.scores import ObjectiveEstimate
+from mergebench_ray.scores import ObjectiveEstimate, ObjectiveValue
 from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.samplers import OWN_ERROR
 from mergebench_ray.search.space import METHOD, Space
@@ -109,7 +109,7 @@ class RunStudy:
 
     def _attributes(self, trial: Trial) -> dict[str, Any]:
         found: dict[str, Any] = {"model": trial.label, "digest": trial.digest, "report": self._report}
-        found |= _stopped(trial.estimate) if trial.estimate is not None else _scored(trial)
+        found |= _stopped(trial, trial.estimate) if trial.estimate is not None else _scored(trial)
         # Dashboards read JSON, which has neither NaN nor infinity.
         return {key: value for key, value in found.items() if isinstance(value, str | list) or is_known(value)}
 
@@ -149,9 +149,10 @@ def told_value(candidate: Trial) -> float | list[float] | None:
 
     A list of several; None where one is not known.
     """
-    if len(candidate.objectives) > 1:
-        values = [one.value for one in candidate.objectives.values()]
-        return [float(value or 0.0) for value in values] if candidate.is_scored else None
+    several: Mapping[str, ObjectiveValue | ObjectiveEstimate] = candidate.estimates or candidate.objectives
+    if len(several) > 1:
+        values = [one.value for one in several.values()]
+        return [float(value or 0.0) for value in values] if all(map(is_known, values)) else None
     value = candidate.objective.value if candidate.estimate is None else candidate.estimate.value
     return value if is_known(value) else None
 
@@ -167,17 +168,21 @@ def _scored(trial: Trial) -> dict[str, Any]:
     if len(trial.objectives) > 1:
         attributes["normalised_average"] = trial.normalised_average
         attributes |= {f"standard_error.{name}": one.standard_error for name, one in trial.objectives.items()}
-        own = [one.own_error for one in trial.objectives.values()]
-        return attributes | {OWN_ERROR: [error if is_known(error) else None for error in own]}
+        return attributes | {OWN_ERROR: _plain(trial.objectives.values())}
     if trial.objective_name != DEFAULT:
         attributes["normalised_average"] = trial.normalised_average
         attributes["objective_standard_error"] = trial.objective.standard_error
     return attributes | {OWN_ERROR: trial.objective.own_error}
 
 
-def _stopped(estimate: ObjectiveEstimate) -> dict[str, Any]:
-    return {
-        "estimated": f"stopped after {estimate.answered} of {estimate.items} items",
-        "estimate_error": estimate.standard_error,
-        OWN_ERROR: estimate.own_error,
-    }
+def _stopped(trial: Trial, estimate: ObjectiveEstimate) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"estimated": f"stopped after {estimate.answered} of {estimate.items} items"}
+    if trial.estimates:
+        attributes |= {f"estimate_error.{name}": one.standard_error for name, one in trial.estimates.items()}
+        return attributes | {OWN_ERROR: _plain(trial.estimates.values())}
+    return attributes | {"estimate_error": estimate.standard_error, OWN_ERROR: estimate.own_error}
+
+
+def _plain(several: Iterable[ObjectiveValue | ObjectiveEstimate]) -> list[float | None]:
+    """Their own errors as JSON has them."""
+    return [one.own_error if is_known(one.own_error) else None for one in several]

@@ -37,7 +37,8 @@ def _trials() -> list[Trial]:
     final = replace(trials[8], split="final", chosen=True, differences={"task arithmetic 0.4": (0.1, 0.05)})
     final = replace(final, reused_from={"a": 3}, taken_from="a")
     stopped = replace(trials[8], role="stopped", number=98, estimate=ObjectiveEstimate(0.4, 0.05, 20, 320))
-    return [*trials, final, stopped, replace(odd, objectives=aims, constraints={"safety >= 0.9": 0.1})]
+    several = replace(stopped, number=97, estimates={"math": ObjectiveEstimate(0.4, 0.05, 20, 320)})
+    return [*trials, final, stopped, several, replace(odd, objectives=aims, constraints={"safety >= 0.9": 0.1})]
 
 
 def test_every_column_of_the_trials_is_explained_and_none_that_is_not_there() -> None:

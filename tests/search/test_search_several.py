@@ -6,17 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 
 import made_up_search
 from actors_here import ActorHere, fetch_here
-from made_up_search import BEST, DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch
-from mergebench_ray.config import Recipe, SearchOptions
+from made_up_search import DOMAINS, MadeUpScorer, MadeUpSearch
+from mergebench_ray.config import SearchOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.estimates import estimate_mean
-from mergebench_ray.evaluation.graded import GradedItem
 from mergebench_ray.runs.leaderboard import front
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, searched
@@ -82,7 +80,14 @@ def goal(**options: Any) -> Goal:
             "search.choice.floors.math = 0.9 against search.constraints: no number is at least 0.9 and at most 0.5",
         ),
         ({"choice": "knee"}, "search.choice: it takes one model of a front, and there is one objective"),
-        ({"objective": TWO, "race": "pool"}, "search.race.kind = 'pool': a race does not know of several objectives"),
+        (
+            {"objective": TWO, "race": "halving"},
+            "search.race.kind = 'halving': it knows one objective, and there are 2; ",
+        ),
+        (
+            {"objective": TWO, "race": "ASHAScheduler"},
+            "it knows one objective, and there are 2; choose pool or sparing",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line_before_anything_is_loaded(
@@ -212,19 +217,10 @@ def test_finalists_are_the_front_and_what_would_be_it_without_it() -> None:
 # A search
 
 
-def trade_off(recipe: Recipe, place: int) -> GradedItem:
-    """More of a specialist's coefficient is more of its domain and less of the others."""
-    domain = DOMAINS[place // PER_DOMAIN]
-    coefficients = recipe.parameters["scaling_coef"]
-    others = sum(coefficients[name] for name in BEST if name != domain)
-    right = coefficients[domain] - 0.3 * others > np.random.default_rng(place).normal(0.2, 0.3)
-    return made_up_search.item(place, domain, float(right))
-
-
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     fetch_here(monkeypatch)
-    monkeypatch.setattr(made_up_search, "answer", trade_off)
+    monkeypatch.setattr(made_up_search, "answer", made_up_search.trade_off)
 
 
 SEVERAL: dict[str, Any] = {"trials": 12, "objective": list(DOMAINS), "race": {"kind": "none", "in_flight": 20}}
@@ -232,12 +228,13 @@ SEVERAL: dict[str, Any] = {"trials": 12, "objective": list(DOMAINS), "race": {"k
 
 @pytest.mark.usefixtures("here")
 def test_a_search_for_several_objectives_has_a_front_in_its_folder(tmp_path: Path) -> None:
-    one = MadeUpSearch(tmp_path, MadeUpScorer(), ActorHere, SEVERAL)
+    storage = optuna.storages.InMemoryStorage()
+    one = MadeUpSearch(tmp_path, MadeUpScorer(), ActorHere, SEVERAL, storage=storage)
     one.drive()
     rows = searched(one.store.trials())
     assert {tuple(row.objectives) for row in rows} == {DOMAINS}
     assert {row.choice for row in rows} == {"knee"}
     found = front(one.store.trials())
-    study = optuna.load_study(study_name="x", storage=f"sqlite:///{one.run.study_file}")
+    study = optuna.load_study(study_name="x", storage=storage)
     assert sorted(row.optuna_number or 0 for row in found) == sorted(trial.number for trial in study.best_trials)
     assert 1 < len(found) < 12

@@ -131,6 +131,15 @@ def answer(recipe: Recipe, place: int) -> GradedItem:
     return item(place, domain, float(0.8 - 2 * far > difficulty + 0.4 * luck))
 
 
+def trade_off(recipe: Recipe, place: int) -> GradedItem:
+    """More of a specialist's coefficient is more of its domain and less of the others."""
+    domain = DOMAINS[place // PER_DOMAIN]
+    coefficients = recipe.parameters["scaling_coef"]
+    others = sum(coefficients[name] for name in BEST if name != domain)
+    right = coefficients[domain] - 0.3 * others > np.random.default_rng(place).normal(0.2, 0.3)
+    return item(place, domain, float(right))
+
+
 def item(place: int, domain: str, score: float) -> GradedItem:
     row = ItemRow(
         domain=domain,
@@ -266,7 +275,7 @@ class MadeUpSearch:
         warm_start.begin_with(taken, self.store, self.records, study, self.space)
         besides = raced_besides(self.store.trials())
         expected = self.budget.expected(UnderWay()) + besides
-        raced = race_of(self.options, self.sweep, self.run, self.store, goal.objective, expected)
+        raced = race_of(self.options, self.sweep, self.run, self.store, goal, expected)
         known = [one.digest for one in self.store.trials() if one.role == "candidate"]
         self.scorer.begin_search(self.space, known, _order(self.options, raced))
 

@@ -153,6 +153,17 @@ class Board:
         chance = chances_above(np.array([difference]), np.sqrt(np.maximum([squared], 0.0)))[0]
         return float(chance), group[lead], len(group)
 
+    def chances_of(self, rivals: Sequence[int], candidate: int, count: int) -> Floats:
+        """Compare a candidate with each of its rivals by itself, all of which have answered the first items, on those.
+
+        Returns:
+            each rival's chance to be better than the candidate on all items, (rivals,): 1/2 where that is not known.
+        """
+        values = self.values([candidate, *rivals], count)
+        contributed = self._contributed([candidate, *rivals], count)
+        variances = tempered(self.contrasts.variances(contributed[1:] - contributed[0]), count)
+        return chances_above(values[1:] - values[0], np.sqrt(variances * self.contrasts.share_missing(count)))
+
     def _contributed(self, candidates: Sequence[int], count: int) -> Floats:
         for one in candidates:
             if (one, count) not in self._contributions:

@@ -41,9 +41,9 @@ class Contrasts:
         self._mean_of_tasks /= self._mean_of_tasks.sum(axis=0)
         self._own_clusters = len(np.unique(items.clusters)) == len(items)
 
-    def first_look(self, least: int) -> int:
-        """The smallest prefix of at least so many items in which every task has two, or all it has."""
-        wanted = np.minimum(2, self._counts[-1])
+    def first_look(self, least: int, each: int = 2) -> int:
+        """The smallest prefix of at least so many items in which every task has `each`, or all it has."""
+        wanted = np.minimum(each, self._counts[-1])
         complete = np.argmax((self._counts >= wanted).all(axis=1)) + 1
         return min(len(self.items), max(least, int(complete)))
 

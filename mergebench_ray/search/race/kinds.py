@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from mergebench_ray.config.race import AUTO, NONE, RaceOptions
 from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.race.exact import Exact
+from mergebench_ray.search.race.front import FrontPool, SparingFrontPool
 from mergebench_ray.search.race.full import FullScoring
 from mergebench_ray.search.race.halving import Halving
 from mergebench_ray.search.race.items import Items
@@ -16,7 +18,7 @@ from mergebench_ray.search.race.pool import Pool, SparingPool
 from mergebench_ray.search.race.race import Race
 from mergebench_ray.search.race.tune_scheduler import STOPPING, TuneScheduler, make_scheduler
 
-__all__ = ["KINDS", "STOPPING", "check_race", "look_of", "make_race", "race_class"]
+__all__ = ["KINDS", "OF_SEVERAL", "STOPPING", "check_race", "look_of", "make_race", "race_class"]
 
 KINDS: dict[str, type[Race]] = {
     "pool": Pool,
@@ -27,6 +29,9 @@ KINDS: dict[str, type[Race]] = {
 }
 """Name -> class; the keyword arguments of its constructor are the kind's settings."""
 
+OF_SEVERAL: dict[str, type[FrontPool]] = {"pool": FrontPool, "sparing": SparingFrontPool}
+"""The same of those that race for the front of several objectives."""
+
 _SETTINGS = ("look", "p", "survivors", "alpha")
 
 
@@ -35,7 +40,13 @@ def race_class(kind: str) -> type[Race]:
     return TuneScheduler if kind in STOPPING else KINDS[kind]
 
 
-def make_race(options: RaceOptions, items: Items, objective: Objective, candidates: int | None) -> Race:
+def make_race(
+    options: RaceOptions,
+    items: Items,
+    objective: Objective,
+    candidates: int | None,
+    several: Sequence[Objective] = (),
+) -> Race:
     """A new race.
 
     Args:
@@ -43,13 +54,21 @@ def make_race(options: RaceOptions, items: Items, objective: Objective, candidat
         items: of the split, in the race's order.
         objective: what candidates are compared by.
         candidates: how many are expected; None where that is not known.
+        several: what they are compared by instead, where it is several.
 
     Raises:
-        InputError: a kind that the objective does not allow.
+        InputError: a kind that the objective does not allow, or that knows one alone.
     """
     given: dict[str, Any] = {name: value for name, value in _given(options).items() if name in _SETTINGS}
     if options.kind in STOPPING:
         given |= {"name": options.kind, "options": options.scheduler_options}
+    if several and options.kind != NONE:
+        if options.kind not in OF_SEVERAL:
+            raise InputError(
+                f"search.race.kind = {options.kind!r}: it knows one objective, and there are {len(several)}; choose "
+                f"{' or '.join(OF_SEVERAL)}, or leave search.race out"
+            )
+        return OF_SEVERAL[options.kind](items, objective, several=several, candidates=candidates, **given)
     return race_class(options.kind)(items, objective, candidates=candidates, **given)
 
 

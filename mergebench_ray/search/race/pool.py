@@ -90,9 +90,9 @@ class Pool(Race):
         alive = self.in_state("running", "paused", "done")
         others = [one for one in alive if one != candidate and self.board.answered(one) >= answered]
         if others:
-            chance, leader, compared = self.board.chance_to_lead(candidate, others)
+            chance, compared = self._compare(candidate, others)
             threshold = self.threshold(answered)
-            why = {"chance": chance, "threshold": threshold, "leader": leader, "compared": compared}
+            why = {"chance": chance, "threshold": threshold, **compared}
             if chance < threshold:
                 return self._stop(candidate, **why)
         if answered < self._level:
@@ -120,14 +120,23 @@ class Pool(Race):
     def _stopped(self, candidates: Sequence[int]) -> list[Decision]:
         if len(candidates) < 2:
             return []
-        chances, leader = self.board.chances_to_lead(candidates, self._level)
         threshold = self.threshold(self._level)
-        why = {"threshold": threshold, "leader": leader, "compared": len(candidates)}
         return [
-            self._stop(candidate, chance=float(chance), **why)
-            for candidate, chance in zip(candidates, chances)
-            if self._state[candidate] == "paused" and candidate != leader and chance < threshold
+            self._stop(candidate, chance=chance, threshold=threshold, **compared)
+            for candidate, (chance, compared) in zip(candidates, self._compare_all(candidates, self._level))
+            if self._state[candidate] == "paused" and chance < threshold
         ]
+
+    def _compare(self, candidate: int, others: Sequence[int]) -> tuple[float, dict[str, Any]]:
+        """A newcomer's chance to lead, and what it was made from."""
+        chance, leader, compared = self.board.chance_to_lead(candidate, others)
+        return chance, {"leader": leader, "compared": compared}
+
+    def _compare_all(self, candidates: Sequence[int], count: int) -> list[tuple[float, dict[str, Any]]]:
+        """The same of several that have all answered so many items; the leader's own chance is 1."""
+        chances, leader = self.board.chances_to_lead(candidates, count)
+        compared = {"leader": leader, "compared": len(candidates)}
+        return [(1.0 if one == leader else float(chance), compared) for one, chance in zip(candidates, chances)]
 
 
 class SparingPool(Pool):

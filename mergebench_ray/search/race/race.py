@@ -104,13 +104,20 @@ class Race(ABC):
 
     def estimate(self, candidate: int) -> Estimate:
         """A candidate's objective, in the objective's own units and direction; NaN where nothing is known of it."""
-        answered = self.board.answered(candidate)
+        return self._estimated(self.board, self._sign, candidate)
+
+    def estimates(self, candidate: int) -> dict[str, Estimate]:
+        """The same of several objectives, by name; empty of a race by one."""
+        return {}
+
+    def _estimated(self, board: Board, sign: float, candidate: int) -> Estimate:
+        answered = board.answered(candidate)
         if not answered:
             return Estimate(math.nan, math.nan, 0, estimated=True)
         if answered == self.items:
-            return Estimate(self._sign * self.board.value(candidate), 0.0, answered, estimated=False)
-        value, error = self.board.estimate(candidate)
-        return Estimate(self._sign * value, error, answered, estimated=True)
+            return Estimate(sign * board.value(candidate), 0.0, answered, estimated=False)
+        value, error = board.estimate(candidate)
+        return Estimate(sign * value, error, answered, estimated=True)
 
     @abstractmethod
     def _decide(self, candidate: int, answered: int) -> list[Decision]:
@@ -140,6 +147,10 @@ class Race(ABC):
     ) -> Decision:
         self._state[candidate] = state
         answered = self.board.answered(candidate)
-        value = self._sign * self.board.value(candidate)
-        reason = {"value": value if math.isfinite(value) else None, **why}
+        reason = {"value": self._value(candidate), **why}
         return Decision(candidate, answered, action, answered if until is None else until, reason)
+
+    def _value(self, candidate: int) -> Any:
+        """What a candidate has come to so far, for the record of a decision."""
+        value = self._sign * self.board.value(candidate)
+        return value if math.isfinite(value) else None
