@@ -284,6 +284,7 @@ def _finish(
     session: Session, records: Records, store: TrialStore, ready: ReadySweep, run: RunFolder, view: LiveView
 ) -> TuneResult:
     """Score references and the best candidate of each method on test, and write the best as a model."""
+    records.references(*(split for split in ready.sweep.evaluation.splits if split != "validation"))
     if "final" in ready.sweep.evaluation.splits:
         hold_finals(records, store, session.bank, view.phase)
     best = best_candidate(store.trials())
@@ -293,7 +294,6 @@ def _finish(
         )
     assert best.method is not None
     recipe = session.bank.recipe(best.method, best.parameters)
-    records.references("test")
     test = records.merged("candidate", best.name, "test", recipe, number=best.number)
     test = note_differences(records, store, test)
     for trial in best_of_each_method(store.trials()):

@@ -137,6 +137,10 @@ class VLLMEngine:
         """Version of the weights that answer, as vLLM itself keeps it: a recipe digest, or "base"."""
         return str(self._llm.get_weight_version())
 
+    def holds(self, version: str) -> bool:
+        """Whether the weights of this version are there, whole."""
+        return not self._held.undefined and self.weight_version == version
+
     def norm_classes(self) -> list[str]:
         """Names of the classes that compute the model's norms in vLLM."""
         return list(self._llm.collective_rpc("norm_classes")[0])

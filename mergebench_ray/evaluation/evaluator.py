@@ -112,7 +112,7 @@ class Evaluator:
         return self._engine.load(self._localise(manifest) if self._localise else manifest)
 
     def load_checkpoint(self, checkpoint: Checkpoint, base: Checkpoint) -> LoadReport:
-        """Replace the engine's weights by a checkpoint's own, embeddings included.
+        """Replace the engine's weights by a checkpoint's own, embeddings included, unless it holds them.
 
         Args:
             checkpoint: the base itself, or a specialist compatible with it.
@@ -120,6 +120,8 @@ class Evaluator:
         """
         if checkpoint.digest() == base.digest():
             return self.restore_base()
+        if self._engine.holds(checkpoint.digest()):
+            return LoadReport(checkpoint.digest(), 0.0, 0, 0)
         with checkpoint_in_memory(checkpoint, base) as manifest:
             return self._engine.load(manifest)
 

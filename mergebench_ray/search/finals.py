@@ -37,7 +37,7 @@ class FinalChoice:
 
 
 def hold_finals(records: Records, store: TrialStore, bank: Bank, phase: Callable[[str], None]) -> None:
-    """Score the best candidates and what they are compared with on the final split; mark the winner there.
+    """Score the best candidates on the final split, where all they are compared with is scored; mark the winner there.
 
     Args:
         records: scores what is not scored yet.
@@ -45,7 +45,6 @@ def hold_finals(records: Records, store: TrialStore, bank: Bank, phase: Callable
         bank: makes recipes of candidates.
         phase: called with what is found.
     """
-    records.references("final")
     candidates = [
         records.merged("candidate", one.name, "final", bank.recipe(str(one.method), one.parameters), number=one.number)
         for one in finalists(store.trials())

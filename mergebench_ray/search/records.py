@@ -74,11 +74,7 @@ class Records:
             InputError: if one scores nothing on validation, where the search could not go on.
         """
         if split not in self._specialists:
-            found = {
-                domain: self._checkpoint("specialist", domain, split, [domain])[domain]
-                for domain in self._session.domains
-                if domain in self._session.specialists
-            }
+            found = {name: self._checkpoint("specialist", name, split, [name])[name] for name in self._own_domains}
             if split == "validation":
                 check_references(found)
             self._specialists[split] = found
@@ -96,14 +92,28 @@ class Records:
             base = {} if row is None else row.domains
         return Goal.of(self._options, References(self.specialist_scores(split), base))
 
-    def references(self, split: Split) -> None:
-        """Score specialists, base, plain average and, after the search, task arithmetic with one simple coefficient."""
-        self.specialist_scores(split)
-        self._checkpoint("base", "base", split, self._session.domains)
+    def references(self, *splits: Split) -> None:
+        """Score specialists, base, plain average and, after the search, task arithmetic with one simple coefficient.
+
+        Each on all of the splits before the next: loading a checkpoint takes as long as many answers.
+        """
+        for name in self._own_domains:
+            for split in splits:
+                self._checkpoint("specialist", name, split, [name])
         bank = self._session.bank
-        self.merged("average", AVERAGE, split, bank.recipe(*AVERAGE_MERGE))
-        if split != "validation":
-            self.merged("reference", SIMPLE, split, bank.recipe(*SIMPLE_MERGE))
+        for split in splits:
+            self.specialist_scores(split)
+            self._checkpoint("base", "base", split, self._session.domains)
+        for split in splits:
+            self.merged("average", AVERAGE, split, bank.recipe(*AVERAGE_MERGE))
+        for split in splits:
+            if split != "validation":
+                self.merged("reference", SIMPLE, split, bank.recipe(*SIMPLE_MERGE))
+
+    @property
+    def _own_domains(self) -> list[str]:
+        """The scored domains that a specialist is for."""
+        return [domain for domain in self._session.domains if domain in self._session.specialists]
 
     def merged(self, role: Role, name: str, split: Split, recipe: Recipe, number: int = 0) -> Trial:
         """Score a merge on a split, unless its row is there already."""

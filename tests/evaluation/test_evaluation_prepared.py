@@ -222,6 +222,7 @@ def test_a_specialist_scored_as_it_is_answers_as_its_weights_do_in_transformers(
     evaluator.load_checkpoint(specialist, base)
     scores = evaluator.score("validation", ["choice"])
     assert scores.version == specialist.digest()
+    assert evaluator.load_checkpoint(specialist, base).tensors == 0
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32, trust_remote_code=False)
     with torch.no_grad():
         for name, info in specialist.tensors.items():

@@ -188,10 +188,10 @@ def test_references_are_scored_once_each_and_not_again_when_a_run_is_resumed(
     scorer = Scorer()
     kept, store = of_a_new_run(tmp_path, scorer)
     kept.references("validation")
-    kept.references("test")
+    kept.references("final", "test")
     models = ["math", "coding", "base", "model_soup"]
     assert scorer.scored == [f"{name} on validation" for name in models] + [
-        f"{name} on test" for name in (*models, "task_arithmetic")
+        f"{name} on {split}" for name in (*models, "task_arithmetic") for split in ("final", "test")
     ]
     rows = [(trial.role, trial.name, trial.split) for trial in store.trials()]
     assert rows[:4] == [
@@ -205,7 +205,7 @@ def test_references_are_scored_once_each_and_not_again_when_a_run_is_resumed(
     again, _ = of_a_new_run(tmp_path, scorer)
     scorer.scored.clear()
     again.references("validation")
-    again.references("test")
+    again.references("final", "test")
     assert scorer.scored == []
 
 
