@@ -14,6 +14,7 @@ from mergebench_ray.commands.calibration import load_calibration
 from mergebench_ray.commands.models import Models, resolve_sweep_models
 from mergebench_ray.config import Recipe, Suite, Sweep
 from mergebench_ray.config.fields import Split
+from mergebench_ray.config.objective import each_objective
 from mergebench_ray.config.race import RaceOptions
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.evaluation.continuations import check_continuations
@@ -76,7 +77,8 @@ class ReadySweep:
         """How many answers each part of the search asks for."""
         search = self.sweep.search
         candidates = search.most_candidates if search.trials or not search.budget or search.budget.candidates else None
-        return expected_answers(self.items, candidates, len(self.sweep.methods), expected_share(self.race))
+        share = expected_share(self.race, len(each_objective(search.objective)))
+        return expected_answers(self.items, candidates, len(self.sweep.methods), share)
 
     @property
     def search_notes(self) -> list[str]:

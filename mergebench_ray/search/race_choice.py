@@ -23,6 +23,8 @@ _DEFAULT = "pool"
 _SHARES = {NONE: (1.0, 1.0), "pool": (0.17, 0.25), "sparing": (0.1, 0.15), "halving": (0.2, 0.25)}
 _ANY_SHARE = (0.2, 1.0)
 """Of the items of all candidates, what is asked, from and to: docs/replay.md says how it was measured."""
+_SHARE_OF_SEVERAL = (0.25, 1.0)
+"""The same of a race for the front of several objectives, from two to many: docs/objectives.md."""
 _MOST_IN_FULL = 8
 """Candidates that are not raced unless asked for: the pool's survivors are as many."""
 _LOOKS_IN_FLIGHT_ON_GPUS = 4
@@ -59,8 +61,10 @@ def chosen_race(sweep: Sweep, tasks: Sequence[ScoredTask]) -> tuple[RaceOptions,
     return RaceOptions(kind=_DEFAULT), []
 
 
-def expected_share(race: RaceOptions) -> tuple[float, float]:
-    """Of the items of all candidates, the share that a race asks, from and to."""
+def expected_share(race: RaceOptions, objectives: int) -> tuple[float, float]:
+    """Of the items of all candidates, the share that a race by so many objectives asks, from and to."""
+    if objectives > 1 and race.kind != NONE:
+        return _SHARE_OF_SEVERAL
     return _SHARES.get(race.kind, _ANY_SHARE)
 
 

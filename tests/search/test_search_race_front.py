@@ -14,11 +14,13 @@ import made_up_search
 from actors_here import ActorHere, fetch_here
 from made_up_races import DOMAINS, MEAN, WeightedMean, made_up_items, run_race
 from made_up_search import MadeUpScorer, MadeUpSearch
+from mergebench_ray.config.race import RaceOptions
 from mergebench_ray.runs.front import non_dominated
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
 from mergebench_ray.search.race.front import FrontPool
 from mergebench_ray.search.race.order import stratified_order
+from mergebench_ray.search.race_choice import expected_share
 from mergebench_ray.search.samplers import OWN_ERROR
 from mergebench_ray.search.study import told_value
 
@@ -80,6 +82,12 @@ def test_a_minimised_objective_is_better_when_lower() -> None:
     assert set(values) == set(DOMAINS)
     assert race.estimates(0)["safety"].value == pytest.approx(shares[0, 2])
     assert json.loads(json.dumps(decided[-1].record()))
+
+
+def test_a_race_for_a_front_is_expected_to_ask_more() -> None:
+    assert expected_share(RaceOptions(kind="pool"), 3) == (0.25, 1.0)
+    assert expected_share(RaceOptions(kind="pool"), 1) < (0.25, 1.0)
+    assert expected_share(RaceOptions(kind="none"), 3) == (1.0, 1.0)
 
 
 @pytest.fixture
