@@ -39,6 +39,7 @@ from mergebench_ray.runs.comparison import (
 )
 from mergebench_ray.runs.leaderboard import (
     MISSING,
+    choice_title,
     describe,
     objective_title,
     with_error,
@@ -268,6 +269,9 @@ def _race_hint(run: RunSummary) -> str:
 
 def _leaderboard_hint(run: RunSummary) -> str:
     hint = "Further right is better; where error bars overlap, the order may be chance. "
+    if run.best is not None and run.best.choice is not None:
+        chosen = choice_title(run.best.choice)
+        hint = f"In the order of the normalised average; the best was chosen from the front by {chosen}. {hint}"
     if run.last_split == "validation":
         return hint + "All scores are on validation, by which the best candidate was chosen: its own is flattering."
     return hint + (

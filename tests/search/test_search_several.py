@@ -12,7 +12,7 @@ import pytest
 import made_up_search
 from actors_here import ActorHere, fetch_here
 from made_up_search import DOMAINS, MadeUpScorer, MadeUpSearch
-from mergebench_ray.config import SearchOptions
+from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.estimates import estimate_mean
 from mergebench_ray.runs.leaderboard import front
@@ -25,6 +25,7 @@ from mergebench_ray.search.objectives.errors import Measured
 from mergebench_ray.search.objectives.goal import Goal, check_goal
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.samplers import OWN_ERROR
+from mergebench_ray.search.space import Space
 from mergebench_ray.search.study import RunStudy, open_storage, told_value
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
@@ -162,6 +163,16 @@ def test_a_candidate_without_one_of_the_values_has_failed() -> None:
         told_value(replace(one, objectives={**one.objectives, "math": replace(one.objectives["math"], value=None)}))
         is None
     )
+
+
+def test_a_candidate_of_another_run_enters_the_study_with_all_its_objectives(tmp_path: Path) -> None:
+    content = {"name": "x", "suite": "smollm2-mini", "methods": {"ties": {"density": {"low": 0.1, "high": 0.9}}}}
+    space = Space(Sweep.model_validate(content), TWO, None)
+    own = RunStudy(open_storage(RunFolder(tmp_path), SearchOptions()), "x", RunFolder(tmp_path), *goal().objectives)
+    for number, safety in enumerate((0.6, float("nan"))):
+        own.add(row(number, goal(), 0.5, safety), {"ties.density": 0.5}, space)
+    assert own.study.trials[0].values == [0.5, 0.6]
+    assert own.study.trials[1].state == optuna.trial.TrialState.FAIL
 
 
 # The final choice
