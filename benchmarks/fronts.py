@@ -30,7 +30,8 @@ from mergebench_ray.search.space import Space
 
 Floats = npt.NDArray[np.float64]
 
-SAMPLERS = ("RandomSampler", "NSGAIISampler", "NSGAIIISampler", "TPESampler", "GPSampler", "auto")
+SAMPLERS = ("RandomSampler", "NSGAIISampler", "NSGAIIISampler", "TPESampler", "auto")
+"""Optuna's GPSampler takes minutes a candidate with five objectives, and says so."""
 OPTIONS: Mapping[str, dict[str, Any]] = {
     "NSGAIISampler": {"population_size": 12},  # of their 50, sixty candidates are hardly a second generation
     "NSGAIIISampler": {"population_size": 12},
