@@ -10,7 +10,7 @@ import numpy as np
 
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.names import AVERAGE
-from mergebench_ray.config.objective import FORGETTING, KNEE, ChoiceSpec, choice_values
+from mergebench_ray.config.objective import FORGETTING, KNEE, ByFloors, ChoiceSpec, choice_values
 from mergebench_ray.runs.front import Floats, chosen_first, non_dominated
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
 from mergebench_ray.scores import ObjectiveValue, exact_sum
@@ -69,7 +69,17 @@ def by_choice(trials: Sequence[Trial]) -> list[Trial]:
         return []
     own = [[one.own_error or 0.0 for one in aims_of(trial).values()] for trial in trials]
     names, errors = list(aims_of(trials[0])), np.nan_to_num(np.array(own), posinf=0.0)
-    return [trials[place] for place in chosen_first(trials[0].choice or KNEE, names, values_of(trials), errors)]
+    return [trials[place] for place in chosen_first(_turned(trials[0]), names, values_of(trials), errors)]
+
+
+def _turned(trial: Trial) -> ChoiceSpec:
+    """The choice for values that are turned so that more is better: of an objective that is not, a floor is a most."""
+    choice, aims = trial.choice or KNEE, trial.objectives
+    if isinstance(choice, str) or "weights" in choice:
+        return choice
+    floors = choice_values(choice).items()
+    turned: ByFloors = {"floors": {name: -least if aims[name].minimised else least for name, least in floors}}
+    return turned
 
 
 def aims_of(trial: Trial) -> Mapping[str, ObjectiveValue]:

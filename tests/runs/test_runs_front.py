@@ -118,6 +118,15 @@ def test_lower_is_better_where_the_objective_is_minimised() -> None:
     assert [one.number for one in front(rows)] == [4]
 
 
+def test_a_floor_of_what_is_minimised_is_the_most_it_may_be() -> None:
+    aims = [{"math": ObjectiveValue(a, 0.01), "loss": ObjectiveValue(1 - b, 0.01, minimised=True)} for a, b in VALUES]
+    choice: Any = {"floors": {"loss": 0.3}}
+    rows = [replace(candidate(number, 1.0, choice=choice), objectives=one) for number, one in enumerate(aims)]
+    best = best_candidate(rows)
+    assert best is not None
+    assert best.number == 1
+
+
 def test_of_one_objective_the_front_is_the_best_alone() -> None:
     rows = [replace(candidate(number, row[0]), objectives={}, choice=None) for number, row in enumerate(VALUES[1:4])]
     assert [one.number for one in by_choice(front(rows))] == [0]
