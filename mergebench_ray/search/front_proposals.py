@@ -15,7 +15,7 @@ from mergebench_ray.search.gaussian_process import UNKNOWN_ERROR, Floats, Gaussi
 _DIRECTIONS, _DRAWS = 24, 24
 _BELOW = 0.03  # of the front's range in each objective, where the volume begins
 _BEGUN_AT = 10  # members of the front, beside candidates drawn anywhere
-_LATEST = 120  # candidates that models are made of
+_LATEST, _MEMBERS = 100, 60  # candidates that models are made of: the latest, and those of the front before them
 
 
 class FrontSampler(GaussianProcessSampler):
@@ -32,9 +32,10 @@ class FrontSampler(GaussianProcessSampler):
     def _most_promising(
         self, study: optuna.Study, told: Sequence[FrozenTrial], running: Sequence[FrozenTrial]
     ) -> Floats:
-        told = told[-_LATEST:]
         signs = np.array([1.0 if one == StudyDirection.MAXIMIZE else -1.0 for one in study.directions])
         values = signs * np.array([one.values for one in told])
+        kept = _relevant(values)
+        told, values = [told[place] for place in kept], values[kept]
         errors = self._all_errors(told, values)
         pairs = [self._model(told, running, *columns) for columns in zip(values.T, errors.T, strict=True)]
         units, models = pairs[0][0], [model for _, model in pairs]
@@ -88,3 +89,10 @@ class _Volume:
             reached = self._along(means + deviations * draw)
             total += np.maximum(reached - self._reached, 0.0).mean(axis=1)
         return total / len(self._draws)
+
+
+def _relevant(values: Floats) -> list[int]:
+    """Places of the latest candidates, and of the front's latest members before them."""
+    latest = range(max(0, len(values) - _LATEST), len(values))
+    before = [place for place in np.flatnonzero(non_dominated(values)).tolist() if place not in latest]
+    return [*before[-_MEMBERS:], *latest]

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from mergebench_ray.config import Sweep
 from mergebench_ray.runs.front import non_dominated
-from mergebench_ray.search.front_proposals import FrontSampler
+from mergebench_ray.search.front_proposals import FrontSampler, _relevant
 from mergebench_ray.search.samplers import search_sampler
 from mergebench_ray.search.space import Space
 
@@ -67,6 +67,15 @@ def test_an_objective_that_is_minimised_goes_down() -> None:
         lambda params: [two_hills(params)[0], -two_hills(params)[1]], 14, directions=("maximize", "minimize")
     )
     assert [one.params for one in up.trials] == [one.params for one in down.trials]
+
+
+def test_models_are_made_of_the_latest_candidates_and_of_the_front_before_them() -> None:
+    values = np.stack([np.arange(300.0) % 7, np.zeros(300)], axis=1)
+    values[[3, 5]] = [[0.0, 9.0], [9.0, 0.0]]
+    assert _relevant(values) == [3, 5, *range(200, 300)]
+    assert _relevant(values[:50]) == list(range(50))
+    falling = np.stack([np.arange(300.0), -np.arange(300.0)], axis=1)
+    assert _relevant(falling) == list(range(140, 300))
 
 
 def test_engines_that_work_at_once_do_not_try_the_same() -> None:

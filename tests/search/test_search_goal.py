@@ -121,7 +121,11 @@ def test_a_domain_that_is_not_scored_is_no_objective_and_no_constraint() -> None
 
 
 def test_forgetting_needs_a_suite_that_has_such_tasks_which_are_then_scored(tmp_path: Path) -> None:
-    for setting in ({"search.objective": "forgetting"}, {"search.constraints": {"forgetting": 0.9}}):
+    for setting in (
+        {"search.objective": "forgetting"},
+        {"search.objective": ["normalised_average", "forgetting"]},
+        {"search.constraints": {"forgetting": 0.9}},
+    ):
         with pytest.raises(InputError, match="suite smollm2-mini has no tasks in its forgetting section"):
             read_sweep(SWEEP, setting)
         path = tmp_path / "suite.yaml"
