@@ -51,6 +51,24 @@ def test_decisions_depend_on_the_reports_alone(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pool", "sparing", "halving"])
+def test_what_a_race_asks_at_its_end_is_seldom_more_than_it_said(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[int, int]] = []
+    close = KINDS[kind].close
+
+    def noted(race: Any) -> Any:
+        said.append((race.items_left(), sum(race.board.answered(number) for number in range(12))))
+        return close(race)
+
+    monkeypatch.setattr(KINDS[kind], "close", noted)
+    more = []
+    for seed in range(20):
+        race, _, _ = _race(kind, seed, np.random.default_rng(seed).normal(0, 0.4, 12))
+        left, before = said.pop()
+        more.append(sum(race.board.answered(number) for number in range(12)) - before > left)
+    assert np.mean(more) <= 0.2
+
+
+@pytest.mark.parametrize("kind", ["pool", "sparing", "halving"])
 def test_the_best_is_kept_and_what_is_clearly_worse_is_stopped_early(kind: str) -> None:
     for seed in range(10):
         qualities = np.full(16, -0.8)
