@@ -245,6 +245,7 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget
             budget,
             on_start=view.trial_started,
             on_finish=lambda trial: view.trial_finished(trial, best_candidate(store.trials())),
+            note=view.note,
         )
         return _finish(session, records, store, ready, run, view)
 

@@ -18,9 +18,7 @@ from mergebench_ray.ray_actors import Actor
 from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.space import OPTUNA_NUMBER
-
-_MOST_REPEATED = 10
-"""Proposals in a row that were made before, until one counts as a candidate: in a small space there are no others."""
+from mergebench_ray.search.untried import SAME_AS
 
 
 class RaceScheduler(TrialScheduler):
@@ -74,6 +72,10 @@ class RaceScheduler(TrialScheduler):
     def has_all(self) -> bool:
         """Whether nothing is left to do."""
         return self._came == self._candidates and not self._racing.is_open()
+
+    def no_more(self) -> None:
+        """No further candidate will come."""
+        self._candidates = self._came
 
     def proposed(self, number: int) -> None:
         """A candidate begins, or comes again."""
@@ -166,12 +168,20 @@ class StudySearch(OptunaSearch):
     Args:
         racing: knows what candidates came to.
         scheduler: knows when another one is wanted.
+        is_exhausted: says whether nothing is left to try.
         options: of Tune's Optuna.
     """
 
-    def __init__(self, racing: Racing, scheduler: RaceScheduler, *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self,
+        racing: Racing,
+        scheduler: RaceScheduler,
+        is_exhausted: Callable[[], bool],
+        *arguments: Any,
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
-        self._racing, self._scheduler = racing, scheduler
+        self._racing, self._scheduler, self._is_exhausted = racing, scheduler, is_exhausted
 
     def __getstate__(self) -> dict[str, Any]:
         # As the scheduler.
@@ -183,6 +193,9 @@ class StudySearch(OptunaSearch):
         What the sampler proposes again is no further candidate: another one is asked for.
         """
         while self._scheduler.wants():
+            if self._is_exhausted():
+                self._scheduler.no_more()
+                break
             suggestion = super().suggest(trial_id)
             assert suggestion is not None
             number = suggestion[OPTUNA_NUMBER]
@@ -199,23 +212,20 @@ class StudySearch(OptunaSearch):
         return Searcher.FINISHED if self._scheduler.has_all() else None
 
     def _same_before(self, number: int) -> FrozenTrial | None:
-        """The first candidate with the same numbers, whether it is at its end or not.
+        """The first candidate with the same numbers, whatever came of it.
 
-        None for one that has begun, that somebody asked for, or that comes after many repeated ones.
+        None for one that has begun, or that somebody asked for.
         """
         study: Any = self._ot_study
         trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
-        latest = trials[max(0, number - _MOST_REPEATED) : number]
-        is_last = len(latest) == _MOST_REPEATED and all("same_as" in one.user_attrs for one in latest)
-        if self._racing.has(number) or "fixed_params" in trials[number].system_attrs or is_last:
+        if self._racing.has(number) or "fixed_params" in trials[number].system_attrs:
             return None
-        same = (one for one in trials[:number] if one.params == trials[number].params)
-        return next((one for one in same if one.state in (TrialState.COMPLETE, TrialState.RUNNING)), None)
+        return next((one for one in trials[:number] if one.params == trials[number].params), None)
 
     def _give_back(self, number: int, before: FrozenTrial) -> None:
         """A trial that failed says nothing to samplers; one with the value of the first would draw them there."""
         study: Any = self._ot_study
-        optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id).set_user_attr("same_as", before.number)
+        optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id).set_user_attr(SAME_AS, before.number)
         study.tell(number, state=TrialState.FAIL)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

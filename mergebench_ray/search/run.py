@@ -62,6 +62,7 @@ def search(
     *,
     on_start: Callable[[int], None],
     on_finish: Callable[[Trial], None],
+    note: Callable[[str], None],
 ) -> None:
     """Score candidates until the sweep has as many as it asks for, or pays, those of earlier sittings included.
 
@@ -76,6 +77,7 @@ def search(
         budget: ends the search before.
         on_start: called with a candidate's number when it begins.
         on_finish: called with its row when it is on disk.
+        note: called with a line where the search ends before it has as many candidates as it asks for.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     goal = records.goal("validation")
@@ -97,9 +99,10 @@ def search(
             )
         return session.bank.recipe(*space.candidate(trials[number].params))
 
-    most = budget.most_candidates
+    sampler = search_sampler(sweep.search, space)
+    most, all_there_are = budget.most_candidates, sampler.all_tried(study.study)
     racing = Racing(session, store, records, study, run, raced, recipe_of, on_finish)
-    racing.restore(most + besides)
+    racing.restore(min(all_there_are or most + besides, most + besides))
     ended = proposed(store.trials())
     study.reconcile(ended)
     remaining = most - len(ended)
@@ -115,13 +118,22 @@ def search(
     searcher = StudySearch(
         racing,
         scheduler,
+        lambda: sampler.all_tried(study.study) is not None,
         space.suggest,
         metric=[f"{METRIC}_{place}" for place in range(len(goal.objectives))],
         mode=["max" if objective.direction == "maximize" else "min" for objective in goal.objectives],
-        sampler=search_sampler(sweep.search, space),
+        sampler=sampler,
         storage=study.storage,
         study_name=study.name,
     )
+    if sampler.all_tried(study.study) is None:
+        _drive(sweep, session, searcher, scheduler)
+    if (all_there_are := sampler.all_tried(study.study)) is not None and all_there_are < most + besides:
+        note(f"nothing is left to try: {all_there_are} candidates are all there are")
+
+
+def _drive(sweep: Sweep, session: Session, searcher: StudySearch, scheduler: RaceScheduler) -> None:
+    """Let Tune run trials until the searcher says that it is through."""
     trainable = tune.with_parameters(CandidateTrial, take_step=session.scorer.method(CandidateScorer.step))
     os.environ.update(_TUNE_SETTINGS)
     # What Tune warns of could leak is the session's, which ends with the block it is in.

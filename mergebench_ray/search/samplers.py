@@ -18,6 +18,7 @@ from mergebench_ray.config import Choices, Range, SearchOptions, Sweep
 from mergebench_ray.config.objective import each_objective
 from mergebench_ray.errors import InputError, nearest, one_line
 from mergebench_ray.search.space import Space
+from mergebench_ray.search.untried import SamplerOfUntried
 
 AUTO = "auto"
 OWN_ERROR = "own_standard_error"
@@ -152,12 +153,16 @@ def random_draws(options: SearchOptions, space: Space) -> list[str]:
     return found
 
 
-def search_sampler(options: SearchOptions, space: Space) -> SeededByNumber:
-    """The sampler that a sweep names, or with `auto` what searches its space best.
+def search_sampler(options: SearchOptions, space: Space) -> SamplerOfUntried:
+    """The sampler that a sweep names, or with `auto` what searches its space best; it proposes nothing for ever.
 
     Raises:
         InputError: as `make_sampler`, or options without a name of what takes them.
     """
+    return SamplerOfUntried(_named_sampler(options, space), space, options.seed)
+
+
+def _named_sampler(options: SearchOptions, space: Space) -> SeededByNumber:
     if options.sampler != AUTO:
         return make_sampler(options.sampler, options.seed, options.sampler_options)
     _check_auto(options)

@@ -28,16 +28,19 @@ def note_start(_what_no_pickle_holds: Any, number: int) -> None:
     assert number >= 0
 
 
-def tuned(folder: Path, options: Any = POOL, *, engines: int = 1) -> tuple[MadeUpSearch, Actor[MadeUpScorer]]:
+def tuned(
+    folder: Path, options: Any = POOL, *, engines: int = 1, **space: Any
+) -> tuple[MadeUpSearch, Actor[MadeUpScorer]]:
     """A sitting that has come to its end, and its scorer."""
     cloudpickle.register_pickle_by_value(made_up_search)  # type: ignore[no-untyped-call]
     scorer: Actor[MadeUpScorer] = actors_of(MadeUpScorer, num_cpus=0, max_concurrency=engines + 1)()
-    one = MadeUpSearch(folder, scorer, lambda actor: actor, options, engines=engines)
+    one = MadeUpSearch(folder, scorer, lambda actor: actor, options, engines=engines, **space)
     try:
         search(
             *(one.sweep, one.space, one.session, one.store, one.records, one.run, one.options, one.budget),
             on_start=functools.partial(note_start, threading.Lock()),
             on_finish=one.finished.append,
+            note=one.said.append,
         )
     finally:
         scorer.kill()
@@ -130,3 +133,17 @@ def test_several_objectives_pass_through_tune_to_the_study(tmp_path: Path) -> No
     study = optuna.load_study(study_name="x", storage=f"sqlite:///{one.run.study_file}")
     assert study.metric_names == list(made_up_search.DOMAINS)
     assert [trial.values for trial in study.trials] == [[aim.value for aim in row.objectives.values()] for row in rows]
+
+
+def test_a_search_ends_in_one_line_where_nothing_is_left_to_try_also_when_it_goes_on(tmp_path: Path) -> None:
+    whole = {"low": 0, "high": 1, "integer": True, "per": "specialist"}
+    decisions = ""
+    for sitting in range(2):
+        one, _ = tuned(tmp_path, {"trials": 12, "race": {"kind": "pool", "survivors": 2}}, coefficient=whole)
+        assert one.said == ["nothing is left to try: 8 candidates are all there are"]
+        assert len(one.finished) == (0 if sitting else 8)
+        decisions = decisions or one.run.decisions_file.read_text()
+        assert one.run.decisions_file.read_text() == decisions
+    rows = searched(one.store.trials())
+    assert len({str(row.parameters) for row in rows}) == len(rows) == 8
+    assert {row.role for row in rows} == {"candidate", "stopped"}

@@ -151,7 +151,8 @@ def searcher(folder: Path) -> tuple[StudySearch, OneAfterAnother]:
     def suggest(trial: optuna.Trial) -> dict[str, Any]:
         return {"a": trial.suggest_float("a", 0, 1), OPTUNA_NUMBER: trial.number}
 
-    return StudySearch(others, others, suggest, metric=METRIC, mode="max", storage=storage, study_name="x"), others
+    study: Any = {"storage": storage, "study_name": "x"}
+    return StudySearch(others, others, lambda: False, suggest, metric=METRIC, mode="max", **study), others
 
 
 def states(folder: Path) -> list[TrialState]:
@@ -183,37 +184,60 @@ def test_a_candidate_that_came_to_its_end_before_its_trial_came_again_is_told_at
     assert states(tmp_path) == [TrialState.COMPLETE, TrialState.RUNNING]
 
 
-def test_what_is_proposed_again_is_no_candidate(tmp_path: Path) -> None:
-    storage = open_storage(RunFolder(tmp_path), SearchOptions())
-    others: Any = OneAfterAnother()
+class ThreeCandidates:
+    """A search of a space that has no more, in which every candidate is at its end at once."""
 
-    def suggest(trial: optuna.Trial) -> dict[str, Any]:
-        return {"a": trial.suggest_categorical("a", ["x", "y"]), OPTUNA_NUMBER: trial.number}
+    def __init__(self, folder: Path) -> None:
+        self.storage = open_storage(RunFolder(folder), SearchOptions())
+        self.others: Any = OneAfterAnother()
+        self.wanted = 4
+        self.others.wants = lambda: self.wanted > 0
+        self.others.no_more = lambda: setattr(self, "wanted", 0)
+        methods = {"ties": {"merge_func": {"choices": ["sum", "mean", "max"]}}}
+        content = {"name": "x", "suite": "smollm2-mini", "methods": methods}
+        sweep = Sweep.model_validate({**content, "search": {"sampler": "RandomSampler"}})
+        space = Space(sweep, ["coding", "math"], None)
+        sampler = search_sampler(sweep.search, space)
+        study: Any = {"storage": self.storage, "study_name": "x", "sampler": sampler}
+        self.search = StudySearch(
+            *(self.others, self.others, lambda: sampler.all_tried(self.study) is not None, space.suggest),
+            **{"metric": METRIC, "mode": "max", **study},
+        )
 
-    search = StudySearch(others, others, suggest, metric=METRIC, mode="max", storage=storage, study_name="x")
-    given = []
-    for trial_id in ("t0", "t1", "t2"):
-        suggestion = search.suggest(trial_id)
-        given.append((suggestion["a"], suggestion[OPTUNA_NUMBER]))
-        others.values[suggestion[OPTUNA_NUMBER]] = 0.5 if suggestion["a"] == "x" else 0.25
-        search.on_trial_complete(trial_id)
-    study = optuna.load_study(study_name="x", storage=storage)
-    assert {value for value, _ in given[:2]} == {"x", "y"}
-    again = [one for one in study.trials if "same_as" in one.user_attrs]
-    assert len(again) == len(study.trials) - 3 >= 10, "there is no third, so that one counts in the end"
+    @property
+    def study(self) -> optuna.Study:
+        return optuna.load_study(study_name="x", storage=self.storage)
+
+    def suggest(self, trial_id: str, *, ends: bool) -> int | None:
+        """Number of the candidate that is proposed."""
+        suggestion = self.search.suggest(trial_id)
+        if suggestion is None:
+            return None
+        number = int(suggestion[OPTUNA_NUMBER])
+        if ends:
+            self.others.values[number] = 0.5
+            self.search.on_trial_complete(trial_id)
+        return number
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_is_proposed_again_is_no_candidate_whether_the_first_waits_or_not(tmp_path: Path, ends: bool) -> None:
+    three = ThreeCandidates(tmp_path)
+    given = [three.suggest(name, ends=ends) for name in ("t0", "t1", "t2")]
+    trials = three.study.trials
+    again = [one for one in trials if "same_as" in one.user_attrs]
+    assert len(again) == len(trials) - 3 > 0
     assert {one.state for one in again} == {TrialState.FAIL}
-    assert all(study.trials[one.user_attrs["same_as"]].params == one.params for one in again)
+    assert all(trials[one.user_attrs["same_as"]].params == one.params for one in again)
+    assert len({str(trials[number or 0].params) for number in given}) == 3
 
 
-def test_what_is_proposed_again_while_the_first_waits_is_no_candidate_either(tmp_path: Path) -> None:
-    storage = open_storage(RunFolder(tmp_path), SearchOptions())
-    others: Any = OneAfterAnother()
-
-    def suggest(trial: optuna.Trial) -> dict[str, Any]:
-        return {"a": trial.suggest_categorical("a", ["x", "y"]), OPTUNA_NUMBER: trial.number}
-
-    search = StudySearch(others, others, suggest, metric=METRIC, mode="max", storage=storage, study_name="x")
-    assert {search.suggest("t0")["a"], search.suggest("t1")["a"]} == {"x", "y"}
+def test_a_search_ends_where_nothing_is_left_to_try(tmp_path: Path) -> None:
+    three = ThreeCandidates(tmp_path)
+    for name in ("t0", "t1", "t2"):
+        three.suggest(name, ends=True)
+    assert three.suggest("t3", ends=True) is None
+    assert three.wanted == 0
 
 
 def test_a_candidate_that_somebody_asked_for_twice_counts_twice(tmp_path: Path) -> None:

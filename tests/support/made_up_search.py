@@ -39,6 +39,7 @@ TOKENS = 10
 """Of an answer, which takes a second."""
 BEST = {"coding": 0.3, "math": 0.5, "safety": 0.7}
 """The coefficients of the best merge there is."""
+COEFFICIENT = {"low": 0.0, "high": 1.0, "per": "specialist"}
 
 
 class MadeUpBank:
@@ -199,6 +200,7 @@ class MadeUpSearch:
         gpus: that the search holds.
         storage: of the study; None for a file in the folder, which takes longer.
         reuses: whether it looks for items in the runs beside it.
+        coefficient: what each specialist's coefficient may be.
     """
 
     def __init__(
@@ -212,11 +214,12 @@ class MadeUpSearch:
         gpus: float = 0.0,
         storage: optuna.storages.BaseStorage | None = None,
         reuses: bool = False,
+        coefficient: Mapping[str, Any] = COEFFICIENT,
     ) -> None:
         self.storage = storage
-        coefficient = {"low": 0.0, "high": 1.0, "per": "specialist"}
+        methods = {"task_arithmetic": {"scaling_coef": dict(coefficient)}}
         content = {
-            **{"name": "x", "suite": "smollm2-mini", "methods": {"task_arithmetic": {"scaling_coef": coefficient}}},
+            **{"name": "x", "suite": "smollm2-mini", "methods": methods},
             **{"search": dict(search), "engine": {"count": engines}},
         }
         self.sweep = Sweep.model_validate(content)
@@ -225,6 +228,7 @@ class MadeUpSearch:
         self.scorer = scorer
         self.store = TrialStore(folder)
         self.finished: list[Trial] = []
+        self.said: list[str] = []
         self.session: Any = SimpleNamespace(
             domains=list(DOMAINS),
             specialists=dict.fromkeys(DOMAINS),
