@@ -10,7 +10,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from mergebench_ray.runs.front import non_dominated
-from mergebench_ray.search.gaussian_process import UNKNOWN_ERROR, Floats, GaussianProcessSampler
+from mergebench_ray.search.gaussian_process import UNKNOWN_ERROR, GaussianProcessSampler
+from mergebench_ray.search.numbers import Floats
 
 _DIRECTIONS, _DRAWS = 24, 24
 _BELOW = 0.03  # of the front's range in each objective, where the volume begins
@@ -31,24 +32,24 @@ class FrontSampler(GaussianProcessSampler):
 
     def _most_promising(
         self, study: optuna.Study, told: Sequence[FrozenTrial], running: Sequence[FrozenTrial]
-    ) -> Floats:
+    ) -> tuple[str, Floats]:
         signs = np.array([1.0 if one == StudyDirection.MAXIMIZE else -1.0 for one in study.directions])
         values = signs * np.array([one.values for one in told])
         kept = _relevant(values)
         told, values = [told[place] for place in kept], values[kept]
         errors = self._all_errors(told, values)
-        pairs = [self._model(told, running, *columns) for columns in zip(values.T, errors.T, strict=True)]
-        units, models = pairs[0][0], [model for _, model in pairs]
-        believed = np.stack([model.predict(self._points(units))[0] for model in models], axis=1)
+        models = [self._model(told, running, *columns) for columns in zip(values.T, errors.T, strict=True)]
+        seen = [*told, *running]
+        believed = np.stack([self._believed(model, seen) for model in models], axis=1)
         volume = _Volume(believed, self._random)
 
-        def gained(candidates: Floats) -> Floats:
-            predicted = [model.predict(self._points(candidates)) for model in models]
+        def gained(points: Floats, kind: int) -> Floats:
+            predicted = [model.predict(points, kind) for model in models]
             means, deviations = (np.stack(columns, axis=1) for columns in zip(*predicted))
             return volume.expected_gain(means, deviations)
 
         front = np.flatnonzero(non_dominated(believed))
-        return self._highest(gained, units[self._random.permutation(front)[:_BEGUN_AT]])
+        return self._highest(gained, seen, [seen[place] for place in self._random.permutation(front)[:_BEGUN_AT]])
 
     def _all_errors(self, told: Sequence[FrozenTrial], values: Floats) -> Floats:
         unknown = UNKNOWN_ERROR * values.std(axis=0)

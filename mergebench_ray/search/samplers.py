@@ -166,18 +166,19 @@ def _named_sampler(options: SearchOptions, space: Space) -> SeededByNumber:
     if options.sampler != AUTO:
         return make_sampler(options.sampler, options.seed, options.sampler_options)
     _check_auto(options)
-    # The Gaussian process knows nothing of constraints.
-    if len(space.methods) > 1 or space.num_numbers > _MOST_MODELLED or options.constraints:
+    methods = {method: space.distributions(method) for method in space.methods}
+    has_front = len(each_objective(options.objective)) > 1
+    # The Gaussian process knows nothing of constraints, and was not measured on fronts of several methods.
+    if max(map(len, methods.values())) > _MOST_MODELLED or options.constraints or (has_front and len(methods) > 1):
         return make_sampler("TPESampler", options.seed, {"multivariate": True, "group": True})
     from mergebench_ray.search.front_proposals import FrontSampler  # scipy takes half a second
     from mergebench_ray.search.gaussian_process import GaussianProcessSampler
 
-    distributions = space.distributions(space.methods[0])
-    kind = FrontSampler if len(each_objective(options.objective)) > 1 else GaussianProcessSampler
+    kind = FrontSampler if has_front else GaussianProcessSampler
 
     def make(*draw: int | str) -> optuna.samplers.BaseSampler:
         seed = _seed(options.seed, *draw)
-        return kind(distributions, OWN_ERROR, seed=seed, sequence_seed=options.seed)
+        return kind(methods, OWN_ERROR, seed=seed, sequence_seed=options.seed)
 
     return SeededByNumber(make)
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from mergebench_ray.search.numbers import Numbers
 from mergebench_ray.search.space import METHOD, Space
 
 SAME_AS = "same_as"
@@ -30,14 +31,14 @@ class Untried:
     """
 
     def __init__(self, space: Space, trials: Sequence[FrozenTrial]) -> None:
-        self._distributions = {method: space.distributions(method) for method in space.methods}
-        self._several = len(self._distributions) > 1
+        self._numbers = {method: Numbers(space.distributions(method)) for method in space.methods}
+        self._several = len(self._numbers) > 1
         self._tried: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
         for trial in trials:
-            method = trial.params.get(METHOD) if self._several else space.methods[0]
-            numbers = self._distributions.get(str(method))
-            if numbers is not None and numbers.keys() <= trial.params.keys():
-                self._tried[str(method)].add(tuple(trial.params[name] for name in numbers))
+            method = str(trial.params.get(METHOD)) if self._several else space.methods[0]
+            numbers = self._numbers.get(method)
+            if numbers is not None and numbers.space.keys() <= trial.params.keys():
+                self._tried[method].add(tuple(trial.params[name] for name in numbers.space))
 
     @property
     def num_tried(self) -> int:
@@ -47,15 +48,16 @@ class Untried:
     @property
     def methods(self) -> list[str]:
         """The methods that have a candidate left."""
-        return [one for one, numbers in self._distributions.items() if len(self._tried[one]) < _count(numbers)]
+        return [one for one, numbers in self._numbers.items() if len(self._tried[one]) < numbers.num_candidates]
 
     def draw(self, random: np.random.Generator) -> dict[str, Any]:
         """One of them, by the names of its numbers: any method that has one left, with any numbers."""
         method = str(random.choice(self.methods))
+        numbers = self._numbers[method]
         while True:
-            numbers = {name: _any(one, random) for name, one in self._distributions[method].items()}
-            if tuple(numbers.values()) not in self._tried[method]:
-                return {METHOD: method, **numbers} if self._several else numbers
+            values = numbers.values(random.random(len(numbers)))
+            if tuple(values.values()) not in self._tried[method]:
+                return {METHOD: method, **values} if self._several else values
 
 
 class SamplerOfUntried(optuna.samplers.BaseSampler):
@@ -76,7 +78,7 @@ class SamplerOfUntried(optuna.samplers.BaseSampler):
         for method in space.methods:
             numbers = space.distributions(method)
             self._everything |= numbers
-            if math.isinf(_count(numbers)):
+            if math.isinf(Numbers(numbers).num_candidates):
                 self._endless.add(method)
 
     @property
@@ -144,26 +146,3 @@ class SamplerOfUntried(optuna.samplers.BaseSampler):
 
     def _random(self, trial: FrozenTrial) -> np.random.Generator:
         return np.random.default_rng(zlib.crc32(repr((self._seed, trial.number)).encode()))
-
-
-def _count(numbers: dict[str, BaseDistribution]) -> float:
-    """Candidates of a method."""
-    counts = list(map(num_values, numbers.values()))
-    return math.inf if math.inf in counts else math.prod(counts)
-
-
-def num_values(distribution: BaseDistribution) -> float:
-    """Values that a number may have; infinity where it is not whole."""
-    if isinstance(distribution, CategoricalDistribution):
-        return len(distribution.choices)
-    return distribution.high - distribution.low + 1 if isinstance(distribution, IntDistribution) else math.inf
-
-
-def _any(distribution: BaseDistribution, random: np.random.Generator) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[int(random.integers(len(distribution.choices)))]
-    if isinstance(distribution, IntDistribution):
-        return int(random.integers(distribution.low, distribution.high + 1))
-    assert isinstance(distribution, FloatDistribution)
-    low, high = distribution.low, distribution.high
-    return float(low * (high / low) ** random.random() if distribution.log else random.uniform(low, high))

@@ -31,7 +31,7 @@ def searched(
     study = optuna.create_study(directions=list(directions))
     noise = np.random.default_rng(0)
     for number in range(trials):
-        study.sampler = FrontSampler(space, "errors", seed=number, sequence_seed=0)
+        study.sampler = FrontSampler({"m": space}, "errors", seed=number, sequence_seed=0)
         trial = study.ask(space)
         trial.set_user_attr("errors", [error, None])
         study.tell(trial, (np.array(function(trial.params)) + error * noise.standard_normal(2)).tolist())
@@ -80,7 +80,7 @@ def test_models_are_made_of_the_latest_candidates_and_of_the_front_before_them()
 
 def test_engines_that_work_at_once_do_not_try_the_same() -> None:
     study = searched(two_hills, 10, error=0.05)
-    study.sampler = FrontSampler(SPACE, "errors", seed=20, sequence_seed=0)
+    study.sampler = FrontSampler({"m": SPACE}, "errors", seed=20, sequence_seed=0)
     proposed = [list(study.ask(SPACE).params.values()) for _ in range(3)]
     apart = [np.abs(np.subtract(one, two)).sum() for one in proposed for two in proposed if one is not two]
     assert min(apart) > 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from mergebench_ray.search.gaussian_process import STARTUP, GaussianProcess, GaussianProcessSampler
+from mergebench_ray.search.gaussian_process import STARTUP, STARTUP_OF_EACH, GaussianProcess, GaussianProcessSampler
+from mergebench_ray.search.space import METHOD
 
 SQUARE: dict[str, BaseDistribution] = {"a": FloatDistribution(0, 2), "b": FloatDistribution(-1, 1)}
 MIXED: dict[str, BaseDistribution] = {
@@ -32,7 +34,7 @@ def searched(
     study = optuna.create_study(direction=direction)
     noise = np.random.default_rng(0)
     for number in range(trials):
-        study.sampler = GaussianProcessSampler(space, "error", seed=number, sequence_seed=0)
+        study.sampler = GaussianProcessSampler({"m": space}, "error", seed=number, sequence_seed=0)
         trial = study.ask(space)
         trial.set_user_attr("error", error)
         study.tell(trial, function(trial.params) + error * noise.standard_normal())
@@ -45,12 +47,12 @@ def hill(params: dict[str, Any]) -> float:
 
 def test_a_model_goes_through_what_is_exact_and_between_what_is_not() -> None:
     points = np.array([[0.0], [0.5], [1.0]])
-    values = np.array([0.0, 1.0, 0.0])
-    exact, deviation = GaussianProcess(points, values, np.full(3, 1e-3), 1).predict(points)
+    values, kinds = np.array([0.0, 1.0, 0.0]), np.zeros(3, dtype=int)
+    exact, deviation = GaussianProcess(points, values, np.full(3, 1e-3), kinds).predict(points, 0)
     assert exact == pytest.approx(values, abs=0.02)
     assert (deviation < 0.02).all()
     errors = np.array([1e-3, 1.0, 1e-3])
-    between, deviation = GaussianProcess(points, values, errors, 1).predict(points)
+    between, deviation = GaussianProcess(points, values, errors, kinds).predict(points, 0)
     assert between[1] < 0.5
     assert deviation[1] > 10 * deviation[0]
 
@@ -89,7 +91,7 @@ def test_choices_whole_numbers_and_logarithms_are_searched_inside_their_bounds()
 
 def test_engines_that_work_at_once_do_not_try_the_same() -> None:
     study = searched(SQUARE, hill, 10, error=0.05)
-    study.sampler = GaussianProcessSampler(SQUARE, "error", seed=20, sequence_seed=0)
+    study.sampler = GaussianProcessSampler({"m": SQUARE}, "error", seed=20, sequence_seed=0)
     proposed = []
     for _ in range(3):
         proposed.append(study.ask(SQUARE).params)
@@ -103,3 +105,52 @@ def test_scores_that_say_nothing_do_not_stop_a_search(values: list[float]) -> No
     left = iter(values)
     study = searched(SQUARE, lambda _: next(left), len(values))
     assert len({str(one.params) for one in study.trials}) == len(values)
+
+
+SEVERAL: dict[str, dict[str, BaseDistribution]] = {
+    "low": {"low.a": FloatDistribution(0, 1)},
+    "high": {"high.a": FloatDistribution(0, 2), "high.b": FloatDistribution(-1, 1)},
+    "alone": {},
+    "few": {"few.kind": CategoricalDistribution(["sum", "mean", "max"])},
+}
+
+
+def searched_several(trials: int, *, error: float = 0.02) -> optuna.Study:
+    """A search of several methods, of which `high` has a hill above all others."""
+    study = optuna.create_study(direction="maximize")
+    noise = np.random.default_rng(0)
+    for number in range(trials):
+        study.sampler = GaussianProcessSampler(SEVERAL, "error", seed=number, sequence_seed=0)
+        trial = study.ask()
+        method = trial.suggest_categorical(METHOD, [*SEVERAL])
+        for name, one in SEVERAL[method].items():
+            trial._suggest(name, one)
+        trial.set_user_attr("error", error)
+        study.tell(trial, several(trial.params) + error * noise.standard_normal())
+    return study
+
+
+def several(params: dict[str, Any]) -> float:
+    if params[METHOD] == "high":
+        return hill({"a": params["high.a"], "b": params["high.b"]})
+    return {"low": 0.5 - (params.get("low.a", 0) - 0.5) ** 2, "alone": 0.6, "few": 0.3}[params[METHOD]]
+
+
+def test_of_several_methods_the_one_that_promises_most_gets_most_candidates() -> None:
+    methods = Counter(one.params[METHOD] for one in searched_several(40).trials)
+    assert methods["high"] > 20
+    assert methods["low"] >= STARTUP_OF_EACH
+
+
+def test_each_of_several_methods_begins_with_a_few_candidates_that_are_spread_evenly() -> None:
+    trials = searched_several(12).trials
+    assert Counter(one.params[METHOD] for one in trials) == {"low": 4, "high": 4, "alone": 1, "few": 3}
+    assert [one.params[METHOD] for one in trials[:4]] == [*SEVERAL]
+    quarters = sorted(int(one.params["low.a"] * 4) for one in trials if one.params[METHOD] == "low")
+    assert quarters == [0, 1, 2, 3]
+
+
+def test_a_candidate_of_a_method_that_has_only_a_few_is_proposed_once() -> None:
+    trials = searched_several(40).trials
+    assert len([one for one in trials if one.params[METHOD] == "alone"]) == 1
+    assert len([one for one in trials if one.params[METHOD] == "few"]) == 3
