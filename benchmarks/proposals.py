@@ -1,12 +1,13 @@
 """How good the candidates of a sampler are, on a function that was fitted to a finished run.
 
-    python benchmarks/proposals.py RUN_DIR [--groups N] [--methods N] [--noise X] [--seeds N] [SAMPLER ...]
+    python benchmarks/proposals.py RUN_DIR [--groups N] [--methods N] [--free] [--noise X] [--seeds N] [SAMPLER ...]
 
 The function goes smoothly through the validation scores of the run's candidates, those of the method that has most; how
 smooth it is, is what predicts each candidate best from the others. A sampler sees it with noise. Regret is the highest
 value of the function minus that of the candidate whose noisy score is best. With --groups each coefficient is searched
 as that many, of groups of layers, which weigh differently and lose where they are far apart. With --methods there are
-others beside the run's method: the same function, moved, raised or lowered by chance, otherwise for each seed.
+others beside the run's method: the same function, moved, raised or lowered by chance, otherwise for each seed. With
+--free searches begin with what follows from the task vectors of the run's models.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 
+from mergebench_ray.bank import Bank
+from mergebench_ray.commands.models import resolve_models
 from mergebench_ray.config import Range, Sweep
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import read_trials
 from mergebench_ray.search.samplers import OWN_ERROR, search_sampler
 from mergebench_ray.search.space import Space
+from mergebench_ray.search.starts import free_proposals
 
 Floats = npt.NDArray[np.float64]
 
@@ -49,6 +53,8 @@ class Surrogate:
         run: folder of the run.
         groups: of layers, each with a number of its own.
     """
+
+    free: Mapping[str, dict[str, Any]] = {}
 
     def __init__(self, run: Path, groups: int) -> None:
         found = [t for t in read_trials(run) if (t.role, t.split) == ("candidate", "validation")]
@@ -126,6 +132,8 @@ class Surrogate:
         given = TOGETHER.get(sampler, {}) if len(self.space.methods) > 1 else {}
         options = self.sweep.search.model_copy(update={"sampler": sampler, "sampler_options": given, "seed": seed})
         study = optuna.create_study(direction="maximize", sampler=search_sampler(options, self.space))
+        for suggestion in self.free.values():
+            study.enqueue_trial(suggestion)
         random = np.random.default_rng(seed)
         true, seen = [], []
         for _ in range(AFTER[-1]):
@@ -194,6 +202,18 @@ def _kernel(left: Floats, right: Floats, length: float) -> Floats:
     return np.exp(apart / (-2 * length**2))
 
 
+def free_of(run: Path, surrogate: Surrogate) -> Mapping[str, dict[str, Any]]:
+    """What follows from the weights of a run's models, for a search of as many candidates as `AFTER` says."""
+    sweep = Sweep.from_yaml(RunFolder(run).sweep_file)
+    models = resolve_models(*sweep.model_references(sweep.load_suite()))
+    search = surrogate.sweep.search.model_copy(update={"trials": AFTER[-1]})
+    bank = Bank.load(models.base, models.specialists, in_process=True)
+    try:
+        return free_proposals(surrogate.sweep.model_copy(update={"search": search}), surrogate.space, bank)
+    finally:
+        bank.close()
+
+
 def main() -> None:
     """Print a row for each sampler."""
     parser = argparse.ArgumentParser(description="How good the candidates of a sampler are.")
@@ -201,12 +221,15 @@ def main() -> None:
     parser.add_argument("samplers", nargs="*", default=SAMPLERS)
     parser.add_argument("--groups", type=int, default=1)
     parser.add_argument("--methods", type=int, default=1)
+    parser.add_argument("--free", action="store_true")
     parser.add_argument("--noise", type=float, default=0.025)
     parser.add_argument("--seeds", type=int, default=20)
     options = parser.parse_intermixed_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     surrogate, seeds = Surrogate(options.run, options.groups), range(options.seeds)
     several = options.methods > 1
+    if options.free:
+        Surrogate.free = free_of(options.run, surrogate)
     searched = [SeveralMethods(options.run, options.methods, seed) if several else surrogate for seed in seeds]
     print(
         f"{surrogate.method}, {surrogate.candidates} candidates, {surrogate.space.num_numbers} numbers; "

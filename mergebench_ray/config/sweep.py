@@ -144,6 +144,10 @@ class SearchOptions(Strict):
     points_to_evaluate: list[dict[Line, Plain]] = Field(
         default_factory=list, description="Candidates to score first: {method: NAME, PARAMETER: value, ...}."
     )
+    free_proposals: bool = Field(
+        default=True,
+        description="Score after those, at most one candidate in five, coefficients that follow from the weights.",
+    )
     warm_start: list[Line] = Field(
         default_factory=list,
         description="Folders of earlier runs, or patterns such as runs/*: their candidates of the same models, items "

@@ -6,6 +6,8 @@ threshold of every density follows from one cumulative sum.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,13 @@ def magnitude_histogram(values: Tensor) -> Tensor:
 def magnitude_bits(values: Tensor) -> Tensor:
     """Bit patterns without the sign, int16 [n]; they order like the magnitudes they stand for."""
     return values.view(torch.int16).bitwise_and(0x7FFF)
+
+
+def norms(histograms: Tensor) -> list[float]:
+    """Euclidean norm of what each histogram, int64 [K, 32768], was counted from; the same whatever the order."""
+    magnitudes = torch.arange(MAGNITUDES, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).double()
+    squares = [counts.double() * magnitudes**2 for counts in histograms]
+    return [math.sqrt(math.fsum(one[counts > 0].tolist())) for one, counts in zip(squares, histograms, strict=True)]
 
 
 def kth_smallest_magnitude(histogram: Tensor, rank: int) -> float:

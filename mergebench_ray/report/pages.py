@@ -303,7 +303,9 @@ def _trials_table(run: RunSummary) -> Markup:
     domains = run.domains
     names = [(trial, trial.flat()) for trial in run.trials]
     details = dict.fromkeys(name for _, row in names for name in row if name.startswith(("coefficient.", "parameter.")))
-    columns = [("model", True), ("role", True), ("split", True), ("method", True), ("normalised average", False)]
+    columns = [("model", True), ("role", True), ("split", True), ("method", True)]
+    columns += [("proposed by", True)] if _says_who_proposed(run) else []
+    columns += [("normalised average", False)]
     columns += [(run.objective_title, False)] if _has_own_aim(run) else []
     columns += [("misses", True)] if run.constraints else []
     columns += [(name, False) for name in domains]
@@ -330,9 +332,14 @@ def _reused_cell(trial: Trial) -> Cell:
     return Cell(text or MISSING, text)
 
 
+def _says_who_proposed(run: RunSummary) -> bool:
+    return any(trial.proposed_by for trial in run.trials)
+
+
 def _trial_cells(run: RunSummary, trial: Trial, row: dict[str, Any], details: Sequence[str]) -> list[Cell]:
     role = f"stopped after {trial.estimate.answered} items" if trial.estimate is not None else trial.role
     cells = [Cell(text, text) for text in (describe(trial), role, trial.split, trial.method or "")]
+    cells += [Cell(trial.proposed_by or MISSING, trial.proposed_by)] if _says_who_proposed(run) else []
     average = trial.normalised_average
     cells.append(Cell(with_error(average, trial.normalised_standard_error), average if is_known(average) else None))
     if _has_own_aim(run):

@@ -84,6 +84,8 @@ class Trial:
         versions: package -> version.
         reused_from: earlier run -> how many of the items' scores are from there; what those took is not counted here.
         taken_from: of a candidate that the search began with (`search.warm_start`), the run that it is of.
+        proposed_by: of a candidate, ``sampler``, ``sweep`` (one of its `points_to_evaluate`), or the rule that its
+            coefficients follow from; empty in runs of versions that did not say it.
         started: UTC.
         finished: UTC.
         optuna_number: number of the trial in the Optuna study, which holds what was suggested; None where it is not
@@ -120,6 +122,7 @@ class Trial:
     versions: Mapping[str, str] = field(default_factory=dict)
     reused_from: Mapping[str, int] = field(default_factory=dict)
     taken_from: str = ""
+    proposed_by: str = ""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     finished: datetime = field(default_factory=lambda: datetime.now(UTC))
     optuna_number: int | None = None
@@ -202,6 +205,7 @@ class Trial:
             "number": self.number,
             "split": self.split,
             "method": self.method,
+            **({"proposed_by": self.proposed_by} if self.proposed_by else {}),
             "normalised_average": self.normalised_average,
             "normalised_standard_error": self.normalised_standard_error,
         }

@@ -272,6 +272,7 @@ class Racing:
 
     def _row(self, number: int, candidate: _Candidate, recipe: Recipe, measurement: Measurement | None) -> Trial:
         names: dict[str, Any] = {"number": self._free_number(recipe.method, number), "optuna_number": number}
+        names["proposed_by"] = self._study.proposed_by(number)
         if measurement is None:
             before = self._store.find(recipe.digest, self._records.items_digest("validation"), "validation")
             assert before is not None, "the scorer knew a candidate that is not stored"
@@ -339,7 +340,7 @@ class Racing:
         it would have given.
 
         Args:
-            candidates: how many there will be.
+            candidates: how many there will be; 0 where no other will come.
 
         Raises:
             InputError: the decisions are not those that the answers on disk lead to.

@@ -29,6 +29,7 @@ from mergebench_ray.search.samplers import search_sampler
 from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.session import Session
 from mergebench_ray.search.space import Space
+from mergebench_ray.search.starts import free_proposals
 from mergebench_ray.search.study import RunStudy, open_storage
 from mergebench_ray.search.trainable import METRIC, CandidateTrial
 
@@ -100,15 +101,16 @@ def search(
         return session.bank.recipe(*space.candidate(trials[number].params))
 
     sampler = search_sampler(sweep.search, space)
-    most, all_there_are = budget.most_candidates, sampler.all_tried(study.study)
+    most = budget.most_candidates
     racing = Racing(session, store, records, study, run, raced, recipe_of, on_finish)
-    racing.restore(min(all_there_are or most + besides, most + besides))
+    racing.restore(most + besides if sampler.all_tried(study.study) is None else 0)
     ended = proposed(store.trials())
     study.reconcile(ended)
     remaining = most - len(ended)
     if remaining <= 0:
         return
-    study.queue(space.points(sweep.search.points_to_evaluate), after=len(taken))
+    points = space.points(sweep.search.points_to_evaluate)
+    study.queue(points, free_proposals(sweep, space, session.bank), after=len(taken))
     groups = sweep.engine.count // engines_per_candidate(sweep)
     scheduler = RaceScheduler(
         *(racing, session.scorer, groups, remaining),

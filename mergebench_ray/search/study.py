@@ -21,6 +21,9 @@ from mergebench_ray.search.samplers import OWN_ERROR
 from mergebench_ray.search.space import METHOD, Space
 from mergebench_ray.search.storage import storage_error
 
+PROPOSED_BY = "proposed_by"
+"""User attribute of a trial that was queued."""
+SWEEP, SAMPLER = "sweep", "sampler"
 _UNKNOWN = 10.0  # distance from a constraint, where a score is not known: far, and yet a number that samplers can use
 
 
@@ -69,15 +72,23 @@ class RunStudy:
         self.study.set_user_attr("run", str(run.path.resolve()))
         self.study.set_user_attr("report", self._report)
 
-    def queue(self, points: Sequence[dict[str, Any]], after: int = 0) -> None:
+    def queue(
+        self, points: Sequence[dict[str, Any]], rules: Mapping[str, dict[str, Any]] | None = None, *, after: int = 0
+    ) -> None:
         """Queue the candidates that a search begins with; those that it queued before are not queued again.
 
         Args:
-            points: the candidates.
+            points: the sweep's.
+            rules: by the name of the rule that each follows from.
             after: how many were added before them.
         """
-        for point in points[max(0, len(self.study.get_trials(deepcopy=False)) - after) :]:
-            self.study.enqueue_trial(point)
+        named = [*((SWEEP, point) for point in points), *(rules or {}).items()]
+        for name, point in named[max(0, len(self.study.get_trials(deepcopy=False)) - after) :]:
+            self.study.enqueue_trial(point, user_attrs={PROPOSED_BY: name})
+
+    def proposed_by(self, number: int) -> str:
+        """Who proposed a candidate: `SWEEP`, a rule by its name, or `SAMPLER`."""
+        return str(self.study.get_trials(deepcopy=False)[number].user_attrs.get(PROPOSED_BY, SAMPLER))
 
     def add(self, row: Trial, suggestion: Mapping[str, Any], space: Space) -> None:
         """Add a candidate that another run has scored, under its row's number, unless it was added before."""

@@ -33,7 +33,7 @@ def _trials() -> list[Trial]:
     groups = {"scaling_coef": {"math": [0.1, 0.2], "a.b": [0.1, 0.2]}, "mu": {"math": 0.1}, "density": 0.2}
     counted = {"math": replace(trials[0].domains["math"], counted={"t": "acc"})}
     aims = {"worst_domain": ObjectiveValue(0.5, 0.1, 0.05)}
-    odd = replace(trials[8], number=99, parameters=groups, domains=counted)
+    odd = replace(trials[8], number=99, proposed_by="metagpt", parameters=groups, domains=counted)
     final = replace(trials[8], split="final", chosen=True, differences={"task arithmetic 0.4": (0.1, 0.05)})
     final = replace(final, reused_from={"a": 3}, taken_from="a")
     stopped = replace(trials[8], role="stopped", number=98, estimate=ObjectiveEstimate(0.4, 0.05, 20, 320))

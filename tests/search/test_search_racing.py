@@ -176,6 +176,19 @@ def test_a_model_whose_stopped_candidate_comes_again_is_scored_anew(tmp_path: Pa
     assert second.tokens > 0
 
 
+def test_rows_say_who_proposed_them_and_what_follows_from_the_weights_comes_after_the_sweeps_points(
+    tmp_path: Path,
+) -> None:
+    point = {"scaling_coef": 0.25}
+    found = search(tmp_path, POOL | {"free_proposals": True, "points_to_evaluate": [point]})
+    found.drive()
+    search(tmp_path, POOL | {"trials": 16, "free_proposals": True, "points_to_evaluate": [point]}).drive()
+    rows = {one.optuna_number: one for one in searched(TrialStore(tmp_path).trials())}
+    assert [rows[number].proposed_by for number in range(16)] == ["sweep", "metagpt", "kappa", *["sampler"] * 13]
+    assert set(rows[1].coefficients.values()) == {1 / 3}
+    assert rows[1].flat()["proposed_by"] == "metagpt"
+
+
 def test_a_row_on_disk_reads_back(tmp_path: Path) -> None:
     found = search(tmp_path)
     found.drive()

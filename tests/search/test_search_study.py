@@ -94,6 +94,15 @@ def test_points_are_queued_once_even_where_queueing_was_cut_short(tmp_path: Path
     assert [study.ask().suggest_float("a", 0, 1) for _ in study.get_trials()] == [0.25, 0.5, 0.75]
 
 
+def test_candidates_that_follow_from_rules_are_queued_after_the_points_and_say_so(tmp_path: Path) -> None:
+    own, study = start_study(tmp_path)
+    own.queue([{"a": 0.25}], {"kappa": {"a": 0.5}})
+    own.queue([{"a": 0.25}], {"kappa": {"a": 0.5}})
+    assert [study.ask().suggest_float("a", 0, 1) for _ in study.get_trials()] == [0.25, 0.5]
+    study.ask()
+    assert [own.proposed_by(number) for number in range(3)] == ["sweep", "kappa", "sampler"]
+
+
 def test_a_dashboard_sees_what_the_objective_and_each_trial_is(tmp_path: Path) -> None:
     own, study = start_study(tmp_path)
     trial = study.ask()

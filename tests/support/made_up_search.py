@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import torch
 from lm_eval.api.metrics import mean
 
 from mergebench_ray.config import Recipe, Sweep
@@ -17,6 +18,7 @@ from mergebench_ray.config.race import RaceOptions
 from mergebench_ray.evaluation.graded import GradedItem, Spent
 from mergebench_ray.evaluation.order import Order
 from mergebench_ray.evaluation.ordered_scoring import Look
+from mergebench_ray.kernels.histogram import MAGNITUDES
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import Sittings
 from mergebench_ray.runs.trials import Trial, TrialStore, proposed
@@ -31,6 +33,7 @@ from mergebench_ray.search.samplers import search_sampler
 from mergebench_ray.search.scorer import Measurement, Step
 from mergebench_ray.search.space import OPTUNA_NUMBER, Space
 from mergebench_ray.search.standing import Cost, Standing
+from mergebench_ray.search.starts import free_proposals
 from mergebench_ray.search.study import RunStudy, open_storage
 
 DOMAINS = ("coding", "math", "safety")
@@ -43,7 +46,15 @@ COEFFICIENT = {"low": 0.0, "high": 1.0, "per": "specialist"}
 
 
 class MadeUpBank:
-    """Makes recipes."""
+    """Makes recipes, of task vectors that are all alike."""
+
+    specialists = sorted(DOMAINS)
+
+    @property
+    def statistics(self) -> Any:
+        histograms = torch.zeros(len(DOMAINS), MAGNITUDES, dtype=torch.int64)
+        histograms[:, 1] = 1
+        return SimpleNamespace(magnitude_histograms=lambda: histograms)
 
     def recipe(self, method: str, parameters: dict[str, Any]) -> Recipe:
         names = dict.fromkeys(DOMAINS, "s")
@@ -220,7 +231,7 @@ class MadeUpSearch:
         methods = {"task_arithmetic": {"scaling_coef": dict(coefficient)}}
         content = {
             **{"name": "x", "suite": "smollm2-mini", "methods": methods},
-            **{"search": dict(search), "engine": {"count": engines}},
+            **{"search": {"free_proposals": False, **search}, "engine": {"count": engines}},
         }
         self.sweep = Sweep.model_validate(content)
         self.space = Space(self.sweep, list(DOMAINS), None)
@@ -291,7 +302,8 @@ class MadeUpSearch:
         most = self.budget.most_candidates
         racing.restore(most + besides)
         study.reconcile(proposed(self.store.trials()))
-        study.queue(self.space.points(self.sweep.search.points_to_evaluate), after=len(taken))
+        points = self.space.points(self.sweep.search.points_to_evaluate)
+        study.queue(points, free_proposals(self.sweep, self.space, self.session.bank), after=len(taken))
         left = most - len(proposed(self.store.trials()))
         suggestions: dict[int, dict[str, Any]] = {}
         told = set(racing.values)
