@@ -39,7 +39,7 @@ class Outlook:
 
 
 def outlook(candidates: Sequence[Trial]) -> Outlook | None:
-    """What more candidates like those tried would bring; None of too few.
+    """What more candidates like those tried would bring; None of too few, and of a front, which has no best.
 
     The best of a number of draws grows with its logarithm, more slowly where there is a bound. So further candidates
     are taken to improve it as much as those did that made of n · n / (n + NEXT) candidates n: on average over all
@@ -53,7 +53,7 @@ def outlook(candidates: Sequence[Trial]) -> Outlook | None:
     told = [one.objective.value if one.estimate is None else one.estimate.value for one in keeping]
     values = [sign * one for one in told if one is not None and is_known(one)]
     count = len(values)
-    if count < _FEWEST:
+    if count < _FEWEST or any(len(one.objectives) > 1 for one in candidates):
         return None
     best_first = sorted(values, reverse=True)
     gains = [best_first[0] - value for value in best_first]

@@ -138,7 +138,8 @@ class Budget:
 
     def _end(self, costs: _Costs, candidates: int, methods: int, trials: Sequence[Trial]) -> float:
         known = {one.split for one in trials if one.role == "base"}
-        items = items_at_the_end(self._work.items, candidates, methods, known)
+        taken = sum(bool(one.taken_from) for one in trials)
+        items = items_at_the_end(self._work.items, candidates + taken, methods, known)
         return costs.of(items / self._work.items["validation"], items)
 
     def _costs(self, unit: str, trials: Sequence[Trial], under_way: UnderWay, seconds: float) -> _Costs | None:
@@ -271,6 +272,11 @@ def _rates(measure: Measure, trials: Sequence[Trial]) -> tuple[float, float] | N
         return sum(map(tokens_of, rows)) / answered, 0.0
     loads = [one.merge_seconds + one.load_seconds for one in rows]
     return sum(one.score_seconds for one in rows) / answered, statistics.mean(loads)
+
+
+def _asked(trial: Trial) -> int:
+    """Items that were asked for a row, not taken from before."""
+    return sum(score.items for score in trial.domains.values()) - sum(trial.reused_from.values())
 
 
 def _of_row(measure: Measure, trial: Trial) -> float:

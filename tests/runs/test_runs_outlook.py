@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -66,6 +67,11 @@ def test_lower_is_better_where_the_objective_says_so() -> None:
     assert up == down
     assert up is not None
     assert up.latest == pytest.approx(0.5)
+
+
+def test_of_a_front_nothing_is_said() -> None:
+    rows = [replace(one, objectives={**one.objectives, "p": ObjectiveValue(0.1)}) for one in candidates([0.5] * 20)]
+    assert outlook(rows) is None
 
 
 def test_stopped_candidates_count_with_what_they_would_have_come_to() -> None:

@@ -101,6 +101,17 @@ def test_references_that_cost_nothing_are_known_by_candidates() -> None:
     assert not budget(tokens=5_000).pays_another([*reused, row("stopped", items=20)], UnderWay(), 0)
 
 
+def test_items_that_were_known_before_cost_nothing_and_are_no_measure() -> None:
+    half = [replace(one, tokens=500, score_seconds=5.0, reused_from={"earlier": 50}) for one in REFERENCES]
+    taken = [replace(row("candidate", number, tokens=0), taken_from="earlier") for number in range(9)]
+    trials = [*half, *taken, row("candidate", 9)]
+    limit = 1_500 + 1_000 + int(1.1 * (1_000 + 10 * AT_THE_END)) + 1
+    assert budget(tokens=limit).pays_another(trials, UnderWay(), 0)
+    assert not budget(tokens=limit - 10).pays_another(trials, UnderWay(), 0)
+    assert budget(candidates=2).pays_another(trials, UnderWay(), 0)
+    assert not budget(candidates=1).pays_another(trials, UnderWay(), 0)
+
+
 def test_a_budget_that_pays_no_candidate_is_refused_with_what_would_do() -> None:
     least = 3_000 + 1.1 * (1_000 + 10 * ((4 + 1) * 50 + (4 + 1) * 100))
     budget(tokens=int(least) + 1).check(REFERENCES, 0)

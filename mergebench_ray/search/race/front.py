@@ -62,6 +62,11 @@ class FrontPool(Pool):
                 aim.board.report(candidate, scores)
         return super().report(candidate, scores)
 
+    def items_left(self) -> int:
+        """As if all that wait were on the front."""
+        waiting = len(self.in_state("paused", "running"))
+        return max(super().items_left(), waiting * (self.items - self._level))
+
     def withdraw(self, candidate: int) -> list[Decision]:
         """As that of any race."""
         for aim in self._several.values():
