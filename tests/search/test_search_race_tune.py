@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from ray import cloudpickle
 
@@ -125,14 +124,6 @@ def test_a_budget_ends_what_tune_drives_where_it_ends_a_plain_loop(tmp_path: Pat
     assert table(tmp_path / "tune") == table(tmp_path / "plain")
     for name in ("decisions.jsonl", "sittings.jsonl"):
         assert (tmp_path / "tune" / name).read_text() == (tmp_path / "plain" / name).read_text()
-
-
-def test_several_objectives_pass_through_tune_to_the_study(tmp_path: Path) -> None:
-    one, _ = tuned(tmp_path, {"trials": 3, "objective": list(made_up_search.DOMAINS)})
-    rows = searched(one.store.trials())
-    study = optuna.load_study(study_name="x", storage=f"sqlite:///{one.run.study_file}")
-    assert study.metric_names == list(made_up_search.DOMAINS)
-    assert [trial.values for trial in study.trials] == [[aim.value for aim in row.objectives.values()] for row in rows]
 
 
 def test_a_search_ends_in_one_line_where_nothing_is_left_to_try_also_when_it_goes_on(tmp_path: Path) -> None:

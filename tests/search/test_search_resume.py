@@ -184,6 +184,24 @@ def test_a_candidate_that_came_to_its_end_before_its_trial_came_again_is_told_at
     assert states(tmp_path) == [TrialState.COMPLETE, TrialState.RUNNING]
 
 
+def test_several_objectives_reach_the_study_in_their_order(tmp_path: Path) -> None:
+    storage = open_storage(RunFolder(tmp_path), SearchOptions())
+    study = optuna.create_study(storage=storage, study_name="x", directions=["maximize", "minimize"])
+    others: Any = OneAfterAnother()
+
+    def suggest(trial: optuna.Trial) -> dict[str, Any]:
+        return {"a": trial.suggest_float("a", 0, 1), OPTUNA_NUMBER: trial.number}
+
+    several: Any = {"metric": ["first", "second"], "mode": ["max", "min"], "storage": storage, "study_name": "x"}
+    search = StudySearch(others, others, lambda: False, suggest, **several)
+    for number, values in enumerate(([0.5, 0.25], None)):
+        search.suggest(f"t{number}")
+        others.values[number] = values
+        search.on_trial_complete(f"t{number}")
+    assert [one.values for one in study.trials] == [[0.5, 0.25], None]
+    assert [one.state for one in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+
+
 class ThreeCandidates:
     """A search of a space that has no more, in which every candidate is at its end at once."""
 
