@@ -24,9 +24,10 @@ def non_dominated(values: Floats) -> npt.NDArray[np.bool_]:
     Returns:
         (models,).
     """
-    at_least = (values[:, None] >= values[None]).all(axis=2)
-    better = (values[:, None] > values[None]).any(axis=2)
-    return np.logical_not((at_least & better).any(axis=0))
+    on_front = np.ones(len(values), dtype=np.bool_)
+    for place, one in enumerate(values):  # all pairs at once would need the square of the models' number in memory
+        on_front[place] = not ((values >= one).all(axis=1) & (values > one).any(axis=1)).any()
+    return on_front
 
 
 def chosen_first(choice: ChoiceSpec, names: Sequence[str], values: Floats, errors: Floats) -> list[int]:
