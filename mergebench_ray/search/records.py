@@ -120,14 +120,13 @@ class Records:
         found = self._row(role, name, number, split)
         if found is not None:
             return found
-        self._phase(f"scoring {f'{name} #{number}' if role == 'candidate' else name} on {split}")
         before = self._store.find(recipe.digest, self.items_digest(split), split)
         if before is not None:
             trial = repeated(before, role=role, name=name, number=number, optuna_number=None)
             self._store.append(trial)
             return trial
         started, domains = datetime.now(UTC), self._session.domains
-        known = self._known(name, recipe.digest, split, domains)
+        known = self._known(f"{name} #{number}" if role == "candidate" else name, recipe.digest, split, domains)
         measurement = ray.get(self._session.scorer.call(CandidateScorer.score, recipe, split, domains, known))
         trial = self.trial(role, name, split, recipe, measurement, started, number=number)
         self._store.append(trial, self.item_rows(split, measurement.items))
@@ -222,9 +221,9 @@ class Records:
         checkpoint = self._session.base if role == "base" else self._session.specialists[name]
         found = self._row(role, name, 0, split)
         if found is None:
-            self._phase(f"scoring {'the base' if role == 'base' else f'specialist {name}'} on {split}")
             started, base = datetime.now(UTC), self._session.base
-            known = self._known(name, checkpoint.digest(), split, domains)
+            who = "the base" if role == "base" else f"specialist {name}"
+            known = self._known(who, checkpoint.digest(), split, domains)
             score = self._session.scorer.method(CandidateScorer.score_checkpoint)
             measurement = ray.get(score(checkpoint, base, split, domains, known))
             aims = {} if role == "specialist" else self._aims(name, role, measurement.scores, split)
@@ -241,12 +240,14 @@ class Records:
             self._store.append(found, self.item_rows(split, measurement.items))
         return dict(found.domains)
 
-    def _known(self, name: str, digest: str, split: Split, domains: list[str]) -> Known:
+    def _known(self, model: str, digest: str, split: Split, domains: list[str]) -> Known:
+        """What other runs know of a model that is about to be scored; says both."""
         known = self.known(digest, split, domains)
-        if known.items:
-            where = ", ".join(f"{count} in {run}" for run, count in known.sources.items())
-            rest = "" if known.is_all else "; the others are asked"
-            self._phase(f"{name} on {split}: items scored before: {where}{rest}")
+        where = ", ".join(f"{count} items in {run}" for run, count in known.sources.items())
+        if known.is_all:
+            self._phase(f"{model} on {split} was scored before: {where}")
+        else:
+            self._phase(f"scoring {model} on {split}{f', of which is known: {where}' if where else ''}")
         return known
 
     def _aims(self, name: str, role: Role, scores: Scores, split: Split) -> dict[str, Any]:
