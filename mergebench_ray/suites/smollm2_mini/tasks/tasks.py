@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from datasets import Dataset
 
 from mergebench_ray.suites.smollm2_mini.generate import (
-    GENERATORS,
     coding,
+    generated,
     instruction,
     math,
     multilingual,
@@ -25,7 +25,7 @@ class _Splits(dict[str, Dataset]):
         self._domain = domain
 
     def __missing__(self, split: str) -> Dataset:
-        self[split] = Dataset.from_list(GENERATORS[self._domain].items(split))
+        self[split] = Dataset.from_list([*generated(self._domain, split)])
         return self[split]
 
 
