@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import zlib
 from collections import defaultdict
@@ -15,6 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mergebench_ray.search.numbers import Numbers
 from mergebench_ray.search.space import METHOD, Space
+
+_log = logging.getLogger(__name__)
 
 SAME_AS = "same_as"
 """User attribute of a trial that repeats another: that one's number. It has failed, so that it counts for nothing."""
@@ -101,6 +104,10 @@ class SamplerOfUntried(optuna.samplers.BaseSampler):
     ) -> dict[str, Any]:
         """As the sampler does, with another method where its own has nothing left."""
         if self._repeats_itself(study, trial) and (untried := self._untried(study, trial)).methods:
+            _log.warning(
+                "candidate %d is drawn at random of what was not tried: the sampler has proposed nothing new %d times",
+                *(trial.number, _MOST_REPEATED),
+            )
             return untried.draw(self._random(trial))
         proposed = self._sampler.sample_relative(study, trial, search_space)
         if METHOD in proposed:

@@ -89,7 +89,9 @@ def test_a_grid_is_at_its_end_with_its_last_candidate() -> None:
     assert one.all_tried(study) == 3
 
 
-def test_after_many_repeated_proposals_another_is_drawn_the_same_in_every_process() -> None:
+def test_after_many_repeated_proposals_another_is_drawn_the_same_in_every_process(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     drawn = []
     for _ in range(2):
         space, _, study = made(QUICKSTART, "RandomSampler")
@@ -97,6 +99,9 @@ def test_after_many_repeated_proposals_another_is_drawn_the_same_in_every_proces
             study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={SAME_AS: number}))
         drawn.append(propose(space, study))
     assert drawn[0] == drawn[1]
+    assert [one.getMessage() for one in caplog.records if "candidate" in one.getMessage()] == [
+        "candidate 10 is drawn at random of what was not tried: the sampler has proposed nothing new 10 times"
+    ] * 2
 
 
 def test_what_is_left_is_drawn_whatever_it_is() -> None:
