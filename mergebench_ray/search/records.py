@@ -308,11 +308,12 @@ class Records:
 
 
 def repeated(trial: Trial, **changes: Any) -> Trial:
-    """A row for a model that was scored before: its scores, and no time spent."""
+    """A row for a model that was scored before: its scores, and nothing of what they took or where they are from."""
     now = datetime.now(UTC)
     seconds = ("merge_seconds", "load_seconds", "score_seconds", "engine_seconds", "judge_seconds")
-    spent: dict[str, Any] = {**dict.fromkeys(seconds, 0.0), "tokens": 0, "judge_tokens": 0, "taken_from": ""}
-    return replace(trial, **{**spent, "started": now, "finished": now, **changes})
+    spent: dict[str, Any] = {**dict.fromkeys(seconds, 0.0), "tokens": 0, "judge_tokens": 0}
+    origin: dict[str, Any] = {"taken_from": "", "reused_from": {}}
+    return replace(trial, **{**spent, **origin, "started": now, "finished": now, **changes})
 
 
 def versions_of(session: Session) -> dict[str, str]:

@@ -227,6 +227,7 @@ def test_one_of_them_that_is_asked_for_again_counts_and_takes_nothing(earlier: P
     made.drive()
     [own] = proposed(made.store.trials())
     assert (own.digest, own.number, own.role, made.scorer.asked) == (full.digest, 10, "candidate", 0)
+    assert (own.taken_from, own.reused_from) == ("", {})  # the report adds up what was scored before
 
 
 def test_a_search_that_was_killed_goes_on_as_the_calm_one_when_the_other_runs_have_gone(
