@@ -16,8 +16,13 @@ from mergebench_ray.evaluation.grading import ABSENT
 from mergebench_ray.runs.parquet import read_parquet
 from mergebench_ray.scores import ItemRow
 
-_TEXTS = [name for name in ItemRow.__annotations__ if name != "score"]
-_FURTHER: dict[str, pa.DataType] = {"value": pa.string(), "parsed": pa.bool_(), "digest": pa.string()}
+_ALWAYS = ("domain", "task", "item", "prompt_digest")
+"""Columns of every version; one without any of the others kept too little."""
+_LATER: dict[str, pa.DataType] = {
+    **{name: pa.string() for name in ItemRow.__annotations__ if name not in _ALWAYS},
+    **{"score": pa.float64(), "value": pa.string(), "parsed": pa.bool_(), "digest": pa.string()},
+}
+_MAY_LACK = frozenset({"score", "parsed"})
 _ABSENT = {"absent": True}
 
 
@@ -39,12 +44,12 @@ def read_kept(path: Path) -> dict[str, GradedItem]:
         FileNotFoundError: there is no such file.
         InputError: it is damaged.
     """
-    table = read_parquet(path, dict.fromkeys(_TEXTS, pa.string()), {"score": pa.float64(), **_FURTHER})
-    if not {"score", *_FURTHER} <= set(table.column_names):
+    table = read_parquet(path, dict.fromkeys(_ALWAYS, pa.string()), _LATER)
+    if not _LATER.keys() <= set(table.column_names):
         return {}  # of an earlier version
     found = {}
     for row in table.to_pylist():
-        if row["value"] is not None and row["digest"] is not None:
+        if all(row[name] is not None for name in _LATER.keys() - _MAY_LACK):
             try:
                 value = value_of(row["value"])
             except (ValueError, TypeError, KeyError) as error:

@@ -91,10 +91,11 @@ def test_a_damaged_run_is_noted_once_and_passed_over(tmp_path: Path) -> None:
     assert [note.startswith(f"its scores are not used again: {damaged}: damaged") for note in notes] == [True]
 
 
-def test_a_run_of_a_version_that_kept_less_is_passed_over_without_a_word(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lacks", [["value", "parsed", "digest"], ["value", "parsed", "digest", "cluster"]])
+def test_a_run_of_a_version_that_kept_less_is_passed_over_without_a_word(tmp_path: Path, lacks: list[str]) -> None:
     scored(tmp_path / "a", some(range(10)))
     file = tmp_path / "a" / "items" / "w-validation.parquet"
-    pq.write_table(pq.read_table(file).drop_columns(["value", "parsed", "digest"]), file)
+    pq.write_table(pq.read_table(file).drop_columns(lacks), file)
     notes: list[str] = []
     assert not earlier(tmp_path / "c", notes=notes).known("w", "validation").items
     assert notes == []
