@@ -142,7 +142,8 @@ def run_folders(own: Path, others: Iterable[Path] = ()) -> dict[str, Path]:
         except OSError:
             continue
         if is_run and run.path not in found.values():
-            name = folder.name if folder.name not in found else str(folder)
+            # By its own name, also where a link such as "latest" leads to it.
+            name = run.path.name if run.path.name not in found else str(run.path)
             found[name] = run.path
     return found
 

@@ -112,6 +112,12 @@ def test_folders_that_are_no_runs_are_not_looked_through(tmp_path: Path) -> None
     assert run_folders(tmp_path / "c", others) == {"a": tmp_path / "a", str(others[0]): others[0]}
 
 
+def test_a_run_that_a_link_leads_to_goes_by_its_own_name(tmp_path: Path) -> None:
+    scored(tmp_path / "x", some(range(3)))
+    (tmp_path / "latest").symlink_to(tmp_path / "x")
+    assert run_folders(tmp_path / "c") == {"x": tmp_path / "x"}
+
+
 @pytest.mark.parametrize(
     "value", [1.0, True, 3, "text", None, ABSENT, (1, "a"), [0.5, (2, 3)], float("inf"), 0.1 + 0.2]
 )
