@@ -162,6 +162,13 @@ class SearchOptions(Strict):
     def _accept_one_folder(cls, folders: Any) -> Any:
         return [folders] if isinstance(folders, str) else folders
 
+    @field_validator("warm_start")
+    @classmethod
+    def _check_users(cls, folders: list[str]) -> list[str]:
+        for folder in folders:
+            expanded(folder)
+        return folders
+
     @model_validator(mode="after")
     def _check_points(self) -> SearchOptions:
         if len(self.points_to_evaluate) > (most := self.most_candidates):

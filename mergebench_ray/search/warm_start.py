@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergebench_ray.config import Fixed, Range, Recipe, Sweep
+from mergebench_ray.config.fields import expanded
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_file
 from mergebench_ray.runs.json_lines import JsonLines
@@ -149,11 +150,11 @@ def begin_with(candidates: Sequence[Taken], store: TrialStore, records: Records,
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    expanded = str(Path(pattern).expanduser())
-    if glob.has_magic(expanded):
-        yield from (name for name in sorted(glob.glob(expanded)) if Path(name).is_dir())
-    elif Path(expanded).exists():
-        yield expanded
+    path = expanded(pattern)
+    if glob.has_magic(str(path)):
+        yield from (name for name in sorted(glob.glob(str(path))) if Path(name).is_dir())
+    elif path.exists():
+        yield str(path)
 
 
 def _candidates_of(folder: Path, wanted: Wanted) -> tuple[list[Taken], int]:

@@ -13,8 +13,8 @@ import pytest
 from actors_here import ActorHere, fetch_here
 from killed_search import Killed, killed_at
 from made_up_search import DOMAINS, MadeUpBank, MadeUpScorer, MadeUpSearch
-from mergebench_ray.config import Sweep
-from mergebench_ray.config.yaml_files import to_yaml
+from mergebench_ray.config import SearchOptions, Sweep
+from mergebench_ray.config.yaml_files import parse_model, to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.opening import _num_candidates
@@ -139,6 +139,11 @@ class TestFind:
         found, notes = find_candidates(wanted(str(tmp_path), one_for_all, recipe=recipe))
         assert [one.suggestion for one in found] == [{"task_arithmetic.scaling_coef": 0.5}]
         assert len(notes) == 1
+
+    def test_one_folder_needs_no_list_and_a_user_that_is_not_there_is_refused(self) -> None:
+        assert SearchOptions(warm_start="runs/*").warm_start == ["runs/*"]  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="~nobody-of-that-name/runs"):
+            parse_model(SearchOptions, {"warm_start": "~nobody-of-that-name/runs"}, "x.yaml")
 
     @pytest.mark.parametrize(
         ("changes", "message"),
