@@ -155,10 +155,12 @@ def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
             f"{run.sweep_file}: the run was begun with {key} = {before!r}, now it is {now!r}; "
             f"give {key} = {before!r} again, or start a new run with another --out"
         )
-    most = Sweep.model_validate(written).search.most_candidates
-    if most < (done := _num_candidates(run)):
+    search = Sweep.model_validate(written).search
+    if (most := search.most_candidates) < (done := _num_candidates(run)):
+        of_budget = search.budget is not None and search.budget.candidates == most != search.trials
+        key = "search.budget.candidates" if of_budget else "search.trials"
         raise InputError(
-            f"{run.sweep_file}: {_LIMITS[0]} = {most}, but {done} candidates have begun already; give {done} or more"
+            f"{run.sweep_file}: {key} = {most}, but {done} candidates have begun already; give {done} or more"
         )
 
 

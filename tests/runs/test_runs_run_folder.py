@@ -162,5 +162,5 @@ def test_a_run_goes_on_with_another_budget(sweep: Sweep, tmp_path: Path) -> None
         with open_run(tmp_path / "run", with_budget(**limits), resume=True) as run:
             budget = Sweep.from_yaml(run.sweep_file).search.budget
             assert (budget.limits if budget else {}) == limits
-    with pytest.raises(InputError, match="but 3 candidates have begun already"):
+    with pytest.raises(InputError, match=r"search\.budget\.candidates = 2, but 3 candidates have begun already"):
         check_run_folder(tmp_path / "run", with_budget(candidates=2), resume=True)
