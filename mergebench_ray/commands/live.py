@@ -85,7 +85,7 @@ class LiveView:
             self._total, self._of = about, "of about"
 
     def trial_started(self, number: int) -> None:
-        """A candidate, counted from 0, is being merged and scored."""
+        """A candidate, counted from 0, is being merged and scored; one that nobody expected makes the total larger."""
         self._total = max(self._total, number + 1)
         self._phase = f"scoring candidate {number + 1} {self._of} {self._total}"
 

@@ -86,7 +86,7 @@ class RaceScheduler(TrialScheduler):
         if does == "wait":
             self._waiting.add(number)
         elif does == "go on":
-            self._on_start(self._came)
+            self._on_start(self._came - 1)
             self._going.add(number)
 
     # What Tune says

@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 POOL = {"trials": 12, "race": {"kind": "pool", "survivors": 4}}
 
 
-def note_start(_what_no_pickle_holds: Any, number: int) -> None:
+def note_start(_what_no_pickle_holds: Any, starts: list[int], number: int) -> None:
     """As a view with its lock would."""
-    assert number >= 0
+    starts.append(number)
 
 
 def tuned(
@@ -37,7 +37,7 @@ def tuned(
     try:
         search(
             *(one.sweep, one.space, one.session, one.store, one.records, one.run, one.options, one.budget),
-            on_start=functools.partial(note_start, threading.Lock()),
+            on_start=functools.partial(note_start, threading.Lock(), one.started),
             on_finish=one.finished.append,
             note=one.said.append,
         )
@@ -68,6 +68,7 @@ def test_what_tune_drives_is_what_a_plain_loop_drives(calm: MadeUpSearch, tmp_pa
     assert table(tmp_path) == table(calm.run.path)
     assert (tmp_path / "decisions.jsonl").read_text() == calm.run.decisions_file.read_text()
     assert len(calm.finished) == 12
+    assert calm.started == list(range(12))  # so that the last is "12 of 12" for people
     assert {one.role for one in calm.finished} == {"candidate", "stopped"}
 
 

@@ -239,6 +239,7 @@ class MadeUpSearch:
         self.scorer = scorer
         self.store = TrialStore(folder)
         self.finished: list[Trial] = []
+        self.started: list[int] = []
         self.said: list[str] = []
         self.session: Any = SimpleNamespace(
             domains=list(DOMAINS),
