@@ -46,7 +46,7 @@ from mergebench_ray.runs.leaderboard import (
 )
 from mergebench_ray.runs.opening import begin_again, check_same_items, open_run
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.spending import budget_finding
+from mergebench_ray.runs.spending import Sittings, budget_finding
 from mergebench_ray.runs.summary import RunSummary, leads_of
 from mergebench_ray.runs.trials import (
     SEARCHED,
@@ -158,6 +158,7 @@ def tune(
         for split, some in tasks.items():
             write_questions(run.path, split, list(question_rows(some)))
         JsonLines(run.decisions_file).read()  # damaged, it is refused before anything starts
+        Sittings(run).check()
         with LiveView(checked.name, checked.search.most_candidates, show=show_progress) as view:
             for note in (*ready.task_notes, *ready.search_notes):
                 view.phase(note)

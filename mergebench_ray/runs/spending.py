@@ -5,14 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
 
+from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
+
+from mergebench_ray.errors import InputError
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, proposed
 
 UNITS = {"candidates": "candidates", "tokens": "tokens", "minutes": "minutes", "gpu_hours": "GPU hours"}
 """Units of a budget, and what people call them."""
+
+
+class _Began(BaseModel):
+    began: AwareDatetime
+    gpus: float = Field(ge=0, allow_inf_nan=False)
+
+
+class _Ended(BaseModel):
+    ended: AwareDatetime
+
+
+class _Enough(BaseModel):
+    enough: int = Field(ge=0)
+    budget: dict[str, float]
+
+
+_LINE: TypeAdapter[_Began | _Ended | _Enough] = TypeAdapter(_Began | _Ended | _Enough)
 
 
 class Sittings:
@@ -42,14 +61,22 @@ class Sittings:
             with suppress(OSError):  # a full disk is told by what met it first
                 self._file.append([{"ended": datetime.now(UTC).isoformat()}])
 
+    def check(self) -> None:
+        """Find out before anything starts whether the file can be read.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        self._lines()
+
     def note_enough(self, budget: Mapping[str, float], candidates: int) -> None:
         """The budget pays no further candidate after so many."""
         self._file.append([{"enough": candidates, "budget": dict(budget)}])
 
     def enough(self, budget: Mapping[str, float]) -> int | None:
         """After how many candidates this very budget has ended the search; None where it has not."""
-        lines = [line for line in self._file.read() if "enough" in line]
-        return int(lines[-1]["enough"]) if lines and lines[-1]["budget"] == dict(budget) else None
+        lines = [line for line in self._lines() if isinstance(line, _Enough)]
+        return lines[-1].enough if lines and lines[-1].budget == dict(budget) else None
 
     def spent(self, trials: Sequence[Trial], now: datetime | None = None) -> tuple[float, float]:
         """Minutes and GPU hours of all sittings.
@@ -66,21 +93,32 @@ class Sittings:
 
     def _sittings(self, trials: Sequence[Trial], now: datetime | None) -> list[tuple[float, float]]:
         """Seconds and GPUs of each."""
-        lines: list[dict[str, Any]] = [line for line in self._file.read() if "enough" not in line]
+        lines = [line for line in self._lines() if not isinstance(line, _Enough)]
         found = []
-        for place, line in enumerate(lines):
-            if "began" not in line:
+        for line, after in zip(lines, [*lines[1:], None]):
+            if isinstance(line, _Ended):
                 continue
-            began = datetime.fromisoformat(line["began"])
-            after = lines[place + 1] if place + 1 < len(lines) else None
-            if after is not None and "ended" in after:
-                ended = datetime.fromisoformat(after["ended"])
+            began = line.began
+            if isinstance(after, _Ended):
+                ended = after.ended
             elif after is None and now is not None:
                 ended = now
             else:
-                until = datetime.max.replace(tzinfo=UTC) if after is None else datetime.fromisoformat(after["began"])
+                until = datetime.max.replace(tzinfo=UTC) if after is None else after.began
                 ended = max((one.finished for one in trials if began <= one.finished <= until), default=began)
-            found.append((max(0.0, (ended - began).total_seconds()), float(line["gpus"])))
+            found.append((max(0.0, (ended - began).total_seconds()), line.gpus))
+        return found
+
+    def _lines(self) -> list[_Began | _Ended | _Enough]:
+        found = []
+        for number, line in enumerate(self._file.read(), start=1):
+            try:
+                found.append(_LINE.validate_python(line))
+            except ValidationError as error:
+                raise InputError(
+                    f"{self._file.path}, line {number}: damaged, no sitting that begins or ends; restore it from "
+                    "a copy, or start again in another folder"
+                ) from error
         return found
 
 

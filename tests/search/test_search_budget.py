@@ -226,3 +226,16 @@ def test_time_of_earlier_sittings_counts(tmp_path: Path) -> None:
     first = minutes - 30
     assert gpu_hours == pytest.approx(2 * first / 60 + 0.5)
     assert sittings.spent([], now=later + timedelta(minutes=10))[0] == pytest.approx(first + 40)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"began": "2030-01-01T00:00:00+00:00"}', '{"began": "yesterday", "gpus": 1}', '{"enough": 3}', "{}"]
+)
+def test_a_wrong_line_of_the_sittings_is_named(tmp_path: Path, line: str) -> None:
+    sittings = Sittings(RunFolder(tmp_path))
+    sittings.note_enough({"tokens": 5.0}, 3)
+    assert sittings.enough({"tokens": 5.0}) == 3
+    with (tmp_path / "sittings.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(InputError, match=r"sittings\.jsonl, line 2: damaged, .*; restore it"):
+        sittings.check()
