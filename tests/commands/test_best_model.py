@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from mergebench_ray.config import Recipe
 from mergebench_ray.files import whole_folder
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.scores import DomainScore, ObjectiveValue
 
 
 def recipe(density: float) -> Recipe:
@@ -72,6 +74,18 @@ def test_all_recipes_of_a_front_are_written_and_those_of_an_earlier_one_are_not_
         module.write_front(bank, members, run)
     assert sorted(path.name for path in run.front_folder.iterdir()) == ["ties-2.yaml", "ties-3.yaml"]
     assert Recipe.from_yaml(run.front_recipe_file("ties", 3)) == recipe(0.1 * 3)
+
+
+def test_a_card_says_which_front_was_searched_for_and_how_one_of_it_was_chosen() -> None:
+    aims = {"math": ObjectiveValue(0.5, 0.1), "safety": ObjectiveValue(0.75, 0.1)}
+    test = Trial("candidate", "ties", "test", "d", "i", normalised_average=0.6, objectives=aims, choice="knee")
+    domains = dict.fromkeys(aims, DomainScore(0.5, 0.1, 8))
+    test = replace(test, domains=domains, differences={"plain average": (0.1, 0.05)})
+    assert module.aim_of(test) == (
+        "What the search was after: the front of share of math, share of safety, of which one was chosen by the knee. "
+        "On test share of math 0.500 ± 0.100, share of safety 0.750 ± 0.100, in the normalised average 0.100 ± 0.050 "
+        "above plain average"
+    )
 
 
 def test_another_winner_takes_the_place_of_the_first(writer: Writer) -> None:
