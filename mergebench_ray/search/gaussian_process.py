@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.linalg import cholesky, solve_triangular
-from scipy.special import ndtr
+from scipy.special import erfcx, ndtr
 from scipy.stats import qmc
 
 from mergebench_ray.search.numbers import Axis, Floats, Numbers
@@ -35,6 +35,7 @@ _USUAL_NUMBERS = 5  # whose length scale is the usual one; in more dimensions al
 _OFFSET = 1.0  # variance between the means of several methods, as a multiple of that within one
 UNKNOWN_ERROR = 0.3  # of a candidate's score where none is known, as a share of the scores' spread
 _BEST, _LATEST = 100, 200  # candidates that a model is made of; of more it would take longer than it is worth
+_FAR = 1e3  # deviations
 _DRAWN, _RADII, _KEPT, _AROUND = 1000, (0.1, 0.05, 0.02, 0.01), 10, 30
 
 
@@ -173,10 +174,7 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
         best = float(believed.max())
 
         def improvement(points: Floats, kind: int) -> Floats:
-            mean, deviation = model.predict(points, kind)
-            above = (mean - best) / deviation
-            expected: Floats = deviation * (above * ndtr(above) + np.exp(-(above**2) / 2) / math.sqrt(2 * math.pi))
-            return expected
+            return log_expected_improvement(*model.predict(points, kind), best)
 
         return self._highest(improvement, seen, [seen[place] for place in np.argsort(-believed)])
 
@@ -232,6 +230,28 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
         return points
 
 
+def log_expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
+    """Logarithm of the expected improvement over a value, also where that is far too small for a number, (N,).
+
+    Where one method leads by many deviations it is what still tells the others' candidates apart. Ament et al. 2023,
+    2310.20708, equation 9.
+
+    Args:
+        mean: of the function at some points, (N,).
+        deviation: its standard deviation there, (N,), above 0.
+        best: what is improved on.
+    """
+    above = (mean - best) / deviation
+    density = -(above**2) / 2 - math.log(2 * math.pi) / 2
+    close = np.maximum(above, -1.0)
+    near = np.log(close * ndtr(close) + np.exp(-(close**2) / 2) / math.sqrt(2 * math.pi))
+    below = np.maximum(-above, 1.0)
+    # What is left of 1 loses all digits where it is 1 / below², nearly.
+    left = np.where(below < _FAR, 1 - below * math.sqrt(math.pi / 2) * erfcx(below / math.sqrt(2)), below**-2.0)
+    logarithm: Floats = np.log(deviation) + np.where(above > -1, near, density + np.log(left))
+    return logarithm
+
+
 class _MethodSearch:
     """Looks for the candidate of a method of which a gain is greatest.
 
@@ -240,14 +260,14 @@ class _MethodSearch:
         numbers: of the method.
         width: of the model's points.
         gain: of points of a kind.
-        tried: shares of candidates that are not proposed again, where the method has no more than some.
+        tried: shares of candidates that are not proposed again.
     """
 
     def __init__(
         self, kind: int, numbers: Numbers, width: int, gain: Callable[[Floats, int], Floats], tried: Floats
     ) -> None:
         self._kind, self._numbers, self._width, self._gain = kind, numbers, width, gain
-        self._tried = {self._key(one) for one in tried} if math.isfinite(numbers.num_candidates) else set()
+        self._tried = {self._key(one) for one in tried}
 
     def highest(self, begin: Floats, random: np.random.Generator) -> tuple[float, Floats]:
         """The greatest gain, and the shares of its candidate.
@@ -269,7 +289,7 @@ class _MethodSearch:
     def _gains(self, units: Floats) -> Floats:
         gains = self._gain(_points(self._numbers, units, self._width), self._kind)
         if self._tried:
-            gains[[self._key(one) in self._tried for one in units]] = -1.0
+            gains[[self._key(one) in self._tried for one in units]] = -math.inf
         return gains
 
     def _key(self, units: Floats) -> tuple[Any, ...]:

@@ -11,7 +11,13 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from mergebench_ray.search.gaussian_process import STARTUP, STARTUP_OF_EACH, GaussianProcess, GaussianProcessSampler
+from mergebench_ray.search.gaussian_process import (
+    STARTUP,
+    STARTUP_OF_EACH,
+    GaussianProcess,
+    GaussianProcessSampler,
+    log_expected_improvement,
+)
 from mergebench_ray.search.space import METHOD
 
 SQUARE: dict[str, BaseDistribution] = {"a": FloatDistribution(0, 2), "b": FloatDistribution(-1, 1)}
@@ -154,3 +160,36 @@ def test_a_candidate_of_a_method_that_has_only_a_few_is_proposed_once() -> None:
     trials = searched_several(40).trials
     assert len([one for one in trials if one.params[METHOD] == "alone"]) == 1
     assert len([one for one in trials if one.params[METHOD] == "few"]) == 3
+
+
+def test_the_others_are_searched_on_where_a_method_without_numbers_is_best_by_far() -> None:
+    study = optuna.create_study(direction="maximize")
+    space: dict[str, BaseDistribution] = {f"low.{name}": FloatDistribution(0, 1) for name in "abcde"}
+    methods: dict[str, dict[str, BaseDistribution]] = {"low": space, "alone": {}}
+    for number in range(20):
+        study.sampler = GaussianProcessSampler(methods, "error", seed=number, sequence_seed=0)
+        trial = study.ask()
+        numbers = {} if trial.suggest_categorical(METHOD, [*methods]) == "alone" else space
+        values = [trial._suggest(name, one) for name, one in numbers.items()]
+        trial.set_user_attr("error", 0.01)
+        study.tell(trial, 0.3 - sum((one - 0.4) ** 2 for one in values) / 50 if numbers else 9.0)
+    points = [[*one.params.values()][1:] for one in study.trials if len(one.params) > 1]
+    assert len(points) == 19
+    apart = [np.abs(np.subtract(one, other)).max() for place, one in enumerate(points) for other in points[:place]]
+    assert min(apart) > 0.01
+
+
+def test_the_logarithm_of_the_expected_improvement_is_that_of_its_definition() -> None:
+    mean = np.linspace(-6, 3, 45)
+    deviation, grid = np.full(45, 0.7), np.linspace(-12, 12, 400_001)
+    density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
+    definition = [np.trapezoid(np.maximum(0, one + 0.7 * grid - 0.5) * density, grid) for one in mean]
+    found = log_expected_improvement(mean, deviation, 0.5)
+    assert found == pytest.approx(np.log(definition), rel=1e-4)
+
+
+def test_of_candidates_far_below_the_best_the_nearest_in_deviations_promises_most() -> None:
+    mean, deviation = np.array([-30.0, -30.0, -20.0, -1e5, -9e4]), np.array([0.5, 0.6, 0.5, 1.0, 1.0])
+    found = log_expected_improvement(mean, deviation, 0.0)
+    assert np.isfinite(found).all()
+    assert [*np.argsort(-found)] == [2, 1, 0, 4, 3]
