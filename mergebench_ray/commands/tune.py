@@ -222,7 +222,10 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget
         folders = {}
         if sweep.evaluation.reuse:
             folders = run_folders(run.path, warm_start.matching_folders(sweep.search.warm_start, run.path))
-        conditions = answer_conditions(session.base, ready.suite, sweep.engine, versions_of(session))
+        conditions = answer_conditions(
+            *(session.base, ready.suite, sweep.engine, versions_of(session), models.judges.values()),
+            weak_sandbox=sweep.evaluation.allow_weak_sandbox,
+        )
         earlier = EarlierItems(folders, ready.tasks, conditions, view.note)
         records = Records(session, store, view.phase, sweep.search, earlier)
         records.references("validation")

@@ -10,7 +10,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,18 @@ from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import GradedItem, GradedItems
+from mergebench_ray.installed_code import installed_code, source_file, sources_below
+from mergebench_ray.judges.judge_engine import FoundJudge
+from mergebench_ray.methods import get_method, method_names
 from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.scores import ItemRow
 from mergebench_ray.search.kept_items import kept_row, read_kept
 from mergebench_ray.tasks.item_digests import item_digests
 from mergebench_ray.tasks.scored_task import ScoredTask
 
 _NO_MATTER = frozenset({"count", "division", "dtype", "num_gpus", "transport"})
 """Engine settings that say who computes, not what; what "auto" came to is told by the versions."""
-_PACKAGES_OF_THE_SEARCH = frozenset({"ray", "optuna"})
+_PACKAGES_OF_THE_SEARCH = frozenset({"ray", "optuna", "optunahub", "plotly"})
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ class EarlierItems:
         self._digests = {
             split: [canonical_digest([one, frame]) for one in item_digests(some)] for split, some in tasks.items()
         }
+        self._clusters = {
+            split: [item.cluster for task in some for item in task.items] for split, some in tasks.items()
+        }
         self._domains = {split: [task.domain for task in some for _ in task.items] for split, some in tasks.items()}
 
     def known(self, weights: str, split: Split, domains: Iterable[str] | None = None) -> Known:
@@ -100,7 +107,9 @@ class EarlierItems:
             found = self._items(folder, weights) if len(items) < len(wanted) else {}
             for place, digest in wanted.items():
                 if place not in items and digest in found:
-                    items[place] = found[digest]
+                    # What belongs together is up to this run's suite.
+                    row: ItemRow = {**found[digest].row, "cluster": self._clusters[split][place]}
+                    items[place] = replace(found[digest], row=row)
                     sources[name] += 1
         return Known(items, dict(sources), len(items) == len(wanted))
 
@@ -136,10 +145,10 @@ def run_folders(own: Path, others: Iterable[Path] = ()) -> dict[str, Path]:
     with suppress(OSError):  # a folder that may be entered, but not listed
         beside = sorted(own.parent.iterdir())
     for folder in (*beside, *others):
-        run = RunFolder(folder.resolve())
         try:
+            run = RunFolder(folder.resolve())
             is_run = run.path != own and run.sweep_file.is_file() and run.trials_file.is_file()
-        except OSError:
+        except (OSError, RuntimeError):  # links in a circle
             continue
         if is_run and run.path not in found.values():
             # By its own name, also where a link such as "latest" leads to it.
@@ -149,26 +158,50 @@ def run_folders(own: Path, others: Iterable[Path] = ()) -> dict[str, Path]:
 
 
 def answer_conditions(
-    base: Checkpoint, suite: Suite, engine: EngineOptions, versions: Mapping[str, str]
+    base: Checkpoint,
+    suite: Suite,
+    engine: EngineOptions,
+    versions: Mapping[str, str],
+    judges: Iterable[FoundJudge] = (),
+    *,
+    weak_sandbox: bool = False,
 ) -> dict[str, Any]:
-    """What a model's answers to an item depend on, besides its weights and the item.
+    """What a model's scores depend on, besides the digest of its recipe and that of the item.
+
+    Of code it is all that is there, since a recipe names its method, and no one can tell which packages grade.
 
     Args:
         base: whose configuration and tokenizer the engines use.
         suite: says how long prompts may be.
         engine: settings of the engines.
         versions: of packages, and what the engines compute in and on, as rows have them.
+        judges: those at hand.
+        weak_sandbox: whether programs may run where the sandbox is weak.
     """
-    files = {
-        str(file.relative_to(base.folder)): file_digest(file)
-        for file in accompanying_files(base.folder)
-        if not is_licence(file.name)
-    }
+    methods = {source_file(type(get_method(name))) for name in method_names()}
+    parsers = {one.name: source_file(one.find_parser()) for one in judges}
     return {
         "config": json.dumps(base.config, sort_keys=True),
-        "files": files,
+        "files": _files_of(base),
+        "judges": {one.name: [_files_of(one.checkpoint), _source_of(parsers[one.name])] for one in judges},
+        "code": installed_code(_PACKAGES_OF_THE_SEARCH),
+        "methods": sources_below({file.parent for file in methods if file is not None}),
+        "weak_sandbox": weak_sandbox,
         "max_model_len": suite.max_model_len,
         "engine": engine.model_dump(mode="json", exclude=set(_NO_MATTER)),
         "versions": {name: one for name, one in versions.items() if name not in _PACKAGES_OF_THE_SEARCH},
         "python": platform.python_version(),
     }
+
+
+def _files_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """Tokenizer and settings of a model, by file."""
+    return {
+        str(file.relative_to(checkpoint.folder)): file_digest(file)
+        for file in accompanying_files(checkpoint.folder)
+        if not is_licence(file.name)
+    }
+
+
+def _source_of(file: Path | None) -> str:
+    return "" if file is None else file_digest(file)

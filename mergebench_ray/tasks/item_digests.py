@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from mergebench_ray.installed_code import source_file, sources_below
 from mergebench_ray.tasks.scored_task import ScoredTask, described_item
 
 _SETTINGS = (
@@ -35,14 +34,15 @@ def item_digests(tasks: Iterable[ScoredTask]) -> list[str]:
 
 
 def _how(task: ScoredTask) -> str:
-    """Digest of a task's settings, and of the source files that its functions come from, with those beside them."""
+    """Digest of a task's settings, of the sources below its folder, and of those beside its functions elsewhere."""
     config = vars(task.task.config)
     settings = {name: _plain(config.get(name)) for name in _SETTINGS}
     functions = [*_functions(config), type(task.task), task.batch_scorer, task.judged and task.judged.scorer]
-    sources = {_source(one) for one in functions if one is not None}
-    folders = {file.parent for file in (*sources, task.file) if file is not None}
+    found = {source_file(one) for one in functions if one is not None}
+    beside = {file for one in found if one is not None for file in one.parent.glob("*.py")}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for content in sorted(hashlib.sha256(file.read_bytes()).digest() for one in folders for file in one.glob("*.py")):
+    digest.update(sources_below([] if task.file is None else [task.file.parent]).encode())
+    for content in sorted(hashlib.sha256(file.read_bytes()).digest() for file in beside):
         digest.update(content)
     return digest.hexdigest()
 
@@ -69,10 +69,3 @@ def _functions(value: Any) -> Iterator[Any]:
         yield value.func
     elif callable(value):
         yield value
-
-
-def _source(function: Any) -> Path | None:
-    try:
-        return Path(inspect.getsourcefile(inspect.unwrap(function)) or "").resolve()
-    except TypeError:  # built in
-        return None

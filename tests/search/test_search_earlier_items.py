@@ -18,10 +18,13 @@ from actors_here import ActorHere, fetch_here
 from killed_search import Killed, killed_at
 from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch, made_up_tasks
 from made_up_search import item as made_up_item
+from mergebench_ray import installed_code as installed_code_module
 from mergebench_ray.config import EngineOptions
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.evaluation.graded import GradedItem
 from mergebench_ray.evaluation.grading import ABSENT
+from mergebench_ray.installed_code import installed_code
+from mergebench_ray.methods import registry
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
 from mergebench_ray.search.earlier_items import EarlierItems, answer_conditions, run_folders
 from mergebench_ray.search.kept_items import value_of, value_text
@@ -107,6 +110,7 @@ def test_folders_that_are_no_runs_are_not_looked_through(tmp_path: Path) -> None
     (tmp_path / "notes.txt").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
     assert run_folders(tmp_path / "c") == {"a": tmp_path / "a"}
     others = [tmp_path / "elsewhere" / "a", tmp_path / "a"]
     assert run_folders(tmp_path / "c", others) == {"a": tmp_path / "a", str(others[0]): others[0]}
@@ -166,6 +170,46 @@ class TestItemDigests:
         before = self.digests(folder)
         (folder / "tasks" / "own.py").write_text("def graded(doc, results):\n    return {'exact_match': 0.0}\n")
         assert not set(before) & set(self.digests(folder))
+
+    def test_so_does_a_module_in_a_folder_below_that_those_functions_use(self, folder: Path) -> None:
+        (folder / "tasks" / "lib").mkdir()
+        (folder / "tasks" / "lib" / "rules.py").write_text("STRICT = True\n")
+        before = self.digests(folder)
+        (folder / "tasks" / "lib" / "rules.py").write_text("STRICT = False\n")
+        assert not set(before) & set(self.digests(folder))
+
+
+def test_code_is_a_condition_a_methods_own_and_what_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base: Any = SimpleNamespace(config={}, folder=tmp_path)
+    suite: Any = SimpleNamespace(max_model_len=64)
+
+    def conditions(**options: Any) -> dict[str, Any]:
+        return answer_conditions(base, suite, EngineOptions(), {}, **options)
+
+    before = conditions()
+    assert conditions() == before != conditions(weak_sandbox=True)
+    (tmp_path / "elsewhere.py").write_text("class Elsewhere:\n    scale = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    from elsewhere import Elsewhere  # type: ignore[import-not-found]
+
+    monkeypatch.setitem(registry._methods, "elsewhere", Elsewhere())
+    of_others = conditions()
+    assert of_others != before
+    (tmp_path / "elsewhere.py").write_text("class Elsewhere:\n    scale = 2\n")
+    assert conditions() != of_others
+    installed = installed_code(frozenset())
+    monkeypatch.setattr(installed_code_module, "distributions", lambda: [SimpleNamespace(name="x", version="2")])
+    assert installed_code.__wrapped__(frozenset()) != installed
+
+
+def test_items_belong_together_as_this_runs_suite_says(tmp_path: Path) -> None:
+    scored(tmp_path / "a", some(range(4)))
+    tasks = made_up_tasks()
+    tasks[0].items[1].cluster = tasks[0].items[0].cluster = "one topic"
+    found = earlier(tmp_path / "c", {"validation": tasks}).known("w", "validation")
+    assert [found.items[place].row["cluster"] for place in range(3)] == ["one topic", "one topic", "c2"]
 
 
 def test_engines_settings_versions_and_the_bases_files_are_conditions_and_their_number_is_none(tmp_path: Path) -> None:

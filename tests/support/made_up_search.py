@@ -173,7 +173,8 @@ def made_up_tasks() -> list[Any]:
     found = []
     for number, domain in enumerate(DOMAINS):
         places = range(number * PER_DOMAIN, (number + 1) * PER_DOMAIN)
-        items = [SimpleNamespace(id=str(place), doc={}, prompt_digest=f"p{place}") for place in places]
+        asked = [{"id": str(place), "prompt_digest": f"p{place}", "cluster": f"c{place}"} for place in places]
+        items = [SimpleNamespace(**one, doc={}) for one in asked]
         found.append(SimpleNamespace(name=f"{domain}_task", domain=domain, items=items, task=told, **rest))
     return found
 
