@@ -153,14 +153,15 @@ def tune(
         )
         check_same_items(run.path, store.trials(), items, as_earlier)
         _check_same_models(run.path, store.trials(), ready)
+        gone: list[str] = []
         if checked.search.warm_start and not run.warm_start_file.exists():
-            warm_start.keep(run, ready.taken if ready.taken is not None else find_taken(ready, run.path)[0])
+            gone = warm_start.keep(run, ready.taken if ready.taken is not None else find_taken(ready, run.path)[0])
         for split, some in tasks.items():
             write_questions(run.path, split, list(question_rows(some)))
         JsonLines(run.decisions_file).read()  # damaged, it is refused before anything starts
         Sittings(run).check()
         with LiveView(checked.name, checked.search.most_candidates, show=show_progress) as view:
-            for note in (*ready.task_notes, *ready.search_notes):
+            for note in (*ready.task_notes, *ready.search_notes, *gone):
                 view.phase(note)
             if ready.calibration is not None:
                 ready.calibration.report_to(lambda _fraction, text: view.phase(text))

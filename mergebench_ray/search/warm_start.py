@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from mergebench_ray.search.study import RunStudy
 
 _KEY = "search.warm_start"
+_OUTSIDE = "do not lie in this sweep's space"
+_NO_ITEMS = "lack the file of their scored items"
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,8 @@ def find_candidates(wanted: Wanted, own: Path | None = None) -> tuple[list[Taken
     kept: dict[str, Taken] = {}
     notes = []
     for folder in matching_folders(patterns, own):
-        found, outside = _candidates_of(folder, wanted)
-        if outside:
-            notes.append(f"{_KEY}: {outside} candidates of {folder} do not lie in this sweep's space and are left out")
+        found, left_out = _candidates_of(folder, wanted)
+        notes += [f"{_KEY}: {count} candidates of {folder} {why} and are left out" for why, count in left_out.items()]
         for one in found:
             before = kept.get(one.trial.digest)
             if before is None or (before.trial.role, one.trial.role) == ("stopped", "candidate"):
@@ -102,15 +104,20 @@ def find_candidates(wanted: Wanted, own: Path | None = None) -> tuple[list[Taken
     return list(kept.values()), notes
 
 
-def keep(run: RunFolder, candidates: Sequence[Taken]) -> None:
-    """Copy candidates into a run's folder."""
+def keep(run: RunFolder, candidates: Sequence[Taken]) -> list[str]:
+    """Copy candidates into a run's folder; what is to be said of those whose items have gone since they were found."""
+    kept, gone = [], Counter[str]()
     for one in candidates:
-        if one.items is not None:
-            with whole_file(run.items_file(one.trial.digest, one.trial.split)) as temporary:
-                shutil.copyfile(one.items, temporary)
-    lines = [{"run": one.run, "suggestion": one.suggestion, "record": one.trial.to_json()} for one in candidates]
-    with whole_file(run.warm_start_file) as temporary:
-        temporary.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
+        try:
+            if one.items is not None:
+                with whole_file(run.items_file(one.trial.digest, one.trial.split)) as temporary:
+                    shutil.copyfile(one.items, temporary)
+        except FileNotFoundError:
+            gone[one.run] += 1
+        else:
+            kept.append(one)
+    _write(run, kept)
+    return [f"{_KEY}: {count} candidates of {name} {_NO_ITEMS} and are left out" for name, count in gone.items()]
 
 
 def read(run: RunFolder) -> list[Taken]:
@@ -151,35 +158,51 @@ def begin_with(candidates: Sequence[Taken], store: TrialStore, records: Records,
 
 def _matches(pattern: str) -> Iterator[str]:
     path = expanded(pattern)
-    if glob.has_magic(str(path)):
-        yield from (name for name in sorted(glob.glob(str(path))) if Path(name).is_dir())
-    elif path.exists():
+    if path.exists():  # before it is taken for a pattern: names may hold brackets
         yield str(path)
+    elif glob.has_magic(str(path)):
+        yield from (name for name in sorted(glob.glob(str(path))) if Path(name).is_dir())
 
 
-def _candidates_of(folder: Path, wanted: Wanted) -> tuple[list[Taken], int]:
-    """A run's candidates that lie in the space, and how many do not."""
+def _write(run: RunFolder, candidates: Iterable[Taken]) -> None:
+    lines = [{"run": one.run, "suggestion": one.suggestion, "record": one.trial.to_json()} for one in candidates]
+    with whole_file(run.warm_start_file) as temporary:
+        temporary.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
+
+
+def _candidates_of(folder: Path, wanted: Wanted) -> tuple[list[Taken], Counter[str]]:
+    """A run's candidates that can be taken, and why how many others cannot."""
     run = RunFolder(folder)
     if not (run.sweep_file.is_file() and run.trials_file.is_file()):
         raise InputError(f"{_KEY}: {folder} is no run that has scored anything (no trials.parquet); name another")
     trials = read_trials(folder)
     _check_alike(folder, Sweep.from_yaml(run.sweep_file), trials, wanted)
-    found, outside, of_others = [], 0, 0
+    found, left_out = [], Counter[str]()
     for row in searched(trials):
         suggestion = _suggestion(row, wanted)
         items = run.items_file(row.digest, row.split) if row.role == "candidate" else None
-        if suggestion is None or (items is not None and not items.is_file()):
-            outside += 1
-        elif wanted.recipe(*wanted.space.candidate(suggestion)).digest != row.digest:
-            of_others += 1
+        if suggestion is None:
+            left_out[_OUTSIDE] += 1
+        elif other := _difference(row, wanted.recipe(*wanted.space.candidate(suggestion))):
+            left_out[other] += 1
+        elif items is not None and not items.is_file():
+            left_out[_NO_ITEMS] += 1
         else:
             found.append(Taken(folder.resolve().name, suggestion, row, items))
     if not found:
-        reason = "none of its candidates lies in this sweep's space"
-        if of_others:
-            reason = "its candidates were made of other models, or calibrated on other samples"
-        raise InputError(f"{_KEY}: {folder}: {reason}; leave it out")
-    return found, outside + of_others
+        reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
+        none = f"it has no candidate to begin with ({reasons})" if reasons else "it has scored no candidate yet"
+        raise InputError(f"{_KEY}: {folder}: {none}; leave it out")
+    return found, left_out
+
+
+def _difference(row: Trial, recipe: Recipe) -> str:
+    """Why a candidate is not what this sweep's recipe makes; empty where it is."""
+    if recipe.digest == row.digest:
+        return ""
+    if recipe.parameters != row.parameters:
+        return _OUTSIDE  # by a number that the sweep holds fixed
+    return "were made of other specialists" + (", or calibrated on other samples" if recipe.calibration else "")
 
 
 def _check_alike(folder: Path, sweep: Sweep, trials: Sequence[Trial], wanted: Wanted) -> None:

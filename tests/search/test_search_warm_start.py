@@ -13,7 +13,7 @@ import pytest
 from actors_here import ActorHere, fetch_here
 from killed_search import Killed, killed_at
 from made_up_search import DOMAINS, MadeUpBank, MadeUpScorer, MadeUpSearch
-from mergebench_ray.config import SearchOptions, Sweep
+from mergebench_ray.config import Recipe, SearchOptions, Sweep
 from mergebench_ray.config.yaml_files import parse_model, to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs.json_lines import JsonLines
@@ -89,6 +89,12 @@ def table(folder: Path) -> list[Any]:
     ]
 
 
+def of_other_specialists(method: str, parameters: dict[str, Any]) -> Recipe:
+    return (
+        MadeUpBank().recipe(method, parameters).model_copy(update={"specialist_digests": dict.fromkeys(DOMAINS, "e")})
+    )
+
+
 class TestFind:
     def test_every_candidate_is_found_with_what_it_scored(self, earlier: Path) -> None:
         found, notes = find_candidates(wanted(str(earlier)))
@@ -151,7 +157,7 @@ class TestFind:
             ({"base": "other"}, "is a run of other models: the base is not this sweep's"),
             ({"specialists": {}}, "is a run of other models: the specialist coding is not this sweep's"),
             ({"items": "other"}, "was scored on other validation items than this sweep's"),
-            ({"recipe": lambda *_: MadeUpBank().recipe("ties", {})}, "its candidates were made of other models, or"),
+            ({"recipe": of_other_specialists}, "no candidate to begin with (10 were made of other specialists); leave"),
         ],
     )
     def test_a_run_of_something_else_is_refused(self, earlier: Path, changes: Any, message: str) -> None:
@@ -162,8 +168,33 @@ class TestFind:
         assert "\n" not in str(error.value)
 
     def test_a_run_with_no_candidate_in_the_space_is_refused(self, earlier: Path) -> None:
-        with pytest.raises(InputError, match="none of its candidates lies in this sweep's space; leave it out"):
+        with pytest.raises(InputError, match=r"begin with \(10 do not lie in this sweep's space\); leave it out"):
             find_candidates(wanted(str(earlier), {"ties": {"density": {"low": 0.1, "high": 0.9}}}))
+
+    def test_another_fixed_number_lies_outside_of_the_space(self, earlier: Path) -> None:
+        methods = {"task_arithmetic": {"scaling_coef": 0.3}, "ties": {"density": {"low": 0.1, "high": 0.9}}}
+        with pytest.raises(InputError, match=r"10 do not lie in this sweep's space\)"):
+            find_candidates(wanted(str(earlier), methods))
+
+    def test_one_whose_items_are_not_there_is_left_out_for_that_reason(self, earlier: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "a"
+        shutil.copytree(earlier, folder)
+        before, _ = find_candidates(wanted(str(folder)))
+        full, *_ = (one.items for one in before if one.items is not None)
+        full.unlink()
+        found, [note] = find_candidates(wanted(str(folder)))
+        assert found == [one for one in before if one.items != full]
+        assert (
+            note == f"search.warm_start: 1 candidates of {folder} lack the file of their scored items and are left out"
+        )
+        made = search(tmp_path / "b", POOL)
+        [note] = warm_start.keep(made.run, before)
+        assert "1 candidates of a lack the file of their scored items" in note
+        assert [one.trial for one in warm_start.read(made.run)] == [one.trial for one in found]
+
+    def test_a_folder_with_brackets_in_its_name_is_itself(self, earlier: Path, tmp_path: Path) -> None:
+        shutil.copytree(earlier, tmp_path / "x[1]")
+        assert len(find_candidates(wanted(str(tmp_path / "x[1]")))[0]) == 10
 
     def test_a_run_that_searched_for_something_else_is_refused(self, earlier: Path, tmp_path: Path) -> None:
         shutil.copytree(earlier, tmp_path / "a")
