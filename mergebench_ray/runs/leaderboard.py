@@ -11,7 +11,7 @@ import numpy as np
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.config.objective import FORGETTING, KNEE, ByFloors, ChoiceSpec, choice_values
-from mergebench_ray.runs.front import Floats, chosen_first, non_dominated
+from mergebench_ray.runs.front import Floats, chosen_first, non_dominated, shortfalls
 from mergebench_ray.runs.trials import COMPARED_WITH, Trial, is_known
 from mergebench_ray.scores import ObjectiveValue, exact_sum
 
@@ -70,6 +70,11 @@ def by_choice(trials: Sequence[Trial]) -> list[Trial]:
     own = [[one.own_error or 0.0 for one in aims_of(trial).values()] for trial in trials]
     names, errors = list(aims_of(trials[0])), np.nan_to_num(np.array(own), posinf=0.0)
     return [trials[place] for place in chosen_first(_turned(trials[0]), names, values_of(trials), errors)]
+
+
+def short_of_floors(trial: Trial) -> float:
+    """How far a model is below the floors of its sweep's choice; 0 where it keeps them, and without any."""
+    return float(shortfalls(_turned(trial), list(aims_of(trial)), values_of([trial]))[0])
 
 
 def _turned(trial: Trial) -> ChoiceSpec:

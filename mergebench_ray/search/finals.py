@@ -15,7 +15,7 @@ from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.placement.answers import FINALISTS
 from mergebench_ray.runs.front import non_dominated
-from mergebench_ray.runs.leaderboard import best_first, by_choice, distinct, front, values_of
+from mergebench_ray.runs.leaderboard import best_first, by_choice, distinct, front, short_of_floors, values_of
 from mergebench_ray.runs.trials import Trial, TrialStore, is_known
 from mergebench_ray.search.objectives.errors import Measured, difference
 from mergebench_ray.search.objectives.goal import Goal
@@ -129,10 +129,15 @@ def choose(goal: Goal, candidates: Sequence[Trial], measured: Sequence[Measured]
         return None
     running = [place for place in known if not candidates[place].missed] or known
     best = running[_best_of([candidates[place] for place in running])]
+    short = short_of_floors(candidates[best])
     tied = [
         place
         for place in running
-        if place == best or all(difference(one, measured[best], measured[place]).is_within for one in goal.objectives)
+        if place == best
+        or (
+            short_of_floors(candidates[place]) <= short
+            and all(difference(one, measured[best], measured[place]).is_within for one in goal.objectives)
+        )
     ]
     chosen = min(tied, key=lambda place: (complexity(candidates[place]), place))
     return FinalChoice(chosen, tied)

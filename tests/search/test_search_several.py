@@ -216,6 +216,12 @@ def test_the_simplest_of_those_that_are_told_from_it_in_nothing_is_taken() -> No
     assert chosen("knee", (89, 30), (70, 75), (69, 60), simple=2) == (1, [1]), "it is told from it in one"
 
 
+def test_no_simpler_one_is_taken_below_a_floor_that_the_best_keeps() -> None:
+    finals = (70, 76), (71, 74)
+    assert chosen({"floors": {"safety": 0.75}}, *finals, simple=1) == (0, [0])
+    assert chosen({"floors": {"safety": 0.7}}, *finals, simple=1) == (1, [0, 1])
+
+
 def test_finalists_are_the_front_and_what_would_be_it_without_it() -> None:
     def names(values: list[tuple[float, float]]) -> list[int]:
         return [one.number for one in finalists([row(number, goal(), *one) for number, one in enumerate(values)])]
