@@ -25,6 +25,9 @@ from mergebench_ray.errors import InputError
 
 Value = bool | int | float | str
 
+LINE = ("first", "last")
+"""Ends of a coefficient that goes in a straight line over the layers."""
+
 DEFAULT_TRIALS = 20
 MAX_SEED = 2**32 - 1  # what samplers take
 _MAX_EXACT = 2**53  # up to here every integer is a float
@@ -41,6 +44,10 @@ class Range(Strict):
     layer_groups: int = Field(
         default=1, ge=1, le=1000, description="With per: specialist, one number per group of layers."
     )
+    lines: bool = Field(
+        default=False,
+        description="With per: specialist, two numbers, of the first and the last layer: between them a straight line.",
+    )
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Range:
@@ -54,7 +61,16 @@ class Range(Strict):
             raise ValueError(f"needs bounds between -2**53 and 2**53, got low {self.low}, high {self.high}")
         if self.layer_groups > 1 and self.per != "specialist":
             raise ValueError("layer_groups needs per: specialist")
+        if self.lines and (self.per != "specialist" or self.layer_groups > 1 or self.integer):
+            raise ValueError("lines needs per: specialist, without layer_groups or integer: true")
         return self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """With `per: specialist`, names of the numbers of each specialist; none where it has one number."""
+        if self.lines:
+            return LINE
+        return tuple(map(str, range(self.layer_groups))) if self.layer_groups > 1 else ()
 
 
 class Choices(Strict):

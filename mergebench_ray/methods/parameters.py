@@ -11,8 +11,19 @@ from pydantic import Field
 from mergebench_ray.config.fields import Strict
 
 Coefficient = Annotated[float, Field(ge=-2, le=3, allow_inf_nan=False)]
-ScalingCoefficient = Coefficient | dict[str, Coefficient | Annotated[list[Coefficient], Field(min_length=1)]]
-"""λ: one number, one per specialist, or per specialist one per layer group."""
+
+
+class LineOverLayers(Strict):
+    """A number that goes in a straight line over the layers (LiNeS, arXiv 2410.17146)."""
+
+    first: Coefficient = Field(description="Of the first layer.")
+    last: Coefficient = Field(description="Of the last layer, and of what is outside the layers.")
+
+
+ScalingCoefficient = (
+    Coefficient | dict[str, Coefficient | Annotated[list[Coefficient], Field(min_length=1)] | LineOverLayers]
+)
+"""λ: one number, one per specialist, or per specialist one per layer group or the ends of a line over the layers."""
 
 
 class MethodParameters(Strict):
@@ -37,7 +48,7 @@ class MethodParameters(Strict):
 
 
 def _expand(name: str, value: Any, specialists: Sequence[str], layers: int) -> dict[str, Any]:
-    """A value for each specialist; lists of equal numbers become that number, so that equal merges are equal."""
+    """A value for each specialist; equal numbers become one number, so that equal merges are equal."""
     if not isinstance(value, dict):
         return dict.fromkeys(sorted(specialists), value)
     if set(value) != set(specialists):
@@ -52,7 +63,8 @@ def _expand(name: str, value: Any, specialists: Sequence[str], layers: int) -> d
 
 
 def _collapse(value: Any) -> Any:
-    return value[0] if isinstance(value, list) and len(set(value)) == 1 else value
+    numbers = list(value.values()) if isinstance(value, dict) else value
+    return numbers[0] if isinstance(numbers, list) and len(set(numbers)) == 1 else value
 
 
 @dataclass(frozen=True)
@@ -81,12 +93,26 @@ def per_specialist(values: Any, place: TensorPlace, specialists: Sequence[str]) 
     """One number per specialist for a tensor.
 
     Args:
-        values: one number, or specialist -> number, or specialist -> one number per layer group.
+        values: one number, or specialist -> number, or specialist -> one number per layer group, or the line's ends.
         place: the tensor.
         specialists: sorted names.
     """
     numbers = []
     for specialist in specialists:
         value = values[specialist] if isinstance(values, Mapping) else values
-        numbers.append(float(value[layer_group(place, len(value))] if isinstance(value, list) else value))
+        numbers.append(_in_layer(value, place))
     return numbers
+
+
+def _in_layer(value: Any, place: TensorPlace) -> float:
+    if isinstance(value, list):
+        return float(value[layer_group(place, len(value))])
+    if isinstance(value, Mapping | LineOverLayers):
+        return _on_line(LineOverLayers.model_validate(value), place)
+    return float(value)
+
+
+def _on_line(line: LineOverLayers, place: TensorPlace) -> float:
+    steps = place.num_layers - 1
+    share = 1.0 if place.layer is None or not steps else place.layer / steps
+    return line.first + share * (line.last - line.first)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.objective import DEFAULT, FORGETTING
+from mergebench_ray.config.sweep import LINE
 from mergebench_ray.runs.leaderboard import (
     best_candidate,
     best_first,
@@ -277,7 +278,7 @@ def _one_for_all(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 
 def _readable(column: str) -> str:
-    """`coefficient.math.0` as "coefficient of math, layer group 0"; `parameter.density` as "density"."""
+    """`coefficient.math.0` as "coefficient of math, layer group 0", `parameter.density` as "density"."""
     kind, _, rest = column.partition(".")
     if kind == "parameter":
         name, _, part = rest.partition(".")
@@ -285,4 +286,6 @@ def _readable(column: str) -> str:
     specialist, _, group = rest.rpartition(".")
     if group.isdigit() and specialist:
         return f"coefficient of {specialist}, layer group {group}"
+    if group in LINE and specialist:
+        return f"coefficient of {specialist}, {group} layer"
     return f"coefficient of {rest}" if rest else "coefficient (one for all specialists)"

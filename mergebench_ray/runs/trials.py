@@ -27,7 +27,7 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.scores import DomainScore, ObjectiveEstimate, ObjectiveValue
 
 Role = Literal["base", "specialist", "average", "reference", "candidate", "stopped"]
-Coefficient = float | list[float]
+Coefficient = float | list[float] | dict[str, float]
 
 COMPARED_WITH: tuple[Role, ...] = ("base", "average", "reference")
 """Roles of the models that a best candidate has to beat, none of which the search found."""
@@ -165,7 +165,7 @@ class Trial:
 
     @property
     def coefficients(self) -> Mapping[str, Coefficient]:
-        """Per specialist a number, or a list with one number per layer group; empty where there is one for all."""
+        """Per specialist a number, one per layer group, or the ends of a line; empty where there is one for all."""
         found = self.parameters.get(COEFFICIENTS)
         return found if isinstance(found, Mapping) else {}
 

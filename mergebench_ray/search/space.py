@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergebench_ray.config import Choices, Fixed, Range, Sweep
 from mergebench_ray.config.names import require_names
+from mergebench_ray.config.sweep import LINE
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods import complete_parameters
 
@@ -24,9 +25,10 @@ _MOST_NUMBERS = 10_000
 class Space:
     """All candidates that a sweep may try.
 
-    A searched number is named ``METHOD.PARAMETER``, ``METHOD.PARAMETER.SPECIALIST`` or
-    ``METHOD.PARAMETER.SPECIALIST.GROUP``; with several methods, ``method`` chooses among them first (define-by-run, so
-    only the chosen method's numbers exist in a trial).
+    A searched number is named ``METHOD.PARAMETER``, ``METHOD.PARAMETER.SPECIALIST``,
+    ``METHOD.PARAMETER.SPECIALIST.GROUP`` or, of a line, ``METHOD.PARAMETER.SPECIALIST.first`` and ``.last``; with
+    several methods, ``method`` chooses among them first (define-by-run, so only the chosen method's numbers exist in a
+    trial).
 
     Args:
         sweep: the checked sweep file.
@@ -85,7 +87,7 @@ class Space:
                 parameters[name] = parameter.value
             elif isinstance(parameter, Range) and parameter.per == "specialist":
                 parameters[name] = {
-                    specialist: self._collect(suggestion, f"{method}.{name}.{specialist}", parameter.layer_groups)
+                    specialist: _collect(suggestion, f"{method}.{name}.{specialist}", parameter)
                     for specialist in self._specialists
                 }
             else:
@@ -144,12 +146,11 @@ class Space:
                     f"{where} needs exactly the specialists {', '.join(self._specialists)}; wrong or missing: "
                     f"{', '.join(wrong):.200}"
                 )
-        groups = parameter.layer_groups if isinstance(parameter, Range) else 1
+        parts = parameter.parts if isinstance(parameter, Range) else ()
         for one in value.values() if isinstance(value, Mapping) else [value]:
-            if isinstance(one, list) and not (each and groups > 1 and len(one) == groups):
-                raise InputError(
-                    f"{where} = {one!r:.80}: {f'a list of {groups}' if groups > 1 else 'a number'} is needed"
-                )
+            if isinstance(one, list | Mapping) and not (each and _has_parts(one, parts)):
+                shapes = {(): "a number", LINE: f"a number, or {{{': ..., '.join(LINE)}: ...}}"}
+                raise InputError(f"{where} = {one!r:.80}: {shapes.get(parts, f'a list of {len(parts)}')} is needed")
 
     def _searched(self, method: str) -> Iterator[tuple[str, Range | Choices, tuple[str | int, ...]]]:
         """Searched numbers of a method: key, what it may be, and where it stands in a point."""
@@ -157,23 +158,19 @@ class Space:
             key = f"{method}.{name}"
             if isinstance(parameter, Range) and parameter.per == "specialist":
                 for specialist in self._specialists:
-                    if parameter.layer_groups == 1:
+                    if not parameter.parts:
                         yield f"{key}.{specialist}", parameter, (name, specialist)
-                    else:
-                        for group in range(parameter.layer_groups):
-                            yield f"{key}.{specialist}.{group}", parameter, (name, specialist, group)
+                    for place, part in enumerate(parameter.parts):
+                        path = (name, specialist, part if parameter.lines else place)
+                        yield f"{key}.{specialist}.{part}", parameter, path
             elif not isinstance(parameter, Fixed):
                 yield key, parameter, (name,)
-
-    @staticmethod
-    def _collect(suggestion: Mapping[str, Any], key: str, groups: int) -> Any:
-        return suggestion[key] if groups == 1 else [suggestion[f"{key}.{group}"] for group in range(groups)]
 
     @property
     def num_numbers(self) -> int:
         """How many numbers and choices are searched, of all methods together."""
         return sum(
-            len(self._specialists) * one.layer_groups if isinstance(one, Range) and one.per == "specialist" else 1
+            len(self._specialists) * max(len(one.parts), 1) if isinstance(one, Range) and one.per == "specialist" else 1
             for parameters in self._methods.values()
             for one in parameters.values()
             if not isinstance(one, Fixed)
@@ -216,8 +213,23 @@ def _extremes(parameter: Range | Choices | Fixed) -> list[Any]:
     return list(parameter.choices) if isinstance(parameter, Choices) else [parameter.value]
 
 
+def _collect(suggestion: Mapping[str, Any], key: str, parameter: Range) -> Any:
+    """A specialist's number, or its numbers."""
+    if not parameter.parts:
+        return suggestion[key]
+    numbers = {part: suggestion[f"{key}.{part}"] for part in parameter.parts}
+    return numbers if parameter.lines else list(numbers.values())
+
+
+def _has_parts(value: list[Any] | Mapping[str, Any], parts: tuple[str, ...]) -> bool:
+    """Whether a specialist's value in a point has a number for each of the searched ones."""
+    if isinstance(value, Mapping):
+        return parts == LINE and set(value) == set(LINE)
+    return parts != LINE and len(value) == len(parts) > 1
+
+
 def _descend(value: Any, path: Sequence[str | int]) -> Any:
-    """The number for a specialist and layer group; a single number stands for all of them."""
+    """The number for a specialist and layer group, or end of a line; a single number stands for all of them."""
     for part in path:
         by_specialist = isinstance(part, str) and isinstance(value, Mapping)
         by_group = isinstance(part, int) and isinstance(value, list)

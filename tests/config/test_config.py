@@ -130,6 +130,8 @@ def test_set_replaces_a_value_of_the_file(tmp_path: Path) -> None:
         ("trials: 3", "trials: 3, sampler_options: {x: .nan}", "search.sampler_options.x = nan"),
         ("trials: 3", "trials: 3, storage: ''", "search.storage = ''"),
         ("log: true", "per: specialist, layer_groups: 100000000", "methods.ties.density.layer_groups"),
+        ("log: true", "lines: true", "lines needs per: specialist"),
+        ("log: true", "per: specialist, layer_groups: 2, lines: true", "without layer_groups"),
         ("log: true", "integer: true", "whole bounds"),
         ("[sum, mean]", "[sum, sum]", "'sum' is given twice"),
         ("[sum, mean]", "[.inf, 1]", "inf"),

@@ -61,6 +61,7 @@ RANGES = st.fixed_dictionaries(
         "integer": st.booleans(),
         "per": st.sampled_from(["all", "specialist"]),
         "layer_groups": st.sampled_from([1, 2, 7, 100_000_000]),
+        "lines": st.booleans(),
     },
 )
 PARAMETERS = RANGES | st.fixed_dictionaries({"choices": st.lists(SCALARS, max_size=3)}) | VALUES

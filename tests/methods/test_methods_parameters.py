@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.methods import TensorPlace, complete_parameters, get_method, layer_group, method_names
+from mergebench_ray.methods import (
+    TensorPlace,
+    complete_parameters,
+    get_method,
+    layer_group,
+    method_names,
+    parse_parameters,
+    per_specialist,
+)
+from mergebench_ray.methods.task_arithmetic import TaskArithmeticParameters
 
 NAMES = ["math", "coding"]
 
@@ -27,7 +36,14 @@ def test_defaults_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [0.5, {"math": 0.5, "coding": 0.5}, {"coding": [0.5, 0.5], "math": 0.5}, {"math": [0.5], "coding": [0.5]}]
+    "value",
+    [
+        0.5,
+        {"math": 0.5, "coding": 0.5},
+        {"coding": [0.5, 0.5], "math": 0.5},
+        {"math": [0.5], "coding": [0.5]},
+        {"math": {"first": 0.5, "last": 0.5}, "coding": 0.5},
+    ],
 )
 def test_equal_merges_have_equal_parameters(value: Any) -> None:
     assert complete("task_arithmetic", {"scaling_coef": value}) == {"scaling_coef": {"coding": 0.5, "math": 0.5}}
@@ -42,6 +58,22 @@ def test_completed_parameters_complete_to_themselves() -> None:
 def test_layer_groups_stay_lists() -> None:
     completed = complete("task_arithmetic", {"scaling_coef": {"math": [0.1, 1], "coding": 0.3}})
     assert completed == {"scaling_coef": {"coding": 0.3, "math": [0.1, 1.0]}}
+
+
+def test_lines_stay_lines() -> None:
+    completed = complete("ties", {"scaling_coef": {"math": {"last": 1, "first": 0.25}, "coding": 0.3}})
+    assert completed["scaling_coef"] == {"coding": 0.3, "math": {"first": 0.25, "last": 1.0}}
+    assert complete("ties", completed) == completed
+
+
+@pytest.mark.parametrize(
+    ("layer", "layers", "expected"), [(0, 5, 0.2), (1, 5, 0.3), (4, 5, 0.6), (None, 5, 0.6), (0, 1, 0.6)]
+)
+def test_a_line_goes_from_the_first_layer_to_the_last(layer: int | None, layers: int, expected: float) -> None:
+    parsed = parse_parameters("task_arithmetic", {"scaling_coef": {"math": {"first": 0.2, "last": 0.6}, "coding": 0.3}})
+    place = TensorPlace("x", layer, layers)
+    assert isinstance(parsed, TaskArithmeticParameters)
+    assert per_specialist(parsed.scaling_coef, place, ["coding", "math"]) == pytest.approx([0.3, expected])
 
 
 @pytest.mark.parametrize(
@@ -76,6 +108,8 @@ def test_layers_fall_into_even_groups(layer: int | None, layers: int, groups: in
         ("task_arithmetic", {"scaling_coef": {"math": 0.1, "coding": 0.2, "law": 0.3}}, "law"),
         ("task_arithmetic", {"scaling_coef": {"math": [0.1] * 5, "coding": 0.2}}, "5 layer groups"),
         ("task_arithmetic", {"scaling_coef": {"math": [], "coding": 0.2}}, "scaling_coef"),
+        ("task_arithmetic", {"scaling_coef": {"math": {"first": 0.1}, "coding": 0.2}}, "scaling_coef"),
+        ("task_arithmetic", {"scaling_coef": {"math": {"first": 0.1, "last": 4}, "coding": 0.2}}, "scaling_coef"),
         ("dare", {"p": 1.0}, "p = 1.0"),
         ("dare", {"seed": -1}, "seed = -1"),
         ("consensus", {"k": 3}, "k = 3"),

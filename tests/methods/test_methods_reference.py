@@ -98,6 +98,19 @@ def test_method_equals_its_definition(models: Models, method: str, parameters: d
         assert torch.equal(moved, tensor != base[name]) or method not in ("ties", "localize_and_stitch"), name
 
 
+def test_a_line_scales_each_layer_by_its_depth(models: Models) -> None:
+    base, specialists = models.weights()
+    low, high = (naive.task_arithmetic(base, specialists, dict.fromkeys(SPECIALISTS, c)) for c in (0.2, 0.8))
+    line = {"first": 0.2, "last": 0.8}
+    merged = LocalBank(models.base, models.specialists).merge(
+        "task_arithmetic", {"scaling_coef": dict.fromkeys(SPECIALISTS, line)}
+    )
+    for name, tensor in merged.items():
+        # Two layers: the ends of the line; the final norm lies outside the layers and goes with the last.
+        expected = low if ".layers.0." in name else high
+        assert_equal_but_for_rounding(tensor, expected[name], base[name], name)
+
+
 def test_layer_groups_scale_their_own_layers(models: Models) -> None:
     base, specialists = models.weights()
     low, high = (naive.task_arithmetic(base, specialists, dict.fromkeys(SPECIALISTS, c)) for c in (0.2, 0.8))

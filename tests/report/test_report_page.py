@@ -172,6 +172,11 @@ def test_what_does_not_differ_between_candidates_has_no_chart() -> None:
         replace(t, parameters={"scaling_coef": t.coefficients, "k": 2}) for t in made_up_trials(4, test=False)[8:]
     ]
     assert set(RunSummary.of(trials).searched_values()) == {f"coefficient of {domain}" for domain in DOMAINS}
+    lines = [
+        replace(one, parameters={"scaling_coef": {DOMAINS[0]: {"first": 0.1, "last": 0.1 * place}}})
+        for place, one in enumerate(trials)
+    ]
+    assert f"coefficient of {DOMAINS[0]}, last layer" in RunSummary.of(lines).searched_values()
 
 
 def test_leaderboard_orders_by_normalised_average_and_leaves_out_the_yardstick() -> None:

@@ -52,6 +52,20 @@ def test_one_number_per_specialist_and_layer_group() -> None:
     ]
 
 
+def test_two_numbers_per_specialist_are_the_ends_of_a_line() -> None:
+    methods = {"task_arithmetic": {"scaling_coef": {"low": 0, "high": 1, "per": "specialist", "lines": True}}}
+    math = {"first": 0.1, "last": 0.6}
+    space = make_space(methods, points_to_evaluate=[{"scaling_coef": {"math": math, "coding": 0.3}}])
+    assert space.num_numbers == 2 * len(SPECIALISTS)
+    (point,) = space.points([{"scaling_coef": {"math": math, "coding": 0.3}}])
+    numbers, suggestion = suggest(space, point)
+    assert numbers["task_arithmetic.scaling_coef.math.last"] == 0.6
+    assert space.candidate(suggestion) == (
+        "task_arithmetic",
+        {"scaling_coef": {"coding": {"first": 0.3, "last": 0.3}, "math": math}},
+    )
+
+
 def test_only_the_chosen_methods_numbers_are_in_a_trial() -> None:
     space = make_space(
         {
@@ -126,6 +140,12 @@ def test_a_point_with_one_number_for_all_is_spread_over_specialists() -> None:
             {"points_to_evaluate": [{"scaling_coef": [0.1, 0.2, 0.3]}]},
             "a list of 2",
         ),
+        (
+            {"task_arithmetic": {"scaling_coef": {"low": 0, "high": 1, "per": "specialist", "lines": True}}},
+            {"points_to_evaluate": [{"scaling_coef": {"math": {"first": 0.1}, "coding": 0.2}}]},
+            r"a number, or \{first: ..., last: ...\} is needed",
+        ),
+        ({"fisher": {"weight": {"low": 0.1, "high": 1, "per": "specialist", "lines": True}}}, {}, "fisher"),
         (
             {"consensus": {"k": {"low": 1, "high": 2, "integer": True}}},
             {"points_to_evaluate": [{"k": 1.5}]},

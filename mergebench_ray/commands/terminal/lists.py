@@ -70,8 +70,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return " or ".join(map(str, schema["enum"]))
     kind = schema.get("type")
     if kind == "object":
-        of_groups = "anyOf" in schema.get("additionalProperties", {})
-        return "such a number for each specialist" + (", or a list of them for its layer groups" if of_groups else "")
+        over_layers = ", or a list of them for its layer groups, or {first: ..., last: ...} for a line over its layers"
+        return "such a number for each specialist" + over_layers * ("anyOf" in schema.get("additionalProperties", {}))
     if kind not in ("number", "integer"):
         return {"boolean": "true or false", "string": "a text"}.get(str(kind), str(kind))
     words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "up to", "exclusiveMaximum": "below"}
