@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 import ray
 
 from mergebench_ray.commands.ready_sweep import ReadySweep
+from mergebench_ray.config import Sweep
 from mergebench_ray.config.race import NONE
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import Sittings
 from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, Work
+from mergebench_ray.search.earlier_items import run_folders
 
 
 @contextmanager
@@ -31,11 +35,19 @@ def running_budget(ready: ReadySweep, run: RunFolder, store: TrialStore, began: 
         InputError: GPU hours on a cluster without GPUs.
     """
     sweep, gpus, sittings = ready.sweep, _gpus_held(ready), Sittings(run)
+    taken = sum(one.trial.role == "candidate" for one in warm_start.read(run))
     groups = sweep.engine.count // engines_per_candidate(sweep)
-    work = Work(ready.items, len(sweep.methods), groups, raced=ready.race.kind != NONE)
-    budget = RunBudget(sweep.search, work, gpus, store, sittings)
+    work = Work(ready.items, len(sweep.methods), groups, raced=ready.race.kind != NONE, taken=taken)
+    budget = RunBudget(sweep.search, work, gpus, store, sittings, earlier_runs(sweep, run))
     with sittings.sitting(began, gpus):
         yield budget
+
+
+def earlier_runs(sweep: Sweep, run: RunFolder) -> dict[str, Path]:
+    """The runs that scores may be taken from, by the names that rows call them."""
+    if not sweep.evaluation.reuse:
+        return {}
+    return run_folders(run.path, warm_start.matching_folders(sweep.search.warm_start, run.path))
 
 
 def _gpus_held(ready: ReadySweep) -> float:

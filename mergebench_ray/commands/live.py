@@ -28,12 +28,12 @@ class LiveView:
 
     Args:
         name: name of the run.
-        total: candidates that the search will score.
+        total: candidates that the search will score; None where that is not known.
         show: whether to print anything.
         console: where to print; None for standard output.
     """
 
-    def __init__(self, name: str, total: int, *, show: bool = True, console: Console | None = None) -> None:
+    def __init__(self, name: str, total: int | None, *, show: bool = True, console: Console | None = None) -> None:
         self._name = name
         self._total, self._of = total, "of"
         self._show = show
@@ -78,7 +78,7 @@ class LiveView:
 
         Args:
             done: candidates that are at their end.
-            about: how many there will be, where a budget says it, as far as that is known; None for the view's total.
+            about: how many there will be, where a budget says it and that is known; None for the view's total.
         """
         self._search_begun, self._done = time.monotonic(), done
         if about is not None:
@@ -86,8 +86,9 @@ class LiveView:
 
     def trial_started(self, number: int) -> None:
         """A candidate, counted from 0, is being merged and scored; one that nobody expected makes the total larger."""
-        self._total = max(self._total, number + 1)
-        self._phase = f"scoring candidate {number + 1} {self._of} {self._total}"
+        if self._total is not None:
+            self._total = max(self._total, number + 1)
+        self._phase = f"scoring candidate {self._out_of(number + 1)}"
 
     def trial_finished(self, trial: Trial, best: Trial | None) -> None:
         """A candidate was scored, or stopped by the race; `best` is the best one so far."""
@@ -95,7 +96,7 @@ class LiveView:
         self._finished_here += 1
         self._last, self._best = trial, best
         scores = "  ".join(f"{domain} {result.score:.3f}" for domain, result in sorted(trial.domains.items()))
-        count = f"{self._done}" if self._of == "of about" else f"{self._done}/{self._total}"
+        count = f"{self._done}/{self._total}" if self._total is not None and self._of == "of" else f"{self._done}"
         parts = [
             f"{count}  {trial.label}",
             _reached(trial),
@@ -119,8 +120,11 @@ class LiveView:
             stamp = (f"{_clock(time.monotonic() - self._begun)}  ", "dim") if timed else ""
             self._console.print(Text.assemble(stamp, terminal_text(text)), highlight=False, soft_wrap=True)
 
+    def _out_of(self, count: int) -> str:
+        return f"{count}" if self._total is None else f"{count} {self._of} {self._total}"
+
     def _time_left(self) -> str:
-        left = self._total - self._done
+        left = 0 if self._total is None else self._total - self._done
         if self._search_begun is None or self._finished_here == 0 or left <= 0:
             return ""
         seconds = (time.monotonic() - self._search_begun) / self._finished_here * left
@@ -135,7 +139,7 @@ class LiveView:
         if self._last is None:
             return self._spinner
         bar = Table.grid(padding=(0, 2))
-        progress = [f"{self._done} {self._of} {self._total} candidates", _speed(self._last), self._time_left()]
+        progress = [f"{self._out_of(self._done)} candidates", _speed(self._last), self._time_left()]
         bar.add_row(
             ProgressBar(total=self._total, completed=self._done, width=30),
             ", ".join(part for part in progress if part),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,6 +72,14 @@ class ReadySweep:
     def items(self) -> dict[Split, int]:
         """How many items a whole model is asked on each split."""
         return {split: sum(len(task.items) for task in some) for split, some in self.tasks.items()}
+
+    @property
+    def domain_items(self) -> dict[str, int]:
+        """How many items of each domain a whole model is asked on validation."""
+        found: Counter[str] = Counter()
+        for task in self.tasks["validation"]:
+            found[task.domain] += len(task.items)
+        return dict(found)
 
     @property
     def answers(self) -> list[Answers]:

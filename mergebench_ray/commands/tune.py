@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from mergebench_ray.checkpoints import evaluation_result
 from mergebench_ray.commands.best_model import aim_of, write_best, write_front
-from mergebench_ray.commands.budget import running_budget
+from mergebench_ray.commands.budget import earlier_runs, running_budget
 from mergebench_ray.commands.first_checks import checked_run
 from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.plan import does_not_fit
@@ -23,7 +24,7 @@ from mergebench_ray.commands.ready_sweep import ReadySweep, find_taken, make_rea
 from mergebench_ray.commands.run_log import log_to
 from mergebench_ray.commands.unusable_specialists import explanation
 from mergebench_ray.config import Sweep
-from mergebench_ray.config.budget import BudgetOptions
+from mergebench_ray.config.budget import MOST_CANDIDATES, BudgetOptions
 from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk
@@ -61,7 +62,7 @@ from mergebench_ray.runs.trials import (
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay
-from mergebench_ray.search.earlier_items import EarlierItems, answer_conditions, run_folders
+from mergebench_ray.search.earlier_items import EarlierItems, answer_conditions
 from mergebench_ray.search.finals import hold_finals, note_differences, reopen
 from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records, versions_of
 from mergebench_ray.search.run import search
@@ -160,7 +161,7 @@ def tune(
             write_questions(run.path, split, list(question_rows(some)))
         JsonLines(run.decisions_file).read()  # damaged, it is refused before anything starts
         Sittings(run).check()
-        with LiveView(checked.name, checked.search.most_candidates, show=show_progress) as view:
+        with LiveView(checked.name, _known_candidates(checked), show=show_progress) as view:
             for note in (*ready.task_notes, *ready.search_notes, *gone):
                 view.phase(note)
             if ready.calibration is not None:
@@ -182,6 +183,12 @@ def tune(
             finally:
                 view.finished(_summary(result, checked.search.budget))
     return result
+
+
+def _known_candidates(sweep: Sweep) -> int | None:
+    """How many candidates will come; None where a budget says it."""
+    most = sweep.search.most_candidates
+    return None if most == MOST_CANDIDATES else most
 
 
 def _check_same_models(folder: Path, trials: Sequence[Trial], ready: ReadySweep) -> None:
@@ -220,17 +227,15 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget
     ):
         view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")
         view.phase(session.engine_proof)
-        folders = {}
-        if sweep.evaluation.reuse:
-            folders = run_folders(run.path, warm_start.matching_folders(sweep.search.warm_start, run.path))
         conditions = answer_conditions(
             *(session.base, ready.suite, sweep.engine, versions_of(session), models.judges.values()),
             weak_sandbox=sweep.evaluation.allow_weak_sandbox,
         )
-        earlier = EarlierItems(folders, ready.tasks, conditions, view.note)
+        earlier = EarlierItems(earlier_runs(sweep, run), ready.tasks, conditions, view.note)
         records = Records(session, store, view.phase, sweep.search, earlier)
-        records.references("validation")
-        budget.check()
+        check = functools.partial(_check_budget, ready, records, budget)
+        records.references("validation", between=check)
+        check()
         ended = len(proposed(store.trials()))
         if ended < budget.most_candidates:
             reopen(store)
@@ -253,6 +258,11 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget
             note=view.note,
         )
         return _finish(session, records, store, ready, run, view)
+
+
+def _check_budget(ready: ReadySweep, records: Records, budget: RunBudget) -> None:
+    if ready.sweep.search.budget is not None:
+        budget.check(records.left_of_references(ready.domain_items))
 
 
 def _one_of_each(corners: Iterable[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:

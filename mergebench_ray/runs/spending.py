@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
@@ -15,6 +16,18 @@ from mergebench_ray.runs.trials import Trial, proposed
 
 UNITS = {"candidates": "candidates", "tokens": "tokens", "minutes": "minutes", "gpu_hours": "GPU hours"}
 """Units of a budget, and what people call them."""
+
+
+class Worked(NamedTuple):
+    """For how long a run was worked on, all sittings together.
+
+    Attributes:
+        minutes: of wall time.
+        gpu_hours: of wall time, each sitting's times the GPUs that it held.
+    """
+
+    minutes: float = 0.0
+    gpu_hours: float = 0.0
 
 
 class _Began(BaseModel):
@@ -78,7 +91,7 @@ class Sittings:
         lines = [line for line in self._lines() if isinstance(line, _Enough)]
         return lines[-1].enough if lines and lines[-1].budget == dict(budget) else None
 
-    def spent(self, trials: Sequence[Trial], now: datetime | None = None) -> tuple[float, float]:
+    def spent(self, trials: Sequence[Trial], now: datetime | None = None) -> Worked:
         """Minutes and GPU hours of all sittings.
 
         Args:
@@ -89,7 +102,13 @@ class Sittings:
         for seconds, gpus in self._sittings(trials, now):
             minutes += seconds / 60
             gpu_hours += seconds / 3600 * gpus
-        return minutes, gpu_hours
+        return Worked(minutes, gpu_hours)
+
+    def start(self, trials: Sequence[Trial], now: datetime) -> float:
+        """Minutes of a sitting, on average, that are no row's, as those in which engines start; as of `spent`."""
+        found = self._sittings(trials, now)
+        rows = sum(seconds_of(one) for one in trials if not one.taken_from)
+        return max(0.0, sum(seconds for seconds, _ in found) - rows) / 60 / max(1, len(found))
 
     def _sittings(self, trials: Sequence[Trial], now: datetime | None) -> list[tuple[float, float]]:
         """Seconds and GPUs of each."""

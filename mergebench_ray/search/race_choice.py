@@ -74,7 +74,7 @@ def race_of_run(race: RaceOptions, sweep: Sweep, run: RunFolder) -> RaceOptions:
 
 
 def race_of(
-    options: RaceOptions, sweep: Sweep, run: RunFolder, store: TrialStore, goal: Goal, candidates: int
+    options: RaceOptions, sweep: Sweep, run: RunFolder, store: TrialStore, goal: Goal, candidates: int | None
 ) -> RaceOrder | None:
     """A run's race before anything is decided; None where all items are asked at once.
 
@@ -84,7 +84,7 @@ def race_of(
         run: has what the references answered.
         store: its trials.
         goal: what candidates are compared by.
-        candidates: how many are expected.
+        candidates: how many are expected; None where nothing tells.
     """
     if options.kind == NONE and options.in_flight is None:
         return None

@@ -92,23 +92,48 @@ class Records:
             base = {} if row is None else row.domains
         return Goal.of(self._options, References(self.specialist_scores(split), base))
 
-    def references(self, *splits: Split) -> None:
+    def references(self, *splits: Split, between: Callable[[], None] = lambda: None) -> None:
         """Score specialists, base, plain average and, after the search, task arithmetic with one simple coefficient.
 
         Each on all of the splits before the next: loading a checkpoint takes as long as many answers.
+
+        Args:
+            splits: the splits.
+            between: called before each specialist and the base, and before the average.
         """
         for name in self._own_domains:
+            between()
             for split in splits:
                 self._checkpoint("specialist", name, split, [name])
+        between()
         bank = self._session.bank
         for split in splits:
             self.specialist_scores(split)
             self._checkpoint("base", "base", split, self._session.domains)
+        between()
         for split in splits:
             self.merged("average", AVERAGE, split, bank.recipe(*AVERAGE_MERGE))
         for split in splits:
             if split != "validation":
                 self.merged("reference", SIMPLE, split, bank.recipe(*SIMPLE_MERGE))
+
+    def left_of_references(self, items: Mapping[str, int]) -> list[int]:
+        """How many items each reference on validation will be asked that has no row there yet.
+
+        Args:
+            items: domain -> items on validation.
+        """
+        bank, domains = self._session.bank, self._session.domains
+        models: list[tuple[Role, str, str, list[str]]] = [
+            *(("specialist", name, self._session.specialists[name].digest(), [name]) for name in self._own_domains),
+            ("base", "base", self._session.base.digest(), domains),
+            ("average", AVERAGE, bank.recipe(*AVERAGE_MERGE).digest, domains),
+        ]
+        return [
+            sum(items[one] for one in asked) - len(self.known(digest, "validation", asked).items)
+            for role, name, digest, asked in models
+            if self._row(role, name, 0, "validation") is None
+        ]
 
     @property
     def _own_domains(self) -> list[str]:

@@ -87,7 +87,8 @@ def search(
     warm_start.begin_with(taken, store, records, study, space)
     race = race_of_run(race, sweep, run)
     besides = raced_besides(store.trials())
-    raced = race_of(race, sweep, run, store, goal, budget.expected(UnderWay()) + besides)
+    expected = budget.expected(UnderWay())
+    raced = race_of(race, sweep, run, store, goal, None if expected is None else expected + besides)
     order = None if raced is None else order_of(race, raced, on_gpus=bool(ray.cluster_resources().get("GPU")))
     ray.get(session.scorer.call(CandidateScorer.begin_search, space, _known(store, records), order))
 

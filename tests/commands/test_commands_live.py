@@ -80,6 +80,27 @@ def test_a_stopped_candidate_is_shown_with_what_is_guessed_of_it_and_counts_as_d
     assert "2 of 4 candidates" in panel.getvalue()
 
 
+def test_without_a_known_end_it_says_how_many_came_and_no_time_left() -> None:
+    trial = next(trial for trial in made_up_trials(4, test=False) if trial.role == "candidate")
+    lines, panel = io.StringIO(), io.StringIO()
+    with LiveView("run", None, console=Console(file=lines, width=80)) as view:
+        view.search_begins(2)
+        view.trial_started(2)
+        Console(file=panel, width=200).print(view._panel())
+        view.trial_finished(trial, trial)
+        Console(file=panel, width=200).print(view._panel())
+    assert "scoring candidate 3\n" in "\n".join(line.rstrip() for line in panel.getvalue().splitlines()) + "\n"
+    assert "3 candidates" in panel.getvalue()
+    assert "left" not in panel.getvalue() + lines.getvalue()
+
+
+def test_the_last_candidate_is_the_last_of_all() -> None:
+    view = LiveView("run", 3, show=False)
+    for number, said in enumerate(("1 of 3", "2 of 3", "3 of 3")):
+        view.trial_started(number)
+        assert view._phase == f"scoring candidate {said}"
+
+
 def test_nothing_is_printed_when_not_wanted() -> None:
     out = io.StringIO()
     with LiveView("run", 1, show=False, console=Console(file=out, force_terminal=True)) as view:

@@ -12,15 +12,16 @@ import pytest
 
 from actors_here import ActorHere, fetch_here
 from made_up_search import DOMAINS, PER_DOMAIN, TOKENS, MadeUpScorer, MadeUpSearch
+from mergebench_ray.config import SearchOptions
 from mergebench_ray.config.budget import BudgetOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import Spent
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.spending import Sittings, tokens_of
+from mergebench_ray.runs.spending import Sittings, Worked, tokens_of
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
 from mergebench_ray.scores import DomainScore, ObjectiveEstimate
-from mergebench_ray.search.budget import Budget, UnderWay, Work, check_before
+from mergebench_ray.search.budget import Budget, RunBudget, UnderWay, Work, check_before
 from mergebench_ray.search.standing import Cost
 
 WORK = Work({"validation": 100, "final": 50, "test": 100}, methods=2)
@@ -47,6 +48,10 @@ def budget(**limits: Any) -> Budget:
     return Budget(BudgetOptions(**limits), WORK, gpus=2)
 
 
+def after(seconds: float) -> Worked:
+    return Worked(seconds / 60, 2 * seconds / 3600)
+
+
 def rows(count: int) -> list[Trial]:
     return [*REFERENCES, *(row("candidate", number) for number in range(count))]
 
@@ -54,74 +59,155 @@ def rows(count: int) -> list[Trial]:
 def test_as_many_candidates_are_paid_as_leave_enough_for_the_end() -> None:
     spent, ahead = 3_000 + 10 * 1_000, 1_000 + 10 * AT_THE_END
     needed = spent + 1.1 * ahead
-    assert budget(tokens=int(needed) + 1).pays_another(rows(10), UnderWay(), 0)
-    assert not budget(tokens=int(needed) - 1).pays_another(rows(10), UnderWay(), 0)
+    assert budget(tokens=int(needed) + 1).pays_another(rows(10), UnderWay(), Worked())
+    assert not budget(tokens=int(needed) - 1).pays_another(rows(10), UnderWay(), Worked())
 
 
 def test_what_waits_and_runs_and_what_the_race_still_asks_is_kept_too() -> None:
     waiting = UnderWay([Cost(spent=Spent(tokens=1_000))] * 3)
     tokens = int(3_000 + 13 * 1_000 + 1.1 * (1_000 + 10 * AT_THE_END)) + 1
-    assert budget(tokens=tokens).pays_another(rows(10), waiting, 0)
-    assert not budget(tokens=tokens).pays_another(rows(10), replace(waiting, going=1), 0)
-    assert not budget(tokens=tokens).pays_another(rows(10), replace(waiting, items_left=100), 0)
+    assert budget(tokens=tokens).pays_another(rows(10), waiting, Worked())
+    assert not budget(tokens=tokens).pays_another(rows(10), replace(waiting, going=1), Worked())
+    assert not budget(tokens=tokens).pays_another(rows(10), replace(waiting, items_left=100), Worked())
 
 
 def test_candidates_that_differ_in_cost_are_expected_to_cost_rather_more() -> None:
     alike = [*REFERENCES, *(row("candidate", number) for number in range(4))]
     mixed = [*REFERENCES, *(row("candidate", number, tokens=5 + 10 * (number % 2)) for number in range(4))]
     limit = int(7_000 + 1.1 * (1_000 + 10 * (4 + 5) * 50 + 10 * 600)) + 1
-    assert budget(tokens=limit).pays_another(alike, UnderWay(), 0)
-    assert not budget(tokens=limit).pays_another(mixed, UnderWay(), 0)
+    assert budget(tokens=limit).pays_another(alike, UnderWay(), Worked())
+    assert not budget(tokens=limit).pays_another(mixed, UnderWay(), Worked())
 
 
 def test_minutes_and_gpu_hours_are_those_of_the_clock() -> None:
     seconds = 0.1 * AT_THE_END * 1.1 + 11  # one more candidate and the end
-    assert budget(minutes=(100 + seconds) / 60 + 0.01).pays_another(rows(10), UnderWay(), 100)
-    assert not budget(minutes=(100 + seconds) / 60 - 0.01).pays_another(rows(10), UnderWay(), 100)
-    assert budget(gpu_hours=2 * (100 + seconds) / 3600 + 0.001).pays_another(rows(10), UnderWay(), 100)
-    assert not budget(gpu_hours=2 * (100 + seconds) / 3600 - 0.001).pays_another(rows(10), UnderWay(), 100)
+    assert budget(minutes=(100 + seconds) / 60 + 0.01).pays_another(rows(10), UnderWay(), after(100))
+    assert not budget(minutes=(100 + seconds) / 60 - 0.01).pays_another(rows(10), UnderWay(), after(100))
+    assert budget(gpu_hours=2 * (100 + seconds) / 3600 + 0.001).pays_another(rows(10), UnderWay(), after(100))
+    assert not budget(gpu_hours=2 * (100 + seconds) / 3600 - 0.001).pays_another(rows(10), UnderWay(), after(100))
 
 
 def test_of_several_limits_the_first_ends_the_search() -> None:
-    assert not budget(candidates=10, tokens=10**9).pays_another(rows(10), UnderWay(), 0)
-    assert budget(candidates=11, tokens=10**9).pays_another(rows(10), UnderWay(), 0)
-    assert not budget(candidates=11, tokens=20_000).pays_another(rows(10), UnderWay(), 0)
+    assert not budget(candidates=10, tokens=10**9).pays_another(rows(10), UnderWay(), Worked())
+    assert budget(candidates=11, tokens=10**9).pays_another(rows(10), UnderWay(), Worked())
+    assert not budget(candidates=11, tokens=20_000).pays_another(rows(10), UnderWay(), Worked())
 
 
 def test_what_is_scored_on_test_already_is_not_kept_for_again() -> None:
     before = [*rows(10), *(row("base", split=split) for split in ("final", "test"))]
     limit = sum(map(tokens_of, before)) + int(1.1 * (1_000 + 10 * (5 * 50 + 2 * 100))) + 1
-    assert budget(tokens=limit).pays_another(before, UnderWay(), 0)
-    assert not budget(tokens=limit).pays_another([*rows(10), row("base", 1), row("base", 2)], UnderWay(), 0)
+    assert budget(tokens=limit).pays_another(before, UnderWay(), Worked())
+    assert not budget(tokens=limit).pays_another([*rows(10), row("base", 1), row("base", 2)], UnderWay(), Worked())
 
 
 def test_references_that_cost_nothing_are_known_by_candidates() -> None:
     reused = [replace(one, tokens=0, score_seconds=0.0) for one in REFERENCES]
-    assert budget(tokens=1).pays_another([*reused], UnderWay(), 0)
-    assert not budget(tokens=5_000).pays_another([*reused, row("stopped", items=20)], UnderWay(), 0)
+    assert budget(tokens=1).pays_another([*reused], UnderWay(), Worked())
+    assert not budget(tokens=5_000).pays_another([*reused, row("stopped", items=20)], UnderWay(), Worked())
 
 
 def test_items_that_were_known_before_cost_nothing_and_are_no_measure() -> None:
     half = [replace(one, tokens=500, score_seconds=5.0, reused_from={"earlier": 50}) for one in REFERENCES]
     taken = [replace(row("candidate", number, tokens=0), taken_from="earlier") for number in range(9)]
     trials = [*half, *taken, row("candidate", 9)]
+    work = replace(WORK, taken=9)
     limit = 1_500 + 1_000 + int(1.1 * (1_000 + 10 * AT_THE_END)) + 1
-    assert budget(tokens=limit).pays_another(trials, UnderWay(), 0)
-    assert not budget(tokens=limit - 10).pays_another(trials, UnderWay(), 0)
-    assert budget(candidates=2).pays_another(trials, UnderWay(), 0)
-    assert not budget(candidates=1).pays_another(trials, UnderWay(), 0)
+    assert Budget(BudgetOptions(tokens=limit), work, 2).pays_another(trials, UnderWay(), Worked())
+    assert not Budget(BudgetOptions(tokens=limit - 10), work, 2).pays_another(trials, UnderWay(), Worked())
+    assert Budget(BudgetOptions(candidates=2), work, 2).pays_another(trials, UnderWay(), Worked())
+    assert not Budget(BudgetOptions(candidates=1), work, 2).pays_another(trials, UnderWay(), Worked())
 
 
 def test_a_budget_that_pays_no_candidate_is_refused_with_what_would_do() -> None:
     least = 3_000 + 1.1 * (1_000 + 10 * ((4 + 1) * 50 + (4 + 1) * 100))
-    budget(tokens=int(least) + 1).check(REFERENCES, 0)
+    budget(tokens=int(least) + 1).check(REFERENCES, Worked())
     with pytest.raises(InputError, match=r"tokens = 5000: .* have taken 3,000 tokens; .* about 13,000: give"):
-        budget(tokens=5_000).check(REFERENCES, 0)
+        budget(tokens=5_000).check(REFERENCES, Worked())
     with pytest.raises(
         InputError, match=r"search\.budget\.minutes = 1: the references have taken 0\.5 minutes; .* 2\."
     ):
-        budget(minutes=1).check(REFERENCES, 30)
-    budget(tokens=5_000).check(rows(1), 0)  # it has begun: it comes to its end
+        budget(minutes=1).check(REFERENCES, after(30))
+    budget(tokens=5_000).check(rows(1), Worked())  # it has begun: it comes to its end
+
+
+def test_what_a_refusal_asks_for_pays_another_start_too() -> None:
+    start = 40.0
+    with pytest.raises(InputError, match="and another start, it is about") as refused:
+        budget(minutes=1).check(REFERENCES, after(30 + start), start=start / 60)
+    asked = float(str(refused.value).split("about ")[1].split(":")[0])
+    budget(minutes=asked).check(REFERENCES, after(30 + 2 * start), start=start / 60)
+
+
+def test_a_budget_is_refused_as_soon_as_an_answer_has_a_price() -> None:
+    with pytest.raises(
+        InputError, match=r"the first references have taken 1,000 tokens; with the others, one .* 13,000"
+    ):
+        budget(tokens=5_000).check([row("specialist")], Worked(), left=[100, 100])
+    budget(tokens=12_600).check([row("specialist")], Worked(), left=[100, 100])
+    budget(tokens=5_000).check([], Worked(), left=[100, 100, 100])
+
+
+def test_candidates_of_other_runs_and_all_methods_count_before_they_are_rows() -> None:
+    work = replace(WORK, taken=4)
+    least = 3_000 + 1.1 * (1_000 + 10 * AT_THE_END)
+    Budget(BudgetOptions(tokens=int(least) + 1), work, 0).check(REFERENCES, Worked())
+    with pytest.raises(InputError, match="give that or more"):
+        Budget(BudgetOptions(tokens=int(least) - 1), work, 0).check(REFERENCES, Worked())
+
+
+def test_gpu_hours_of_sittings_with_fewer_gpus_are_counted_as_they_were() -> None:
+    worked = Worked(minutes=100, gpu_hours=0.5)  # now it holds two
+    assert budget(gpu_hours=0.6).pays_another(rows(10), UnderWay(), worked)
+
+
+REUSED = [replace(one, tokens=0, score_seconds=0.0, reused_from={"earlier": 100}) for one in REFERENCES]
+
+
+def test_answers_that_are_all_of_another_run_have_the_price_of_there(tmp_path: Path) -> None:
+    TrialStore(tmp_path / "first").extend(REFERENCES)
+    TrialStore(tmp_path / "earlier").extend([replace(one, reused_from={"first": 100}) for one in REUSED])
+    folders = {name: tmp_path / name for name in ("first", "earlier", "gone")}
+
+    def of_run(**limits: Any) -> RunBudget:
+        store = TrialStore(tmp_path / "own")
+        options = SearchOptions(budget=BudgetOptions(**limits))
+        return RunBudget(options, WORK, 0, store, Sittings(RunFolder(store.folder)), folders)
+
+    TrialStore(tmp_path / "own").extend(REUSED)
+    for limits in ({"tokens": 5}, {"minutes": 0.001}):
+        with pytest.raises(InputError, match=r"have taken 0 .*; with one candidate"):
+            of_run(**limits).check()
+    assert of_run(tokens=int(1.1 * (20 * 1_000 + 10 * 750)) + 100).expected(UnderWay()) == 20
+
+
+def test_without_any_price_nobody_knows_how_many_will_come(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path)
+    store.extend(REUSED)
+    for trials, expected in ((None, None), (7, 7)):
+        options = SearchOptions(budget=BudgetOptions(tokens=5), trials=trials)
+        one = RunBudget(options, WORK, 0, store, Sittings(RunFolder(tmp_path)))
+        one.check()
+        assert one.expected(UnderWay()) == expected
+
+
+def test_more_reused_than_has_a_score_gives_no_negative_price() -> None:
+    absent = replace(
+        REFERENCES[0], domains={"math": DomainScore(0.5, 0.1, 30)}, tokens=100, reused_from={"earlier": 90}
+    )
+    limit = 2_100 + 1.1 * (10 * 100 + 10 * 750)
+    trials = [absent, *REFERENCES[1:]]
+    with pytest.raises(InputError):
+        budget(tokens=int(limit) - 1).check(trials, Worked())
+    assert not budget(tokens=100).pays_another([absent, row("candidate")], UnderWay(), Worked())
+
+
+def test_a_model_that_was_loaded_already_says_nothing_of_loading() -> None:
+    loaded = [replace(one, load_seconds=10.0) for one in REFERENCES]
+    again = [replace(one, split="test") for one in REFERENCES]
+    seconds = 60 + 1.1 * (10 + 10 + 75 + 75)  # as much for answers as for loads, of one candidate and 7.5 whole models
+    budget(minutes=(seconds + 1) / 60).check(loaded, after(60))
+    with pytest.raises(InputError):
+        budget(minutes=(seconds - 1) / 60).check([*loaded, *again[1:]], after(60))
 
 
 def test_what_pays_nothing_at_all_is_refused_before_anything_starts() -> None:
@@ -132,15 +218,15 @@ def test_what_pays_nothing_at_all_is_refused_before_anything_starts() -> None:
 
 
 def test_gpu_hours_need_gpus() -> None:
-    with pytest.raises(InputError, match=r"search\.budget\.gpu_hours: the cluster has no GPUs"):
+    with pytest.raises(InputError, match=r"search\.budget\.gpu_hours: there are no GPUs"):
         Budget(BudgetOptions(gpu_hours=1), WORK, gpus=0)
 
 
 def test_how_many_it_will_pay_is_said_before_the_first() -> None:
     tokens = int(3_000 + 1.1 * (10 * (5 * 50 + 5 * 100) + 20 * 1_000)) + 100
-    assert budget(tokens=tokens).expected(REFERENCES, UnderWay(), 0) == 20
-    assert budget(tokens=tokens, candidates=7).expected(REFERENCES, UnderWay(), 0) == 7
-    assert budget(tokens=4_000).expected(REFERENCES, UnderWay(), 0) == 1
+    assert budget(tokens=tokens).expected(REFERENCES, UnderWay(), Worked()) == 20
+    assert budget(tokens=tokens, candidates=7).expected(REFERENCES, UnderWay(), Worked()) == 7
+    assert budget(tokens=4_000).expected(REFERENCES, UnderWay(), Worked()) == 1
 
 
 POOL = {"sampler": "RandomSampler", "race": {"kind": "pool", "survivors": 4}, "budget": {"tokens": 9_000}}

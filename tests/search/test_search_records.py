@@ -203,10 +203,24 @@ def test_references_are_scored_once_each_and_not_again_when_a_run_is_resumed(
     assert [role for role, _, split in rows if split == "test"] == ["specialist"] * 2 + ["base", "average", "reference"]
     assert [list(trial.domains) for trial in store.trials()[:3]] == [["math"], ["coding"], ["math", "coding"]]
     again, _ = of_a_new_run(tmp_path, scorer)
+    assert again.left_of_references({"math": 64, "coding": 30}) == []
     scorer.scored.clear()
     again.references("validation")
     again.references("final", "test")
     assert scorer.scored == []
+
+
+def test_what_references_will_still_be_asked_is_known_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_here(monkeypatch)
+    item = GradedItem(1.0, {}, None)  # type: ignore[typeddict-item]
+    found = {"d-math": Known({0: item}), "d-base": Known({0: item, 3: item})}
+    earlier = SimpleNamespace(known=lambda weights, *_: found.get(weights, Known()), rows=lambda split, items: [])
+    kept, _ = of_a_new_run(tmp_path, Scorer(), earlier)
+    left: list[list[int]] = []
+    kept.references("validation", between=lambda: left.append(kept.left_of_references({"math": 64, "coding": 30})))
+    assert left == [[63, 30, 92, 94], [30, 92, 94], [92, 94], [94]]
 
 
 def test_what_other_runs_know_of_a_model_is_handed_on_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

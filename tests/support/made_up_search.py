@@ -291,8 +291,9 @@ class MadeUpSearch:
         taken = warm_start.read(self.run)
         warm_start.begin_with(taken, self.store, self.records, study, self.space)
         besides = raced_besides(self.store.trials())
-        expected = self.budget.expected(UnderWay()) + besides
-        raced = race_of(self.options, self.sweep, self.run, self.store, goal, expected)
+        expected = self.budget.expected(UnderWay())
+        candidates = None if expected is None else expected + besides
+        raced = race_of(self.options, self.sweep, self.run, self.store, goal, candidates)
         known = [one.digest for one in self.store.trials() if one.role == "candidate"]
         self.scorer.begin_search(self.space, known, _order(self.options, raced))
 
