@@ -64,6 +64,8 @@ def importances(run: RunSummary) -> list[Importance]:
         random = np.random.default_rng(0)
         everyone = np.arange(len(places))
         shares = _shares(columns, everyone, scores)
+        if not shares.any():
+            continue
         again = np.stack(
             [
                 _shares(columns, drawn, scores[drawn])
@@ -109,7 +111,7 @@ def importance_chart(run: RunSummary, found: Importance) -> go.Figure:
 
 
 def _shares(columns: Mapping[str, Sequence[Any]], places: npt.NDArray[np.int64], scores: Floats) -> Floats:
-    """Of some candidates, in the order of the columns."""
+    """Of some candidates, in the order of the columns; all 0 where there is no difference to explain."""
     import optuna  # with what it needs for this it takes seconds, and most pages have too few candidates
 
     distributions: dict[str, optuna.distributions.BaseDistribution] = {
@@ -128,7 +130,10 @@ def _shares(columns: Mapping[str, Sequence[Any]], places: npt.NDArray[np.int64],
         }
         study.add_trial(optuna.create_trial(params=chosen, distributions=distributions, value=float(score)))
     evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    try:
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except RuntimeError:  # no tree has found any variance, as where scores differ in one or two candidates
+        return np.zeros(len(columns))
     return np.array([found.get(name, 0.0) for name in columns])
 
 

@@ -66,6 +66,12 @@ def test_stopped_candidates_count_with_their_estimates() -> None:
     assert max(found.shares, key=lambda name: found.shares[name]) == "coefficient of safety"
 
 
+def test_scores_that_differ_in_two_candidates_alone_end_nothing() -> None:
+    same = [replace(one, normalised_average=0.4 if one.number < 2 else 0.0) for one in candidates(24, {}, 0.1)]
+    for found in importances(RunSummary.of(same)):
+        assert all(0 <= share <= 1 and error < 1 for share, error in found.shares.values())
+
+
 def test_a_race_is_held_against_scoring_all_in_full() -> None:
     trials = [
         replace(one, engine_seconds=60.0, tokens=1_000) if one.role == "average" else one for one in made_up_trials(14)
