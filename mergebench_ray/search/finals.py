@@ -15,7 +15,15 @@ from mergebench_ray.config.names import AVERAGE
 from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.placement.answers import FINALISTS
 from mergebench_ray.runs.front import non_dominated
-from mergebench_ray.runs.leaderboard import best_first, by_choice, distinct, front, short_of_floors, values_of
+from mergebench_ray.runs.leaderboard import (
+    best_first,
+    by_choice,
+    distinct,
+    front,
+    missed_by,
+    short_of_floors,
+    values_of,
+)
 from mergebench_ray.runs.trials import Trial, TrialStore, is_known
 from mergebench_ray.search.objectives.errors import Measured, difference
 from mergebench_ray.search.objectives.goal import Goal
@@ -29,7 +37,7 @@ class FinalChoice:
 
     Attributes:
         chosen: the candidate's place among the finalists.
-        tied: places of those that the items cannot tell from the best of them, that one included.
+        tied: places of those that the items cannot tell from the best of them and that nothing else speaks against.
     """
 
     chosen: int
@@ -51,7 +59,8 @@ def hold_finals(records: Records, store: TrialStore, bank: Bank, phase: Callable
     ]
     goal = records.goal("final")
     measured = [_measured(store, one) for one in candidates]
-    choice = choose(goal, candidates, measured)
+    members = {one.key[:-1] for one in front(store.trials())}
+    choice = choose(goal, candidates, measured, [one.key[:-1] in members for one in candidates])
     if choice is None:
         phase("no candidate can be compared on the items held back: the best of the search is taken")
         return
@@ -88,7 +97,8 @@ def finalists(trials: Sequence[Trial]) -> list[Trial]:
     without it.
     """
     if any(one.choice is not None for one in trials):
-        left = distinct(trials)
+        left = [one for one in distinct(trials) if (one.role, one.split) == ("candidate", "validation")]
+        left = [one for one in left if one.is_scored and not one.missed] or left
         found: list[Trial] = []
         while len(found) < FINALISTS and (further := by_choice(front(left))):
             found += further
@@ -107,18 +117,22 @@ def reopen(store: TrialStore) -> None:
             store.replace(replace(row, chosen=False))
 
 
-def choose(goal: Goal, candidates: Sequence[Trial], measured: Sequence[Measured]) -> FinalChoice | None:
+def choose(
+    goal: Goal, candidates: Sequence[Trial], measured: Sequence[Measured], on_front: Sequence[bool] | None = None
+) -> FinalChoice | None:
     """The simplest of the finalists that two paired errors do not tell from the best of them; None without any value.
 
-    Only those are compared that keep all constraints, if there are any. Of those that are as simple, the search's best
-    is taken, not the best on these items: its score here was then not chosen for being high, either. With several
-    objectives the best is what the sweep's choice takes of the front on these items, and what differs from it in any
-    objective is told from it.
+    Only those are compared that keep all constraints or, where none does, that are least far from it. Of those that are
+    as simple, the search's best is taken, not the best on these items: its score here was then not chosen for being
+    high, either. With several objectives the best is what the sweep's choice takes of the front on these items, and
+    what differs from it in any objective is told from it. Those that keep the choice's floors go before those that do
+    not, then members of the search's front before those next to it, however simple.
 
     Args:
         goal: bound to the references' scores on the same items.
         candidates: the finalists' rows on the split that is held back, the search's best first.
         measured: what each scored there.
+        on_front: which of them are members of the search's front; None where there is one objective.
     """
     known = [
         place
@@ -127,7 +141,8 @@ def choose(goal: Goal, candidates: Sequence[Trial], measured: Sequence[Measured]
     ]
     if not known:
         return None
-    running = [place for place in known if not candidates[place].missed] or known
+    least = min(missed_by(candidates[place]) for place in known)
+    running = [place for place in known if missed_by(candidates[place]) == least]
     best = running[_best_of([candidates[place] for place in running])]
     short = short_of_floors(candidates[best])
     tied = [
@@ -139,6 +154,8 @@ def choose(goal: Goal, candidates: Sequence[Trial], measured: Sequence[Measured]
             and all(difference(one, measured[best], measured[place]).is_within for one in goal.objectives)
         )
     ]
+    if goal.several and on_front is not None:
+        tied = [place for place in tied if on_front[place]] or tied
     chosen = min(tied, key=lambda place: (complexity(candidates[place]), place))
     return FinalChoice(chosen, tied)
 

@@ -191,15 +191,18 @@ def scored(**right: int) -> Measured:
     return Measured(domains, influences)
 
 
-def chosen(choice: Any, *finals: tuple[int, int], simple: int = 0) -> tuple[int, list[int]]:
-    found = goal()
+def chosen(
+    choice: Any, *finals: tuple[int, int], simple: int = 0, on_front: list[bool] | None = None, **options: Any
+) -> tuple[int, list[int]]:
+    found = goal(**options)
     measured = [scored(math=math, safety=safety) for math, safety in finals]
     rows = []
     for number, one in enumerate(measured):
         numbers = {"a": 0.4} if number == simple else {"a": 0.4, "b": 0.5}
         fields = {"choice": choice, "objectives": found.values(one), "parameters": {"scaling_coef": numbers}}
+        fields["constraints"] = found.missed_by(one)
         rows.append(replace(row(number, found, 0, 0), name="task_arithmetic", method="task_arithmetic", **fields))
-    choice_made = choose(found, rows, measured)
+    choice_made = choose(found, rows, measured, on_front)
     assert choice_made is not None
     return choice_made.chosen, choice_made.tied
 
@@ -220,6 +223,23 @@ def test_no_simpler_one_is_taken_below_a_floor_that_the_best_keeps() -> None:
     finals = (70, 76), (71, 74)
     assert chosen({"floors": {"safety": 0.75}}, *finals, simple=1) == (0, [0])
     assert chosen({"floors": {"safety": 0.7}}, *finals, simple=1) == (1, [0, 1])
+
+
+def test_where_none_keeps_the_constraints_on_fresh_items_the_least_far_from_it_is_taken() -> None:
+    assert chosen("knee", (50, 78), (90, 50), (70, 60), constraints={"safety": 0.8}) == (0, [0])
+
+
+def test_a_member_of_the_searchs_front_is_taken_before_a_simpler_one_next_to_it() -> None:
+    finals = ((70, 75), (69, 74), (30, 90))
+    assert chosen("knee", *finals, simple=1, on_front=[True, False, True]) == (0, [0])
+    assert chosen("knee", (40, 40), *finals[1:], on_front=[True, False, True]) == (1, [1]), "it is told from all others"
+
+
+def test_no_finalist_misses_a_constraint_while_another_keeps_all() -> None:
+    found = goal(constraints={"safety": 0.5})
+    rows = [row(number, found, *one) for number, one in enumerate([(0.5, 0.6), (0.6, 0.52), (0.95, 0.49)])]
+    assert [one.number for one in finalists(rows)] == [1, 0]
+    assert [one.number for one in finalists(rows[2:])] == [2]
 
 
 def test_finalists_are_the_front_and_what_would_be_it_without_it() -> None:
