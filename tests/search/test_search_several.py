@@ -126,6 +126,21 @@ def test_a_domain_that_bears_an_objectives_name_is_refused_in_a_list_too() -> No
         check_goal(SearchOptions(objective=["math", "worst_domain"]), ["math", "worst_domain"])
 
 
+@pytest.mark.parametrize(
+    ("objective", "domains", "reason"),
+    [
+        ([{"math": 1.0000001, "safety": 1}, {"math": 1, "safety": 1.0000001}], TWO, "one name, '1 math"),
+        (["worst_domain", "math"], ["math"], "'worst_domain' and 'math', which are the same"),
+        (["normalised_average", "worst_domain"], ["math"], "which are the same"),
+    ],
+)
+def test_objectives_that_have_one_name_or_are_one_number_of_one_domain_are_refused(
+    objective: list[Any], domains: list[str], reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        check_goal(SearchOptions(objective=objective), domains)
+
+
 # What a study is told
 
 

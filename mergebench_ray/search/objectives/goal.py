@@ -20,6 +20,7 @@ from mergebench_ray.search.objectives.registry import (
     objective_name,
     objective_names,
 )
+from mergebench_ray.search.objectives.worst_domain import WorstDomain
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def check_goal(options: SearchOptions, domains: Sequence[str]) -> None:
 
 
 def _check_different(objectives: Sequence[OneObjective], domains: Sequence[str]) -> None:
-    """Refuse two objectives that are one number: there would be nothing between them."""
+    """Refuse two objectives that are one number, between which there would be nothing, or that have one name."""
     seen: dict[Any, OneObjective] = {}
     for one in objectives:
         same = _meaning(one, domains)
@@ -139,12 +140,17 @@ def _check_different(objectives: Sequence[OneObjective], domains: Sequence[str])
             other = seen[same]
             what = f"{one!r:.60} twice" if one == other else f"{other!r:.60} and {one!r:.60}, which are the same"
             raise InputError(f"search.objective: the list names {what}; leave one out")
+        if named := next((other for other in seen.values() if objective_name(other) == objective_name(one)), None):
+            raise InputError(
+                f"search.objective: {named!r:.80} and {one!r:.80} would have one name, {objective_name(one)!r:.60}, as "
+                "weights are shown with six digits; leave one out, or give weights that differ in those"
+            )
         seen[same] = one
 
 
 def _meaning(objective: OneObjective, domains: Sequence[str]) -> Any:
     """What is equal for two objectives that are the same number."""
-    if objective == DEFAULT:
+    if objective == DEFAULT or (objective == WorstDomain.name and len(domains) == 1):
         objective = dict.fromkeys(domains, 1.0)
     if isinstance(objective, str):
         if objective not in domains:
