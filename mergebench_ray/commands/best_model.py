@@ -50,7 +50,7 @@ def write_best(
 
 
 def write_front(bank: Bank, members: Sequence[Trial], run: RunFolder) -> None:
-    """Keep how to make each model of the front; with more trials it is another."""
+    """Keep how to make each of some models, the front's and the winner; with more trials they are others."""
     with whole_folder(run.front_folder, replace=True) as folder:
         for trial in members:
             assert trial.method is not None

@@ -326,7 +326,7 @@ def _finish(
     write_best(session, recipe, ready.models, store, run, results, aim_of(test))
     members = by_choice(front(store.trials()))
     if best.choice is not None:
-        write_front(session.bank, members, run)
+        write_front(session.bank, members if best in members else [*members, best], run)
     return TuneResult(
         folder=run.path,
         best=best,
@@ -369,7 +369,8 @@ def _of_front(result: TuneResult) -> str:
     best = result.best
     assert best.choice is not None
     by = f"chosen by {choice_title(best.choice)}"
-    return f"of a front of {len(result.front)}, {by}: {with_objectives(best)} on validation"
+    place = "of" if best in result.front else "next to"
+    return f"{place} a front of {len(result.front)}, {by}: {with_objectives(best)} on validation"
 
 
 def _compared(final: Trial) -> str:

@@ -50,7 +50,7 @@ def front_html(drawn: Charts, run: RunSummary, folder: Path) -> Markup:
             "minimised": [one.minimised for one in members[0].objectives.values()],
             "front": len(members),
             "chosen": next((place for place, one in enumerate(models) if one.key == best.key), 0),
-            "models": [_model(one, RunFolder(folder), one in members) for one in models],
+            "models": [_model(one, RunFolder(folder), one in members or one.key == best.key) for one in models],
             "references": [_values(one) for one in run.references if one.is_scored],
         }
     )
@@ -73,11 +73,11 @@ def _errors(trial: Trial) -> list[float]:
     return [finite(one.standard_error) for one in trial.objectives.values()]
 
 
-def _model(trial: Trial, run: RunFolder, on_front: bool) -> dict[str, Any]:
-    """What the script knows of a candidate."""
+def _model(trial: Trial, run: RunFolder, kept: bool) -> dict[str, Any]:
+    """What the script knows of a candidate; the run's folder has the recipe of one that is kept."""
     assert trial.method is not None
     file = run.front_recipe_file(trial.method, trial.number)
-    has_recipe = on_front and file.is_file()
+    has_recipe = kept and file.is_file()
     text = file.read_text(encoding="utf-8") if has_recipe else ""
     return {
         "label": trial.label,

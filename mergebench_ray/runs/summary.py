@@ -212,8 +212,12 @@ class RunSummary:
         """Of what front it is and what took it, if there are several objectives."""
         if final.choice is None:
             return ""
-        count, by = len(front(self.trials)), choice_title(final.choice)
-        return f" It was chosen by {by} of a front of {count}: on the {final.split} split {with_objectives(final)}."
+        by, members = choice_title(final.choice), front(self.trials)
+        of = "of" if self.best in members else "from next to"
+        return (
+            f" It was chosen by {by} {of} a front of {len(members)}: on the {final.split} split "
+            f"{with_objectives(final)}."
+        )
 
     def _chosen(self) -> str:
         """How it was chosen, if that was on items held back."""

@@ -57,6 +57,16 @@ def test_all_candidates_are_there_the_front_first_with_its_recipes(tmp_path: Pat
     assert page.count('class="front-weight"') == 2
 
 
+def test_a_winner_next_to_the_front_is_shown_with_its_recipe_too(tmp_path: Path) -> None:
+    trials = for_front(made_up_trials(test=False), TWO)
+    other = next(one for one in trials if one.role == "candidate" and one not in front(trials))
+    run = RunFolder(tmp_path)
+    run.front_folder.mkdir()
+    run.front_recipe_file(str(other.method), other.number).write_text("method: it\n")
+    models = data_of(page_of(tmp_path, [*trials, replace(other, split="final", chosen=True)]))["models"]
+    assert [one["label"] for one in models if one["recipe"] == "method: it\n"] == [other.label]
+
+
 def test_names_cannot_inject_markup(tmp_path: Path) -> None:
     nasty = "</script><script>alert(1)</script><b onload=x>"
     trials = for_front(made_up_trials(), TWO)

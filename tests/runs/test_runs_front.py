@@ -149,3 +149,11 @@ def test_words_say_what_was_searched_for_and_how_it_was_chosen() -> None:
     rows = [candidate(number, *row) for number, row in enumerate(VALUES)]
     finding = RunSummary.of(rows).finding()
     assert "It was chosen by the knee of a front of 3: on the validation split math 0.700 ± 0.010, safety" in finding
+
+
+def test_a_winner_that_is_on_no_front_is_said_to_be_next_to_it() -> None:
+    rows = [candidate(number, *row) for number, row in enumerate(VALUES)]
+    fresh = replace(rows[3], split="final", chosen=True)
+    assert (
+        "It was chosen by the knee from next to a front of 3: on the final" in RunSummary.of([*rows, fresh]).finding()
+    )
