@@ -233,7 +233,7 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget
         )
         earlier = EarlierItems(earlier_runs(sweep, run), ready.tasks, conditions, view.note)
         records = Records(session, store, view.phase, sweep.search, earlier)
-        check = functools.partial(_check_budget, ready, records, budget)
+        check = functools.partial(_check_budget, ready, records, budget, run)
         records.references("validation", between=check)
         check()
         ended = len(proposed(store.trials()))
@@ -260,8 +260,9 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget
         return _finish(session, records, store, ready, run, view)
 
 
-def _check_budget(ready: ReadySweep, records: Records, budget: RunBudget) -> None:
-    if ready.sweep.search.budget is not None:
+def _check_budget(ready: ReadySweep, records: Records, budget: RunBudget, run: RunFolder) -> None:
+    # A search that has begun comes to its end, however little is left.
+    if ready.sweep.search.budget is not None and not run.decisions_file.exists():
         budget.check(records.left_of_references(ready.domain_items))
 
 
