@@ -22,6 +22,7 @@ from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import GradedItem, GradedItems
+from mergebench_ray.evaluation.grading import ABSENT
 from mergebench_ray.installed_code import installed_code, source_file, sources_below
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.methods import get_method, method_names
@@ -42,7 +43,7 @@ class Known:
 
     Attributes:
         items: those of the wanted items that were scored.
-        sources: run -> how many of them were scored there.
+        sources: run -> how many of them have a score from there; one that its metric leaves out has none.
         is_all: whether nothing is left to ask.
     """
 
@@ -110,7 +111,7 @@ class EarlierItems:
                     # What belongs together is up to this run's suite.
                     row: ItemRow = {**found[digest].row, "cluster": self._clusters[split][place]}
                     items[place] = replace(found[digest], row=row)
-                    sources[name] += 1
+                    sources[name] += items[place].value is not ABSENT
         return Known(items, dict(sources), len(items) == len(wanted))
 
     def rows(self, split: Split, items: GradedItems) -> list[dict[str, Any]]:

@@ -68,6 +68,14 @@ def test_the_items_of_a_run_beside_are_known_one_by_one_whatever_the_split(tmp_p
     assert not earlier(tmp_path / "c").known("w", "test").items
 
 
+def test_items_without_a_score_are_known_and_count_as_none_that_was_scored(tmp_path: Path) -> None:
+    items = some(range(10))
+    items[3] = replace(items[3], value=ABSENT, row={**items[3].row, "score": None})
+    scored(tmp_path / "a", items)
+    found = earlier(tmp_path / "c").known("w", "validation")
+    assert (len(found.items), found.sources) == (10, {"a": 9})
+
+
 def test_a_run_knows_nothing_from_itself(tmp_path: Path) -> None:
     scored(tmp_path / "a", some(range(10)))
     assert not earlier(tmp_path / "a").known("w", "validation").items
