@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 
 import ray
+import torch
 
-from mergebench_ray.commands.ready_sweep import ReadySweep
+from mergebench_ray.commands.ready_sweep import ReadySweep, earlier_runs
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.race import NONE
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import Sittings
 from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runtime import ray_session
 from mergebench_ray.search import warm_start
-from mergebench_ray.search.budget import RunBudget, Work
-from mergebench_ray.search.earlier_items import run_folders
+from mergebench_ray.search.budget import RunBudget, Work, check_gpus
 
 
 @contextmanager
@@ -43,11 +44,26 @@ def running_budget(ready: ReadySweep, run: RunFolder, store: TrialStore, began: 
         yield budget
 
 
-def earlier_runs(sweep: Sweep, run: RunFolder) -> dict[str, Path]:
-    """The runs that scores may be taken from, by the names that rows call them."""
-    if not sweep.evaluation.reuse:
-        return {}
-    return run_folders(run.path, warm_start.matching_folders(sweep.search.warm_start, run.path))
+def check_gpu_hours(sweep: Sweep, address: str | None = None, *, connects: bool = True) -> None:
+    """Refuse a budget of GPU hours where there are no GPUs, before anything is started or made.
+
+    Args:
+        sweep: the sweep.
+        address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
+        connects: whether a cluster is asked; without it only this machine is known.
+
+    Raises:
+        InputError: saying what to give instead, or the cluster cannot be reached.
+    """
+    budget = sweep.search.budget
+    if budget is None or budget.gpu_hours is None:
+        return
+    address = address or os.environ.get("RAY_ADDRESS", "local")
+    if address == "local" and not ray.is_initialized():
+        check_gpus(budget, torch.cuda.device_count())
+    elif connects:
+        with ray_session(address):
+            check_gpus(budget, float(ray.cluster_resources().get("GPU", 0)))
 
 
 def _gpus_held(ready: ReadySweep) -> float:

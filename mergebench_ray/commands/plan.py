@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from mergebench_ray.commands.budget import check_gpu_hours
 from mergebench_ray.commands.ready_sweep import make_ready
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.budget import MOST_CANDIDATES
@@ -16,6 +17,7 @@ from mergebench_ray.markup import terminal_text
 from mergebench_ray.placement import Machine, Plan, make_plan
 from mergebench_ray.placement.plan import gibibytes
 from mergebench_ray.runs.spending import UNITS, amount
+from mergebench_ray.search.budget import check_gpus
 from mergebench_ray.search.checks import read_sweep
 
 _GIB = 1 << 30
@@ -49,6 +51,10 @@ def plan(
             raise InputError(f"{option} {value}: must be from 0 to {_MOST_GIB} GiB")
     checked = read_sweep(sweep, overrides)
     ready = make_ready(checked)
+    if nodes is None and not gpus_per_node:
+        check_gpu_hours(checked, connects=False)
+    elif checked.search.budget is not None:
+        check_gpus(checked.search.budget, gpus_per_node)
     models = ready.models
     here = Machine.this()
     machine = Machine(
@@ -83,6 +89,7 @@ def plan_table(plan: Plan) -> Table:
             "engines", f"{plan.engines}, {'a candidate each' if each else 'sharing the items of each candidate'}"
         )
     table.add_section()
+    table.add_row("answers", "those that other runs were given included")
     for part in plan.answers:
         counts = dict.fromkeys((part.least, part.most))
         table.add_row(f"answers: {part.what}", " to ".join(f"{count:,}" for count in counts))

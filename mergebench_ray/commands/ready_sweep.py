@@ -22,13 +22,14 @@ from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import digests
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
-from mergebench_ray.placement.answers import Answers, expected_answers
+from mergebench_ray.placement.answers import FINALISTS, Answers, expected_answers
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search.budget import check_before
+from mergebench_ray.search.earlier_items import run_folders
 from mergebench_ray.search.race_choice import chosen_race, expected_share
 from mergebench_ray.search.samplers import random_draws
 from mergebench_ray.search.space import Space
-from mergebench_ray.search.warm_start import Taken, Wanted, find_candidates
+from mergebench_ray.search.warm_start import Taken, Wanted, find_candidates, matching_folders
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest, notes_of
 
@@ -82,12 +83,20 @@ class ReadySweep:
         return dict(found)
 
     @property
+    def items_of_specialists(self) -> int:
+        """How many items all specialists are asked on validation, each on its own domain."""
+        return sum(count for domain, count in self.domain_items.items() if domain in self.models.specialists)
+
+    @property
     def answers(self) -> list[Answers]:
-        """How many answers each part of the search asks for."""
+        """How many answers each part of the search takes."""
         search = self.sweep.search
         candidates = search.most_candidates if search.trials or not search.budget or search.budget.candidates else None
         share = expected_share(self.race, len(each_objective(search.objective)))
-        return expected_answers(self.items, candidates, len(self.sweep.methods), share)
+        taken = FINALISTS if self.taken is None and search.warm_start else len(self.taken or ())
+        return expected_answers(
+            self.items, self.items_of_specialists, candidates, len(self.sweep.methods), share, taken
+        )
 
     @property
     def search_notes(self) -> list[str]:
@@ -117,12 +126,19 @@ def make_ready(sweep: Sweep, run: RunFolder | None = None) -> ReadySweep:
     task_notes = notes_of(task for some in tasks.values() for task in some)
     race, race_notes = chosen_race(sweep, tasks["validation"])
     ready = ReadySweep(sweep, suite, models, space, tasks, race, race_notes, task_notes, calibration)
-    if sweep.search.budget is not None:
-        check_before(sweep.search.budget, ready.items)
+    if sweep.search.budget is not None and not earlier_runs(sweep, run or RunFolder(Path("runs") / sweep.name)):
+        check_before(sweep.search.budget, ready.items, ready.items_of_specialists)
     if not sweep.search.warm_start or (run is not None and run.warm_start_file.exists()):
         return ready
     taken, notes = find_taken(ready, None if run is None else run.path)
     return replace(ready, taken=taken, taken_notes=notes)
+
+
+def earlier_runs(sweep: Sweep, run: RunFolder) -> dict[str, Path]:
+    """The runs that scores may be taken from, by the names that rows call them."""
+    if not sweep.evaluation.reuse:
+        return {}
+    return run_folders(run.path, matching_folders(sweep.search.warm_start, run.path))
 
 
 def find_taken(ready: ReadySweep, own: Path | None) -> tuple[list[Taken], list[str]]:

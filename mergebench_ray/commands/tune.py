@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from mergebench_ray.checkpoints import evaluation_result
 from mergebench_ray.commands.best_model import aim_of, write_best, write_front
-from mergebench_ray.commands.budget import earlier_runs, running_budget
+from mergebench_ray.commands.budget import check_gpu_hours, running_budget
 from mergebench_ray.commands.first_checks import checked_run
 from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.plan import does_not_fit
-from mergebench_ray.commands.ready_sweep import ReadySweep, find_taken, make_ready
+from mergebench_ray.commands.ready_sweep import ReadySweep, earlier_runs, find_taken, make_ready
 from mergebench_ray.commands.run_log import log_to
 from mergebench_ray.commands.unusable_specialists import explanation
 from mergebench_ray.config import Sweep
@@ -134,6 +134,7 @@ def tune(
     )
     if plan.problem and address is None:
         raise InputError(does_not_fit(plan))
+    check_gpu_hours(checked, address)
     if checked.search.storage is not None:
         open_storage(RunFolder(folder), checked.search)  # makes its tables, before there is a folder
     with (

@@ -283,21 +283,23 @@ def check_gpus(options: BudgetOptions, gpus: float) -> None:
         raise InputError("search.budget.gpu_hours: there are no GPUs; give minutes or tokens")
 
 
-def check_before(options: BudgetOptions, items: Mapping[Split, int]) -> None:
+def check_before(options: BudgetOptions, items: Mapping[Split, int], of_specialists: int) -> None:
     """Refuse a budget that pays no search, as far as that is known before anything is scored.
 
     Args:
         options: the budget.
-        items: split -> items that a whole model answers.
+        items: split -> items that a whole model answers; none is known from another run.
+        of_specialists: items of all specialists on validation, each on its own domain.
 
     Raises:
         InputError: saying what is the least.
     """
-    least = _TOKENS_AN_ITEM * least_items(items)
+    asked = least_items(items, of_specialists)
+    least = _TOKENS_AN_ITEM * asked
     if options.tokens is not None and options.tokens < least:
         raise InputError(
             f"search.budget.tokens = {options.tokens}: references, one candidate, the final choice and test ask "
-            f"{least_items(items):,} items, and each takes {_TOKENS_AN_ITEM} tokens at the very least: give more than "
+            f"{asked:,} items, and each takes {_TOKENS_AN_ITEM} tokens at the very least: give more than "
             f"{least:,}, or score fewer items"
         )
 

@@ -14,8 +14,10 @@ from actors_here import ActorHere, fetch_here
 from made_up_search import DOMAINS, PER_DOMAIN, TOKENS, MadeUpScorer, MadeUpSearch
 from mergebench_ray.config import SearchOptions
 from mergebench_ray.config.budget import BudgetOptions
+from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import Spent
+from mergebench_ray.placement.answers import expected_answers
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import Sittings, Worked, tokens_of
@@ -211,10 +213,10 @@ def test_a_model_that_was_loaded_already_says_nothing_of_loading() -> None:
 
 
 def test_what_pays_nothing_at_all_is_refused_before_anything_starts() -> None:
-    items = 4 * 100 + 5 * 50 + 5 * 100
-    check_before(BudgetOptions(tokens=2 * items), WORK.items)
-    with pytest.raises(InputError, match=r"search\.budget\.tokens = 100: .* ask 1,150 items, .* give more than 2,300"):
-        check_before(BudgetOptions(tokens=100), WORK.items)
+    items = 50 + 3 * 100 + 5 * 50 + 5 * 100
+    check_before(BudgetOptions(tokens=2 * items), WORK.items, 50)
+    with pytest.raises(InputError, match=r"search\.budget\.tokens = 100: .* ask 1,100 items, .* give more than 2,200"):
+        check_before(BudgetOptions(tokens=100), WORK.items, 50)
 
 
 def test_gpu_hours_need_gpus() -> None:
@@ -227,6 +229,15 @@ def test_how_many_it_will_pay_is_said_before_the_first() -> None:
     assert budget(tokens=tokens).expected(REFERENCES, UnderWay(), Worked()) == 20
     assert budget(tokens=tokens, candidates=7).expected(REFERENCES, UnderWay(), Worked()) == 7
     assert budget(tokens=4_000).expected(REFERENCES, UnderWay(), Worked()) == 1
+
+
+def test_a_plan_counts_specialists_on_their_own_domains_and_finalists_of_other_runs() -> None:
+    items: dict[Split, int] = {"validation": 200, "final": 50}
+    references, candidates, final = expected_answers(items, 100, 1, 1, (0.2, 0.25))
+    assert (references.least, references.most) == (500, 500)
+    assert (candidates.least, final.most) == (200, (4 + 1) * 50)
+    _, candidates, final = expected_answers(items, 100, 1, 1, (0.2, 0.25), taken=9)
+    assert (candidates.least, final.most) == (40, (4 + 5) * 50)
 
 
 POOL = {"sampler": "RandomSampler", "race": {"kind": "pool", "survivors": 4}, "budget": {"tokens": 9_000}}
