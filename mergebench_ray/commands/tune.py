@@ -240,10 +240,6 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget
         ended = len(proposed(store.trials()))
         if ended < budget.most_candidates:
             reopen(store)
-        if taken := warm_start.read(run):
-            stopped = sum(one.trial.role == "stopped" for one in taken)
-            names = ", ".join(dict.fromkeys(one.run for one in taken))
-            view.phase(f"the search begins with {len(taken)} candidates of {names}, {stopped} of them stopped there")
         view.search_begins(ended, budget.expected(UnderWay()) if sweep.search.budget else None)
         search(
             sweep,

@@ -96,12 +96,7 @@ class EarlierItems:
         """
         if not self._folders or split not in self._digests:
             return NOTHING
-        chosen = None if domains is None else set(domains)
-        wanted = {
-            place: digest
-            for place, digest in enumerate(self._digests[split])
-            if chosen is None or self._domains[split][place] in chosen
-        }
+        wanted = self.digests(split, domains)
         items: dict[int, GradedItem] = {}
         sources: Counter[str] = Counter()
         for name, folder in self._folders.items():
@@ -113,6 +108,20 @@ class EarlierItems:
                     items[place] = replace(found[digest], row=row)
                     sources[name] += items[place].value is not ABSENT
         return Known(items, dict(sources), len(items) == len(wanted))
+
+    def digests(self, split: Split, domains: Iterable[str] | None = None) -> dict[int, str]:
+        """Place -> digest of an item and of all that its score depends on but the weights.
+
+        Args:
+            split: whose items.
+            domains: whose items; None for all.
+        """
+        chosen = None if domains is None else set(domains)
+        return {
+            place: digest
+            for place, digest in enumerate(self._digests.get(split, []))
+            if chosen is None or self._domains[split][place] in chosen
+        }
 
     def rows(self, split: Split, items: GradedItems) -> list[dict[str, Any]]:
         """Items of a model as its run keeps them, in the order of the split."""

@@ -59,6 +59,20 @@ def read_kept(path: Path) -> dict[str, GradedItem]:
     return found
 
 
+def kept_digests(path: Path) -> frozenset[str]:
+    """Digests of the items of such a file; none of an earlier version's, or where there is no such file.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        table = read_parquet(path, {}, {"digest": pa.string()})
+    except FileNotFoundError:
+        return frozenset()
+    found = table["digest"].to_pylist() if "digest" in table.column_names else []
+    return frozenset(digest for digest in found if digest is not None)
+
+
 def value_text(value: Any) -> str | None:
     """A metric's value for an item as JSON, from which `value_of` makes the same again; None where that cannot be."""
     try:

@@ -48,6 +48,9 @@ class Records:
         phase: called with what is happening.
         options: say what the search is after; None for the normalised average.
         earlier: what other runs have scored.
+
+    Attributes:
+        versions: of the packages that numbers come from, and what engines compute in and on.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Records:
         self._earlier = earlier
         self._items_digests: dict[tuple[str, ...], str] = {}
         self._specialists: dict[str, dict[str, DomainScore]] = {}
-        self._versions = versions_of(session)
+        self.versions = versions_of(session)
 
     def specialist_scores(self, split: Split) -> dict[str, DomainScore]:
         """Each domain's specialist in its own domain: what candidates are normalised by.
@@ -160,6 +163,10 @@ class Records:
     def known(self, digest: str, split: Split, domains: list[str] | None = None) -> Known:
         """What other runs know of a model."""
         return self._earlier.known(digest, split, self._session.domains if domains is None else domains)
+
+    def asked(self, split: Split) -> frozenset[str]:
+        """Digests of the scored items of a split, and of all that their scores depend on but the weights."""
+        return frozenset(self._earlier.digests(split, self._session.domains).values())
 
     def item_rows(self, split: Split, items: GradedItems) -> list[dict[str, Any]]:
         """The scored items of a model, as the store takes them."""
@@ -325,7 +332,7 @@ class Records:
             judge_tokens=scores.judge_tokens,
             engine=engine_names(measurement.engines),
             reused_from=measurement.reused,
-            versions=self._versions,
+            versions=self.versions,
             started=started,
             finished=datetime.now(UTC),
             **fields,

@@ -78,13 +78,15 @@ def search(
         budget: ends the search before.
         on_start: called with a candidate's number when it begins.
         on_finish: called with its row when it is on disk.
-        note: called with a line where the search ends before it has as many candidates as it asks for.
+        note: called with a line about candidates of other runs that it begins with, and where it ends before it has as
+            many as it asks for.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     goal = records.goal("validation")
     study = RunStudy(open_storage(run, sweep.search), run.study_name(sweep), run, *goal.objectives)
-    taken = warm_start.read(run)
-    warm_start.begin_with(taken, store, records, study, space)
+    taken, said = warm_start.begin_with(run, store, records, study, space)
+    for line in said:
+        note(line)
     race = race_of_run(race, sweep, run)
     besides = raced_besides(store.trials())
     expected = budget.expected(UnderWay())
@@ -111,7 +113,7 @@ def search(
     if remaining <= 0:
         return
     points = space.points(sweep.search.points_to_evaluate)
-    study.queue(points, free_proposals(sweep, space, session.bank), after=len(taken))
+    study.queue(points, free_proposals(sweep, space, session.bank), after=taken)
     groups = sweep.engine.count // engines_per_candidate(sweep)
     scheduler = RaceScheduler(
         *(racing, session.scorer, groups, remaining),

@@ -10,17 +10,19 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergebench_ray.config import Fixed, Range, Recipe, Sweep
 from mergebench_ray.config.fields import expanded
+from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_file
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, read_trials, searched
+from mergebench_ray.search.kept_items import kept_digests
 from mergebench_ray.search.space import METHOD, Space
 
 if TYPE_CHECKING:
@@ -41,12 +43,16 @@ class Taken:
         suggestion: what this search's study would have suggested.
         trial: its row there.
         items: file of its scored items there; None of one that the race stopped, or once they are copied.
+        asked: digest of what that run's base was asked, and under which conditions.
+        references: what base and specialists scored there, which an estimate is measured by.
     """
 
     run: str
     suggestion: Mapping[str, Any]
     trial: Trial
     items: Path | None = None
+    asked: str = ""
+    references: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,13 @@ def read(run: RunFolder) -> list[Taken]:
     """
     try:
         return [
-            Taken(line["run"], line["suggestion"], Trial.from_json(line["record"]))
+            Taken(
+                line["run"],
+                line["suggestion"],
+                Trial.from_json(line["record"]),
+                asked=line["asked"],
+                references=line["references"],
+            )
             for line in JsonLines(run.warm_start_file).read()
         ]
     except (KeyError, ValueError) as error:
@@ -138,22 +150,80 @@ def read(run: RunFolder) -> list[Taken]:
         ) from error
 
 
-def begin_with(candidates: Sequence[Taken], store: TrialStore, records: Records, study: RunStudy, space: Space) -> None:
+def begin_with(
+    run: RunFolder, store: TrialStore, records: Records, study: RunStudy, space: Space
+) -> tuple[int, list[str]]:
     """Make candidates of other runs rows of this one and the first trials of its study, unless they are already.
 
+    Those that were not scored as this run scores are left out for good.
+
     Args:
-        candidates: as `read` gives them.
-        store: the run's trials.
+        run: has what `keep` wrote.
+        store: the run's trials, references included.
         records: say what they come to against the references of this run.
         study: gets them before the first proposal.
         space: what may be tried.
+
+    Returns:
+        how many there are, and what is to be said of them.
+
+    Raises:
+        InputError: what `keep` wrote is damaged.
     """
+    notes: list[str] = []
+    candidates = read(run)
     rows = [row for row in searched(store.trials()) if row.taken_from]
     if candidates and not rows:
+        candidates, notes = _scored_alike(candidates, run, store, records)
         rows = [records.taken_over(one.trial, one.run, number) for number, one in enumerate(candidates)]
         store.extend(rows)
     for row, one in zip(rows, candidates, strict=True):
         study.add(row, one.suggestion, space)
+    if candidates:
+        stopped = sum(one.trial.role == "stopped" for one in candidates)
+        names = ", ".join(dict.fromkeys(one.run for one in candidates))
+        notes.append(f"the search begins with {len(candidates)} candidates of {names}, {stopped} of them stopped there")
+    return len(candidates), notes
+
+
+def _scored_alike(
+    candidates: Sequence[Taken], run: RunFolder, store: TrialStore, records: Records
+) -> tuple[list[Taken], list[str]]:
+    """Those that were scored as this run scores; the others are forgotten, with a line for each run."""
+    asked, references = records.asked("validation"), _reference_scores(store.trials())
+    alike, others = [], Counter[str]()
+    for one in candidates:
+        items = run.items_file(one.trial.digest, one.trial.split)
+        if one.trial.role == "candidate":
+            is_alike = kept_digests(items) == asked
+        else:  # its items were not kept, but what its run asked its references was
+            is_alike = one.asked == canonical_digest(sorted(asked)) and one.trial.versions == records.versions
+            is_alike &= one.references == references
+        if is_alike:
+            alike.append(one)
+            continue
+        others[one.run] += 1
+        if all(row.digest != one.trial.digest for row in store.trials()):
+            items.unlink(missing_ok=True)
+    if others:
+        _write(run, alike)
+    left = {one.run for one in alike}
+    notes = [
+        f"{_KEY}: {count} candidates of {name} were scored under other versions, settings or device and are left out"
+        f"{'' if name in left else '; none of that run is left'}"
+        for name, count in others.items()
+    ]
+    return alike, notes
+
+
+def _reference_scores(trials: Iterable[Trial]) -> dict[str, float]:
+    """What a run's candidates are measured against on validation."""
+    return {
+        f"{row.role} {row.name} in {domain}": result.score
+        for row in trials
+        if row.role in ("base", "specialist") and row.split == "validation"
+        for domain, result in row.domains.items()
+    }
 
 
 def _matches(pattern: str) -> Iterator[str]:
@@ -165,7 +235,13 @@ def _matches(pattern: str) -> Iterator[str]:
 
 
 def _write(run: RunFolder, candidates: Iterable[Taken]) -> None:
-    lines = [{"run": one.run, "suggestion": one.suggestion, "record": one.trial.to_json()} for one in candidates]
+    lines = [
+        {
+            **{"run": one.run, "suggestion": one.suggestion, "record": one.trial.to_json()},
+            **{"asked": one.asked, "references": one.references},
+        }
+        for one in candidates
+    ]
     with whole_file(run.warm_start_file) as temporary:
         temporary.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
 
@@ -176,7 +252,9 @@ def _candidates_of(folder: Path, wanted: Wanted) -> tuple[list[Taken], Counter[s
     if not (run.sweep_file.is_file() and run.trials_file.is_file()):
         raise InputError(f"{_KEY}: {folder} is no run that has scored anything (no trials.parquet); name another")
     trials = read_trials(folder)
-    _check_alike(folder, Sweep.from_yaml(run.sweep_file), trials, wanted)
+    base = _check_alike(folder, Sweep.from_yaml(run.sweep_file), trials, wanted)
+    asked = canonical_digest(sorted(kept_digests(run.items_file(base.digest, base.split))))
+    references = _reference_scores(trials)
     found, left_out = [], Counter[str]()
     for row in searched(trials):
         suggestion = _suggestion(row, wanted)
@@ -188,7 +266,7 @@ def _candidates_of(folder: Path, wanted: Wanted) -> tuple[list[Taken], Counter[s
         elif items is not None and not items.is_file():
             left_out[_NO_ITEMS] += 1
         else:
-            found.append(Taken(folder.resolve().name, suggestion, row, items))
+            found.append(Taken(folder.resolve().name, suggestion, row, items, asked, references))
     if not found:
         reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
         none = f"it has no candidate to begin with ({reasons})" if reasons else "it has scored no candidate yet"
@@ -205,8 +283,8 @@ def _difference(row: Trial, recipe: Recipe) -> str:
     return "were made of other specialists" + (", or calibrated on other samples" if recipe.calibration else "")
 
 
-def _check_alike(folder: Path, sweep: Sweep, trials: Sequence[Trial], wanted: Wanted) -> None:
-    """Refuse a run whose scores say nothing of this sweep's candidates.
+def _check_alike(folder: Path, sweep: Sweep, trials: Sequence[Trial], wanted: Wanted) -> Trial:
+    """Refuse a run whose scores say nothing of this sweep's candidates; its base's row.
 
     Raises:
         InputError: saying what is another.
@@ -227,6 +305,7 @@ def _check_alike(folder: Path, sweep: Sweep, trials: Sequence[Trial], wanted: Wa
     there, here = sweep.search.objective, wanted.sweep.search.objective
     if there != here:
         raise InputError(f"{_KEY}: {folder} searched for {there!r:.200}, this sweep for {here!r:.200}; leave it out")
+    return base
 
 
 def _suggestion(row: Trial, wanted: Wanted) -> dict[str, Any] | None:

@@ -243,9 +243,40 @@ def test_what_they_reach_is_measured_by_the_references_of_this_run(earlier: Path
     domains = {"math": replace(better.domains["math"], score=2 * better.domains["math"].score)}
     made.store.replace(replace(better, domains=domains))
     made.drive()
-    for before, now in zip(searched(TrialStore(earlier).trials()), searched(made.store.trials())):
-        if now.role == "candidate":
-            assert (now.objective.value or 0.0) < (before.objective.value or 0.0)
+    before = {row.digest: row for row in searched(TrialStore(earlier).trials()) if row.role == "candidate"}
+    taken = {row.digest: row for row in searched(made.store.trials()) if row.taken_from}
+    assert taken.keys() == before.keys()
+    assert all((taken[one].objective.value or 0.0) < (before[one].objective.value or 0.0) for one in before)
+    assert made.said[0] == (  # their estimates are by the references there
+        f"search.warm_start: {10 - len(before)} candidates of a were scored under other versions, settings or device "
+        "and are left out"
+    )
+    assert made.said[1] == f"the search begins with {len(before)} candidates of a, 0 of them stopped there"
+
+
+@pytest.mark.parametrize(
+    ("changed", "left"),
+    [
+        ({"conditions": {"max_num_seqs": 8}}, set()),
+        ({"device": "another card"}, {"candidate"}),  # of which the digests would tell, but not the made-up ones
+    ],
+)
+def test_what_was_not_scored_as_this_run_scores_is_left_out_for_good(
+    earlier: Path, tmp_path: Path, changed: Any, left: set[str]
+) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    made = warm(tmp_path / "b", earlier, POOL | {"trials": 1}, storage=storage, **changed)
+    made.drive()
+    taken = [row for row in searched(made.store.trials()) if row.taken_from]
+    assert {row.role for row in taken} == left
+    assert made.said[0].startswith(f"search.warm_start: {10 - len(taken)} candidates of a were scored under other")
+    assert made.said[0].endswith("; none of that run is left") == (not taken)
+    assert [row.number for row in proposed(made.store.trials())] == [len(taken)]
+    kept = {file.name for file in (tmp_path / "b" / "items").iterdir()}
+    assert kept == {f"{row.digest}-validation.parquet" for row in made.store.trials() if row.role != "stopped"}
+    again = warm(tmp_path / "b", earlier, POOL | {"trials": 2}, storage=storage)
+    again.drive()
+    assert [row.digest for row in searched(again.store.trials()) if row.taken_from] == [row.digest for row in taken]
 
 
 def test_points_to_evaluate_come_after_them(earlier: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lm_eval.api.metrics import mean
 
 from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.config.race import RaceOptions
-from mergebench_ray.evaluation.graded import GradedItem, Spent
+from mergebench_ray.evaluation.graded import GradedItem, GradedItems, Spent
 from mergebench_ray.evaluation.order import Order
 from mergebench_ray.evaluation.ordered_scoring import Look
 from mergebench_ray.kernels.histogram import MAGNITUDES
@@ -213,6 +213,8 @@ class MadeUpSearch:
         storage: of the study; None for a file in the folder, which takes longer.
         reuses: whether it looks for items in the runs beside it.
         coefficient: what each specialist's coefficient may be.
+        conditions: what answers depend on besides weights and items.
+        device: that engines compute on.
     """
 
     def __init__(
@@ -227,6 +229,8 @@ class MadeUpSearch:
         storage: optuna.storages.BaseStorage | None = None,
         reuses: bool = False,
         coefficient: Mapping[str, Any] = COEFFICIENT,
+        conditions: Mapping[str, Any] | None = None,
+        device: str = "made up",
     ) -> None:
         self.storage = storage
         methods = {"task_arithmetic": {"scaling_coef": dict(coefficient)}}
@@ -246,38 +250,39 @@ class MadeUpSearch:
             domains=list(DOMAINS),
             specialists=dict.fromkeys(DOMAINS),
             engine_dtype="float32",
-            engine_device="made up",
+            engine_device=device,
             items_digest=lambda split, domains: "items",
             scorer=handle(scorer),
             bank=MadeUpBank(),
         )
-        if not self.store.trials():
-            self._score_references()
         tasks = made_up_tasks()
         folders = run_folders(folder) if reuses else {}
-        earlier = EarlierItems(folders, {"validation": tasks}, {}, lambda _text: None)
+        earlier = EarlierItems(folders, {"validation": tasks}, conditions or {}, lambda _text: None)
         self.records = Records(self.session, self.store, lambda _text: None, self.sweep.search, earlier)
+        if not self.store.trials():
+            self._score_references()
         self.options, _ = chosen_race(self.sweep, tasks)
         work = Work({"validation": len(DOMAINS) * PER_DOMAIN}, methods=1, raced=self.options.kind != "none")
         self.budget = RunBudget(self.sweep.search, work, gpus, self.store, Sittings(self.run))
 
     def _score_references(self) -> None:
+        everything = range(len(DOMAINS) * PER_DOMAIN)
         for role, name, quality in (("base", "base", 0.2), ("average", "average", 0.5)):
-            rows = [self._reference_item(place, quality).row for place in range(len(DOMAINS) * PER_DOMAIN)]
-            self._append(role, name, rows)
+            self._append(role, name, {place: self._reference_item(place, quality) for place in everything})
         for domain in DOMAINS:
             place = DOMAINS.index(domain) * PER_DOMAIN
-            rows = [self._reference_item(one, 0.9).row for one in range(place, place + PER_DOMAIN)]
-            self._append("specialist", domain, rows)
+            own = {one: self._reference_item(one, 0.9) for one in range(place, place + PER_DOMAIN)}
+            self._append("specialist", domain, own)
 
-    def _append(self, role: Any, name: str, rows: list[ItemRow]) -> None:
+    def _append(self, role: Any, name: str, items: GradedItems) -> None:
         domains = {}
         for domain in DOMAINS:
-            scores = [float(row["score"] or 0.0) for row in rows if row["domain"] == domain]
+            scores = _scores_of([one.row for one in items.values() if one.row["domain"] == domain])
             if scores:
                 domains[domain] = DomainScore(float(np.mean(scores)), 0.05, len(scores))
-        took = {"tokens": TOKENS * len(rows), "score_seconds": float(len(rows))}
-        self.store.append(Trial(role, name, "validation", f"{role}-{name}", "items", domains=domains, **took), rows)
+        took = {"tokens": TOKENS * len(items), "score_seconds": float(len(items))}
+        row = Trial(role, name, "validation", f"{role}-{name}", "items", domains=domains, **took)
+        self.store.append(row, self.records.item_rows("validation", items))
 
     def _reference_item(self, place: int, quality: float) -> GradedItem:
         random = np.random.default_rng(place)
@@ -288,8 +293,8 @@ class MadeUpSearch:
         goal = self.records.goal("validation")
         study = RunStudy(self.storage or open_storage(self.run, self.sweep.search), "x", self.run, *goal.objectives)
         study.study.sampler = search_sampler(self.sweep.search, self.space)
-        taken = warm_start.read(self.run)
-        warm_start.begin_with(taken, self.store, self.records, study, self.space)
+        taken, said = warm_start.begin_with(self.run, self.store, self.records, study, self.space)
+        self.said += said
         besides = raced_besides(self.store.trials())
         expected = self.budget.expected(UnderWay())
         candidates = None if expected is None else expected + besides
@@ -306,7 +311,7 @@ class MadeUpSearch:
         racing.restore(most + besides)
         study.reconcile(proposed(self.store.trials()))
         points = self.space.points(self.sweep.search.points_to_evaluate)
-        study.queue(points, free_proposals(self.sweep, self.space, self.session.bank), after=len(taken))
+        study.queue(points, free_proposals(self.sweep, self.space, self.session.bank), after=taken)
         left = most - len(proposed(self.store.trials()))
         suggestions: dict[int, dict[str, Any]] = {}
         told = set(racing.values)
