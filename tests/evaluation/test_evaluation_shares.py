@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from actors_here import ActorHere, fetch_here
 from mergebench_ray import evaluate, tune
 from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.evaluator import Evaluator
+from mergebench_ray.evaluation.evaluator import Evaluator, grade_together
 from mergebench_ray.evaluation.order import Share
 from mergebench_ray.machine import usable_cores
 from mergebench_ray.placement import engines_per_candidate
@@ -44,6 +46,20 @@ def test_shares_together_are_the_whole(suite: Suite, engine: VLLMEngine, count: 
     together = evaluator.combine("test", shares)
     check_same(together, whole)
     assert together.tokens >= whole.tokens
+
+
+def test_items_that_are_known_are_not_asked_and_count_as_if_they_were(
+    suite: Suite, engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_here(monkeypatch)
+    engine.restore_base()
+    evaluators: Any = [ActorHere(Evaluator(suite, EvaluationOptions(), lambda: engine))]
+    whole, items = grade_together(evaluators, "test")
+    assert sorted(items) == list(range(ITEMS))
+    again, found = grade_together(evaluators, "test", known={place: items[place] for place in (0, 3, ITEMS - 1)})
+    check_same(again, whole)
+    assert found == items
+    assert 0 < again.tokens < whole.tokens
 
 
 @pytest.mark.ray
