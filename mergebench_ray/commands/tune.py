@@ -26,6 +26,7 @@ from mergebench_ray.commands.unusable_specialists import explanation
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.budget import MOST_CANDIDATES, BudgetOptions
 from mergebench_ray.config.names import AVERAGE
+from mergebench_ray.config.objective import KNEE
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk
 from mergebench_ray.judges.judges import running_judges
@@ -63,7 +64,7 @@ from mergebench_ray.runtime import ray_session
 from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay
 from mergebench_ray.search.earlier_items import EarlierItems, answer_conditions
-from mergebench_ray.search.finals import hold_finals, note_differences, reopen
+from mergebench_ray.search.finals import choose_by, hold_finals, note_differences, reopen
 from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE, SIMPLE_MERGE, Records, versions_of
 from mergebench_ray.search.run import search
 from mergebench_ray.search.session import Session, open_session
@@ -155,6 +156,7 @@ def tune(
         )
         check_same_items(run.path, store.trials(), items, as_earlier)
         _check_same_models(run.path, store.trials(), ready)
+        choose_by(store, checked.search.choice or KNEE)
         gone: list[str] = []
         if checked.search.warm_start and not run.warm_start_file.exists():
             gone = warm_start.keep(run, ready.taken if ready.taken is not None else find_taken(ready, run.path)[0])

@@ -1,7 +1,7 @@
 """Opening a run's folder: one process at a time works in it.
 
-Once its search has begun, it is only resumed with the sweep that began it, for as many trials as one likes. Before,
-what is wrong may be changed.
+Once its search has begun, it is only resumed with the sweep that began it, for as many trials as one likes and with any
+choice of a model of the front. Before, what is wrong may be changed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mergebench_ray.runs.run_folder import RunFolder
 if TYPE_CHECKING:  # a wrong --out is refused before this is imported
     from mergebench_ray.runs.trials import Trial
 
-_LIMITS = ("search.trials", "search.budget")  # may be others when a run goes on
+_FREE = ("search.trials", "search.budget", "search.choice")  # may be others when a run goes on
 
 
 def check_run_folder(path: Path, sweep: Sweep, *, resume: bool) -> None:
@@ -149,11 +149,14 @@ def _check_same_sweep(run: RunFolder, written: dict[str, Any]) -> None:
     changed = _first_change(run, written)
     if changed is None or not _holds_usable_scores(run):
         return
-    if (other := _first_change(run, written, besides=_LIMITS)) is not None:
+    if (other := _first_change(run, written, besides=_FREE)) is not None:
         key, before, now = other
+        begun, mend = f"with {key} = {before!r}", f"give {key} = {before!r}"
+        if before is None:
+            begun, mend = f"without {key}", "leave it out"
         raise InputError(
-            f"{run.sweep_file}: the run was begun with {key} = {before!r}, now it is {now!r}; "
-            f"give {key} = {before!r} again, or start a new run with another --out"
+            f"{run.sweep_file}: the run was begun {begun}, now it is {'not given' if now is None else repr(now)}; "
+            f"{mend} again, or start a new run with another --out"
         )
     search = Sweep.model_validate(written).search
     if (most := search.most_candidates) < (done := _num_candidates(run)):

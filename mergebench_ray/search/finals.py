@@ -12,6 +12,7 @@ from typing import Any
 
 from mergebench_ray.bank import Bank
 from mergebench_ray.config.names import AVERAGE
+from mergebench_ray.config.objective import ChoiceSpec
 from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.placement.answers import FINALISTS
 from mergebench_ray.runs.front import non_dominated
@@ -115,6 +116,15 @@ def reopen(store: TrialStore) -> None:
     for row in store.trials():
         if row.chosen:
             store.replace(replace(row, chosen=False))
+
+
+def choose_by(store: TrialStore, choice: ChoiceSpec) -> None:
+    """Let the sweep's choice hold for all models of several objectives, where it was another when they were scored."""
+    others = [row for row in store.trials() if row.choice not in (None, choice)]
+    if others:
+        reopen(store)
+    for row in others:
+        store.replace(replace(row, choice=choice, chosen=False))
 
 
 def choose(

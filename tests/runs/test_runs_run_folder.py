@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -164,3 +165,19 @@ def test_a_run_goes_on_with_another_budget(sweep: Sweep, tmp_path: Path) -> None
             assert (budget.limits if budget else {}) == limits
     with pytest.raises(InputError, match=r"search\.budget\.candidates = 2, but 3 candidates have begun already"):
         check_run_folder(tmp_path / "run", with_budget(candidates=2), resume=True)
+
+
+def test_a_run_goes_on_with_another_choice_and_says_what_to_leave_out_again(sweep: Sweep, tmp_path: Path) -> None:
+    def searching(**options: Any) -> Sweep:
+        search = SearchOptions.model_validate({"trials": 4, "objective": ["math", "safety"], **options})
+        return sweep.model_copy(update={"search": search})
+
+    with open_run(tmp_path / "run", searching(), resume=False) as run:
+        for trial in made_up_trials(3):
+            TrialStore(run.path).append(trial)
+    with open_run(tmp_path / "run", searching(choice={"weights": {"math": 2.0}}), resume=True) as run:
+        assert Sweep.from_yaml(run.sweep_file).search.choice == {"weights": {"math": 2.0}}
+    with pytest.raises(
+        InputError, match=r"was begun without search\.constraints\.math, now it is '.*'; leave it out again"
+    ):
+        check_run_folder(tmp_path / "run", searching(constraints={"math": 0.5}), resume=True)

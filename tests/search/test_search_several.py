@@ -17,10 +17,10 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.estimates import estimate_mean
 from mergebench_ray.runs.leaderboard import front
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, searched
+from mergebench_ray.runs.trials import Trial, TrialStore, searched
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.checks import read_sweep
-from mergebench_ray.search.finals import choose, finalists
+from mergebench_ray.search.finals import choose, choose_by, finalists
 from mergebench_ray.search.objectives.errors import Measured
 from mergebench_ray.search.objectives.goal import Goal, check_goal
 from mergebench_ray.search.objectives.objective import References
@@ -238,6 +238,18 @@ def test_no_simpler_one_is_taken_below_a_floor_that_the_best_keeps() -> None:
     finals = (70, 76), (71, 74)
     assert chosen({"floors": {"safety": 0.75}}, *finals, simple=1) == (0, [0])
     assert chosen({"floors": {"safety": 0.7}}, *finals, simple=1) == (1, [0, 1])
+
+
+def test_another_choice_holds_for_all_that_is_scored_and_marks_no_winner(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path)
+    for number, values in enumerate([(0.9, 0.2), (0.7, 0.75), (0.3, 0.9)]):
+        store.append(row(number, goal(), *values))
+    store.append(replace(row(1, goal(), 0.7, 0.75), split="final", chosen=True, tied_with=("ties #2",)))
+    assert [one.number for one in finalists(store.trials())] == [1, 2, 0]
+    choose_by(store, {"floors": {"safety": 0.8}})
+    assert {repr(one.choice) for one in TrialStore(tmp_path).trials()} == {"{'floors': {'safety': 0.8}}"}
+    assert not any(one.chosen for one in store.trials())
+    assert finalists(store.trials())[0].number == 2
 
 
 def test_where_none_keeps_the_constraints_on_fresh_items_the_least_far_from_it_is_taken() -> None:
