@@ -336,3 +336,14 @@ def test_a_wrong_line_of_the_sittings_is_named(tmp_path: Path, line: str) -> Non
         file.write(f"{line}\n")
     with pytest.raises(InputError, match=r"sittings\.jsonl, line 2: damaged, .*; restore it"):
         sittings.check()
+
+
+def test_what_no_row_took_of_the_sittings_is_their_start(tmp_path: Path) -> None:
+    sittings, began = Sittings(RunFolder(tmp_path)), datetime(2030, 1, 1, tzinfo=UTC)
+    lines = JsonLines(tmp_path / "sittings.jsonl")
+    lines.append([{"began": began.isoformat(), "gpus": 0}, {"ended": (began + timedelta(seconds=70)).isoformat()}])
+    assert sittings.start([], began) == pytest.approx(70 / 60)
+    again = began + timedelta(hours=1)
+    lines.append([{"began": again.isoformat(), "gpus": 0}])
+    rows = [*REFERENCES, replace(row("candidate"), taken_from="earlier")]  # 30 seconds
+    assert sittings.start(rows, again + timedelta(seconds=40)) == pytest.approx(40 / 60)
