@@ -235,8 +235,9 @@ class CandidateScorer:
     def _measured(self, standing: Standing, split: Split = "validation") -> Measurement:
         """What was scored, of all items or some, without any engine's computing."""
         graded = GradedShare(dict(standing.items), standing.version, standing.cost.spent)
-        combine = self._evaluators[0].method(Evaluator.combine)
-        return _measured(ray.get(combine(split, [graded], partial=True)), standing)
+        with self._idle_engine() as index:
+            combine = self._evaluators[index].method(Evaluator.combine)
+            return _measured(ray.get(combine(split, [graded], partial=True)), standing)
 
     def _without_asking(self, split: Split, version: str, known: Known) -> Measurement:
         return self._measured(Standing(version, known.items, Cost(reused=known.sources)), split)
@@ -250,6 +251,22 @@ class CandidateScorer:
         finally:
             for group in groups:
                 self._free.put(group)
+
+    @contextmanager
+    def _idle_engine(self) -> Iterator[int]:
+        """An engine that answers at once: one that is being asked a candidate's items does after those.
+
+        Where all are at work, it is one of those: whoever waits here may be who has to halt a candidate.
+        """
+        try:
+            group = self._free.get_nowait()
+        except queue.Empty:
+            yield 0
+            return
+        try:
+            yield group[0]
+        finally:
+            self._free.put(group)
 
     def _acquire(self, count: int) -> list[Engines]:
         # One caller at a time, lest two that want all hold half of them each.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -139,3 +140,28 @@ def test_a_search_ends_in_one_line_where_nothing_is_left_to_try_also_when_it_goe
     rows = searched(one.store.trials())
     assert len({str(row.parameters) for row in rows}) == len(rows) == 8
     assert {row.role for row in rows} == {"candidate", "stopped"}
+
+
+@pytest.mark.parametrize(("first", "engines"), [(POOL, 1), ("none", 2)])
+def test_what_another_run_knows_of_some_candidates_or_of_all_is_not_asked_by_tune(
+    tmp_path: Path, first: Any, engines: int
+) -> None:
+    from actors_here import ActorHere, fetch_here
+
+    options = {"trials": 6, "sampler": "RandomSampler", "race": {"kind": "pool", "survivors": 2}}
+    known = options | {"race": first["race"] if first is POOL else first}
+    tuned_folder, plain_folder = tmp_path / "tune" / "b", tmp_path / "plain" / "b"
+    with pytest.MonkeyPatch.context() as patch:
+        fetch_here(patch)
+        MadeUpSearch(tmp_path / "a", MadeUpScorer(), ActorHere, known).drive()
+        (tmp_path / "a" / "sweep.yaml").touch()
+        for folder in (tuned_folder, plain_folder):
+            shutil.copytree(tmp_path / "a", folder.parent / "a")
+        plain = MadeUpSearch(plain_folder, MadeUpScorer(), ActorHere, options, reuses=True)
+        plain.drive()
+    one, _ = tuned(tuned_folder, options, engines=engines, reuses=True)
+    assert table(tuned_folder) == table(plain_folder)
+    reused = [row for row in searched(one.store.trials()) if row.reused_from]
+    assert {row.tokens for row in reused} == {0}
+    assert reused
+    assert (len(reused) == 6) == (plain.scorer.asked == 0) == (first == "none")

@@ -224,6 +224,29 @@ def test_a_candidate_of_an_earlier_sitting_goes_on_from_its_answers(
     assert LooksHere.made[-1] == (2, 4)
 
 
+def test_what_was_scored_is_added_up_by_an_engine_that_is_not_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts(monkeypatch, engines=4, per_candidate=2)
+    monkeypatch.setattr(module, "OrderedScoring", LooksHere)
+    parts.begin(order=ORDER)
+    combined = Scores("validation", {"math": DomainScore(1.0, 0.0, 2)}, [], "v", 5.0, 0.0, 0, 0)
+    by: list[int] = []
+
+    def combine(evaluator: RecordingEvaluator, *_: Any, **__: Any) -> Scores:
+        by.append(parts.evaluators.index(evaluator))
+        return combined
+
+    monkeypatch.setattr(RecordingEvaluator, "combine", combine, raising=False)
+    parts.scorer.keep(7, Standing("known", {3: item(3, "math", 1.0)}))
+    for number in range(2):
+        parts.step(number, 0.2 + 0.1 * number)
+        parts.scorer.measured(7)
+    assert by == [2, 0]  # the second while all are at work: nobody would free one for it
+    parts.scorer.halt(1)
+    parts.scorer.measured(7)
+    assert by[2] == 2
+    assert isinstance(parts.step(2, 0.4).found, Look), "the engines are free again"
+
+
 def test_what_is_scored_beside_the_search_gets_all_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = Parts(monkeypatch, engines=4, per_candidate=2)
     recipe = parts.bank.recipe("model_soup", {})
