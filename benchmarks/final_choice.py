@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from mergebench_ray.evaluation.estimates import estimate_mean
-from mergebench_ray.runs.trials import Trial, read_items, read_trials
+from mergebench_ray.runs.items import read_items
+from mergebench_ray.runs.trials import Trial, read_trials
 from mergebench_ray.scores import DomainScore, Influences
 from mergebench_ray.search.finals import choose, finalists
 from mergebench_ray.search.objectives.errors import Measured, standard_error

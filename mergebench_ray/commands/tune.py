@@ -33,6 +33,7 @@ from mergebench_ray.judges.judges import running_judges
 from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.placement import make_plan
 from mergebench_ray.report.pages import write_report
+from mergebench_ray.runs.items import write_questions
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.leaderboard import (
     best_candidate,
@@ -58,7 +59,6 @@ from mergebench_ray.runs.trials import (
     read_trials,
     searched,
     unusable_specialists,
-    write_questions,
 )
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search import warm_start

@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from mergebench_ray.errors import InputError
+from mergebench_ray.runs.items import read_items, read_questions
 from mergebench_ray.runs.leaderboard import with_error
-from mergebench_ray.runs.trials import Trial, read_items, read_questions, unusable_specialists
+from mergebench_ray.runs.trials import Trial, unusable_specialists
 
 _SHOWN_ITEMS = 3
 _SHOWN_CHARACTERS = 160

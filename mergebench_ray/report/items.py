@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mergebench_ray.runs.comparison import Run
+from mergebench_ray.runs.items import read_items, read_questions
 from mergebench_ray.runs.leaderboard import best_candidate, best_of_each_method, describe, on_split
-from mergebench_ray.runs.trials import Trial, read_items, read_questions
+from mergebench_ray.runs.trials import Trial
 
 MAX_MODELS = 40
 MAX_BYTES = 6_000_000

@@ -21,7 +21,8 @@ from mergebench_ray.config.fields import SPLITS, Split
 from mergebench_ray.config.objective import DEFAULT, ChoiceSpec
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import remove_leftovers, whole_file
-from mergebench_ray.runs.columns import column_order, typed_array
+from mergebench_ray.runs.columns import flatten, table_of
+from mergebench_ray.runs.items import read_items, write_items
 from mergebench_ray.runs.parquet import read_parquet
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.scores import DomainScore, ObjectiveEstimate, ObjectiveValue
@@ -254,24 +255,6 @@ def engine_names(indices: Sequence[int]) -> str:
     return "+".join(f"vllm-{index}" for index in indices)
 
 
-def flatten(prefix: str, value: Any) -> dict[str, Any]:
-    """Nested mappings and lists as one level: ``{"a": {"b": [1, 2]}}`` gives ``prefix.a.b.0`` and ``prefix.a.b.1``.
-
-    A name with a dot in it is quoted, so that no two leaves have one name; an empty part inside is a leaf, as JSON.
-    """
-    if isinstance(value, Mapping):
-        parts = [(json.dumps(key) if "." in str(key) else str(key), part) for key, part in value.items()]
-    elif isinstance(value, list | tuple):
-        parts = [(str(index), part) for index, part in enumerate(value)]
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, part in parts:
-        empty = isinstance(part, Mapping | list | tuple) and not part
-        flat |= {f"{prefix}.{key}": json.dumps(part)} if empty else flatten(f"{prefix}.{key}", part)
-    return flat
-
-
 def is_known(value: float | None) -> bool:
     """Whether a score is there and finite."""
     return value is not None and math.isfinite(value)
@@ -298,12 +281,7 @@ def unusable_specialists(trials: Iterable[Trial]) -> list[Trial]:
 
 def trials_table(trials: Sequence[Trial]) -> pa.Table:
     """A row per trial, flat readable columns; ``record`` holds each trial whole, as JSON."""
-    return _table([trial.flat() for trial in trials])
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    names = column_order([list(row) for row in rows])
-    return pa.table({name: typed_array([row.get(name) for row in rows]) for name in names})
+    return table_of([trial.flat() for trial in trials])
 
 
 def read_trials(folder: Path) -> list[Trial]:
@@ -325,49 +303,6 @@ def read_trials(folder: Path) -> list[Trial]:
             f"{path}: damaged, or written by another version: a record cannot be read as a trial ({reason}); "
             "restore it from a copy, or start again in another folder"
         ) from error
-
-
-def read_items(folder: Path, trial: Trial) -> pa.Table:
-    """The scored items of one of a run's trials, a row each; in runs of before there were clusters, each prompt is one.
-
-    Raises:
-        FileNotFoundError: if they are not on disk.
-        InputError: if they are damaged.
-    """
-    text, number = pa.string(), pa.float64()
-    items = read_parquet(
-        RunFolder(folder).items_file(trial.digest, trial.split),
-        {"domain": text, "task": text, "item": text, "prompt_digest": text, "score": number},
-        {"answer": text, "judgement": text, "cluster": text},
-    )
-    return items if "cluster" in items.column_names else items.append_column("cluster", items["prompt_digest"])
-
-
-def write_questions(folder: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> None:
-    """Keep what the items of a split ask, once for all models of a run.
-
-    Args:
-        folder: the run's.
-        split: the split.
-        questions: a row per item: domain, task, item, prompt_digest, prompt, expected.
-    """
-    path = RunFolder(folder).questions_file(split)
-    if not path.exists():
-        with whole_file(path) as temporary:
-            pq.write_table(pa.Table.from_pylist([dict(question) for question in questions]), temporary)
-
-
-def read_questions(folder: Path, split: str) -> pa.Table | None:
-    """What `write_questions` wrote; None for a run without.
-
-    Raises:
-        InputError: if it is damaged.
-    """
-    columns = ("domain", "task", "item", "prompt_digest", "prompt", "expected")
-    try:
-        return read_parquet(RunFolder(folder).questions_file(split), dict.fromkeys(columns, pa.string()))
-    except FileNotFoundError:
-        return None
 
 
 class TrialStore:
@@ -405,8 +340,7 @@ class TrialStore:
         if any(other.key == trial.key for other in self._trials):
             raise ValueError(f"trial {trial.key} is stored already")
         if items:
-            with whole_file(self._paths.items_file(trial.digest, trial.split)) as temporary:
-                pq.write_table(pa.Table.from_pylist([dict(item) for item in items]), temporary)
+            write_items(self.folder, trial, items)
         self._write([*self._trials, trial])
 
     def extend(self, trials: Sequence[Trial]) -> None:
@@ -456,5 +390,5 @@ class TrialStore:
             for trial, before, row in zip_longest(trials, self._trials, self._rows)
         ]
         with whole_file(self._paths.trials_file) as temporary:
-            pq.write_table(_table(rows), temporary)
+            pq.write_table(table_of(rows), temporary)
         self._trials, self._rows = trials, rows

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
-from mergebench_ray.runs.trials import Trial, read_items
+from mergebench_ray.runs.items import read_items
+from mergebench_ray.runs.trials import Trial
 from mergebench_ray.search.race.items import levels
 
 ItemKey = tuple[str, str, str]

@@ -17,9 +17,10 @@ from mergebench_ray.commands.unusable_specialists import explanation
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.report.pages import write_report
+from mergebench_ray.runs.items import write_questions
 from mergebench_ray.runs.opening import check_run_folder, open_run
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, unusable_specialists, write_questions
+from mergebench_ray.runs.trials import Trial, TrialStore, unusable_specialists
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.tasks.scored_task import items_digest
 

@@ -18,7 +18,8 @@ from mergebench_ray.evaluation.evaluator import Evaluator, grade_together
 from mergebench_ray.evaluation.order import Share
 from mergebench_ray.machine import usable_cores
 from mergebench_ray.placement import engines_per_candidate
-from mergebench_ray.runs.trials import read_items, read_trials
+from mergebench_ray.runs.items import read_items
+from mergebench_ray.runs.trials import read_trials
 from mergebench_ray.scores import ItemRow, Scores
 from task_files import write_choice_task, write_generation_task, write_suite
 

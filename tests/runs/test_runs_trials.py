@@ -207,7 +207,8 @@ def test_every_leaf_of_the_parameters_has_a_column_of_its_own(tmp_path: Path) ->
 READ_ON = """
 import sys
 from pathlib import Path
-from mergebench_ray.runs.trials import read_items, read_trials
+from mergebench_ray.runs.items import read_items
+from mergebench_ray.runs.trials import read_trials
 seen = 0
 while seen < int(sys.argv[2]):
     trials = read_trials(Path(sys.argv[1]))
