@@ -84,9 +84,10 @@ def importance_section(run: RunSummary, drawn: Charts) -> list[Section]:
     found = importances(run)
     counts = ", ".join(f"{one.candidates} of {one.method}" for one in found)
     hint = (
-        "What part of the differences between candidates each number explains, within the range that was searched "
-        f"(fANOVA, from {counts}). Bars have standard errors. Left of the dashed line is what shuffled scores reach, "
-        "too: nothing can be said of what ends there. What explains little may stay as it is, or be the same for all."
+        f"What part of the differences in {run.objective_title} between candidates each number explains, within the "
+        f"range that was searched (fANOVA, from {counts}). Bars have standard errors. Left of the dashed line is what "
+        "shuffled scores reach, too: nothing can be said of what ends there. What explains little may stay as it is, "
+        "or be the same for all."
     )
     figures = [(one.method, drawn.html(importance_chart(run, one))) for one in found]
     return [Section("What mattered", hint, figures_html(figures, "pair"))] if found else []

@@ -154,8 +154,8 @@ def _sections(found: Run) -> list[Section]:
         Section("The race", _race_hint(run), _chart(drawn, race_chart(run))),
         Section(
             "Score over each coefficient and hyper-parameter",
-            "Each dot is a candidate on validation: what was chosen, left to right, and what the search is "
-            "after, upwards. A slope or a hump shows what matters; the best candidate is ringed.",
+            f"Each dot is a candidate on validation: what was chosen, left to right, and {run.objective_title}, "
+            "upwards. A slope or a hump shows what matters; the best candidate is ringed.",
             _parameter_grid(drawn, run, charts.parameter_charts(run)),
         ),
         *importance_section(run, drawn),
