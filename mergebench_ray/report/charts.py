@@ -280,7 +280,8 @@ def _parameter_chart(run: RunSummary, name: str, column: Sequence[Any]) -> go.Fi
         texts = [None if place is None else escape(str(place)) for place in places]
         add_stopped(figure, run, texts if categorical else places, colours, errors=False)
     figure.update_xaxes(title=escape(name), type="category" if categorical else "linear")
-    figure.update_yaxes(range=_padded([reached(trial) or 0.0 for trial in run.tried]))
+    known = [value for trial in run.tried if (value := reached(trial)) is not None and is_known(value)]
+    figure.update_yaxes(range=_padded(known))
     styled(figure, height=240)
     return figure.update_layout(margin={"l": 8, "r": 8, "t": 10, "b": 8})
 
@@ -347,6 +348,8 @@ def _error_bars(trials: Sequence[Trial]) -> dict[str, Any]:
 
 def _padded(values: Sequence[float]) -> list[float]:
     """An axis range with room around the values, the same for charts that stand side by side."""
+    if not values:
+        return [0.0, 1.0]
     room = 0.08 * (max(values) - min(values)) or 0.05
     return [min(values) - room, max(values) + room]
 

@@ -40,7 +40,7 @@ class RunSummary:
 
     Attributes:
         trials: all of them.
-        candidates: candidates whose objective is known, on validation, in the order of the search.
+        candidates: candidates that are scored in all that the search is after, on validation, in its order.
         stopped: candidates that the race stopped and of which something can be said, in the order of the search.
         references: base, plain average and reference merges on validation.
         best: the best candidate on validation, or None.
@@ -73,7 +73,7 @@ class RunSummary:
         aims = next((t for t in trials if t.role != "specialist"), None)
         return cls(
             trials=list(trials),
-            candidates=sorted((t for t in tried if is_known(t.objective.value)), key=lambda t: t.number),
+            candidates=sorted((t for t in tried if t.is_scored), key=lambda t: t.number),
             stopped=sorted(
                 (t for t in tried if t.estimate is not None and is_known(t.estimate.value)), key=lambda t: t.number
             ),
@@ -179,13 +179,16 @@ class RunSummary:
             return "No candidate has been scored yet."
         final = on_split(self.trials, self.best, self.last_split) or self.best
         text = f"The best of {len(self.tried)} candidates is {self.best.label}: "
-        if not is_known(final.objective.value):
+        if not final.is_scored:
             return f"{text}on the {final.split} split its scores could not be normalised by those of the specialists."
         text += f"on the {final.split} split {self._reached(final)}"
         others = [
             trial
             for trial in self.trials
-            if trial.split == final.split and trial.role in COMPARED_WITH and is_known(trial.objective.value)
+            if trial.split == final.split
+            and trial.role in COMPARED_WITH
+            and is_known(trial.objective.value)
+            and is_known(final.objective.value)
         ]
         others.sort(key=lambda trial: best_first(trial)[1:])
         comparisons = [f"{describe(other)} {with_objective(other)}" for other in others]
@@ -203,6 +206,8 @@ class RunSummary:
         return text
 
     def _reached(self, final: Trial) -> str:
+        if not is_known(final.objective.value):
+            return f"its {self.objective_title} is not known"
         if final.objective_name == DEFAULT:
             return f"it reaches {with_objective(final)} of what the specialists reach"
         average = with_error(final.normalised_average, final.normalised_standard_error)

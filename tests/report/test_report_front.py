@@ -67,6 +67,16 @@ def test_a_winner_next_to_the_front_is_shown_with_its_recipe_too(tmp_path: Path)
     assert [one["label"] for one in models if one["recipe"] == "method: it\n"] == [other.label]
 
 
+def test_charts_say_which_number_of_several_they_show_and_do_without_one_that_is_not_known(tmp_path: Path) -> None:
+    trials = [
+        replace(one, normalised_average=None, normalised_standard_error=None) if one.number == 2 else one
+        for one in for_front(made_up_trials(), TWO)
+    ]
+    assert "left to right, and normalised average, upwards" in page_of(tmp_path / "some", trials)
+    none = [replace(one, normalised_average=None, normalised_standard_error=None) for one in trials]
+    assert "The best of 14 candidates is" in page_of(tmp_path / "none", none)
+
+
 def test_names_cannot_inject_markup(tmp_path: Path) -> None:
     nasty = "</script><script>alert(1)</script><b onload=x>"
     trials = for_front(made_up_trials(), TWO)

@@ -157,3 +157,14 @@ def test_a_winner_that_is_on_no_front_is_said_to_be_next_to_it() -> None:
     assert (
         "It was chosen by the knee from next to a front of 3: on the final" in RunSummary.of([*rows, fresh]).finding()
     )
+
+
+def test_a_candidate_whose_normalised_average_is_not_known_is_one_of_the_candidates() -> None:
+    unknown = {"normalised_average": None, "normalised_standard_error": None}
+    rows = [candidate(number, *row, **unknown) for number, row in enumerate(VALUES)]
+    run = RunSummary.of(rows)
+    assert [one.number for one in run.candidates] == [0, 1, 2, 3, 4]
+    assert (
+        "The best of 5 candidates is ties #1: on the validation split its normalised average is not known. It was"
+        in (run.finding())
+    )
