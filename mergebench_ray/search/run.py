@@ -84,7 +84,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     goal = records.goal("validation")
     study = RunStudy(open_storage(run, sweep.search), run.study_name(sweep), run, *goal.objectives)
-    taken, said = warm_start.begin_with(run, store, records, study, space)
+    said = warm_start.begin_with(run, store, records, study, space)
     for line in said:
         note(line)
     race = race_of_run(race, sweep, run)
@@ -113,7 +113,7 @@ def search(
     if remaining <= 0:
         return
     points = space.points(sweep.search.points_to_evaluate)
-    study.queue(points, free_proposals(sweep, space, session.bank), after=taken)
+    study.queue(points, free_proposals(sweep, space, session.bank))
     groups = sweep.engine.count // engines_per_candidate(sweep)
     scheduler = RaceScheduler(
         *(racing, session.scorer, groups, remaining),

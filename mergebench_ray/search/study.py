@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -72,18 +73,18 @@ class RunStudy:
         self.study.set_user_attr("run", str(run.path.resolve()))
         self.study.set_user_attr("report", self._report)
 
-    def queue(
-        self, points: Sequence[dict[str, Any]], rules: Mapping[str, dict[str, Any]] | None = None, *, after: int = 0
-    ) -> None:
+    def queue(self, points: Sequence[dict[str, Any]], rules: Mapping[str, dict[str, Any]] | None = None) -> None:
         """Queue the candidates that a search begins with; those that it queued before are not queued again.
 
         Args:
-            points: the sweep's.
-            rules: by the name of the rule that each follows from.
-            after: how many were added before them.
+            points: the sweep's, the same as before.
+            rules: by the name of the rule that each follows from; with room for more candidates there may be more.
         """
-        named = [*((SWEEP, point) for point in points), *(rules or {}).items()]
-        for name, point in named[max(0, len(self.study.get_trials(deepcopy=False)) - after) :]:
+        queued = [one for one in self.study.get_trials(deepcopy=False) if "fixed_params" in one.system_attrs]
+        # Earlier versions did not say who proposed a point.
+        before = Counter(str(one.user_attrs.get(PROPOSED_BY, SWEEP)) for one in queued)
+        missing = {name: point for name, point in (rules or {}).items() if name not in before}
+        for name, point in [*((SWEEP, point) for point in points[before[SWEEP] :]), *missing.items()]:
             self.study.enqueue_trial(point, user_attrs={PROPOSED_BY: name})
 
     def proposed_by(self, number: int) -> str:

@@ -150,9 +150,7 @@ def read(run: RunFolder) -> list[Taken]:
         ) from error
 
 
-def begin_with(
-    run: RunFolder, store: TrialStore, records: Records, study: RunStudy, space: Space
-) -> tuple[int, list[str]]:
+def begin_with(run: RunFolder, store: TrialStore, records: Records, study: RunStudy, space: Space) -> list[str]:
     """Make candidates of other runs rows of this one and the first trials of its study, unless they are already.
 
     Those that were not scored as this run scores are left out for good.
@@ -165,7 +163,7 @@ def begin_with(
         space: what may be tried.
 
     Returns:
-        how many there are, and what is to be said of them.
+        what is to be said of them.
 
     Raises:
         InputError: what `keep` wrote is damaged.
@@ -183,7 +181,7 @@ def begin_with(
         stopped = sum(one.trial.role == "stopped" for one in candidates)
         names = ", ".join(dict.fromkeys(one.run for one in candidates))
         notes.append(f"the search begins with {len(candidates)} candidates of {names}, {stopped} of them stopped there")
-    return len(candidates), notes
+    return notes
 
 
 def _scored_alike(

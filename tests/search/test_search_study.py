@@ -103,6 +103,21 @@ def test_candidates_that_follow_from_rules_are_queued_after_the_points_and_say_s
     assert [own.proposed_by(number) for number in range(3)] == ["sweep", "kappa", "sampler"]
 
 
+def test_with_room_for_more_candidates_the_rules_are_queued_that_were_not_before(tmp_path: Path) -> None:
+    own, study = start_study(tmp_path)
+    rules = {name: {"a": place / 10} for place, name in enumerate(("metagpt", "kappa", "usual"))}
+    own.queue([{"a": 0.25}])
+    for _ in range(4):
+        study.tell(study.ask(), 0.5)
+    own, study = start_study(tmp_path)
+    for count in (1, 3, 3):
+        own.queue([{"a": 0.25}], dict([*rules.items()][:count]))
+    assert [own.proposed_by(number) for number in range(len(study.get_trials()))] == [
+        *("sweep", "sampler", "sampler", "sampler"),
+        *rules,
+    ]
+
+
 def test_a_dashboard_sees_what_the_objective_and_each_trial_is(tmp_path: Path) -> None:
     own, study = start_study(tmp_path)
     trial = study.ask()

@@ -293,7 +293,7 @@ class MadeUpSearch:
         goal = self.records.goal("validation")
         study = RunStudy(self.storage or open_storage(self.run, self.sweep.search), "x", self.run, *goal.objectives)
         study.study.sampler = search_sampler(self.sweep.search, self.space)
-        taken, said = warm_start.begin_with(self.run, self.store, self.records, study, self.space)
+        said = warm_start.begin_with(self.run, self.store, self.records, study, self.space)
         self.said += said
         besides = raced_besides(self.store.trials())
         expected = self.budget.expected(UnderWay())
@@ -311,7 +311,7 @@ class MadeUpSearch:
         racing.restore(most + besides)
         study.reconcile(proposed(self.store.trials()))
         points = self.space.points(self.sweep.search.points_to_evaluate)
-        study.queue(points, free_proposals(self.sweep, self.space, self.session.bank), after=taken)
+        study.queue(points, free_proposals(self.sweep, self.space, self.session.bank))
         left = most - len(proposed(self.store.trials()))
         suggestions: dict[int, dict[str, Any]] = {}
         told = set(racing.values)
