@@ -15,7 +15,7 @@ from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.race.items import Items
 from mergebench_ray.search.race.kinds import look_of, make_race, race_class
 from mergebench_ray.search.race.tune_scheduler import STOPPING, make_scheduler
-from mergebench_ray.search.racing import RaceOrder
+from mergebench_ray.search.race_order import RaceOrder
 from mergebench_ray.search.scores_by_item import known_of_items, scores_by_item
 from mergebench_ray.tasks.scored_task import ScoredTask
 

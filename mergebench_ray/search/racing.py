@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,13 +23,12 @@ from mergebench_ray.evaluation.ordered_scoring import Look
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, is_known, searched
-from mergebench_ray.scores import ObjectiveEstimate, exact_sum
+from mergebench_ray.scores import ObjectiveEstimate
 from mergebench_ray.search.budget import UnderWay
 from mergebench_ray.search.race.decision import Decision, Estimate
-from mergebench_ray.search.race.race import Race
+from mergebench_ray.search.race_order import RaceOrder
 from mergebench_ray.search.records import Records, repeated
 from mergebench_ray.search.scorer import CandidateScorer, Measurement
-from mergebench_ray.search.scores_by_item import scores_by_item
 from mergebench_ray.search.session import Session
 from mergebench_ray.search.standing import AnsweredFile, Cost, Standing
 from mergebench_ray.search.study import RunStudy, told_value
@@ -40,19 +39,6 @@ Next = Literal["go on", "wait", "end"]
 """What a candidate's trial does after a step."""
 _CLOSED = {"action": "close"}
 _REOPENED = {"action": "reopen"}
-
-
-@dataclass(frozen=True)
-class RaceOrder:
-    """A race, and where its items are.
-
-    Attributes:
-        race: the race.
-        places: of the items in the split, in the race's order.
-    """
-
-    race: Race
-    places: tuple[int, ...]
 
 
 @dataclass
@@ -112,8 +98,7 @@ class Racing:
         on_finish: Callable[[Trial], None],
     ) -> None:
         self._session, self._store, self._records, self._study, self._run = session, store, records, study, run
-        self._race = None if raced is None else raced.race
-        self._places = () if raced is None else raced.places
+        self._raced, self._race = raced, None if raced is None else raced.race
         self._recipes, self._on_finish = recipes, on_finish
         self._decisions = JsonLines(run.decisions_file)
         self._open: dict[int, _Candidate] = {}
@@ -190,28 +175,30 @@ class Racing:
         if in_this_run is not None or not known.items or not (known.is_all or self._race is None):
             return
         candidate.recipe, candidate.cost = recipe, Cost(reused=known.sources)
-        if self._race is None:
+        if self._raced is None:
             standing = Standing(recipe.digest, known.items, candidate.cost)
             ray.get(self._session.scorer.call(CandidateScorer.keep, number, standing))
             if known.is_all:
                 self._end(number, ray.get(self._session.scorer.call(CandidateScorer.measured, number)))
             return
-        candidate.items = {place: known.items[place] for place in self._places}
+        places = self._raced.places
+        candidate.items = {place: known.items[place] for place in places}
         self._answered_file(number, candidate).add(candidate.items, candidate.cost)
-        candidate.measurement = self._restored(number, candidate, len(self._places))
-        self._follow(self._race.report(number, self._scores(candidate, len(self._places))), number)
+        candidate.measurement = self._restored(number, candidate, len(places))
+        self._follow(self._raced.race.report(number, self._raced.scores(candidate.items, len(places))), number)
 
     def _looked(self, number: int, candidate: _Candidate, look: Look) -> Next:
-        assert self._race is not None
+        assert self._raced is not None
+        race = self._raced.race
         new = {place: item for place, item in look.items.items() if place not in candidate.items}
         # Decisions were made from what is on disk, so that counts where an answer differs that was asked again.
         candidate.differs |= any(candidate.items.get(place, item).row != item.row for place, item in look.items.items())
         candidate.items = {**look.items, **candidate.items}
         file = self._answered_file(number, candidate)
-        if look.count < candidate.until or look.count <= self._race.board.answered(number):
+        if look.count < candidate.until or look.count <= race.board.answered(number):
             file.add(new)
             return "go on"
-        decisions = self._race.report(number, self._scores(candidate, look.count))
+        decisions = race.report(number, self._raced.scores(candidate.items, look.count))
         if decisions[0].action == "go on":
             file.add(new)
         else:
@@ -230,8 +217,9 @@ class Racing:
     def _known_before(self, number: int, recipe: Recipe) -> Next:
         before = self._store.find(recipe.digest, self._records.items_digest("validation"), "validation")
         assert before is not None, "the scorer knew a candidate that is not stored"
-        if self._race is not None:
-            self._follow(self._race.report(number, self._kept_scores(before)), number)
+        if self._raced is not None:
+            scores = self._raced.kept_scores(self._store.folder, before)
+            self._follow(self._raced.race.report(number, scores), number)
         else:
             self._end(number, None)
         return "end"
@@ -296,29 +284,6 @@ class Racing:
             number += 1
         return number
 
-    def _scores(self, candidate: _Candidate, count: int) -> list[float]:
-        """What counts of a candidate's first items."""
-        return self._filled([candidate.items[place].row["score"] for place in self._places[:count]])
-
-    def _filled(self, scores: Sequence[float | None]) -> list[float]:
-        """Scores of the race's first items, with the task's mean for those that its metric leaves out.
-
-        So each task's mean is that without them, as it is where scores are made.
-        """
-        assert self._race is not None
-        tasks = self._race.board.contrasts.items.tasks[: len(scores)].tolist()
-        known: dict[int, list[float]] = defaultdict(list)
-        for task, score in zip(tasks, scores):
-            if is_known(score):
-                known[task].append(float(score or 0.0))
-        means = {task: exact_sum(found) / len(found) for task, found in known.items()}
-        return [float(score or 0.0) if is_known(score) else means.get(task, 0.0) for task, score in zip(tasks, scores)]
-
-    def _kept_scores(self, row: Trial) -> list[float]:
-        """What counts of all items of a model that was scored in full, in the race's order."""
-        found = list(scores_by_item(self._store.folder, row).values())
-        return self._filled([found[place][0] for place in self._places])
-
     def _answered_file(self, number: int, candidate: _Candidate) -> AnsweredFile:
         assert candidate.recipe is not None
         return AnsweredFile(self._run.answered_file(number), candidate.recipe.digest)
@@ -326,7 +291,8 @@ class Racing:
     def _restored(self, number: int, candidate: _Candidate, count: int) -> Measurement:
         """Give the scorer a candidate's first answers; what it has scored with them."""
         assert candidate.recipe is not None
-        candidate.items = {place: candidate.items[place] for place in self._places[:count]}
+        assert self._raced is not None
+        candidate.items = {place: candidate.items[place] for place in self._raced.places[:count]}
         standing = Standing(candidate.recipe.digest, candidate.items, candidate.cost)
         ray.get(self._session.scorer.call(CandidateScorer.keep, number, standing))
         return ray.get(self._session.scorer.call(CandidateScorer.measured, number))
@@ -345,9 +311,9 @@ class Racing:
         Raises:
             InputError: the decisions are not those that the answers on disk lead to.
         """
-        if self._race is None:
+        if self._raced is None:
             return
-        race, records = self._race, deque(self._decisions.read())
+        race, records = self._raced.race, deque(self._decisions.read())
         if records and records[0].get("action") == "begin":
             race.candidates = records.popleft()["candidates"]
         else:
@@ -384,7 +350,7 @@ class Racing:
         for number, row in rows.items():
             # Of a run that was begun by a version that did not race.
             if row.role == "candidate" and number is not None and not race.knows(number):
-                decided = race.report(number, self._kept_scores(row))
+                decided = race.report(number, self._raced.kept_scores(self._store.folder, row))
                 self._decisions.append([one.record() for one in decided])
         if race.closed and race.num_candidates < candidates:
             self._decisions.append([_REOPENED])
@@ -394,11 +360,11 @@ class Racing:
 
     def _reported(self, first: dict[str, Any], rows: dict[int | None, Trial]) -> list[Decision]:
         """What the race decides on a report that is on disk."""
-        assert self._race is not None
+        assert self._raced is not None
         number, count = int(first["candidate"]), int(first["answered"])
         row = rows.get(number)
         if row is not None and row.role == "candidate":
-            scores = self._kept_scores(row)[:count]
+            scores = self._raced.kept_scores(self._store.folder, row)[:count]
         else:
             if number not in self._open:
                 recipe = self._recipes(number)
@@ -407,13 +373,13 @@ class Racing:
                 candidate.items, candidate.cost = dict(standing.items), standing.cost
                 self._open[number] = candidate
             try:
-                scores = self._scores(self._open[number], count)
+                scores = self._raced.scores(self._open[number].items, count)
             except KeyError:
                 raise InputError(
                     f"{self._run.answered_file(number)}: lacks answers that a decision was made from; restore it from "
                     "a copy, or start a new run with another --out"
                 ) from None
-        return self._race.report(number, scores)
+        return self._raced.race.report(number, scores)
 
     def _stand_again(self, number: int, candidate: _Candidate, stand: int) -> None:
         """A candidate of an earlier sitting that has no row, or is not at its end."""

@@ -27,7 +27,8 @@ from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay, Work
 from mergebench_ray.search.earlier_items import EarlierItems, run_folders
 from mergebench_ray.search.race_choice import chosen_race, order_of, race_of, raced_besides
-from mergebench_ray.search.racing import RaceOrder, Racing
+from mergebench_ray.search.race_order import RaceOrder
+from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.records import Records
 from mergebench_ray.search.samplers import search_sampler
 from mergebench_ray.search.scorer import Measurement, Step
