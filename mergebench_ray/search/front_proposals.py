@@ -15,6 +15,7 @@ from mergebench_ray.search.numbers import Floats
 
 _DIRECTIONS, _DRAWS = 24, 24
 _BELOW = 0.03  # of the front's range in each objective, where the volume begins
+_WIDTH = 0.5  # of all candidates' range, which a front may be expected to have
 _BEGUN_AT = 10  # members of the front, beside candidates drawn anywhere
 _LATEST, _MEMBERS = 100, 60  # candidates that models are made of: the latest, and those of the front before them
 
@@ -67,8 +68,10 @@ class _Volume:
 
     def __init__(self, values: Floats, random: np.random.Generator) -> None:
         front = values[non_dominated(values)]
-        self._range = np.maximum(front.max(axis=0) - front.min(axis=0), 1e-12)
-        self._corner = front.min(axis=0) - _BELOW * self._range
+        own, everyones = np.ptp(front, axis=0), _WIDTH * np.ptp(values, axis=0)
+        self._range = np.maximum(np.maximum(own, everyones), 1e-12)
+        # Below a narrow front it begins as far as a wide one would reach: else nothing that widens it counts.
+        self._corner = front.min(axis=0) - np.maximum(_BELOW * own, everyones - own)
         directions = np.abs(random.standard_normal((_DIRECTIONS, values.shape[1])))
         self._directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
         self._draws = random.standard_normal((_DRAWS, values.shape[1]))

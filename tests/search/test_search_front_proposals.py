@@ -61,6 +61,19 @@ def test_the_front_is_found_and_spread_out_among_noise() -> None:
     assert front[:, 1].max() > -0.1
 
 
+def test_a_front_of_one_that_is_better_than_all_others_in_everything_is_widened() -> None:
+    study = optuna.create_study(directions=["maximize", "maximize"])
+    corners = [{"a": float(end), "b": float(end), "c": c} for end in (0, 1) for c in (0.0, 1.0)]
+    for params in [dict.fromkeys("abc", 0.5), *corners]:
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=SPACE, values=two_hills(params)))
+    for number in range(20):
+        study.sampler = FrontSampler({"m": SPACE}, "errors", seed=number, sequence_seed=0)
+        trial = study.ask(SPACE)
+        study.tell(trial, two_hills(trial.params))
+    best = np.max([trial.values for trial in study.trials], axis=0)
+    assert best.min() > -0.05, "the one that all others are worse than has -0.18"
+
+
 def test_an_objective_that_is_minimised_goes_down() -> None:
     up = searched(two_hills, 14)
     down = searched(
