@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,17 +13,26 @@ from mergebench_ray.files import whole_file
 from mergebench_ray.runs.parquet import read_parquet
 from mergebench_ray.runs.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    from mergebench_ray.runs.trials import Trial
+
+class Scored(Protocol):
+    """What a model's items are found by, such as a trial."""
+
+    @property
+    def digest(self) -> str:
+        """Of the model."""
+
+    @property
+    def split(self) -> str:
+        """That it was scored on."""
 
 
-def write_items(folder: Path, trial: Trial, items: Sequence[Mapping[str, Any]]) -> None:
+def write_items(folder: Path, trial: Scored, items: Sequence[Mapping[str, Any]]) -> None:
     """Keep the scored items of a model on a split: a row each, all with the same keys."""
     with whole_file(RunFolder(folder).items_file(trial.digest, trial.split)) as temporary:
         pq.write_table(pa.Table.from_pylist([dict(item) for item in items]), temporary)
 
 
-def read_items(folder: Path, trial: Trial) -> pa.Table:
+def read_items(folder: Path, trial: Scored) -> pa.Table:
     """The scored items of one of a run's trials, a row each; in runs of before there were clusters, each prompt is one.
 
     Raises:

@@ -88,7 +88,7 @@ def test_a_second_candidate_builds_and_tokenises_nothing(
 class InstantEngine:
     """Has the tokenizer and the batches of a real engine, but answers at once: a real one takes minutes for these."""
 
-    weight_version, busy_seconds, tokens, dtype = "instant", 0.0, 0, "float32"
+    weight_version, busy_seconds, tokens, dtype, device = "instant", 0.0, 0, "float32", "none"
 
     def __init__(self, engine: VLLMEngine) -> None:
         self.tokenizer, self.batch, self.forget_prefixes = engine.tokenizer, engine.batch, engine.forget_prefixes
