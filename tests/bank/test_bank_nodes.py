@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from bank_in_process import LocalBank
 from mergebench_ray.bank import Bank
-from mergebench_ray.checkpoints import resolve
+from mergebench_ray.checkpoints import Checkpoint, resolve
 from tiny_models import tiny_llama, tiny_specialist
 
 
@@ -45,18 +45,29 @@ def test_merged_tensors_of_two_nodes_are_read_on_one(tmp_path: Path) -> None:
         pool.submit(check_merges_over_two_nodes, tmp_path).result()
 
 
+def spread_bank(base: Checkpoint, specialists: dict[str, Checkpoint]) -> Bank:
+    """A bank whose shards are on both nodes: Ray spreads them as it can, and on a busy machine not always."""
+    for _ in range(5):
+        bank = Bank.load(base, specialists, shards=3, threads=1)
+        manifest = bank.merge(bank.recipe("task_arithmetic", {})).manifest
+        if bank.localise(manifest) != manifest:
+            return bank
+        bank.close()
+    raise AssertionError("all shards are put on one node again and again")
+
+
 def check_merges_over_two_nodes(folder: Path) -> None:
     model = tiny_llama(folder / "base")
     base = resolve(str(model))
     specialists = {name: resolve(str(tiny_specialist(folder / name, model, seed=i))) for i, name in enumerate("ab")}
     local = LocalBank(base, specialists)
     with two_nodes():
-        bank = Bank.load(base, specialists, shards=3, threads=1)
+        bank = spread_bank(base, specialists)
         for method in ("task_arithmetic", "dare"):
             manifest = bank.merge(bank.recipe(method, {})).manifest
             here = bank.localise(manifest)
             assert here.version == manifest.version
-            assert here != manifest, "all shards were put on one node"
+            assert here != manifest
             expected = local.merge(method, {})
             for name, tensor in bank.tensors():
                 assert torch.equal(tensor.view(torch.int16), expected[name].view(torch.int16)), name
