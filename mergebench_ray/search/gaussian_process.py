@@ -36,6 +36,7 @@ _OFFSET = 1.0  # variance between the means of several methods, as a multiple of
 UNKNOWN_ERROR = 0.3  # of a candidate's score where none is known, as a share of the scores' spread
 _BEST, _LATEST = 100, 200  # candidates that a model is made of; of more it would take longer than it is worth
 _FAR = 1e3  # deviations
+_BESIDE, _MOST_BESIDE = 0.05, 3  # in every number, as a share of its range; candidates that are there already
 _DRAWN, _RADII, _KEPT, _AROUND = 1000, (0.1, 0.05, 0.02, 0.01), 10, 30
 
 
@@ -260,7 +261,8 @@ class _MethodSearch:
         numbers: of the method.
         width: of the model's points.
         gain: of points of a kind.
-        tried: shares of candidates that are not proposed again.
+        tried: shares of candidates that are not proposed again, nor more than a few beside them: their answers to the
+            same items are nearly the same, so that another neighbour's score is no new draw.
     """
 
     def __init__(
@@ -268,6 +270,7 @@ class _MethodSearch:
     ) -> None:
         self._kind, self._numbers, self._width, self._gain = kind, numbers, width, gain
         self._tried = {self._key(one) for one in tried}
+        self._near_to = numbers.points(tried) if len(tried) and not math.isfinite(numbers.num_candidates) else None
 
     def highest(self, begin: Floats, random: np.random.Generator) -> tuple[float, Floats]:
         """The greatest gain, and the shares of its candidate.
@@ -290,6 +293,9 @@ class _MethodSearch:
         gains = self._gain(_points(self._numbers, units, self._width), self._kind)
         if self._tried:
             gains[[self._key(one) in self._tried for one in units]] = -math.inf
+        if self._near_to is not None:
+            apart = np.abs(self._numbers.points(units)[:, None] - self._near_to[None]).max(axis=2)
+            gains[(apart < _BESIDE).sum(axis=1) >= _MOST_BESIDE] = -math.inf
         return gains
 
     def _key(self, units: Floats) -> tuple[Any, ...]:

@@ -193,3 +193,17 @@ def test_of_candidates_far_below_the_best_the_nearest_in_deviations_promises_mos
     found = log_expected_improvement(mean, deviation, 0.0)
     assert np.isfinite(found).all()
     assert [*np.argsort(-found)] == [2, 1, 0, 4, 3]
+
+
+def test_neighbours_that_say_the_same_do_not_draw_the_search_to_themselves() -> None:
+    study = optuna.create_study(direction="maximize")
+    space: dict[str, BaseDistribution] = {f"x.{name}": FloatDistribution(0, 1) for name in "abcde"}
+    for number in range(30):
+        study.sampler = GaussianProcessSampler({"x": space}, "error", seed=number, sequence_seed=0)
+        trial = study.ask()
+        values = [trial._suggest(name, one) for name, one in space.items()]
+        trial.set_user_attr("error", 0.15)  # as of 15 items, by which nearly all scores are alike
+        study.tell(trial, 0.35 + 0.1 * (values[0] < 0.05))
+    points = np.array([[*one.params.values()] for one in study.trials])
+    beside = (np.abs(points[:, None] - points[None]).max(axis=2) < 0.05).sum(axis=1) - 1
+    assert beside.max() <= 3
