@@ -84,11 +84,15 @@ def commands_page() -> str:
 def hyper_parameters_page() -> str:
     """The hyper-parameters of every method."""
     lines = ["# Hyper-parameters of the methods", "", "What the methods are: [the merging methods](../methods.md).", ""]
+    inside: dict[type[BaseModel], None] = {}
     for name in method_names():
         method = get_method(name)
+        inside |= {one: None for one, path in models_in(method.Parameters) if path}
         lines += [f"## {name}", "", f"{method.summary[0].upper()}{method.summary[1:]} ({method.source}).", ""]
         lines += table(method.Parameters) if method.Parameters.model_fields else ["No hyper-parameters."]
         lines.append("")
+    for one in inside:
+        lines += [f"## {one.__name__} {{#{one.__name__.lower()}}}", "", summary(one), "", *table(one), ""]
     return "\n".join(lines)
 
 

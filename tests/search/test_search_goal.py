@@ -21,7 +21,7 @@ from mergebench_ray.search.objectives.goal import Goal, check_goal
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.study import RunStudy, open_storage
 
-SWEEP = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
+SWEEP = Path(__file__).parents[2] / "sweeps" / "all-methods.yaml"
 REFERENCES = References({"math": DomainScore(0.5, 0.02, 64), "safety": DomainScore(0.8, 0.02, 64)})
 
 

@@ -28,7 +28,7 @@ from mergebench_ray.search.samplers import OWN_ERROR
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.study import RunStudy, open_storage, told_value
 
-SWEEP = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
+SWEEP = Path(__file__).parents[2] / "sweeps" / "all-methods.yaml"
 TWO = ["math", "safety"]
 ITEMS = 100
 
