@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from fronts import exceeded
 
 from mergebench_ray.runs.front import non_dominated
 from mergebench_ray.runs.trials import read_trials
@@ -26,8 +26,6 @@ from mergebench_ray.search.race.decision import Decision
 from mergebench_ray.search.race.kinds import OF_SEVERAL
 from mergebench_ray.search.race.order import stratified_order
 from mergebench_ray.search.replay.recorded import Recorded
-
-Floats = npt.NDArray[np.float64]
 
 OBJECTIVES = (
     "math,safety",
@@ -62,14 +60,6 @@ def race_again(recorded: Recorded, kind: str, objectives: list[Objective], seed:
     take(race.close())
     asked = sum(race.board.answered(candidate) for candidate in candidates)
     return asked / scores.size, race.finished()
-
-
-def exceeded(probes: Floats, values: Floats) -> float:
-    """Share of the probes that one of the candidates exceeds in everything."""
-    found = np.zeros(len(probes), dtype=bool)
-    for one in values[non_dominated(values)]:
-        found |= (probes <= one).all(axis=1)
-    return float(found.mean())
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import optuna
+from fitted_function import FittedFunction, Floats, shares_of_ranges
 
 from mergebench_ray.config import Range, Sweep
 from mergebench_ray.runs.front import non_dominated
@@ -27,8 +27,6 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, read_trials
 from mergebench_ray.search.samplers import OWN_ERROR, search_sampler
 from mergebench_ray.search.space import Space
-
-Floats = npt.NDArray[np.float64]
 
 SAMPLERS = ("RandomSampler", "NSGAIISampler", "NSGAIIISampler", "TPESampler", "auto")
 """Optuna's GPSampler takes minutes a candidate with five objectives, and says so."""
@@ -71,24 +69,17 @@ class Surfaces:
         self.floor = np.array(shares(next(one for one in trials if one.role == "base")))
         points = np.array([self._point(one.parameters) for one in self.trials])
         values = np.array([shares(one) for one in self.trials])
-        self._fitted = [_fit(points, column) for column in values.T]
-        self._points = points
-        self.explained = [one[3] for one in self._fitted]
+        self._fitted = [FittedFunction(points, column) for column in values.T]
+        self.explained = [one.explained for one in self._fitted]
         self._probes: Floats | None = None
 
     def _point(self, parameters: Mapping[str, Any]) -> list[float]:
-        """A candidate's numbers as shares of their ranges."""
-        point = []
-        for key, one in self._ranges.items():
-            value = parameters[key]
-            numbers = [value[name] for name in self.specialists] if isinstance(value, Mapping) else [value]
-            point += [(float(number) - one.low) / (one.high - one.low) for number in numbers]
-        return point
+        return shares_of_ranges(parameters, self._ranges, self.specialists)
 
     def values(self, parameters: Mapping[str, Any]) -> Floats:
         """What a candidate reaches without noise, (domains,)."""
         point = np.array([self._point(parameters)])
-        return np.array([float(m + (_kernel(point, self._points, c) @ w)[0]) for m, c, w, _ in self._fitted])
+        return np.array([float(one(point)[0]) for one in self._fitted])
 
     def search(self, sampler: str, seed: int, noise: float, count: int) -> tuple[Floats, Floats]:
         """What the candidates of one search reach, (count, domains) each: without noise, and as it was seen."""
@@ -111,7 +102,7 @@ class Surfaces:
     def volumes(self, true: Floats, seen: Floats) -> tuple[float, float]:
         """Of the front that was seen and of all candidates, as shares of the box between base and the best known."""
         assert self._probes is not None
-        return _exceeded(self._probes, true[non_dominated(seen)]), _exceeded(self._probes, true)
+        return exceeded(self._probes, true[non_dominated(seen)]), exceeded(self._probes, true)
 
     def measure_between(self, highest: Floats) -> None:
         """Take volumes between what the base reaches and this, (domains,)."""
@@ -119,29 +110,7 @@ class Surfaces:
         self._probes = self.floor + random * np.maximum(highest - self.floor, 1e-9)
 
 
-def _fit(points: Floats, values: Floats) -> tuple[float, float, Floats, float]:
-    """Kernel ridge regression; the error of leaving one out chooses length scale and penalty.
-
-    Returns:
-        mean, length scale, weights, share of the variance that is predicted.
-    """
-    least, best = np.inf, (0.0, 1.0, np.zeros(len(points)))
-    for length in (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3):
-        for penalty in (0.01, 0.03, 0.1, 0.3, 1.0):
-            inverse = np.linalg.inv(_kernel(points, points, length) + penalty * np.eye(len(points)))
-            weights = inverse @ (values - values.mean())
-            error = float(np.mean((weights / np.diag(inverse)) ** 2))
-            if error < least:
-                least, best = error, (float(values.mean()), length, weights)
-    return *best, 1 - least / float(values.var())
-
-
-def _kernel(left: Floats, right: Floats, length: float) -> Floats:
-    apart: Floats = ((left[:, None] - right[None]) ** 2).sum(axis=2)
-    return np.exp(apart / (-2 * length**2))
-
-
-def _exceeded(probes: Floats, values: Floats) -> float:
+def exceeded(probes: Floats, values: Floats) -> float:
     """Share of the probes that one of the candidates exceeds in everything."""
     found = np.zeros(len(probes), dtype=bool)
     for one in values[non_dominated(values)]:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import optuna
+from fitted_function import FittedFunction, Floats, shares_of_ranges
 
 from mergebench_ray.bank import Bank
 from mergebench_ray.commands.models import resolve_models
@@ -30,8 +30,6 @@ from mergebench_ray.runs.trials import read_trials
 from mergebench_ray.search.samplers import OWN_ERROR, search_sampler
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.starts import free_proposals
-
-Floats = npt.NDArray[np.float64]
 
 SAMPLERS = ("RandomSampler", "CmaEsSampler", "TPESampler", "auto")
 TOGETHER = {"TPESampler": {"multivariate": True, "group": True}}  # of several methods
@@ -66,7 +64,8 @@ class Surrogate:
         self.specialists = sorted(next(iter(trials.values())).coefficients)
         points = np.array([self._point(t.parameters) for t in trials.values()])
         values = np.array([t.normalised_average for t in trials.values()])
-        self._fit(points, values)
+        self._values, self._dimensions = FittedFunction(points, values), points.shape[1]
+        self.explained = self._values.explained
         self.candidates, self._groups = len(trials), groups
         self._shares = np.random.default_rng(0).dirichlet(np.full(groups, 4.0))
         self.best = self._highest_of_run = self._highest(points.shape[1])
@@ -80,13 +79,7 @@ class Surrogate:
         self.space = Space(self.sweep, self.specialists, None)
 
     def _point(self, parameters: Mapping[str, Any]) -> list[float]:
-        """A candidate's numbers as shares of their ranges."""
-        point = []
-        for key, one in self._ranges.items():
-            value = parameters[key]
-            numbers = [value[name] for name in self.specialists] if isinstance(value, Mapping) else [value]
-            point += [(float(number) - one.low) / (one.high - one.low) for number in numbers]
-        return point
+        return shares_of_ranges(parameters, self._ranges, self.specialists)
 
     def value(self, method: str, parameters: Mapping[str, Any]) -> float:
         """What a candidate would score without noise."""
@@ -100,23 +93,6 @@ class Surrogate:
             else:
                 means[key] = value
         return float(self._values(np.array([self._point(means)]))[0]) - APART * apart
-
-    def _fit(self, points: Floats, values: Floats) -> None:
-        """Kernel ridge regression; the error of leaving one out chooses length scale and penalty."""
-        self._points, self._mean = points, float(values.mean())
-        least = np.inf
-        for length in (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3):
-            for penalty in (0.01, 0.03, 0.1, 0.3, 1.0):
-                inverse = np.linalg.inv(_kernel(points, points, length) + penalty * np.eye(len(points)))
-                weights = inverse @ (values - self._mean)
-                error = float(np.mean((weights / np.diag(inverse)) ** 2))
-                if error < least:
-                    least, self._length, self._weights = error, length, weights
-        self.explained = 1 - least / float(values.var())
-
-    def _values(self, points: Floats) -> Floats:
-        values: Floats = self._mean + _kernel(points, self._points, self._length) @ self._weights
-        return values
 
     def _highest(self, dimensions: int) -> float:
         random = np.random.default_rng(0)
@@ -163,7 +139,7 @@ class SeveralMethods(Surrogate):
         self.sweep = Sweep.model_validate(self.sweep.model_dump() | {"methods": {self.method: coefficients} | content})
         self.space = Space(self.sweep, self.specialists, None)
         random = np.random.default_rng([seed, 1])
-        dimensions = len(self._points[0])
+        dimensions = self._dimensions
         self._moved = {name: 0.12 * random.standard_normal(dimensions) for name in names}
         self._raised = {name: 0.03 * random.standard_normal() for name in names}
         self._best_of_others = {name: {key: random.random() for key in OTHERS.get(name, {})} for name in names}
@@ -195,11 +171,6 @@ class SeveralMethods(Surrogate):
             else:
                 value -= 0.02 * (parameters[key] != 1 + int(3 * best))
         return value
-
-
-def _kernel(left: Floats, right: Floats, length: float) -> Floats:
-    apart: Floats = ((left[:, None] - right[None]) ** 2).sum(axis=2)
-    return np.exp(apart / (-2 * length**2))
 
 
 def free_of(run: Path, surrogate: Surrogate) -> Mapping[str, dict[str, Any]]:
