@@ -32,7 +32,11 @@ class FrontSampler(GaussianProcessSampler):
     """
 
     def _most_promising(
-        self, study: optuna.Study, told: Sequence[FrozenTrial], running: Sequence[FrozenTrial]
+        self,
+        study: optuna.Study,
+        told: Sequence[FrozenTrial],
+        running: Sequence[FrozenTrial],
+        tried: Sequence[FrozenTrial],
     ) -> tuple[str, Floats]:
         signs = np.array([1.0 if one == StudyDirection.MAXIMIZE else -1.0 for one in study.directions])
         values = signs * np.array([one.values for one in told])
@@ -50,7 +54,7 @@ class FrontSampler(GaussianProcessSampler):
             return volume.expected_gain(means, deviations)
 
         front = np.flatnonzero(non_dominated(believed))
-        return self._highest(gained, seen, [seen[place] for place in self._random.permutation(front)[:_BEGUN_AT]])
+        return self._highest(gained, tried, [seen[place] for place in self._random.permutation(front)[:_BEGUN_AT]])
 
     def _all_errors(self, told: Sequence[FrozenTrial], values: Floats) -> Floats:
         unknown = UNKNOWN_ERROR * values.std(axis=0)

@@ -125,7 +125,7 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
             method, units = first
         else:
             running = [one for one in self._of_the_space(before) if one.state == TrialState.RUNNING]
-            method, units = self._most_promising(study, told, running)
+            method, units = self._most_promising(study, told, running, self._of_the_space(before))
         chosen = {METHOD: method} if len(self._methods) > 1 else {}
         return chosen | self._methods[method].values(units)
 
@@ -161,7 +161,11 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
         return method, qmc.Sobol(axes, seed=self._sequence_seed).random(1 << count.bit_length())[count]
 
     def _most_promising(
-        self, study: optuna.Study, told: Sequence[FrozenTrial], running: Sequence[FrozenTrial]
+        self,
+        study: optuna.Study,
+        told: Sequence[FrozenTrial],
+        running: Sequence[FrozenTrial],
+        tried: Sequence[FrozenTrial],
     ) -> tuple[str, Floats]:
         """A method, and the shares of its candidate."""
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
@@ -177,7 +181,7 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
         def improvement(points: Floats, kind: int) -> Floats:
             return log_expected_improvement(*model.predict(points, kind), best)
 
-        return self._highest(improvement, seen, [seen[place] for place in np.argsort(-believed)])
+        return self._highest(improvement, tried, [seen[place] for place in np.argsort(-believed)])
 
     def _model(
         self, told: Sequence[FrozenTrial], running: Sequence[FrozenTrial], values: Floats, errors: Floats
@@ -192,21 +196,21 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
         return GaussianProcess(self._points(seen), values, errors, self._kinds(seen))
 
     def _highest(
-        self, gain: Callable[[Floats, int], Floats], seen: Sequence[FrozenTrial], begin: Sequence[FrozenTrial]
+        self, gain: Callable[[Floats, int], Floats], tried: Sequence[FrozenTrial], begin: Sequence[FrozenTrial]
     ) -> tuple[str, Floats]:
         """Where a gain is greatest, of each method's candidates drawn anywhere and ever nearer to the best of them.
 
         Args:
             gain: of points of a kind, (N,).
-            seen: candidates that were tried.
-            begin: those of them where to look first.
+            tried: all candidates before, also those that came to nothing or that the model does without.
+            begin: those where to look first.
         """
         found: dict[str, tuple[float, Floats]] = {}
         for kind, (method, numbers) in enumerate(self._methods.items()):
-            tried, near = (
-                numbers.units([one for one in some if self._method(one) == method]) for some in (seen, begin)
+            known, near = (
+                numbers.units([one for one in some if self._method(one) == method]) for some in (tried, begin)
             )
-            search = _MethodSearch(kind, numbers, self._width, gain, tried)
+            search = _MethodSearch(kind, numbers, self._width, gain, known)
             found[method] = search.highest(near[:_KEPT], self._random)
         method = max(found, key=lambda one: found[one][0])
         return method, found[method][1]
@@ -270,7 +274,11 @@ class _MethodSearch:
     ) -> None:
         self._kind, self._numbers, self._width, self._gain = kind, numbers, width, gain
         self._tried = {self._key(one) for one in tried}
-        self._near_to = numbers.points(tried) if len(tried) and not math.isfinite(numbers.num_candidates) else None
+        self._near_to = (
+            numbers.points(np.unique(tried, axis=0))
+            if len(tried) and not math.isfinite(numbers.num_candidates)
+            else None
+        )
 
     def highest(self, begin: Floats, random: np.random.Generator) -> tuple[float, Floats]:
         """The greatest gain, and the shares of its candidate.
@@ -294,8 +302,10 @@ class _MethodSearch:
         if self._tried:
             gains[[self._key(one) in self._tried for one in units]] = -math.inf
         if self._near_to is not None:
-            apart = np.abs(self._numbers.points(units)[:, None] - self._near_to[None]).max(axis=2)
-            gains[(apart < _BESIDE).sum(axis=1) >= _MOST_BESIDE] = -math.inf
+            beside = np.ones((len(units), len(self._near_to)), dtype=bool)
+            for ours, theirs in zip(self._numbers.points(units).T, self._near_to.T, strict=True):
+                beside &= np.abs(ours[:, None] - theirs) < _BESIDE
+            gains[beside.sum(axis=1) >= _MOST_BESIDE] = -math.inf
         return gains
 
     def _key(self, units: Floats) -> tuple[Any, ...]:

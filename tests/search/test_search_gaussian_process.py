@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
 
 from mergebench_ray.search.gaussian_process import (
     STARTUP,
@@ -206,4 +207,19 @@ def test_neighbours_that_say_the_same_do_not_draw_the_search_to_themselves() -> 
         study.tell(trial, 0.35 + 0.1 * (values[0] < 0.05))
     points = np.array([[*one.params.values()] for one in study.trials])
     apart = np.abs(points[:, None] - points[None]).max(axis=2)
+    assert max((apart[place, :place] < 0.05).sum() for place in range(30)) < 3
+
+
+def test_candidates_that_came_to_nothing_are_tried_ones_too() -> None:
+    study = optuna.create_study(direction="maximize")
+    space: dict[str, BaseDistribution] = {f"x.{name}": FloatDistribution(0, 1) for name in "ab"}
+    for number in range(30):
+        study.sampler = GaussianProcessSampler({"x": space}, "error", seed=number, sequence_seed=0)
+        trial = study.ask()
+        value, _ = (trial._suggest(name, one) for name, one in space.items())
+        trial.set_user_attr("error", 0.05)
+        study.tell(trial, value) if value < 0.8 else study.tell(trial, state=TrialState.FAIL)
+    points = np.array([[*one.params.values()] for one in study.trials])
+    apart = np.abs(points[:, None] - points[None]).max(axis=2)
+    assert sum(one.state == TrialState.FAIL for one in study.trials) > 3
     assert max((apart[place, :place] < 0.05).sum() for place in range(30)) < 3
