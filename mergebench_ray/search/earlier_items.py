@@ -23,7 +23,7 @@ from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import GradedItem, GradedItems
 from mergebench_ray.evaluation.grading import ABSENT
-from mergebench_ray.installed_code import installed_code, source_file, sources_below
+from mergebench_ray.installed_code import installed_code, sources_of
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.methods import get_method, method_names
 from mergebench_ray.runs.run_folder import RunFolder
@@ -188,20 +188,23 @@ def answer_conditions(
         judges: those at hand.
         weak_sandbox: whether programs may run where the sandbox is weak.
     """
-    methods = {source_file(type(get_method(name))) for name in method_names()}
-    parsers = {one.name: source_file(one.find_parser()) for one in judges}
     return {
         "config": json.dumps(base.config, sort_keys=True),
         "files": _files_of(base),
-        "judges": {one.name: [_files_of(one.checkpoint), _source_of(parsers[one.name])] for one in judges},
+        "judges": {one.name: [_files_of(one.checkpoint), sources_of([one.find_parser()])] for one in judges},
         "code": installed_code(_PACKAGES_OF_THE_SEARCH),
-        "methods": sources_below({file.parent for file in methods if file is not None}),
+        "methods": sources_of(type(get_method(name)) for name in method_names()),
         "weak_sandbox": weak_sandbox,
         "max_model_len": suite.max_model_len,
         "engine": engine.model_dump(mode="json", exclude=set(_NO_MATTER)),
-        "versions": {name: one for name, one in versions.items() if name not in _PACKAGES_OF_THE_SEARCH},
+        "versions": versions_that_matter(versions),
         "python": platform.python_version(),
     }
+
+
+def versions_that_matter(versions: Mapping[str, str]) -> dict[str, str]:
+    """Of a row's versions, those that a score depends on."""
+    return {name: one for name, one in versions.items() if name not in _PACKAGES_OF_THE_SEARCH}
 
 
 def _files_of(checkpoint: Checkpoint) -> dict[str, str]:
@@ -211,7 +214,3 @@ def _files_of(checkpoint: Checkpoint) -> dict[str, str]:
         for file in accompanying_files(checkpoint.folder)
         if not is_licence(file.name)
     }
-
-
-def _source_of(file: Path | None) -> str:
-    return "" if file is None else file_digest(file)

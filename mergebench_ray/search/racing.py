@@ -170,9 +170,10 @@ class Racing:
     def _take_known(self, number: int, candidate: _Candidate) -> None:
         """Ask nothing that other runs know; of a race, only where they know all that a candidate would be asked."""
         recipe = self._recipes(number)
+        if self._store.find(recipe.digest, self._records.items_digest("validation"), "validation") is not None:
+            return
         known = self._records.known(recipe.digest, "validation")
-        in_this_run = self._store.find(recipe.digest, self._records.items_digest("validation"), "validation")
-        if in_this_run is not None or not known.items or not (known.is_all or self._race is None):
+        if not known.items or not (known.is_all or self._race is None):
             return
         candidate.recipe, candidate.cost = recipe, Cost(reused=known.sources)
         if self._raced is None:

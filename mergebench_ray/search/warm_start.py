@@ -22,6 +22,7 @@ from mergebench_ray.files import whole_file
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, read_trials, searched
+from mergebench_ray.search.earlier_items import versions_that_matter
 from mergebench_ray.search.kept_items import kept_digests
 from mergebench_ray.search.space import METHOD, Space
 
@@ -195,7 +196,8 @@ def _scored_alike(
         if one.trial.role == "candidate":
             is_alike = kept_digests(items) == asked
         else:  # its items were not kept, but what its run asked its references was
-            is_alike = one.asked == canonical_digest(sorted(asked)) and one.trial.versions == records.versions
+            is_alike = one.asked == canonical_digest(sorted(asked))
+            is_alike &= versions_that_matter(one.trial.versions) == versions_that_matter(records.versions)
             is_alike &= one.references == references
         if is_alike:
             alike.append(one)

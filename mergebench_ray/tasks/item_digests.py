@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mergebench_ray.installed_code import source_file, sources_below
+from mergebench_ray.installed_code import sources_below, sources_of
 from mergebench_ray.tasks.scored_task import ScoredTask, described_item
 
 _SETTINGS = (
@@ -34,16 +34,13 @@ def item_digests(tasks: Iterable[ScoredTask]) -> list[str]:
 
 
 def _how(task: ScoredTask) -> str:
-    """Digest of a task's settings, of the sources below its folder, and of those beside its functions elsewhere."""
+    """Digest of a task's settings, of the sources below its folder, and of those of its functions elsewhere."""
     config = vars(task.task.config)
     settings = {name: _plain(config.get(name)) for name in _SETTINGS}
     functions = [*_functions(config), type(task.task), task.batch_scorer, task.judged and task.judged.scorer]
-    found = {source_file(one) for one in functions if one is not None}
-    beside = {file for one in found if one is not None for file in one.parent.glob("*.py")}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(sources_below([] if task.file is None else [task.file.parent]).encode())
-    for content in sorted(hashlib.sha256(file.read_bytes()).digest() for file in beside):
-        digest.update(content)
+    digest.update(sources_of(one for one in functions if one is not None).encode())
     return digest.hexdigest()
 
 

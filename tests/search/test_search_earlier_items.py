@@ -23,7 +23,7 @@ from mergebench_ray.config import EngineOptions
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.evaluation.graded import GradedItem
 from mergebench_ray.evaluation.grading import ABSENT
-from mergebench_ray.installed_code import installed_code
+from mergebench_ray.installed_code import installed_code, source_file, sources_below, sources_of
 from mergebench_ray.methods import registry
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
 from mergebench_ray.search.earlier_items import EarlierItems, answer_conditions, run_folders
@@ -210,6 +210,35 @@ def test_code_is_a_condition_a_methods_own_and_what_is_installed(
     installed = installed_code(frozenset())
     monkeypatch.setattr(installed_code_module, "distributions", lambda: [SimpleNamespace(name="x", version="2")])
     assert installed_code.__wrapped__(frozenset()) != installed
+
+
+def test_what_an_editor_leaves_and_what_was_never_in_a_file_have_no_source(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("x = 1\n")
+    before = sources_below([tmp_path])
+    (tmp_path / ".#own.py").symlink_to("somebody@somewhere.1")
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere.py")
+    assert sources_below([tmp_path]) == before
+    made: dict[str, Any] = {}
+    exec("def made(): ...", made)
+    assert source_file(made["made"]) is None
+    assert sources_of([made["made"], len, EarlierItems]) == sources_of([])
+
+
+def test_of_a_module_without_a_package_its_own_file_counts_and_of_a_package_all_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "alone_here.py").write_text("class One: ...\n")
+    (tmp_path / "in_package").mkdir()
+    (tmp_path / "in_package" / "__init__.py").write_text("class Two: ...\n")
+    import alone_here  # type: ignore[import-not-found]
+    import in_package  # type: ignore[import-not-found]
+
+    before = sources_of([alone_here.One]), sources_of([in_package.Two])
+    (tmp_path / "beside.py").write_text("y = 1\n")
+    (tmp_path / "in_package" / "beside.py").write_text("y = 1\n")
+    assert sources_of([alone_here.One]) == before[0]
+    assert sources_of([in_package.Two]) != before[1]
 
 
 def test_items_belong_together_as_this_runs_suite_says(tmp_path: Path) -> None:
