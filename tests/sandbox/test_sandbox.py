@@ -26,7 +26,7 @@ def pool() -> Iterator[SandboxPool]:
 
 @pytest.fixture(scope="module")
 def numpy_pool() -> Iterator[SandboxPool]:
-    with SandboxPool(limits=QUICK, modules=("numpy",)) as pool:
+    with SandboxPool(modules=("numpy",)) as pool:  # importing it takes a second, on a busy machine several
         yield pool
 
 
