@@ -8,6 +8,7 @@ from functools import cached_property
 from math import prod
 
 from mergebench_ray.checkpoints import Checkpoint, merged_names, streamed_names
+from mergebench_ray.config.fields import ModuleKind
 from mergebench_ray.kernels.random import POSITIONS
 
 
@@ -19,6 +20,7 @@ class LayoutTensor:
         name: name in the checkpoint.
         shape: shape of the whole tensor.
         layer: index of its layer, None outside the layers.
+        kind: of the module that it is part of.
         part: index of the run within the tensor.
         start: first entry in the flat order.
         count: number of entries.
@@ -27,6 +29,7 @@ class LayoutTensor:
     name: str
     shape: tuple[int, ...]
     layer: int | None
+    kind: ModuleKind
     part: int
     start: int
     count: int
@@ -117,8 +120,8 @@ def _place(names: Sequence[str], base: Checkpoint) -> tuple[LayoutTensor, ...]:
         size = prod(shape)
         for part in range(-(-size // POSITIONS)):
             count = min(POSITIONS, size - part * POSITIONS)
-            layer = base.family.layer_of(name, base.num_layers)
-            tensors.append(LayoutTensor(name, shape, layer, part, start, count))
+            layer, kind = base.family.layer_of(name, base.num_layers), base.family.module_kind(name)
+            tensors.append(LayoutTensor(name, shape, layer, kind, part, start, count))
             start += count
     return tuple(tensors)
 

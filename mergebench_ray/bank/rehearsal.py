@@ -160,7 +160,8 @@ def llama_layout(shapes: Mapping[str, tuple[int, ...]], layers: int) -> Layout:
     start = 0
     for name, shape in shapes.items():
         count = prod(shape)
-        tensors.append(LayoutTensor(name, shape, family.layer_of(name, layers), 0, start, count))
+        layer, kind = family.layer_of(name, layers), family.module_kind(name)
+        tensors.append(LayoutTensor(name, shape, layer, kind, 0, start, count))
         start += count
     return Layout(tuple(tensors), (), layers)
 

@@ -61,7 +61,7 @@ def plan_work(
     scalars: list[Scalars] = []
     assignment, fingerprints = [], []
     for tensor in layout.merged:
-        place = TensorPlace(tensor.name, tensor.layer, layout.num_layers, tensor.part)
+        place = TensorPlace(tensor.name, tensor.layer, layout.num_layers, tensor.part, tensor.kind)
         numbers = method.scalars(parameters, prepared, place, specialists)
         text = json.dumps(numbers, sort_keys=True)
         if text not in distinct:

@@ -9,10 +9,11 @@ from mergebench_ray.config.calibration import (
     CalibrationSource,
 )
 from mergebench_ray.config.engine import EngineOptions
+from mergebench_ray.config.hyper_parameters import Choices, Fixed, Range
 from mergebench_ray.config.recipe import Recipe
 from mergebench_ray.config.reference import ModelRef, exists_here
 from mergebench_ray.config.suite import Domain, Suite
-from mergebench_ray.config.sweep import Choices, Fixed, Range, SearchOptions, Sweep
+from mergebench_ray.config.sweep import SearchOptions, Sweep
 
 __all__ = [
     "CalibrationInput",

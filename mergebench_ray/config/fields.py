@@ -21,6 +21,11 @@ DataSplit = Literal["validation", "test"]
 DATA_SPLITS: tuple[DataSplit, ...] = get_args(DataSplit)
 
 
+ModuleKind = Literal["attention", "mlp", "norm"]
+"""What a tensor is part of, by its name: what mixes tokens, what scales vectors, and everything else."""
+MODULE_KINDS: tuple[ModuleKind, ...] = get_args(ModuleKind)
+
+
 def data_split_of(split: Split) -> DataSplit:
     """Where a split's items come from."""
     return "test" if split == "test" else "validation"

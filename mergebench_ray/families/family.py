@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mergebench_ray.config.fields import Strict
+from mergebench_ray.config.fields import ModuleKind, Strict
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.families.decoder import DecoderLayout
 from mergebench_ray.families.settings import SettingRules
@@ -18,6 +18,7 @@ _DEFAULT = "default"
 # A word that whatever belongs to the embeddings has in its name: Bloom's normalisation of them, too.
 _EMBEDDING = "embed"
 _MAX_DIGITS = 7
+_OF_A_MODULE = ("weight", "bias")
 
 
 class ModelFamily(Strict):
@@ -32,6 +33,7 @@ class ModelFamily(Strict):
         position_embeddings: modules that are tables of positions.
         further_token_layers: pattern of modules that hold layers which predict further tokens.
         other_senses: pattern of modules for pictures and sound.
+        token_mixers: patterns in names of what mixes tokens.
         masks: pattern of the ends of names of what the code makes by itself.
         recomputed: pattern of the ends of names of what a model computes anew whenever it starts.
         settings: which settings say what a model computes.
@@ -47,6 +49,7 @@ class ModelFamily(Strict):
     position_embeddings: frozenset[str]
     further_token_layers: re.Pattern[str]
     other_senses: re.Pattern[str]
+    token_mixers: tuple[re.Pattern[str], ...]
     masks: re.Pattern[str]
     recomputed: re.Pattern[str]
     settings: SettingRules
@@ -98,6 +101,18 @@ class ModelFamily(Strict):
         """Whether a name says that a tensor is beside the text; layers that follow the others do not say it."""
         modules = name.split(".")[:-1]
         return any(self.further_token_layers.fullmatch(m) or self.other_senses.fullmatch(m) for m in modules)
+
+    def module_kind(self, name: str) -> ModuleKind:
+        """What kind of module a merged tensor is part of.
+
+        A norm is one wherever it is, inside attention, too. What neither scales vectors nor mixes tokens is ``mlp``:
+        feed-forward layers, experts and routers, and the few tensors that some families have besides.
+        """
+        module, _, leaf = name.rpartition(".")
+        last = module.rpartition(".")[2] if leaf in _OF_A_MODULE else leaf
+        if self.vectors.norms.fullmatch(last):
+            return "norm"
+        return "attention" if any(one.search(name) for one in self.token_mixers) else "mlp"
 
     def load_group(self, name: str) -> str:
         """What an engine loads as a whole: a tensor's layer, or the tensor alone outside the layers.

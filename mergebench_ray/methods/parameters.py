@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from mergebench_ray.config.fields import Strict
+from mergebench_ray.config.fields import MODULE_KINDS, ModuleKind, Strict
+from mergebench_ray.config.hyper_parameters import LINE
+from mergebench_ray.errors import nearest
 
 Coefficient = Annotated[float, Field(ge=-2, le=3, allow_inf_nan=False)]
 
@@ -20,17 +22,58 @@ class LineOverLayers(Strict):
     last: Coefficient = Field(description="Of the last layer, and of what is outside the layers.")
 
 
-ScalingCoefficient = (
-    Coefficient | dict[str, Coefficient | Annotated[list[Coefficient], Field(min_length=1)] | LineOverLayers]
-)
-"""λ: one number, one per specialist, or per specialist one per layer group or the ends of a line over the layers."""
+OverLayers = Coefficient | Annotated[list[Coefficient], Field(min_length=1)] | LineOverLayers
+"""A number, one per layer group, or the ends of a line over the layers."""
+
+
+class ByModuleKind(Strict):
+    """What differs between kinds of modules; a tensor's kind is told by its name."""
+
+    attention: OverLayers = Field(description="Of what mixes tokens: attention, recurrent and state-space layers.")
+    mlp: OverLayers = Field(description="Of everything else: feed-forward layers, experts, routers.")
+    norm: OverLayers = Field(description="Of norms, wherever they are.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_kinds(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and (unknown := sorted(map(str, {*values} - {*MODULE_KINDS}))):
+            raise ValueError(f"unknown kind of module {unknown[0]!r:.80}; {nearest(unknown[0], MODULE_KINDS)}")
+        if isinstance(values, Mapping) and (missing := [kind for kind in MODULE_KINDS if kind not in values]):
+            raise ValueError(f"needs a value for each kind of module; missing: {', '.join(missing)}")
+        return values
+
+
+def _form(value: Any) -> str:
+    """Which form of a coefficient is meant, so that what is wrong is said of that one."""
+    if isinstance(value, LineOverLayers) or (isinstance(value, Mapping) and {*LINE} & {*value}):
+        return "line"
+    if isinstance(value, Mapping | ByModuleKind):
+        return "kinds"
+    return "groups" if isinstance(value, list | tuple) else "number"
+
+
+OfSpecialist = Annotated[
+    Annotated[Coefficient, Tag("number")]
+    | Annotated[list[Coefficient], Field(min_length=1), Tag("groups")]
+    | Annotated[LineOverLayers, Tag("line")]
+    | Annotated[ByModuleKind, Tag("kinds")],
+    Discriminator(_form),
+]
+"""λ of a specialist."""
+
+ScalingCoefficient = Annotated[
+    Annotated[Coefficient, Tag("all")] | Annotated[dict[str, OfSpecialist], Tag("each")],
+    Discriminator(lambda value: "each" if isinstance(value, Mapping) else "all"),
+]
+"""λ: one number, one per specialist, or per specialist one per layer group, the ends of a line over the layers, or any
+of these for each kind of module."""
 
 
 class MethodParameters(Strict):
     """Hyper-parameters of a method; unknown names are refused.
 
-    A field listed in `per_specialist` may be one number or a mapping from specialist to number (or to numbers per
-    layer group); `completed` writes it out for every specialist.
+    A field listed in `per_specialist` may be one number or a mapping from specialist to number (or to what a tensor's
+    layer and kind make a number of); `completed` writes it out for every specialist.
     """
 
     per_specialist: ClassVar[frozenset[str]] = frozenset()
@@ -57,14 +100,18 @@ def _expand(name: str, value: Any, specialists: Sequence[str], layers: int) -> d
             f"{name} needs exactly the specialists {', '.join(sorted(specialists))}; wrong or missing: {odd}"
         )
     for specialist, number in value.items():
-        if isinstance(number, list) and len(number) > max(layers, 1):
-            raise ValueError(f"{name}.{specialist} has {len(number)} layer groups, but the model has {layers} layers")
+        for part in number.values() if isinstance(number, dict) else [number]:
+            if isinstance(part, list) and len(part) > max(layers, 1):
+                raise ValueError(f"{name}.{specialist} has {len(part)} layer groups, but the model has {layers} layers")
     return {specialist: _collapse(value[specialist]) for specialist in sorted(value)}
 
 
 def _collapse(value: Any) -> Any:
-    numbers = list(value.values()) if isinstance(value, dict) else value
-    return numbers[0] if isinstance(numbers, list) and len(set(numbers)) == 1 else value
+    """What is the same in all layers, or for all kinds of modules, once."""
+    if isinstance(value, dict):
+        value = {part: _collapse(one) for part, one in value.items()}
+    parts = list(value.values()) if isinstance(value, dict) else value
+    return parts[0] if isinstance(parts, list) and all(one == parts[0] for one in parts) else value
 
 
 @dataclass(frozen=True)
@@ -76,12 +123,14 @@ class TensorPlace:
         layer: index of its layer; None outside the layers (the final norm).
         num_layers: layers of the model.
         part: which run of 2**30 entries of the tensor; 0 but for huge tensors.
+        kind: of the module that it is part of, as its family says.
     """
 
     name: str
     layer: int | None
     num_layers: int
     part: int = 0
+    kind: ModuleKind = "mlp"
 
 
 def layer_group(place: TensorPlace, groups: int) -> int:
@@ -93,23 +142,25 @@ def per_specialist(values: Any, place: TensorPlace, specialists: Sequence[str]) 
     """One number per specialist for a tensor.
 
     Args:
-        values: one number, or specialist -> number, or specialist -> one number per layer group, or the line's ends.
+        values: one number, or specialist -> number, or specialist -> one number per layer group, or the line's ends, or
+            kind of module -> one of these.
         place: the tensor.
         specialists: sorted names.
     """
     numbers = []
     for specialist in specialists:
         value = values[specialist] if isinstance(values, Mapping) else values
-        numbers.append(_in_layer(value, place))
+        numbers.append(_of_place(value, place))
     return numbers
 
 
-def _in_layer(value: Any, place: TensorPlace) -> float:
-    if isinstance(value, list):
+def _of_place(value: Any, place: TensorPlace) -> float:
+    form = _form(value)
+    if form == "kinds":
+        return _of_place(value[place.kind] if isinstance(value, Mapping) else getattr(value, place.kind), place)
+    if form == "groups":
         return float(value[layer_group(place, len(value))])
-    if isinstance(value, Mapping | LineOverLayers):
-        return _on_line(LineOverLayers.model_validate(value), place)
-    return float(value)
+    return _on_line(LineOverLayers.model_validate(value), place) if form == "line" else float(value)
 
 
 def _on_line(line: LineOverLayers, place: TensorPlace) -> float:

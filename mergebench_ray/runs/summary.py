@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergebench_ray.config.fields import Split
+from mergebench_ray.config.fields import MODULE_KINDS, Split
+from mergebench_ray.config.hyper_parameters import LINE
 from mergebench_ray.config.objective import DEFAULT, FORGETTING
-from mergebench_ray.config.sweep import LINE
 from mergebench_ray.runs.leaderboard import (
     best_candidate,
     best_first,
@@ -287,14 +287,17 @@ def _one_for_all(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 
 def _readable(column: str) -> str:
-    """`coefficient.math.0` as "coefficient of math, layer group 0", `parameter.density` as "density"."""
+    """`coefficient.math.mlp.0` as "coefficient of math, mlp, layer group 0", `parameter.density` as "density"."""
     kind, _, rest = column.partition(".")
     if kind == "parameter":
         name, _, part = rest.partition(".")
         return f"{name} of {part}" if part else name
-    specialist, _, group = rest.rpartition(".")
-    if group.isdigit() and specialist:
-        return f"coefficient of {specialist}, layer group {group}"
-    if group in LINE and specialist:
-        return f"coefficient of {specialist}, {group} layer"
-    return f"coefficient of {rest}" if rest else "coefficient (one for all specialists)"
+    names, places = rest.split("."), []
+    if names[-1].isdigit() and len(names) > 1:
+        places.append(f"layer group {names.pop()}")
+    elif names[-1] in LINE and len(names) > 1:
+        places.append(f"{names.pop()} layer")
+    if names[-1] in MODULE_KINDS and len(names) > 1:
+        places.insert(0, names.pop())
+    specialist = ".".join(names)
+    return ", ".join([f"coefficient of {specialist}", *places]) if rest else "coefficient (one for all specialists)"

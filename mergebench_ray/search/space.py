@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mergebench_ray.config import Choices, Fixed, Range, Sweep
 from mergebench_ray.config.names import require_names
-from mergebench_ray.config.sweep import LINE
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods import complete_parameters
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
+
+Path = tuple[str | int, ...]
+"""Where a number stands in a specialist's coefficient."""
 
 METHOD = "method"
 OPTUNA_NUMBER = "optuna_number"
@@ -25,10 +27,9 @@ _MOST_NUMBERS = 10_000
 class Space:
     """All candidates that a sweep may try.
 
-    A searched number is named ``METHOD.PARAMETER``, ``METHOD.PARAMETER.SPECIALIST``,
-    ``METHOD.PARAMETER.SPECIALIST.GROUP`` or, of a line, ``METHOD.PARAMETER.SPECIALIST.first`` and ``.last``; with
-    several methods, ``method`` chooses among them first (define-by-run, so only the chosen method's numbers exist in a
-    trial).
+    A searched number is named ``METHOD.PARAMETER`` or ``METHOD.PARAMETER.SPECIALIST``, and behind that, as far as there
+    are such, a kind of module and a layer group or, of a line, ``first`` or ``last``; with several methods, ``method``
+    chooses among them first (define-by-run, so only the chosen method's numbers exist in a trial).
 
     Args:
         sweep: the checked sweep file.
@@ -87,7 +88,7 @@ class Space:
                 parameters[name] = parameter.value
             elif isinstance(parameter, Range) and parameter.per == "specialist":
                 parameters[name] = {
-                    specialist: _collect(suggestion, f"{method}.{name}.{specialist}", parameter)
+                    specialist: _collect(suggestion, f"{method}.{name}.{specialist}", parameter.paths)
                     for specialist in self._specialists
                 }
             else:
@@ -146,11 +147,10 @@ class Space:
                     f"{where} needs exactly the specialists {', '.join(self._specialists)}; wrong or missing: "
                     f"{', '.join(wrong):.200}"
                 )
-        parts = parameter.parts if isinstance(parameter, Range) else ()
+        paths = parameter.paths if each and isinstance(parameter, Range) else ((),)
         for one in value.values() if isinstance(value, Mapping) else [value]:
-            if isinstance(one, list | Mapping) and not (each and _has_parts(one, parts)):
-                shapes = {(): "a number", LINE: f"a number, or {{{': ..., '.join(LINE)}: ...}}"}
-                raise InputError(f"{where} = {one!r:.80}: {shapes.get(parts, f'a list of {len(parts)}')} is needed")
+            if not _fits(one, paths):
+                raise InputError(f"{where} = {one!r:.80}: {_needed(paths)} is needed")
 
     def _searched(self, method: str) -> Iterator[tuple[str, Range | Choices, tuple[str | int, ...]]]:
         """Searched numbers of a method: key, what it may be, and where it stands in a point."""
@@ -158,11 +158,8 @@ class Space:
             key = f"{method}.{name}"
             if isinstance(parameter, Range) and parameter.per == "specialist":
                 for specialist in self._specialists:
-                    if not parameter.parts:
-                        yield f"{key}.{specialist}", parameter, (name, specialist)
-                    for place, part in enumerate(parameter.parts):
-                        path = (name, specialist, part if parameter.lines else place)
-                        yield f"{key}.{specialist}.{part}", parameter, path
+                    for path in parameter.paths:
+                        yield ".".join((key, specialist, *map(str, path))), parameter, (name, specialist, *path)
             elif not isinstance(parameter, Fixed):
                 yield key, parameter, (name,)
 
@@ -170,7 +167,7 @@ class Space:
     def num_numbers(self) -> int:
         """How many numbers and choices are searched, of all methods together."""
         return sum(
-            len(self._specialists) * max(len(one.parts), 1) if isinstance(one, Range) and one.per == "specialist" else 1
+            len(self._specialists) * len(one.paths) if isinstance(one, Range) and one.per == "specialist" else 1
             for parameters in self._methods.values()
             for one in parameters.values()
             if not isinstance(one, Fixed)
@@ -213,19 +210,45 @@ def _extremes(parameter: Range | Choices | Fixed) -> list[Any]:
     return list(parameter.choices) if isinstance(parameter, Choices) else [parameter.value]
 
 
-def _collect(suggestion: Mapping[str, Any], key: str, parameter: Range) -> Any:
-    """A specialist's number, or its numbers."""
-    if not parameter.parts:
+def _collect(suggestion: Mapping[str, Any], key: str, paths: Sequence[Path]) -> Any:
+    """A specialist's number, or its numbers by kind of module, layer group or end of a line."""
+    if () in paths:
         return suggestion[key]
-    numbers = {part: suggestion[f"{key}.{part}"] for part in parameter.parts}
-    return numbers if parameter.lines else list(numbers.values())
+    inside = {first: _collect(suggestion, f"{key}.{first}", rest) for first, rest in _branches(paths).items()}
+    return inside if _are_names(inside) else [*inside.values()]
 
 
-def _has_parts(value: list[Any] | Mapping[str, Any], parts: tuple[str, ...]) -> bool:
-    """Whether a specialist's value in a point has a number for each of the searched ones."""
+def _branches(paths: Sequence[Path]) -> dict[str | int, list[Path]]:
+    """First steps of paths, each with what follows it; none of the empty path."""
+    found: dict[str | int, list[Path]] = {}
+    for first, *rest in filter(None, paths):
+        found.setdefault(first, []).append(tuple(rest))
+    return found
+
+
+def _are_names(steps: Iterable[str | int]) -> bool:
+    return all(isinstance(step, str) for step in steps)
+
+
+def _fits(value: Any, paths: Sequence[Path]) -> bool:
+    """Whether a value in a point is one for all paths, or has one for each of their first steps."""
+    if not isinstance(value, Mapping | list):
+        return True
+    branches = _branches(paths)
     if isinstance(value, Mapping):
-        return parts == LINE and set(value) == set(LINE)
-    return parts != LINE and len(value) == len(parts) > 1
+        return set(value) == set(branches) and all(_fits(value[step], rest) for step, rest in branches.items())
+    is_list = not _are_names(branches) and len(value) == len(branches)
+    return is_list and all(map(_fits, value, branches.values()))  # in the order of the paths
+
+
+def _needed(paths: Sequence[Path]) -> str:
+    """What a point may say of a specialist."""
+    steps = [*_branches(paths)]
+    if not steps:
+        return "a number"
+    if not _are_names(steps):
+        return f"a list of {len(steps)}"
+    return f"a number, or {{{': ..., '.join(map(str, steps))}: ...}}"
 
 
 def _descend(value: Any, path: Sequence[str | int]) -> Any:

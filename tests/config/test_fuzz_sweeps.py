@@ -61,6 +61,7 @@ RANGES = st.fixed_dictionaries(
         "integer": st.booleans(),
         "per": st.sampled_from(["all", "specialist"]),
         "layer_groups": st.sampled_from([1, 2, 7, 100_000_000]),
+        "module_kinds": st.booleans(),
         "lines": st.booleans(),
     },
 )

@@ -91,6 +91,50 @@ def test_the_first_number_is_the_layer_unless_it_is_no_text_layer(name: str, lay
 
 
 @pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (
+            "attention",
+            [
+                "model.layers.1.self_attn.q_proj.weight",
+                "transformer.h.0.attn.c_proj.bias",
+                "gpt_neox.layers.0.attention.dense.weight",
+                "transformer.blocks.0.norm_attn_norm.attn.Wqkv.weight",
+                "model.layers.0.self_attn.sinks",
+                "model.layers.0.linear_attn.conv1d.weight",
+                "model.layers.0.mamba.A_log",
+                "backbone.layers.0.mixer.in_proj.weight",
+                "model.layers.0.conv.in_proj.weight",
+            ],
+        ),
+        (
+            "norm",
+            [
+                "model.norm.weight",
+                "model.layers.0.post_attention_layernorm.weight",
+                "model.layers.0.self_attn.q_norm.weight",
+                "model.layers.0.attention_norm.weight",
+                "transformer.h.0.ln_1.bias",
+                "model.layers.0.mamba.norm.weight",
+            ],
+        ),
+        (
+            "mlp",
+            [
+                "model.layers.0.mlp.down_proj.weight",
+                "model.layers.0.mlp.experts.3.w1.weight",
+                "model.layers.0.mlp.gate.e_score_correction_bias",
+                "model.decoder.layers.0.fc1.bias",
+                "backbone.layers.0.mixer.up_proj.weight",
+            ],
+        ),
+    ],
+)
+def test_a_tensor_is_of_attention_or_a_norm_or_of_everything_else(kind: str, names: list[str]) -> None:
+    assert {name: LLAMA.module_kind(name) for name in names} == dict.fromkeys(names, kind)
+
+
+@pytest.mark.parametrize(
     ("name", "layer"),
     [
         ("model.layers.3.self_attn.q_proj.weight", "model.layers.3"),

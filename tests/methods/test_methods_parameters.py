@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mergebench_ray.config.fields import MODULE_KINDS
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods import (
     TensorPlace,
@@ -43,6 +44,7 @@ def test_defaults_are_the_published_ones() -> None:
         {"coding": [0.5, 0.5], "math": 0.5},
         {"math": [0.5], "coding": [0.5]},
         {"math": {"first": 0.5, "last": 0.5}, "coding": 0.5},
+        {"math": {"attention": 0.5, "mlp": [0.5, 0.5], "norm": {"first": 0.5, "last": 0.5}}, "coding": 0.5},
     ],
 )
 def test_equal_merges_have_equal_parameters(value: Any) -> None:
@@ -64,6 +66,25 @@ def test_lines_stay_lines() -> None:
     completed = complete("ties", {"scaling_coef": {"math": {"last": 1, "first": 0.25}, "coding": 0.3}})
     assert completed["scaling_coef"] == {"coding": 0.3, "math": {"first": 0.25, "last": 1.0}}
     assert complete("ties", completed) == completed
+
+
+def test_kinds_of_modules_stay_and_what_is_the_same_for_all_of_them_is_one() -> None:
+    kinds = {"norm": [0.2, 0.2], "attention": [0.1, 1], "mlp": {"first": 0.25, "last": 1}}
+    alike = {"norm": [0.1, 0.3], "attention": [0.1, 0.3], "mlp": [0.1, 0.3]}
+    completed = complete("task_arithmetic", {"scaling_coef": {"math": kinds, "coding": alike}})
+    expected = {"attention": [0.1, 1.0], "mlp": {"first": 0.25, "last": 1.0}, "norm": 0.2}
+    assert completed["scaling_coef"] == {"coding": [0.1, 0.3], "math": expected}
+    assert complete("task_arithmetic", completed) == completed
+
+
+def test_a_tensor_has_the_number_of_its_kind_and_layer() -> None:
+    kinds = {"attention": [0.1, 0.9], "mlp": {"first": 0.2, "last": 0.6}, "norm": 0.3}
+    parsed = parse_parameters("task_arithmetic", {"scaling_coef": {"math": kinds}})
+    assert isinstance(parsed, TaskArithmeticParameters)
+    places = [TensorPlace("x", layer, 2, kind=kind) for kind in MODULE_KINDS for layer in (0, 1)]
+    for values in (parsed.scaling_coef, {"math": kinds}):
+        found = [number for place in places for number in per_specialist(values, place, ["math"])]
+        assert found == pytest.approx([0.1, 0.9, 0.2, 0.6, 0.3, 0.3])
 
 
 @pytest.mark.parametrize(
@@ -110,6 +131,19 @@ def test_layers_fall_into_even_groups(layer: int | None, layers: int, groups: in
         ("task_arithmetic", {"scaling_coef": {"math": [], "coding": 0.2}}, "scaling_coef"),
         ("task_arithmetic", {"scaling_coef": {"math": {"first": 0.1}, "coding": 0.2}}, "scaling_coef"),
         ("task_arithmetic", {"scaling_coef": {"math": {"first": 0.1, "last": 4}, "coding": 0.2}}, "scaling_coef"),
+        (
+            "ties",
+            {"scaling_coef": {"math": {"atention": 0.1, "mlp": 0.2, "norm": 0.3}, "coding": 0.2}},
+            "scaling_coef.math = {'atention': 0.1, 'mlp': 0.2, 'norm': 0.3}: unknown kind of module 'atention'; "
+            "did you mean 'attention'?",
+        ),
+        ("ties", {"scaling_coef": {"math": {"mlp": 0.2, "norm": 0.3}, "coding": 0.2}}, "missing: attention"),
+        ("ties", {"scaling_coef": {"math": {"attention": 0.1, "mlp": 7, "norm": 0}, "coding": 0.2}}, "math.mlp = 7"),
+        (
+            "ties",
+            {"scaling_coef": {"math": {"attention": [0.1] * 5, "mlp": 0.2, "norm": 0.3}, "coding": 0.2}},
+            "5 layer groups",
+        ),
         ("dare", {"p": 1.0}, "p = 1.0"),
         ("dare", {"seed": -1}, "seed = -1"),
         ("consensus", {"k": 3}, "k = 3"),

@@ -123,6 +123,22 @@ def test_layer_groups_scale_their_own_layers(models: Models) -> None:
         assert_equal_but_for_rounding(tensor, expected[name], base[name], name)
 
 
+def test_kinds_of_modules_are_scaled_by_their_own_numbers_however_the_model_is_cut(models: Models) -> None:
+    base, specialists = models.weights()
+    numbers = {"attention": 0.2, "mlp": 0.8, "norm": -0.5}
+    alone = {
+        kind: naive.ties(base, specialists, dict.fromkeys(SPECIALISTS, number), 0.4, "sum")
+        for kind, number in numbers.items()
+    }
+    parameters = {"density": 0.4, "scaling_coef": dict.fromkeys(SPECIALISTS, numbers)}
+    merged = LocalBank(models.base, models.specialists).merge("ties", parameters)
+    for name, tensor in merged.items():
+        kind = "norm" if "norm" in name.split(".")[-2] else "attention" if "self_attn" in name else "mlp"
+        assert_equal_but_for_rounding(tensor, alone[kind][name], base[name], name)
+    cut = LocalBank(models.base, models.specialists, shards=3, threads=2).merge("ties", parameters)
+    assert [name for name in merged if not torch.equal(cut[name], merged[name])] == []
+
+
 def test_untied_head_counts_for_the_threshold(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base", tied=False)
     models = {n: resolve(str(tiny_specialist(tmp_path / n, base, seed=i))) for i, n in enumerate("ab")}

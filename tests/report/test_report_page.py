@@ -177,6 +177,11 @@ def test_what_does_not_differ_between_candidates_has_no_chart() -> None:
         for place, one in enumerate(trials)
     ]
     assert f"coefficient of {DOMAINS[0]}, last layer" in RunSummary.of(lines).searched_values()
+    kinds = [
+        replace(one, parameters={"scaling_coef": {DOMAINS[0]: {"attention": 0.1, "mlp": [0.1, place]}}})
+        for place, one in enumerate(trials)
+    ]
+    assert list(RunSummary.of(kinds).searched_values()) == [f"coefficient of {DOMAINS[0]}, mlp, layer group 1"]
 
 
 def test_leaderboard_orders_by_normalised_average_and_leaves_out_the_yardstick() -> None:

@@ -66,6 +66,31 @@ def test_two_numbers_per_specialist_are_the_ends_of_a_line() -> None:
     )
 
 
+def test_numbers_for_each_kind_of_module_and_layer_group() -> None:
+    searched = {"low": 0, "high": 1, "per": "specialist", "layer_groups": 2, "module_kinds": True}
+    space = make_space({"task_arithmetic": {"scaling_coef": searched}})
+    math = {"attention": [0.1, 0.2], "mlp": 0.3, "norm": [0.5, 0.6]}
+    (point,) = space.points([{"scaling_coef": {"math": math, "coding": 0.4}}])
+    assert space.num_numbers == len(space.distributions("task_arithmetic")) == len(point) == 2 * 3 * 2
+    numbers, suggestion = suggest(space, point)
+    assert numbers["task_arithmetic.scaling_coef.math.norm.1"] == 0.6
+    coding = {"attention": [0.4, 0.4], "mlp": [0.4, 0.4], "norm": [0.4, 0.4]}
+    assert space.candidate(suggestion) == (
+        "task_arithmetic",
+        {"scaling_coef": {"coding": coding, "math": math | {"mlp": [0.3, 0.3]}}},
+    )
+
+
+def test_kinds_of_modules_may_each_have_a_line() -> None:
+    searched = {"low": 0, "high": 1, "per": "specialist", "lines": True, "module_kinds": True}
+    space = make_space({"ties": {"scaling_coef": searched}})
+    math = {"attention": {"first": 0.1, "last": 0.2}, "mlp": 0.3, "norm": 0.4}
+    (point,) = space.points([{"scaling_coef": {"math": math, "coding": 0.4}}])
+    _, suggestion = suggest(space, point)
+    found = space.candidate(suggestion)[1]["scaling_coef"]["math"]
+    assert found == math | {kind: {"first": math[kind], "last": math[kind]} for kind in ("mlp", "norm")}
+
+
 def test_only_the_chosen_methods_numbers_are_in_a_trial() -> None:
     space = make_space(
         {
@@ -144,6 +169,11 @@ def test_a_point_with_one_number_for_all_is_spread_over_specialists() -> None:
             {"task_arithmetic": {"scaling_coef": {"low": 0, "high": 1, "per": "specialist", "lines": True}}},
             {"points_to_evaluate": [{"scaling_coef": {"math": {"first": 0.1}, "coding": 0.2}}]},
             r"a number, or \{first: ..., last: ...\} is needed",
+        ),
+        (
+            {"task_arithmetic": {"scaling_coef": {"low": 0, "high": 1, "per": "specialist", "module_kinds": True}}},
+            {"points_to_evaluate": [{"scaling_coef": {"math": {"attention": 0.1, "mlp": 0.2}, "coding": 0.2}}]},
+            r"a number, or \{attention: ..., mlp: ..., norm: ...\} is needed",
         ),
         ({"fisher": {"weight": {"low": 0.1, "high": 1, "per": "specialist", "lines": True}}}, {}, "fisher"),
         (
