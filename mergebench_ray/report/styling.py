@@ -6,6 +6,7 @@ import math
 from html import escape
 
 import plotly.graph_objects as go
+import plotly.io
 
 from mergebench_ray.config.objective import DEFAULT
 from mergebench_ray.runs.leaderboard import describe, objective_title, what_is_missed, with_error, with_objective
@@ -40,16 +41,25 @@ def finite(value: float | None) -> float:
 
 def styled(figure: go.Figure, height: int) -> go.Figure:
     """The figure in the page's style; `height` in pixels."""
-    figure.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 8, "r": 16, "t": 30, "b": 8},
-        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        hoverlabel={"bgcolor": "white", "font": {"color": INK}, "align": "left"},
-    )
-    figure.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0})
-    figure.update_xaxes(automargin=True, gridcolor=GRID, zeroline=False)
-    figure.update_yaxes(automargin=True, gridcolor=GRID, zeroline=False)
-    return figure
+    return figure.update_layout(template=_STYLE, height=height)
+
+
+def _style() -> go.layout.Template:
+    """Of Plotly's white template what these charts show, since each chart copies it, and what is ours."""
+    white = plotly.io.templates["plotly_white"]
+    axis = {"automargin": True, "gridcolor": GRID, "zeroline": False}
+    layout = {
+        **{name: white.layout[name] for name in ("autotypenumbers", "colorscale", "colorway", "hovermode", "polar")},
+        "xaxis": {**white.layout.xaxis.to_plotly_json(), **axis},
+        "yaxis": {**white.layout.yaxis.to_plotly_json(), **axis},
+        "margin": {"l": 8, "r": 16, "t": 30, "b": 8},
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hoverlabel": {"bgcolor": "white", "font": {"color": INK}, "align": "left"},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+    }
+    return go.layout.Template(layout=layout, data={"bar": white.data.bar})
+
+
+_STYLE = _style()
