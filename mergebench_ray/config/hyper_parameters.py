@@ -24,6 +24,11 @@ class Range(Strict):
     high: float = Field(allow_inf_nan=True, description="Largest number.")
     log: bool = Field(default=False, description="Search the logarithm; needs low > 0.")
     integer: bool = Field(default=False, description="Whole numbers only.")
+    grow_to: tuple[float, float] | None = Field(
+        default=None,
+        description="Bounds up to which low and high move on where the best candidates lie there; None for a range "
+        "that stays.",
+    )
     per: Literal["all", "specialist"] = Field(default="all", description="One number for all, or one per specialist.")
     layer_groups: int = Field(
         default=1, ge=1, le=1000, description="With per: specialist, one number per group of layers."
@@ -45,7 +50,9 @@ class Range(Strict):
             raise ValueError(f"log: true needs low > 0, got {self.low}")
         if self.integer and not (self.low.is_integer() and self.high.is_integer()):
             raise ValueError(f"integer: true needs whole bounds, got low {self.low}, high {self.high}")
-        if max(abs(self.low), abs(self.high)) > _MAX_EXACT:
+        if self.grow_to is not None:
+            self._check_grow_to(*self.grow_to)
+        if max(map(abs, self.widest)) > _MAX_EXACT:
             raise ValueError(f"needs bounds between -2**53 and 2**53, got low {self.low}, high {self.high}")
         if self.layer_groups > 1 and self.per != "specialist":
             raise ValueError("layer_groups needs per: specialist")
@@ -54,6 +61,19 @@ class Range(Strict):
         if self.module_kinds and self.per != "specialist":
             raise ValueError("module_kinds needs per: specialist")
         return self
+
+    def _check_grow_to(self, low: float, high: float) -> None:
+        if not low <= self.low < self.high <= high or (low, high) == (self.low, self.high):
+            raise ValueError(f"grow_to needs a range around low {self.low} and high {self.high}, got {low} to {high}")
+        if self.log and low <= 0:
+            raise ValueError(f"log: true needs grow_to above 0, got {low}")
+        if self.integer and not (low.is_integer() and high.is_integer()):
+            raise ValueError(f"integer: true needs whole bounds, got grow_to {low} to {high}")
+
+    @property
+    def widest(self) -> tuple[float, float]:
+        """The bounds, as far as they may move."""
+        return (self.low, self.high) if self.grow_to is None else self.grow_to
 
     @property
     def paths(self) -> tuple[tuple[str | int, ...], ...]:

@@ -20,6 +20,7 @@ from mergebench_ray.report import charts
 from mergebench_ray.report.colours import method_colours
 from mergebench_ray.report.fresh_scores import fresh_section
 from mergebench_ray.report.front_section import FRONT_HINT, front_html
+from mergebench_ray.report.grown_ranges import grown_ranges
 from mergebench_ray.report.importance import importance_section
 from mergebench_ray.report.method_charts import methods_chart
 from mergebench_ray.report.method_sections import items_section, method_sections, methods_table
@@ -48,7 +49,7 @@ from mergebench_ray.runs.leaderboard import (
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import budget_finding
 from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary, within_errors
-from mergebench_ray.runs.trials import Trial, is_known
+from mergebench_ray.runs.trials import Trial, is_known, searched
 
 
 def write_report(run_folder: Path, out: Path | None = None) -> Path:
@@ -195,6 +196,8 @@ def _parameter_grid(drawn: Charts, run: RunSummary, figures: Sequence[go.Figure]
 def _facts(found: Run) -> list[tuple[str, Any]]:
     run = found.summary
     facts = _sweep_facts(found.sweep) if found.sweep is not None else []
+    if found.sweep is not None and (grown := grown_ranges(found.sweep, searched(run.trials))):
+        facts.append(("ranges that grow", "\n".join(grown)))
     if found.sweep is not None and found.sweep.search.budget is not None:
         limits = found.sweep.search.budget.limits
         facts.append(("budget", budget_finding(RunFolder(found.folder), run.trials, limits)))

@@ -118,6 +118,8 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Numbers for a trial, made from the trials before it."""
+        for method, numbers in self._methods.items():  # whose ranges may be others than where they were inferred
+            self._methods[method] = Numbers({name: search_space[name] for name in numbers.space})
         before = [one for one in study.get_trials(deepcopy=False) if one.number < trial.number]
         told = [one for one in self._of_the_space(before) if one.state == TrialState.COMPLETE]
         told = [one for one in told if all(map(math.isfinite, one.values))]

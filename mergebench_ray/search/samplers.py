@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mergebench_ray.config import Choices, Range, SearchOptions, Sweep
 from mergebench_ray.config.objective import each_objective
 from mergebench_ray.errors import InputError, nearest, one_line
+from mergebench_ray.search.growing import GrowingRanges, SamplerOfGrowing
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.untried import SamplerOfUntried
 
@@ -33,6 +34,7 @@ _TRIED = 12  # two more than most samplers draw at random before they begin
 _QUICK = 500  # numbers that are suggested a dozen times in a moment
 _HUB = "optunahub:"
 _SEARCH_TOGETHER = ("CmaEsSampler", "GPSampler", "NSGAIISampler", "NSGAIIISampler", "QMCSampler")
+_OF_GROWING = ("TPESampler", "RandomSampler")
 _ENUMERATING = ("GridSampler", "BruteForceSampler")
 
 
@@ -159,10 +161,14 @@ def search_sampler(options: SearchOptions, space: Space) -> SamplerOfUntried:
     Raises:
         InputError: as `make_sampler`, or options without a name of what takes them.
     """
-    return SamplerOfUntried(_named_sampler(options, space), space, options.seed)
+    ranges = GrowingRanges(space)
+    sampler: optuna.samplers.BaseSampler = _named_sampler(options, space, grows=bool(ranges))
+    return SamplerOfUntried(SamplerOfGrowing(sampler, ranges) if ranges else sampler, space, options.seed)
 
 
-def _named_sampler(options: SearchOptions, space: Space) -> SeededByNumber:
+def _named_sampler(options: SearchOptions, space: Space, *, grows: bool) -> SeededByNumber:
+    if grows:
+        _check_growing(options)
     if options.sampler != AUTO:
         return make_sampler(options.sampler, options.seed, options.sampler_options)
     _check_auto(options)
@@ -170,7 +176,9 @@ def _named_sampler(options: SearchOptions, space: Space) -> SeededByNumber:
     has_front = len(each_objective(options.objective)) > 1
     # The Gaussian process knows nothing of constraints, and was not measured on fronts of several methods.
     if max(map(len, methods.values())) > _MOST_MODELLED or options.constraints or (has_front and len(methods) > 1):
-        return make_sampler("TPESampler", options.seed, {"multivariate": True, "group": True})
+        # By groups it would look at the ranges that numbers had first.
+        growing = {"multivariate": len(methods) == 1}
+        return make_sampler("TPESampler", options.seed, growing if grows else {"multivariate": True, "group": True})
     from mergebench_ray.search.front_proposals import FrontSampler  # scipy takes half a second
     from mergebench_ray.search.gaussian_process import GaussianProcessSampler
 
@@ -197,6 +205,8 @@ def try_sampler(sweep: Sweep, space: Space) -> None:
     name, options = sweep.search.sampler, sweep.search.sampler_options
     if name == AUTO:
         _check_auto(sweep.search)
+        if GrowingRanges(space):
+            _check_growing(sweep.search)
         return  # fits every space
     if name in _ENUMERATING:
         _check_enumerable(sweep)
@@ -231,6 +241,18 @@ def _check_auto(options: SearchOptions) -> None:
     if options.sampler_options:
         raise InputError(
             f"search.sampler_options: {AUTO} has none; name the sampler that takes them, such as sampler: TPESampler"
+        )
+
+
+def _check_growing(options: SearchOptions) -> None:
+    """Refuse what does not look at a trial's own ranges."""
+    if len(each_objective(options.objective)) > 1:
+        raise InputError("search.objective: a range that grows (grow_to) knows one objective; leave grow_to out")
+    if options.sampler not in (AUTO, *_OF_GROWING) or options.sampler_options.get("group"):
+        of_groups = " by groups" if options.sampler in _OF_GROWING else ""
+        raise InputError(
+            f"search.sampler = {options.sampler!r:.80}{of_groups} keeps the ranges that it has seen first, and knows "
+            f"of none that grows (grow_to); take {AUTO}, {' or '.join(_OF_GROWING)}, or leave grow_to out"
         )
 
 

@@ -54,10 +54,12 @@ class Space:
         for key, parameter, _ in self._searched(method):
             if isinstance(parameter, Choices):
                 trial.suggest_categorical(key, parameter.choices)
-            elif parameter.integer:
-                trial.suggest_int(key, int(parameter.low), int(parameter.high), log=parameter.log)
+                continue
+            low, high = parameter.widest
+            if parameter.integer:
+                trial.suggest_int(key, int(low), int(high), log=parameter.log)
             else:
-                trial.suggest_float(key, parameter.low, parameter.high, log=parameter.log)
+                trial.suggest_float(key, low, high, log=parameter.log)
         return {METHOD: method, OPTUNA_NUMBER: trial.number}
 
     @property
@@ -67,17 +69,17 @@ class Space:
 
     def distributions(self, method: str) -> dict[str, BaseDistribution]:
         """What the searched numbers of a method may be, as `suggest` asks for them."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+        return {key: _distribution(parameter) for key, parameter, _ in self._searched(method)}
 
-        found: dict[str, BaseDistribution] = {}
-        for key, parameter, _ in self._searched(method):
-            if isinstance(parameter, Choices):
-                found[key] = CategoricalDistribution(parameter.choices)
-            elif parameter.integer:
-                found[key] = IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
-            else:
-                found[key] = FloatDistribution(parameter.low, parameter.high, log=parameter.log)
-        return found
+    @property
+    def beginnings(self) -> dict[str, BaseDistribution]:
+        """Of the numbers whose ranges may grow, of all methods, the ranges that they begin with."""
+        return {
+            key: _distribution(parameter.model_copy(update={"grow_to": None}))
+            for method in self._methods
+            for key, parameter, _ in self._searched(method)
+            if isinstance(parameter, Range) and parameter.grow_to is not None
+        }
 
     def candidate(self, suggestion: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Method and hyper-parameters of a suggestion (as `suggest` filled it)."""
@@ -202,10 +204,21 @@ class Space:
             yield self.candidate(suggestion)[1]
 
 
+def _distribution(parameter: Range | Choices) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(parameter, Choices):
+        return CategoricalDistribution(parameter.choices)
+    low, high = parameter.widest
+    if parameter.integer:
+        return IntDistribution(int(low), int(high), log=parameter.log)
+    return FloatDistribution(low, high, log=parameter.log)
+
+
 def _extremes(parameter: Range | Choices | Fixed) -> list[Any]:
     """Values between which all others are accepted if these are; a range without `integer` gives broken numbers."""
     if isinstance(parameter, Range):
-        low, high = parameter.low, parameter.high
+        low, high = parameter.widest
         return [int(low), int(high)] if parameter.integer else [low, high, low + (high - low) * _INSIDE]
     return list(parameter.choices) if isinstance(parameter, Choices) else [parameter.value]
 
@@ -266,8 +279,9 @@ def _inside(value: Any, parameter: Range | Choices, where: str) -> Any:
             if choice == value and isinstance(choice, bool) == isinstance(value, bool):
                 return choice
         raise InputError(f"{where} = {value!r:.80}: not one of {parameter.choices!r:.200}")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not parameter.low <= value <= parameter.high:
-        raise InputError(f"{where} = {value!r:.80}: outside the searched range {parameter.low} to {parameter.high}")
+    low, high = parameter.widest
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InputError(f"{where} = {value!r:.80}: outside the searched range {low} to {high}")
     if parameter.integer and value != int(value):
         raise InputError(f"{where} = {value!r}: whole numbers are searched")
     return int(value) if parameter.integer else value

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from made_up_trials import DOMAINS, made_up_trials, raced
+from mergebench_ray.config import Sweep
+from mergebench_ray.report.grown_ranges import grown_ranges
 from mergebench_ray.report.importance import importances
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.summary import RunSummary
@@ -96,3 +98,15 @@ def test_the_score_that_chose_a_candidate_stands_beside_what_fresh_items_say(tmp
     assert "What the search saw, and what fresh items say" in text
     assert "0.123" in text.split("What the search saw, and what fresh items say")[1].split("</table>")[0]
     assert "fresh items say" not in page(tmp_path / "b", made_up_trials(14, test=False))
+
+
+def test_what_was_tried_beyond_a_range_that_grows_is_said() -> None:
+    coefficient = {"low": 0.1, "high": 0.6, "per": "specialist", "grow_to": [0.0, 1.5]}
+    content = {"name": "x", "suite": "smollm2-mini", "methods": {"task_arithmetic": {"scaling_coef": coefficient}}}
+    one = candidates(1, {}, 0.1)[0]
+    inside = [replace(one, parameters={"scaling_coef": dict.fromkeys(DOMAINS, 0.3)})]
+    beyond = [replace(one, parameters={"scaling_coef": dict.fromkeys(DOMAINS, 0.3) | {"math": [0.05, 1.25]}})]
+    begun = "task_arithmetic, scaling_coef: begun from 0.1 to 0.6"
+    assert grown_ranges(Sweep.model_validate(content), inside) == [f"{begun}; no bound has moved"]
+    found = grown_ranges(Sweep.model_validate(content), inside + beyond)
+    assert found == [f"{begun}; math.0 tried down to 0.05, math.1 tried up to 1.25"]
