@@ -14,11 +14,13 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -29,7 +31,8 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.cache import cache_folder, one_at_a_time
-from mergebench_ray.files import whole_folder
+from mergebench_ray.errors import InputError
+from mergebench_ray.files import whole_file, whole_folder
 from mergebench_ray.helper_process import helper_process
 from mergebench_ray.kernels import block, forms, pairs
 from mergebench_ray.kernels.block import ZERO, BlockFunction
@@ -65,6 +68,8 @@ GPU_OPTIONS: dict[str, Any] = {
 _SOURCES = tuple(Path(str(path)) for path in (__file__, block.__file__, forms.__file__, pairs.__file__))
 """A change of these files is another kernel: they say what is exported, and how it is compiled."""
 
+_OURS = __name__.partition(".")[0]
+_KEY = re.compile("[0-9a-f]{64}")
 _SMALL = 1 << 15
 _TRIED = 1 << 12
 
@@ -84,15 +89,22 @@ def warn_not_compiled(problem: str) -> None:
 
 
 class CompiledKernel:
-    """A compiled `BlockFunction`, from the folder of its package; called as `EagerKernel` is."""
+    """A compiled `BlockFunction`, from the folder of its package; called as `EagerKernel` is.
 
-    def __init__(self, folder: Path, device: torch.device, uses_position: bool) -> None:
+    Args:
+        folder: of the package.
+        device: where the arrays lie.
+        uses_position: whether it is told positions.
+        callers: threads that call it at once; further ones wait.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, uses_position: bool, callers: int = 1) -> None:
         from torch._C._aoti import AOTIModelPackageLoader
 
         index = -1 if device.type == "cpu" else (device.index or 0)
         # On a GPU, runs follow each other in one stream: the loader's own waiting for each to end is not needed.
         one_stream = device.type != "cpu"
-        self._loader = AOTIModelPackageLoader(str(folder), "model", one_stream, 1, index)
+        self._loader = AOTIModelPackageLoader(str(folder), "model", one_stream, callers, index)
         self._uses_position = uses_position
 
     def __call__(
@@ -146,8 +158,9 @@ def compile_kernel(
     scalars: dict[str, Tensor],
     out_dtype: torch.dtype,
     device: torch.device,
-    signature: str,
+    signature: Callable[[], str],
     form: Form,
+    callers: int = 1,
 ) -> CompiledKernel:
     """Load the compiled form from the cache, compiling it first if it is not there.
 
@@ -157,13 +170,18 @@ def compile_kernel(
         scalars: an example of the scalars.
         out_dtype: bf16 or float32.
         device: where the arrays will lie.
-        signature: text that determines what the function computes (its traced operations).
+        signature: gives text that determines what the function computes (its traced operations); not asked where the
+            same function was compiled before.
         form: which arrays it will run over.
+        callers: threads that will call it at once.
 
     Raises:
         CannotCompileError: saying why, in one line.
     """
-    folder = cache_folder("kernels") / _key(signature, scalars, out_dtype, device, form)
+    kernels = cache_folder("kernels")
+    named = _named(function, num_specialists, scalars, out_dtype, device, form)
+    key = _known_key(kernels, named) or _key(signature(), scalars, out_dtype, device, form)
+    folder = kernels / key
     refused = folder.with_suffix(".refused")
     if not folder.exists():
         with one_at_a_time(folder.with_suffix(".lock")):
@@ -176,7 +194,49 @@ def compile_kernel(
                 # It would be refused again, by every process, after as many minutes of compiling.
                 refused.write_text(str(error), encoding="utf-8")
                 raise
-    return CompiledKernel(folder, device, function.uses_position)
+    if named is not None and not (kernels / named).exists():
+        # A cache that cannot be written costs time only.
+        with suppress(OSError, InputError), whole_file(kernels / named) as temporary:
+            temporary.write_text(key, encoding="utf-8")
+    return CompiledKernel(folder, device, function.uses_position, callers)
+
+
+def _known_key(kernels: Path, named: str | None) -> str | None:
+    """The key of a kernel that was compiled of a function of this name and sources before, and is still there."""
+    if named is None:
+        return None
+    try:
+        key = (kernels / named).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    return key if _KEY.fullmatch(key) and (kernels / key).is_dir() else None
+
+
+def _named(
+    function: BlockFunction,
+    num_specialists: int,
+    scalars: dict[str, Tensor],
+    out_dtype: torch.dtype,
+    device: torch.device,
+    form: Form,
+) -> str | None:
+    """A file name for a function of this package, by all the sources that it may be made of; None for others.
+
+    With it a kernel is found without tracing the function, for which torch imports its whole compiler.
+    """
+    module = function.function.__module__
+    if not module.startswith((f"{_OURS}.kernels.", f"{_OURS}.methods.")):
+        return None
+    what = (module, function.function.__qualname__, function.options, function.uses_position, str(function.companion))
+    return _key(repr((what, num_specialists, _all_sources())), scalars, out_dtype, device, form) + ".named"
+
+
+@cache
+def _all_sources() -> str:
+    """Digest of every module that a function of this package may call."""
+    package = Path(__file__).parents[1]
+    files = sorted(file for part in ("kernels", "methods") for file in (package / part).glob("*.py"))
+    return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()
 
 
 def _key(signature: str, scalars: dict[str, Tensor], out_dtype: torch.dtype, device: torch.device, form: Form) -> str:

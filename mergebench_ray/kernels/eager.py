@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,16 +35,13 @@ _TRACING = threading.Lock()
 
 
 class EagerKernel:
-    """Runs a `BlockFunction` over arrays of any length.
+    """Runs a `BlockFunction` over arrays of any length; traced when that is needed first, which takes a second.
 
     Args:
         function: what to run.
         num_specialists: K.
         scalars: an example of the scalars; later ones must have the same names, lengths and dtypes.
         device: where the arrays lie.
-
-    Attributes:
-        signature: text that determines what the function computes.
     """
 
     def __init__(
@@ -53,15 +51,25 @@ class EagerKernel:
         scalars: dict[str, Tensor],
         device: torch.device,
     ) -> None:
-        self._uses_position = function.uses_position
+        self._function = function
+        self._scalars = scalars
+        self._dtypes = function.array_dtypes(num_specialists)
         self._longest = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
         self._lanes = torch.arange(_EXAMPLE, dtype=torch.int32, device=device)
-        dtypes = function.array_dtypes(num_specialists)
-        self._num_block_inputs = len(dtypes) + 2
-        self._traced = _trace(function, dtypes, scalars, self._lanes)
-        self.signature = _signature(self._traced, dtypes)
-        _compare_into_floats(self._traced)
         self._programs: list[_Program] = []
+        self._running = threading.Lock()
+
+    @cached_property
+    def signature(self) -> str:
+        """Text that determines what the function computes."""
+        return self._traced[1]
+
+    @cached_property
+    def _traced(self) -> tuple[fx.GraphModule, str]:
+        traced = _trace(self._function, self._dtypes, self._scalars, self._lanes[:_EXAMPLE])
+        signature = _signature(traced, self._dtypes)
+        _compare_into_floats(traced)
+        return traced, signature
 
     def __call__(
         self,
@@ -80,6 +88,10 @@ class EagerKernel:
             out: where the results go.
             threads: threads to use on a CPU.
         """
+        with self._running:
+            self._run(arrays, start, scalars, out, threads)
+
+    def _run(self, arrays: Sequence[Tensor], start: int, scalars: dict[str, Tensor], out: Tensor, threads: int) -> None:
         self._make_room(len(out))
         block = len(self._lanes)
         offsets = iter(range(0, len(out), block))
@@ -89,7 +101,7 @@ class EagerKernel:
             for offset in offsets:
                 end = min(offset + block, len(out))
                 # Positions are below 2**30 where they count; without them, a run may be longer than int32 reaches.
-                position = start + offset if self._uses_position else 0
+                position = start + offset if self._function.uses_position else 0
                 first = torch.full((1,), position, dtype=torch.int32, device=out.device)
                 blocks = [array[offset:end] for array in arrays]
                 out[offset:end].copy_(program.run([*blocks, self._lanes[: end - offset], first]))
@@ -113,7 +125,7 @@ class EagerKernel:
             self._programs = []
 
     def _new_program(self) -> _Program:
-        return _Program(self._traced, self._num_block_inputs, len(self._lanes), self._lanes.device)
+        return _Program(self._traced[0], len(self._dtypes) + 2, len(self._lanes), self._lanes.device)
 
 
 def _trace(

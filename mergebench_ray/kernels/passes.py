@@ -45,6 +45,7 @@ class Pass:
         out_dtype: bf16 for merged parameters, float32 for `total`.
         device: where the arrays lie.
         compiled: False to stay with the eager pass.
+        callers: threads that run the pass at once; the eager one serves them one after the other.
 
     Attributes:
         problem: why it could not be compiled, or None.
@@ -58,6 +59,7 @@ class Pass:
         out_dtype: torch.dtype,
         device: torch.device,
         compiled: bool = True,
+        callers: int = 1,
     ) -> None:
         (example,) = scalar_tensors([scalars], device)
         self._device = device
@@ -66,10 +68,16 @@ class Pass:
         self._compiled: CompiledKernel | None = None
         self._form = Form.of(function, out_dtype, device)
         if compiled:
-            signature = self._eager.signature
             try:
                 self._compiled = compile_kernel(
-                    function, num_specialists, example, out_dtype, device, signature, self._form
+                    function,
+                    num_specialists,
+                    example,
+                    out_dtype,
+                    device,
+                    lambda: self._eager.signature,
+                    self._form,
+                    callers,
                 )
             except CannotCompileError as error:
                 self.problem = str(error)

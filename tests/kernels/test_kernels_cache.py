@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.cache import cache_folder
-from mergebench_ray.kernels import Block, BlockFunction, Pass, compiled
+from mergebench_ray.kernels import Block, BlockFunction, Pass, compiled, eager
 from mergebench_ray.kernels.block import scalar_tensors
 from mergebench_ray.kernels.forms import Form
+from mergebench_ray.methods import get_method
 
 CPU = torch.device("cpu")
 
@@ -82,6 +83,18 @@ def sum_of_two(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
 
 def difference_of_two(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
     return block.base - block.task_vectors[0]
+
+
+@pytest.mark.compiler
+def test_a_compiled_method_is_found_by_its_sources_without_tracing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = get_method("model_soup")
+    kernel, scalars = method.kernel(None), {"share": [1.0]}
+    assert Pass(kernel, 1, scalars, torch.bfloat16, CPU).is_compiled
+    monkeypatch.setattr(eager, "_trace", lambda *_: pytest.fail("traced"))
+    assert Pass(kernel, 1, scalars, torch.bfloat16, CPU).is_compiled
+    monkeypatch.setattr(compiled, "_all_sources", lambda: "others")
+    with pytest.raises(pytest.fail.Exception, match="traced"):
+        Pass(kernel, 1, scalars, torch.bfloat16, CPU)
 
 
 @pytest.mark.compiler

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,9 @@ def compiled_two_at_a_time(request: pytest.FixtureRequest) -> None:
     for name in (name for name in method_names() if f"[{name}]" in asked_for):
         kernel, scalars = kernel_and_scalars(name, {})
         (example,) = scalar_tensors([scalars], CPU)
-        signature = EagerKernel(kernel, len(NAMES), example, CPU).signature
+        eager = EagerKernel(kernel, len(NAMES), example, CPU)
         form = Form.of(kernel, torch.bfloat16, CPU)
-        jobs.append((kernel, len(NAMES), example, torch.bfloat16, CPU, signature, form))
+        jobs.append((kernel, len(NAMES), example, torch.bfloat16, CPU, partial(getattr, eager, "signature"), form))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda job: compile_kernel(*job), jobs))
 
