@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from rich.text import Text
+from tabulate import tabulate
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _CONTROL_ON_TERMINAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]+")  # lines may break
@@ -42,11 +43,8 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], left: 
         lines: cells of the other lines.
         left: of each column, whether it is aligned to the left; the others are to the right.
     """
-    import pandas as pd
-
-    frame = pd.DataFrame(list(lines), columns=list(header), dtype=object)
     alignment = tuple("left" if one else "right" for one in left) if lines else None
-    return frame.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+    return str(tabulate(lines, list(header), tablefmt="pipe", disable_numparse=True, colalign=alignment))
 
 
 def latex_text(text: str) -> str:
