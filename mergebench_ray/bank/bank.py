@@ -6,18 +6,19 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import torch
 from torch import Tensor
 
+from mergebench_ray.bank.calibrator import Calibrator, calibration_record, require_calibrator
 from mergebench_ray.bank.layout import Layout
 from mergebench_ray.bank.shard import BankShard, ShardPlace, this_node
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
 from mergebench_ray.bank.work import plan_work
 from mergebench_ray.checkpoints import Checkpoint, fit_tensors
-from mergebench_ray.config import CalibrationRecord, Recipe
+from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.kernels import BlockFunction, Scalars, warn_not_compiled
 from mergebench_ray.machine import usable_cores
@@ -49,20 +50,6 @@ class Merged:
     manifest: WeightManifest
     seconds: float
     bytes_moved: int
-
-
-class Calibrator(Protocol):
-    """Makes statistics of the bank's specialists from their calibration data, or finds them on disk."""
-
-    def record(self, method: str, samples: int) -> CalibrationRecord:
-        """What data `method` would be calibrated on.
-
-        Raises:
-            InputError: a specialist without data.
-        """
-
-    def statistics(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
-        """The files of a statistic."""
 
 
 class Bank:
@@ -170,7 +157,6 @@ class Bank:
                 method that takes some.
         """
         completed = complete_parameters(method, parameters, self.specialists, self.num_layers)
-        samples = get_method(method).calibration_samples(parse_parameters(method, completed))
         return Recipe(
             method=method,
             parameters=completed,
@@ -178,7 +164,7 @@ class Bank:
             specialists=self._references,
             base_digest=self.base_digest,
             specialist_digests=self.specialist_digests,
-            calibration=self._require_calibrator(method).record(method, samples) if samples else None,
+            calibration=calibration_record(self._calibrator, method, completed),
         )
 
     def merge(self, recipe: Recipe) -> Merged:
@@ -210,11 +196,6 @@ class Bank:
             warn_not_compiled(problem)  # where the shard said so, nobody reads it
         self._last = self._manifest(recipe.digest, work.fingerprints)
         return Merged(self._last, time.perf_counter() - began, sum(one.bytes_moved for one in done))
-
-    def _require_calibrator(self, method: str) -> Calibrator:
-        if self._calibrator is None:
-            raise InputError(f"{method} takes calibration data: say where each specialist's is")
-        return self._calibrator
 
     def localise(self, manifest: WeightManifest) -> WeightManifest:
         """The same tensors, in memory files of the node this is called on.
@@ -305,7 +286,7 @@ class _BankStatistics:
 
     def calibrated(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
         """A statistic on disk, made first if it is not there."""
-        return self._bank._require_calibrator(request.kind).statistics(request)
+        return require_calibrator(self._bank._calibrator, request.kind).statistics(request)
 
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         """Sum of an element-wise function over the entries."""

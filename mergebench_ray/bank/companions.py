@@ -13,6 +13,36 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.methods import Calibrated
 
 
+class CompanionFile:
+    """A statistic on disk, by byte ranges.
+
+    Args:
+        companion: the file.
+
+    Raises:
+        InputError: a file that this node does not see.
+    """
+
+    def __init__(self, companion: Calibrated) -> None:
+        self._path = companion.path
+        self._header = read_header(companion.path)
+        self.dtype = next(iter(self._header.values())).dtype
+
+    def read(self, overlap: Overlap, out: Tensor) -> None:
+        """Read an overlap's entries into [n] of the statistic's type, on any device.
+
+        Raises:
+            InputError: a file that is of another model.
+        """
+        info = self._header.get(overlap.tensor.name)
+        if info is None or info.shape != overlap.tensor.shape:
+            raise InputError(
+                f"{self._path}: no statistic for {overlap.tensor.name} {list(overlap.tensor.shape)}; "
+                "it was made for another model, remove it"
+            )
+        out.copy_(read_elements(info, overlap.first, overlap.stop - overlap.start))
+
+
 class CompanionArrays:
     """A shard's range [start, stop) of the last statistic that was asked for, an array a specialist."""
 
@@ -37,20 +67,8 @@ class CompanionArrays:
         return self._arrays if keys else []
 
     def _read(self, companion: Calibrated) -> Tensor:
-        header = read_header(companion.path)
-        dtype = next(iter(header.values())).dtype
-        array = torch.empty(self._size, dtype=dtype, device=self._device)
+        file = CompanionFile(companion)
+        array = torch.empty(self._size, dtype=file.dtype, device=self._device)
         for overlap in self._overlaps:
-            info = header.get(overlap.tensor.name)
-            if info is None or info.shape != overlap.tensor.shape:
-                raise InputError(
-                    f"{companion.path}: no statistic for {overlap.tensor.name} {list(overlap.tensor.shape)}; "
-                    "it was made for another model, remove it"
-                )
-            window = slice(overlap.start - self._start, overlap.stop - self._start)
-            array[window] = read_elements(info, _first(overlap), overlap.stop - overlap.start)
+            file.read(overlap, array[overlap.start - self._start : overlap.stop - self._start])
         return array
-
-
-def _first(overlap: Overlap) -> int:
-    return overlap.tensor.offset + overlap.position

@@ -64,6 +64,11 @@ class Overlap:
         """Place of the first entry in the tensor's run."""
         return self.start - self.tensor.start
 
+    @property
+    def first(self) -> int:
+        """Place of the first entry in the flattened tensor."""
+        return self.tensor.offset + self.position
+
 
 @dataclass(frozen=True)
 class Layout:

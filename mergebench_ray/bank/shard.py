@@ -225,9 +225,9 @@ class BankShard:
         """Write this shard's part of a tensor, given whole, bf16 [count]."""
         for overlap in self._layout.overlaps(*self._range):
             if overlap.tensor.name == name:
-                first = overlap.tensor.offset + overlap.position
+                first, count = overlap.first, overlap.stop - overlap.start
                 window = slice(overlap.start - self._range[0], overlap.stop - self._range[0])
-                self._file.tensor[window] = values[first : first + overlap.stop - overlap.start]
+                self._file.tensor[window] = values[first : first + count]
 
     def _vectors(self) -> list[Tensor]:
         return list(self._task_vectors.unbind())
@@ -238,8 +238,8 @@ class BankShard:
         return base, [self._read_one(checkpoint, block) - base for checkpoint in self._checkpoints]
 
     def _read_one(self, checkpoint: Checkpoint, block: Overlap) -> Tensor:
-        first = block.tensor.offset + block.position
-        values = read_in_shape_of(self._base_checkpoint, checkpoint, block.tensor.name, first, block.stop - block.start)
+        count = block.stop - block.start
+        values = read_in_shape_of(self._base_checkpoint, checkpoint, block.tensor.name, block.first, count)
         require_finite(checkpoint, block.tensor.name, values)
         return values.to(self._device)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.checkpoints import Checkpoint, require_finite
 from mergebench_ray.kernels.threads import torch_threads
 from mergebench_ray.methods import Solver
 
@@ -48,5 +48,9 @@ class Solutions:
 
     def _weights(self, name: str) -> list[Tensor]:
         shape = self._checkpoints[0].tensors[name].shape
-        whole = [checkpoint.read(name).view(shape) for checkpoint in self._checkpoints]
-        return [tensor.to(self._device, torch.bfloat16) for tensor in whole]
+        whole = []
+        for checkpoint in self._checkpoints:
+            values = checkpoint.read(name).view(shape).to(torch.bfloat16)
+            require_finite(checkpoint, name, values)
+            whole.append(values.to(self._device))
+        return whole

@@ -101,9 +101,26 @@ class Checkpoint(ABC):
         """
         info = self.tensors[name]
         count = info.numel - start if count is None else count
-        if start < 0 or count < 0 or start + count > info.numel:
-            raise ValueError(f"{name}: slice [{start}, {start + count}) leaves a tensor of {info.numel} elements")
+        _require_inside(info, start, count)
         return self._read_range(info, start, count)
+
+    def read_into(self, name: str, start: int, out: Tensor) -> None:
+        """Read the elements [start, start + len(out)) of a flattened tensor into memory that is there already.
+
+        Args:
+            name: name of the tensor.
+            start: first element.
+            out: contiguous CPU tensor [n] of any floating-point type, to which the elements are rounded.
+
+        Raises:
+            KeyError, ValueError, InputError: as `read`.
+        """
+        info = self.tensors[name]
+        _require_inside(info, start, len(out))
+        self._read_range_into(info, start, out)
+
+    def _read_range_into(self, info: TensorInfo, start: int, out: Tensor) -> None:
+        out.copy_(self._read_range(info, start, len(out)))
 
     @property
     def config_file(self) -> Path:
@@ -129,15 +146,27 @@ class Checkpoint(ABC):
 
 
 def read_in_shape_of(base: Checkpoint, checkpoint: Checkpoint, name: str, start: int, count: int) -> Tensor:
-    """Elements [start, start + count) of a tensor as the base has it, in bf16; rows that it lacks are the base's.
+    """Elements [start, start + count) of a tensor as the base has it, in bf16; rows that it lacks are the base's."""
+    values = torch.empty(count, dtype=torch.bfloat16)
+    fill_in_shape_of(base, checkpoint, name, start, values)
+    return values
+
+
+def fill_in_shape_of(base: Checkpoint, checkpoint: Checkpoint, name: str, start: int, out: Tensor) -> None:
+    """Read a tensor's elements as `read_in_shape_of` does into contiguous bf16 [n] that is there already.
 
     Rows that only the specialist has come after all that can be asked for.
     """
-    own = max(0, min(count, checkpoint.tensors[name].numel - start))
-    if own == count:
-        return checkpoint.read(name, start, count).to(torch.bfloat16)
-    parts = [checkpoint.read(name, start, own)] if own else []
-    return torch.cat([part.to(torch.bfloat16) for part in (*parts, base.read(name, start + own, count - own))])
+    own = max(0, min(len(out), checkpoint.tensors[name].numel - start))
+    if own:
+        checkpoint.read_into(name, start, out[:own])
+    if own < len(out):
+        base.read_into(name, start + own, out[own:])
+
+
+def _require_inside(info: TensorInfo, start: int, count: int) -> None:
+    if start < 0 or count < 0 or start + count > info.numel:
+        raise ValueError(f"{info.name}: slice [{start}, {start + count}) leaves a tensor of {info.numel} elements")
 
 
 def require_finite(where: Checkpoint | Path, name: str, values: Tensor) -> None:

@@ -62,6 +62,38 @@ def tensors_digest(tensors: Mapping[str, TensorInfo]) -> str:
 
 
 @dataclass(frozen=True)
+class DigestEntry:
+    """What is remembered of a file's tensors, or not yet.
+
+    Attributes:
+        names: of the tensors.
+        remembered: their digests; None where they are not known.
+    """
+
+    names: tuple[str, ...]
+    remembered: dict[str, str] | None
+    _file: Path
+
+    def remember(self, digests: Mapping[str, str]) -> None:
+        """Keep the digests of all of them, which were also seen to be finite, for `tensors_digest`."""
+        _remember(self._file, digests)
+
+
+def digest_entries(tensors: Mapping[str, TensorInfo]) -> list[DigestEntry]:
+    """What `tensors_digest` would find remembered, file by file.
+
+    Raises:
+        InputError: a file that has changed.
+    """
+    entries = []
+    for file in sorted({info.file for info in tensors.values()}):
+        ranges = _ranges_in(file, tensors.values())
+        entry = _entry_file(file, _state_of(ranges), ranges)
+        entries.append(DigestEntry(tuple(ranges), _entry(entry, set(ranges)), entry))
+    return entries
+
+
+@dataclass(frozen=True)
 class _Range:
     """Bytes of a file, and the tensor that they are."""
 
@@ -71,13 +103,32 @@ class _Range:
 
 
 def _file_tensor_digests(file: Path, tensors: Iterable[TensorInfo]) -> dict[str, str]:
-    here = {info.name: info for info in tensors if info.file == file}
-    state = next(iter(here.values())).state
-    return _remembered(file, state, {n: _Range(info.offset, info.num_bytes, info) for n, info in here.items()})
+    ranges = _ranges_in(file, tensors)
+    return _remembered(file, _state_of(ranges), ranges)
+
+
+def _ranges_in(file: Path, tensors: Iterable[TensorInfo]) -> dict[str, _Range]:
+    return {info.name: _Range(info.offset, info.num_bytes, info) for info in tensors if info.file == file}
+
+
+def _state_of(ranges: Mapping[str, _Range]) -> FileState:
+    tensor = next(iter(ranges.values())).tensor
+    assert tensor is not None
+    return tensor.state
 
 
 def _remembered(file: Path, state: FileState, ranges: Mapping[str, _Range]) -> dict[str, str]:
     """Digests of byte ranges of a file, from the cache if path, size, times and inode are the same."""
+    entry = _entry_file(file, state, ranges)
+    remembered = _entry(entry, set(ranges))
+    if remembered is None:
+        remembered = {name: _range_digest(file, state, one) for name, one in ranges.items()}
+        _remember(entry, remembered)
+    return remembered
+
+
+def _entry_file(file: Path, state: FileState, ranges: Mapping[str, _Range]) -> Path:
+    """Where the cache holds, or would hold, the digests of ranges of a file that has not changed since."""
     _wait_for_another_tick(state)
     with open_regular(file) as stream:
         require_state(file, stream.fileno(), state)
@@ -85,14 +136,13 @@ def _remembered(file: Path, state: FileState, ranges: Mapping[str, _Range]) -> d
     key = canonical_digest(
         [_FORMAT, str(file.resolve()), state.size, state.inode, state.modified, state.changed, places]
     )
-    entry = cache_folder("digests") / f"{key}.json"
-    remembered = _entry(entry, set(ranges))
-    if remembered is None:
-        remembered = {name: _range_digest(file, state, one) for name, one in ranges.items()}
-        # A cache that cannot be written, as a shared one may be, costs time only.
-        with suppress(OSError, InputError), whole_file(entry) as temporary:
-            temporary.write_text(json.dumps(remembered))
-    return remembered
+    return cache_folder("digests") / f"{key}.json"
+
+
+def _remember(entry: Path, digests: Mapping[str, str]) -> None:
+    # A cache that cannot be written, as a shared one may be, costs time only.
+    with suppress(OSError, InputError), whole_file(entry) as temporary:
+        temporary.write_text(json.dumps(digests))
 
 
 def _entry(entry: Path, names: set[str]) -> dict[str, str] | None:

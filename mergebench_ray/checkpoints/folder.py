@@ -11,7 +11,7 @@ from torch import Tensor
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.digest import tensors_digest
 from mergebench_ray.checkpoints.json_files import read_json_object
-from mergebench_ray.checkpoints.safetensors_file import have_equal_values, read_elements
+from mergebench_ray.checkpoints.safetensors_file import have_equal_values, read_elements, read_elements_into
 from mergebench_ray.checkpoints.weight_files import refuse_other_weights, stored_tensors
 from mergebench_ray.config import ModelRef
 from mergebench_ray.families import family_of
@@ -58,6 +58,12 @@ class FolderCheckpoint(Checkpoint):
 
     def _read_range(self, info: TensorInfo, start: int, count: int) -> Tensor:
         return read_elements(info, start, count)
+
+    def _read_range_into(self, info: TensorInfo, start: int, out: Tensor) -> None:
+        if out.dtype == info.dtype:
+            read_elements_into(info, start, out)
+        else:
+            super()._read_range_into(info, start, out)
 
 
 def _sort_heads(stored: Mapping[str, TensorInfo], config: Mapping[str, Any], file: Path) -> tuple[list[str], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -129,10 +130,30 @@ def read_elements(info: TensorInfo, start: int, count: int) -> Tensor:
         InputError: if the file has changed since its header was read.
     """
     values = torch.empty(count, dtype=info.dtype)
-    if count:
-        buffer = values.view(torch.uint8).numpy().data
-        read_into(info.file, info.state, info.offset + start * info.dtype.itemsize, buffer)
+    read_elements_into(info, start, values)
     return values
+
+
+def read_elements_into(info: TensorInfo, start: int, out: Tensor) -> None:
+    """Read elements [start, start + len(out)) of a flattened tensor into a contiguous one of the same type.
+
+    Raises:
+        InputError: if the file has changed since its header was read.
+    """
+    if len(out):
+        read_into(info.file, info.state, info.offset + start * info.dtype.itemsize, bytes_of(out))
+
+
+def forget_elements(info: TensorInfo, start: int, count: int) -> None:
+    """Have the system give up what its file cache holds of elements that nobody will read soon."""
+    size = info.dtype.itemsize
+    with suppress(OSError), open_regular(info.file) as stream:
+        os.posix_fadvise(stream.fileno(), info.offset + start * size, count * size, os.POSIX_FADV_DONTNEED)
+
+
+def bytes_of(values: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor that is not empty."""
+    return values.view(torch.uint8).numpy().data
 
 
 def have_equal_values(one: TensorInfo, other: TensorInfo) -> bool:

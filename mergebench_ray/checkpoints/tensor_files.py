@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints.checkpoint import is_finite
-from mergebench_ray.checkpoints.safetensors_file import DTYPES
+from mergebench_ray.checkpoints.safetensors_file import DTYPES, bytes_of
 from mergebench_ray.checkpoints.weight_files import INDEX_NAME
 from mergebench_ray.errors import InputError
 from mergebench_ray.progress import Progress
 
 Shape = tuple[int, ...]
 Stored = tuple[Shape, torch.dtype]
+_SMALL_BYTES = 1 << 20  # the next larger write brings them to disk, too
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -30,6 +31,91 @@ class _Place:
     stream: BinaryIO
     position: int
     stored: Stored
+
+
+class TensorFiles:
+    """Safetensors files whose places are reserved, to be written in any order, a run of elements at a time.
+
+    A context manager; several threads may write at once, and what is written twice is the same as written once.
+
+    Args:
+        folder: existing folder for the files.
+        layout: name, and shape and type in the file, of every tensor that will come.
+        max_file_bytes: most bytes of tensors a file; a larger tensor has a file of its own.
+        keep_out_of_memory: have the system write what comes at once and forget it, not keep it in its file cache.
+
+    Attributes:
+        num_bytes: of all tensors.
+
+    Raises:
+        OSError: if the disk is too full.
+    """
+
+    def __init__(
+        self, folder: Path, layout: Mapping[str, Stored], max_file_bytes: int, *, keep_out_of_memory: bool = False
+    ) -> None:
+        self.num_bytes = sum(map(_num_bytes, layout.values()))
+        self._folder = folder
+        self._layout = layout
+        self._max_file_bytes = max_file_bytes
+        self._keep_out_of_memory = keep_out_of_memory
+        self._places: dict[str, _Place] = {}
+        self._file_names: dict[str, str] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> TensorFiles:
+        groups = _split(self._layout, self._max_file_bytes)
+        with ExitStack() as files:
+            for number, names in enumerate(groups, start=1):
+                file_name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+                stream = files.enter_context((self._folder / file_name).open("xb", buffering=0))
+                # Wider types first, as readers want each tensor at a multiple of its type's size.
+                names = sorted(names, key=lambda name: (-self._layout[name][1].itemsize, name))
+                self._places |= _start_file(stream, {name: self._layout[name] for name in names})
+                self._file_names |= dict.fromkeys(names, file_name)
+            self._open = files.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._open.close()
+        if kind is None:
+            index = {"metadata": {"total_size": self.num_bytes}, "weight_map": self._file_names}
+            text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+            (self._folder / INDEX_NAME).write_text(text, encoding="utf-8")
+
+    def write(self, name: str, first: int, values: Tensor) -> int:
+        """Write the elements of a tensor from `first` on.
+
+        Args:
+            name: name of the tensor.
+            first: place of the first of them in the flattened tensor.
+            values: of any shape and type, on any device.
+
+        Returns:
+            bytes written.
+
+        Raises:
+            InputError: if there is NaN or infinity among them.
+            ValueError: they leave the tensor.
+        """
+        place = self._places[name]
+        shape, dtype = place.stored
+        if first + values.numel() > prod(shape):
+            raise ValueError(f"tensor {name!r} has {first + values.numel()} elements, its shape is {list(shape)}")
+        written = values.detach().to("cpu", dtype).contiguous().flatten()
+        if not is_finite(written):
+            if is_finite(values):
+                raise InputError(
+                    f"tensor {name!r} holds numbers that are too large for {dtype}; give a base without them"
+                )
+            raise InputError(f"tensor {name!r} would be written with NaN or infinity; choose smaller coefficients")
+        if written.numel():
+            position = place.position + first * dtype.itemsize
+            _write_at(place.stream, position, bytes_of(written))
+            if self._keep_out_of_memory and written.nbytes > _SMALL_BYTES:
+                os.fdatasync(place.stream.fileno())
+                os.posix_fadvise(place.stream.fileno(), position, written.nbytes, os.POSIX_FADV_DONTNEED)
+        return written.nbytes
 
 
 def write_tensors(
@@ -53,29 +139,21 @@ def write_tensors(
         ValueError: if a tensor is unknown, comes twice, is missing at the end, or has another number of elements.
         OSError: if the disk is too full, before the first tensor is asked for.
     """
-    groups = _split(layout, max_file_bytes)
-    total = sum(map(_num_bytes, layout.values()))
-    with ExitStack() as files:
-        places: dict[str, _Place] = {}
-        file_names: dict[str, str] = {}
-        for number, names in enumerate(groups, start=1):
-            file_name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-            stream = files.enter_context((folder / file_name).open("xb", buffering=0))
-            # Wider types first, as readers want each tensor at a multiple of its type's size.
-            names = sorted(names, key=lambda name: (-layout[name][1].itemsize, name))
-            places |= _start_file(stream, {name: layout[name] for name in names})
-            file_names |= dict.fromkeys(names, file_name)
+    missing = set(layout)
+    with TensorFiles(folder, layout, max_file_bytes) as files:
         written = 0
         for name, tensor in tensors:
-            if name not in places:
+            if name not in missing:
                 raise ValueError(f"tensor {name!r} was not announced, or comes twice")
-            written += _write_tensor(name, tensor, places.pop(name))
+            if tensor.numel() != prod(layout[name][0]):
+                raise ValueError(f"tensor {name!r} has {tensor.numel()} elements, its shape is {list(layout[name][0])}")
+            missing.remove(name)
+            written += files.write(name, 0, tensor)
             if progress is not None:
+                total = files.num_bytes
                 progress(written / max(total, 1), f"written {written / 2**30:.2f} of {total / 2**30:.2f} GiB")
-        if places:
-            raise ValueError(f"tensor {min(places)!r} and {len(places) - 1} more never came")
-    index = {"metadata": {"total_size": total}, "weight_map": file_names}
-    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if missing:
+            raise ValueError(f"tensor {min(missing)!r} and {len(missing) - 1} more never came")
 
 
 def written_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -119,20 +197,6 @@ def _start_file(stream: BinaryIO, layout: Mapping[str, Stored]) -> dict[str, _Pl
         places[name] = _Place(stream, start, stored)
         start += _num_bytes(stored)
     return places
-
-
-def _write_tensor(name: str, tensor: Tensor, place: _Place) -> int:
-    shape, dtype = place.stored
-    if tensor.numel() != prod(shape):
-        raise ValueError(f"tensor {name!r} has {tensor.numel()} elements, its shape is {list(shape)}")
-    values = tensor.detach().to("cpu", dtype).contiguous().flatten()
-    if not is_finite(values):
-        if is_finite(tensor):
-            raise InputError(f"tensor {name!r} holds numbers that are too large for {dtype}; give a base without them")
-        raise InputError(f"tensor {name!r} would be written with NaN or infinity; choose smaller coefficients")
-    if values.numel():
-        _write_at(place.stream, place.position, values.view(torch.uint8).numpy().data)
-    return _num_bytes(place.stored)
 
 
 def _write_at(stream: BinaryIO, position: int, buffer: memoryview) -> None:

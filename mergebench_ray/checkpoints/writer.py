@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ from torch import Tensor
 
 from mergebench_ray.checkpoints.accompanying_files import code_is_there, copy_accompanying_files
 from mergebench_ray.checkpoints.checkpoint import Checkpoint
-from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
+from mergebench_ray.checkpoints.tensor_files import Stored, TensorFiles, write_tensors, written_dtype
 from mergebench_ray.files import whole_folder
 from mergebench_ray.progress import Progress
+
+MAX_FILE_BYTES = 5 << 30
+"""Most bytes of tensors a file."""
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _DROPPED = ("quantization_config", "compression_config", "transformers_weights", "custom_pipelines")
@@ -25,7 +30,7 @@ def write_model(
     tensors: Iterable[tuple[str, Tensor]],
     base: Checkpoint,
     card: str,
-    max_file_bytes: int = 5 << 30,
+    max_file_bytes: int = MAX_FILE_BYTES,
     progress: Progress | None = None,
 ) -> None:
     """Write a model as sharded bf16 safetensors with index, configuration, tokenizer, processors, licence and card.
@@ -48,17 +53,58 @@ def write_model(
         ValueError: if the stream of tensors does not match the base.
     """
     with whole_folder(out) as folder:
-        # A mask's numbers may be beyond bf16.
-        layout = {
-            name: (info.shape, info.dtype if base.family.is_buffer(name) else written_dtype(info.dtype))
-            for name, info in base.tensors.items()
-        }
-        write_tensors(folder, layout, tensors, max_file_bytes, progress)
-        config, _ = output_config(base)
-        copy_accompanying_files(base.folder, folder, config)
-        text = json.dumps(config, indent=2, sort_keys=True)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_tensors(folder, written_layout(base), tensors, max_file_bytes, progress)
+        _write_beside(folder, base, card)
+
+
+@contextmanager
+def reserved_model(out: Path, base: Checkpoint, *, keep_out_of_memory: bool = False) -> Iterator[ReservedModel]:
+    """A model like that of `write_model`, with the room for its tensors reserved, to be written a window at a time.
+
+    Args:
+        out: folder to make; may exist if it is empty.
+        base: gives names, shapes, configuration, tokenizer and generation settings.
+        keep_out_of_memory: as of `TensorFiles`.
+
+    Raises:
+        InputError: as `write_model`; nothing is left behind.
+    """
+    with whole_folder(out) as folder:
+        with TensorFiles(folder, written_layout(base), MAX_FILE_BYTES, keep_out_of_memory=keep_out_of_memory) as files:
+            model = ReservedModel(files)
+            yield model
+        _write_beside(folder, base, model.card)
+
+
+@dataclass
+class ReservedModel:
+    """A model that is being written.
+
+    Attributes:
+        files: its tensors.
+        card: content of README.md, which may only be known when they are written.
+    """
+
+    files: TensorFiles
+    card: str = ""
+
+
+def written_layout(base: Checkpoint) -> dict[str, Stored]:
+    """Shape and type of each tensor of a merge."""
+    # A mask's numbers may be beyond bf16.
+    return {
+        name: (info.shape, info.dtype if base.family.is_buffer(name) else written_dtype(info.dtype))
+        for name, info in base.tensors.items()
+    }
+
+
+def _write_beside(folder: Path, base: Checkpoint, card: str) -> None:
+    """What lies beside the weights."""
+    config, _ = output_config(base)
+    copy_accompanying_files(base.folder, folder, config)
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def output_config(base: Checkpoint) -> tuple[dict[str, Any], list[str]]:

@@ -13,9 +13,9 @@ import ray
 
 from mergebench_ray.checkpoints import check_accompanying_files, resolve
 from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings
-from mergebench_ray.commands.models import find_checked_judges
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.commands.ready_sweep import load_checked_tasks
+from mergebench_ray.commands.sweep_models import find_checked_judges
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import check_engines_fit, score_together, start_evaluator

@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergebench_ray.checkpoints.sources import check_there
-from mergebench_ray.config import CalibrationOptions, CalibrationSource, ModelRef, Recipe, Suite, Sweep
-from mergebench_ray.config.calibration import no_calibration_data
+from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.config.fields import DATA_SPLITS, DataSplit
-from mergebench_ray.config.names import require_names
 from mergebench_ray.config.suite import built_in_suites
-from mergebench_ray.config.sweep import BankOptions, EvaluationOptions
+from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import check_new_file, check_new_folder
-from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+from mergebench_ray.files import check_new_file
 from mergebench_ray.ray_address import check_ray
 from mergebench_ray.runs.evaluation_file import items_file
 from mergebench_ray.runs.opening import check_run_folder
 from mergebench_ray.search.checks import check_sweep, open_sweep, read_sweep
-
-_MANY_LAYERS = 1000  # before it is known how many the model has
 
 
 def checked_run(
@@ -51,103 +45,6 @@ def checked_run(
     check_sweep(checked)
     check_ray(address, dashboard_port=dashboard_port)
     return checked, folder
-
-
-@dataclass(frozen=True)
-class MergeRequest:
-    """What `merge` was asked for.
-
-    Attributes:
-        method: name of the merging method.
-        base: reference of the base.
-        specialists: name -> reference.
-        parameters: hyper-parameters as they were given.
-        recipe: where all of this comes from; None where it was given one by one.
-        calibration: where samples come from.
-        suite: says it too.
-        notes: what was accepted, in lines.
-    """
-
-    method: str
-    base: str
-    specialists: Mapping[str, str]
-    parameters: Mapping[str, Any]
-    recipe: Recipe | None
-    calibration: CalibrationOptions
-    suite: Suite | None
-    notes: list[str]
-
-
-def checked_merge(
-    out: Path | str,
-    method: str | None,
-    base: str | None,
-    specialists: Mapping[str, str] | None,
-    parameters: Mapping[str, Any] | None,
-    recipe: Recipe | Path | str | None,
-    calibration: Mapping[str, str | CalibrationSource] | CalibrationOptions | None,
-    suite: str | None,
-    *,
-    accept_changes: bool,
-    shards: int = 1,
-    address: str | None = None,
-) -> MergeRequest:
-    """Everything about `merge` but the models themselves; arguments as there.
-
-    Raises:
-        InputError: naming option or key, value and rule.
-    """
-    check_new_folder(Path(out))
-    notes: list[str] = []
-    written = recipe if isinstance(recipe, Recipe) else None
-    if isinstance(recipe, Path | str):
-        written = Recipe.from_yaml(Path(recipe), accept_changes=accept_changes, note=notes.append)
-    if written is not None:
-        if method is not None or base is not None or specialists or parameters:
-            raise InputError(
-                "a recipe says everything: give either --recipe, or --method, --base, --specialist and --set"
-            )
-        method, base, specialists, parameters = written.method, written.base, written.specialists, written.parameters
-    elif accept_changes:
-        raise InputError("--accept-changes is for a --recipe that was changed; leave it out")
-    if method is None or base is None or not specialists:
-        raise InputError("give --method, --base and at least one --specialist NAME=REF, or --recipe FILE")
-    require_names(specialists, "--specialist")
-    complete = complete_parameters(method, parameters or {}, list(specialists), _MANY_LAYERS)
-    parse_model(BankOptions, {"shards": shards}, "merge")
-    options = calibration_options(calibration, written)
-    for name in options.data:
-        if name not in specialists:
-            raise InputError(f"--calibration {name!r}: there is no such specialist, only {', '.join(specialists)}")
-    loaded = Suite.load(suite) if suite is not None else None
-    if get_method(method).calibration_samples(parse_parameters(method, complete)):
-        known = {*options.data, *(loaded.calibration if loaded else ())}
-        if missing := next((name for name in specialists if name not in known), None):
-            raise no_calibration_data(method, missing)
-    elif (calibration is not None and options.data) or suite is not None:
-        option = "--calibration" if suite is None else f"--suite {suite}"
-        raise InputError(f"{option}: {method} reads no data with these hyper-parameters; leave it out")
-    for reference in (base, *specialists.values()):
-        check_there(ModelRef.parse(reference))
-    check_ray(address)
-    return MergeRequest(method, base, specialists, parameters or {}, written, options, loaded, notes)
-
-
-def calibration_options(
-    given: Mapping[str, str | CalibrationSource] | CalibrationOptions | None, recipe: Recipe | None
-) -> CalibrationOptions:
-    """What a caller says, else what the recipe was made with, else the defaults."""
-    if isinstance(given, CalibrationOptions):
-        return given
-    if given or recipe is None or recipe.calibration is None:
-        return parse_model(CalibrationOptions, {"data": dict(given or {})}, "calibration")
-    record = recipe.calibration
-    sources = {
-        name: CalibrationSource(**one.model_dump(exclude={"samples", "digest"})) for name, one in record.inputs.items()
-    }
-    return parse_model(
-        CalibrationOptions, {"data": sources, "max_length": record.max_length, "dtype": record.dtype}, "recipe"
-    )
 
 
 def checked_evaluation(

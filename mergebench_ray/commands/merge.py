@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ray
 from torch import Tensor
 
-from mergebench_ray.bank import Bank, compiled_ahead
-from mergebench_ray.checkpoints import Checkpoint, model_card, write_model
-from mergebench_ray.commands.calibration import load_calibration
-from mergebench_ray.commands.first_checks import checked_merge
+from mergebench_ray.checkpoints import Checkpoint, model_card, reserved_model, write_model
+from mergebench_ray.checkpoints.read_once import digests_are_remembered
+from mergebench_ray.commands.merge_checks import MergeRequest, checked_merge
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder
-from mergebench_ray.methods import complete_parameters
-from mergebench_ray.placement import Machine
-from mergebench_ray.placement.plan import PROCESS_BYTES, gibibytes
-from mergebench_ray.runtime import ray_session
+from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+from mergebench_ray.progress import Progress
+
+if TYPE_CHECKING:
+    from mergebench_ray.bank import Bank
+    from mergebench_ray.calibration import Calibration
 
 _ITEM_BYTES = 2  # bf16
 
@@ -100,55 +102,156 @@ def merge(
         address=address,
     )
     models = resolve_models(request.base, request.specialists, allow)
-    merge = (
-        request.method,
-        complete_parameters(request.method, request.parameters, list(models.specialists), models.num_layers),
-    )
+    parameters = complete_parameters(request.method, request.parameters, list(models.specialists), models.num_layers)
     check_new_folder(out, num_bytes=sum(info.numel * _ITEM_BYTES for info in models.base.tensors.values()))
-    if request.recipe is not None:
-        _check_digests(request.recipe, models)
-        if merge[1] != request.recipe.parameters and not accept_changes:
-            raise InputError(
-                "recipe: 'parameters' are not written out with every default and for every specialist, so the merge "
-                "would have another digest; write them out, or go on with --accept-changes"
-            )
+    if request.recipe is not None and parameters != request.recipe.parameters and not accept_changes:
+        raise InputError(
+            "recipe: 'parameters' are not written out with every default and for every specialist, so the merge "
+            "would have another digest; write them out, or go on with --accept-changes"
+        )
+    expected = _Expected(request.recipe, accept_changes)
+    here = address is None and "RAY_ADDRESS" not in os.environ and not _is_connected()
     # One shard on this machine needs no cluster.
-    here = address is None and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
-    alone = shards == 1 and here
-    if here and not alone:
-        _check_shards(shards)
+    streamed = shards == 1 and here
+    every = [models.base, *models.specialists.values()]
+    if request.recipe is not None and (not streamed or digests_are_remembered(every)):
+        expected.check_models(models.base.digest(), {name: one.digest() for name, one in models.specialists.items()})
     with ExitStack() as stack:
         report = stack.enter_context(progress_line(show_progress))
         for note in request.notes:
             report(0.0, note)
-        calibrator = load_calibration(models, [merge], request.calibration, request.suite)
+        calibrator = _calibrator(models, request, parameters)
         if calibrator is not None:
             calibrator.report_to(report)
-        with compiled_ahead([merge], list(models.specialists)):
-            if not alone or calibrator is not None:
-                # Ray starts a worker ahead for each core; only calibration has use for them.
-                stack.enter_context(ray_session(address, num_cpus=0 if calibrator is None else None))
-        bank = Bank.load(
-            models.base,
-            models.specialists,
-            shards=shards,
-            in_process=alone,
-            calibrator=calibrator,
-            progress=report,
+        if streamed:
+            if calibrator is not None:
+                stack.enter_context(_ray(address, None))
+            return _merge_streamed(out, models, request.method, parameters, calibrator, expected, report)
+        if here:
+            _check_shards(shards)
+        return _merge_in_bank(
+            out, models, request.method, parameters, calibrator, expected, report, stack, shards, address
         )
-        try:
-            final = bank.recipe(*merge)
-            if request.recipe is not None and not accept_changes:
-                _check_same(request.recipe, final)
-            merged = bank.merge(final)
-            report(1.0, "writing the model")
-            write_merged(out, bank, models.base, model_card(final, None, models.notes))
-        finally:
-            bank.close()
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What a recipe says of a merge.
+
+    Attributes:
+        recipe: the recipe, where there is one.
+        accept_changes: whether its file may have been changed.
+    """
+
+    recipe: Recipe | None
+    accept_changes: bool
+
+    def check_models(self, base_digest: str, specialist_digests: Mapping[str, str]) -> None:
+        """Refuse other models than those it was made with."""
+        if self.recipe is None:
+            return
+        if base_digest != self.recipe.base_digest:
+            raise InputError(
+                f"recipe: the base {self.recipe.base} is not the one it was made with (another digest); give that one"
+            )
+        for name, digest in specialist_digests.items():
+            if digest != self.recipe.specialist_digests.get(name):
+                raise InputError(
+                    f"recipe: specialist {name} ({self.recipe.specialists[name]}) is not the one it was made with "
+                    "(another digest); give that one"
+                )
+
+    def check_same(self, final: Recipe) -> None:
+        """Refuse to write something else than it says."""
+        if self.recipe is None or self.accept_changes:
+            return
+        if (difference := self.recipe.difference(final)) is not None:
+            raise InputError(f"recipe: made with other calibration data ({difference}); give that")
+
+
+def _merge_streamed(
+    out: Path,
+    models: Models,
+    method: str,
+    parameters: Mapping[str, Any],
+    calibrator: Calibration | None,
+    expected: _Expected,
+    report: Progress,
+) -> MergeResult:
+    """Merge in windows, in this process, with no more in memory than a few of them."""
+    from mergebench_ray.bank import StreamedBank
+    from mergebench_ray.bank.calibrator import calibration_record
+
+    if expected.recipe is not None:
+        record = calibration_record(calibrator, method, parameters)
+        expected.check_same(expected.recipe.model_copy(update={"calibration": record}))
+    began = time.perf_counter()
+    bank = StreamedBank(models.base, models.specialists, calibrator=calibrator, progress=report)
+
+    with reserved_model(out, models.base, keep_out_of_memory=bank.exceeds_memory) as model:
+        bank.merge(method, parameters, model.files)
+        final = bank.recipe(method, parameters)
+        expected.check_models(final.base_digest, final.specialist_digests)
+        expected.check_same(final)
+        model.card = model_card(final, None, models.notes)
+        report(1.0, "writing the model")
+    return MergeResult(out, final, time.perf_counter() - began, models.notes)
+
+
+def _merge_in_bank(
+    out: Path,
+    models: Models,
+    method: str,
+    parameters: Mapping[str, Any],
+    calibrator: Calibration | None,
+    expected: _Expected,
+    report: Progress,
+    stack: ExitStack,
+    shards: int,
+    address: str | None,
+) -> MergeResult:
+    """Merge in shards of a cluster."""
+    from mergebench_ray.bank import Bank, compiled_ahead
+
+    with compiled_ahead([(method, parameters)], list(models.specialists)):
+        # Ray starts a worker ahead for each core; only calibration has use for them.
+        stack.enter_context(_ray(address, 0 if calibrator is None else None))
+    bank = Bank.load(models.base, models.specialists, shards=shards, calibrator=calibrator, progress=report)
+    try:
+        final = bank.recipe(method, parameters)
+        expected.check_same(final)
+        merged = bank.merge(final)
+        report(1.0, "writing the model")
+        write_merged(out, bank, models.base, model_card(final, None, models.notes))
+    finally:
+        bank.close()
     return MergeResult(out, final, merged.seconds, models.notes)
 
 
+def _calibrator(models: Models, request: MergeRequest, parameters: Mapping[str, Any]) -> Calibration | None:
+    if not get_method(request.method).calibration_samples(parse_parameters(request.method, parameters)):
+        return None
+    from mergebench_ray.commands.calibration import load_calibration  # seconds, for what reads data
+
+    return load_calibration(models, [(request.method, parameters)], request.calibration, request.suite)
+
+
+def _is_connected() -> bool:
+    """Whether this process uses Ray already, which it then has imported."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def _ray(address: str | None, num_cpus: int | None) -> AbstractContextManager[None]:
+    from mergebench_ray.runtime import ray_session  # a second, for Ray
+
+    return ray_session(address, num_cpus=num_cpus)
+
+
 def _check_shards(shards: int) -> None:
+    from mergebench_ray.placement import Machine
+    from mergebench_ray.placement.plan import PROCESS_BYTES, gibibytes
+
     free = Machine.this().host_memory
     if shards * PROCESS_BYTES > free:
         raise InputError(
@@ -170,22 +273,3 @@ def _all_tensors(bank: Bank, base: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in base.tensors.items():
         if name not in merged:
             yield name, base.read(name).reshape(tensor.shape)
-
-
-def _check_digests(recipe: Recipe, models: Models) -> None:
-    if models.base.digest() != recipe.base_digest:
-        raise InputError(
-            f"recipe: the base {recipe.base} is not the one it was made with (another digest); give that one"
-        )
-    for name, checkpoint in models.specialists.items():
-        if checkpoint.digest() != recipe.specialist_digests.get(name):
-            raise InputError(
-                f"recipe: specialist {name} ({recipe.specialists[name]}) is not the one it was made with "
-                "(another digest); give that one"
-            )
-
-
-def _check_same(recipe: Recipe, final: Recipe) -> None:
-    """Refuse to write something else than a recipe says."""
-    if (difference := recipe.difference(final)) is not None:
-        raise InputError(f"recipe: made with other calibration data ({difference}); give that")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,12 +16,15 @@ from mergebench_ray import interrupts
 from mergebench_ray.markup import terminal_text
 from mergebench_ray.progress import Progress, silent
 
+_SECONDS = 5.0  # between lines about the same work
+
 
 @contextmanager
 def progress_line(show: bool) -> Iterator[Progress]:
     """Yield a function that takes (fraction done, what is happening).
 
-    On a terminal it moves a bar on standard error; piped, it prints a line whenever what is happening changes.
+    On a terminal it moves a bar on standard error; piped, it prints a line whenever what is happening changes, and
+    every few seconds how far it is.
     """
     console = Console(stderr=True)
     if not show:
@@ -31,12 +36,14 @@ def progress_line(show: bool) -> Iterator[Progress]:
             task = bar.add_task("starting", total=1.0)
             yield lambda fraction, text: bar.update(task, completed=fraction, description=escape(text))
     else:
-        last = ""
+        last, last_time = "", -math.inf
 
         def say(_fraction: float, text: str) -> None:
-            nonlocal last
-            if text != last:
+            nonlocal last, last_time
+            # Of the numbers behind a colon every few seconds' are enough.
+            same_work = text.partition(":")[0] == last.partition(":")[0] and time.monotonic() < last_time + _SECONDS
+            if text != last and not same_work:
                 console.print(terminal_text(text), highlight=False, soft_wrap=True)
-                last = text
+                last, last_time = text, time.monotonic()
 
         yield say

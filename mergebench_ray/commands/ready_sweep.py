@@ -12,7 +12,8 @@ from typing import Any
 from mergebench_ray.calibration import Calibration
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.commands.calibration import load_calibration
-from mergebench_ray.commands.models import Models, resolve_sweep_models
+from mergebench_ray.commands.models import Models
+from mergebench_ray.commands.sweep_models import resolve_sweep_models
 from mergebench_ray.config import Recipe, Suite, Sweep
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.objective import each_objective

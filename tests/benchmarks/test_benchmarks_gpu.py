@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,6 @@ def test_the_figures_of_a_search_are_told_beside_those_of_another(
 ) -> None:
     import tune_gpu
 
-    monkeypatch.setattr("mergebench_ray.commands.merge.compiled_ahead", lambda *_: nullcontext())
     run, out = finished_run(tmp_path / "run", tmp_path), tmp_path / "figures.json"
     assert tune_gpu.main([str(run), "--figures-only", "--beside", str(run), "--out", str(out)]) == 0
     figures = json.loads(out.read_text())

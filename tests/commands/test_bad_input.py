@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -43,12 +42,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def broken(models: Path, tmp_path: Path) -> Path:
     """A copy of the math specialist, to be broken."""
     return Path(shutil.copytree(models / "math", tmp_path / "broken"))
-
-
-@pytest.fixture
-def nothing_compiled(without_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the process that would compile ahead, which takes seconds to find that there is no compiler."""
-    monkeypatch.setattr("mergebench_ray.commands.merge.compiled_ahead", lambda *_: nullcontext())
 
 
 def sweep_file(folder: Path, **changes: object) -> Path:
@@ -166,7 +159,7 @@ def test_a_pickle_checkpoint(run: CommandLine, models: Path, broken: Path, tmp_p
     assert "pickle" in run.refused(*merge_arguments(models, broken, tmp_path / "out"))
 
 
-@pytest.mark.usefixtures("nothing_compiled")
+@pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite(
     run: CommandLine, models: Path, broken: Path, tmp_path: Path, value: float
@@ -207,7 +200,7 @@ def test_a_recipe_says_what_is_wrong_with_it(run: CommandLine, models: Path, tmp
     assert "the base" in refused("base_digest: ", "base_digest: a", "--accept-changes")
 
 
-@pytest.mark.usefixtures("nothing_compiled")
+@pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize("which", ["base", "math"])
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_an_embedding_that_is_not_finite(

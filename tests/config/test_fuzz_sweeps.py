@@ -18,7 +18,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mergebench_ray import cli
-from mergebench_ray.commands.first_checks import checked_merge, checked_run
+from mergebench_ray.commands.first_checks import checked_run
+from mergebench_ray.commands.merge_checks import checked_merge
 from mergebench_ray.commands.terminal.options import parse_settings
 from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.config.yaml_files import parse_setting, to_yaml

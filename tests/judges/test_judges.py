@@ -15,7 +15,7 @@ import pytest
 from command_line import CommandLine
 from made_up_trials import made_up_trials
 from mergebench_ray.checkpoints import resolve
-from mergebench_ray.commands.models import find_checked_judges
+from mergebench_ray.commands.sweep_models import find_checked_judges
 from mergebench_ray.config import Domain, EngineOptions, Suite, Sweep
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.suite import Decoding

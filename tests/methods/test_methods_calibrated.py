@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 import naive_calibrated as naive
-from bank_in_process import LocalBank
+from bank_in_process import LocalBank, files_of, merge_streamed, write_from_bank
 from mergebench_ray.calibration import Calibration, Sample
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.config import CalibrationOptions, CalibrationSource
@@ -83,6 +83,14 @@ def test_every_method_that_sees_data_has_a_reference() -> None:
         if method.calibration_samples(parse_parameters(name, trained)):
             calibrated.add(name)
     assert calibrated == set(CASES)
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_a_merge_in_windows_writes_the_files_of_the_bank(models: Models, tmp_path: Path, method: str) -> None:
+    given = (models.base, models.specialists, method, CASES[method])
+    merge_streamed(tmp_path / "streamed", *given, calibrator=models.calibration(), window=1000, threads=2)
+    write_from_bank(tmp_path / "bank", *given, calibrator=models.calibration())
+    assert files_of(tmp_path / "streamed") == files_of(tmp_path / "bank")
 
 
 @pytest.mark.parametrize("method", ["fisher", "regmean", "regmean_plusplus"])

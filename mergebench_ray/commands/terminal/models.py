@@ -74,7 +74,7 @@ def merge(
     address: Address = None,
 ) -> None:
     """Merge once and write the model."""
-    from mergebench_ray.commands.first_checks import checked_merge
+    from mergebench_ray.commands.merge_checks import checked_merge
 
     request: dict[str, Any] = {
         "out": out,

@@ -1,0 +1,122 @@
+"""A checkpoint whose digest is made while its bytes are read for something else, so that nothing is read twice."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo, require_finite
+from mergebench_ray.checkpoints.digest import digest_entries
+from mergebench_ray.checkpoints.folder import FolderCheckpoint
+from mergebench_ray.checkpoints.safetensors_file import bytes_of, read_elements_into
+
+_BLOCK_BYTES = 8 << 20
+
+
+class ReadOnce(Checkpoint):
+    """A folder's weights, hashed as they are read.
+
+    Whoever reads a tensor from its first element to its last has hashed it; any other order only means that `finish`
+    reads the rest again. Whoever reads must refuse NaN and infinity, as a remembered digest says that there are none.
+
+    Args:
+        checkpoint: what is read.
+    """
+
+    def __init__(self, checkpoint: FolderCheckpoint) -> None:
+        self.ref, self.folder, self.config = checkpoint.ref, checkpoint.folder, checkpoint.config
+        self.tensors, self.tokenizer_folder = checkpoint.tensors, checkpoint.tokenizer_folder
+        self.notes, self.corrected_settings = checkpoint.notes, checkpoint.corrected_settings
+        self._checkpoint = checkpoint
+        self._entries = [entry for entry in digest_entries(checkpoint.tensors) if entry.remembered is None]
+        names = [name for entry in self._entries for name in entry.names]
+        self._growing = {name: _GrowingDigest(self.tensors[name]) for name in names}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether `digest` has nothing to read any more."""
+        return not self._entries
+
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return self._checkpoint.digest()
+
+    def unread(self) -> list[tuple[int, Callable[[], None]]]:
+        """What nobody has read yet and the digest needs: the bytes, and a function that reads them, for each tensor."""
+        rest = [growing for growing in self._growing.values() if growing.num_left]
+        return [(growing.num_left, growing.read_rest) for growing in rest]
+
+    def remember(self) -> None:
+        """Keep the digests, once nothing is unread."""
+        for entry in self._entries:
+            entry.remember({name: self._growing[name].hexdigest() for name in entry.names})
+        self._entries, self._growing = [], {}
+
+    def _read_range(self, info: TensorInfo, start: int, count: int) -> Tensor:
+        values = torch.empty(count, dtype=info.dtype)
+        read_elements_into(info, start, values)
+        self._see(info, start, values)
+        return values
+
+    def _read_range_into(self, info: TensorInfo, start: int, out: Tensor) -> None:
+        if out.dtype == info.dtype:
+            read_elements_into(info, start, out)
+            self._see(info, start, out)
+        else:
+            super()._read_range_into(info, start, out)
+
+    def _see(self, info: TensorInfo, start: int, values: Tensor) -> None:
+        growing = self._growing.get(info.name)
+        if growing is not None and len(values):
+            growing.update(start * info.dtype.itemsize, bytes_of(values))
+
+
+def hashed_as_read(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint as `ReadOnce` where it can be; an adapter's own bytes are few, and hashed apart."""
+    return ReadOnce(checkpoint) if isinstance(checkpoint, FolderCheckpoint) else checkpoint
+
+
+def digests_are_remembered(checkpoints: Iterable[Checkpoint]) -> bool:
+    """Whether the digests of checkpoints can be had without reading their weights."""
+    return all(ReadOnce(one).is_known for one in checkpoints if isinstance(one, FolderCheckpoint))
+
+
+class _GrowingDigest:
+    """SHA-256 of a tensor's bytes so far, from the first on."""
+
+    def __init__(self, info: TensorInfo) -> None:
+        self._info = info
+        self._digest = hashlib.sha256()
+        self._position = 0
+        self._lock = threading.Lock()
+
+    @property
+    def num_left(self) -> int:
+        """Bytes that nobody has read."""
+        return self._info.num_bytes - self._position
+
+    def update(self, position: int, block: memoryview) -> None:
+        """Take bytes that begin at a position; what does not follow on those so far is passed over."""
+        with self._lock:
+            skip = self._position - position
+            if 0 <= skip < len(block):
+                self._digest.update(block[skip:])
+                self._position = position + len(block)
+
+    def read_rest(self) -> None:
+        """Read on to the end."""
+        info = self._info
+        step = _BLOCK_BYTES // info.dtype.itemsize
+        values = torch.empty(min(step, info.numel), dtype=info.dtype)
+        for start in range(self._position // info.dtype.itemsize, info.numel, step):
+            part = values[: min(step, info.numel - start)]
+            read_elements_into(info, start, part)
+            require_finite(info.file, info.name, part)
+            self.update(start * info.dtype.itemsize, bytes_of(part))
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
