@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from actors_here import ActorHere, fetch_here
-from mergebench_ray import evaluate, tune
+from mergebench_ray import evaluate
 from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
@@ -18,8 +19,7 @@ from mergebench_ray.evaluation.evaluator import Evaluator, grade_together
 from mergebench_ray.evaluation.order import Share
 from mergebench_ray.machine import usable_cores
 from mergebench_ray.placement import engines_per_candidate
-from mergebench_ray.runs.items import read_items
-from mergebench_ray.runs.trials import read_trials
+from mergebench_ray.runs.evaluation_file import items_file
 from mergebench_ray.scores import ItemRow, Scores
 from task_files import write_choice_task, write_generation_task, write_suite
 
@@ -66,24 +66,15 @@ def test_items_that_are_known_are_not_asked_and_count_as_if_they_were(
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.apart
-def test_engines_of_a_search_share_each_candidate(base_folder: Path, tmp_path: Path) -> None:
-    sweep = {
-        "name": "shared",
-        "suite": "smollm2-mini",
-        "specialists": {name: Suite.load("smollm2-mini").specialists[name] for name in ("coding", "math", "safety")},
-        "methods": {"task_arithmetic": {"scaling_coef": {"low": 0.2, "high": 0.6}}},
-        "search": {"trials": 2},
-        "evaluation": {"domains": ["math"], "validation_items": 5, "test_items": 3},
-        "engine": {"count": 2},
-    }
+def test_two_running_engines_answer_each_item_once(suite: Suite, base_folder: Path, tmp_path: Path) -> None:
     if usable_cores() < 2:
         pytest.skip("two engines need two cores")
-    result = tune(Sweep.model_validate(sweep), out=tmp_path / "run")
-    trials = read_trials(tmp_path / "run")
-    assert {trial.engine for trial in trials} == {"vllm-0+vllm-1"}
-    assert {trial.domains["math"].items for trial in trials if trial.split == "validation"} == {5}
-    assert result.test.domains["math"].items == 3
-    assert len(read_items(tmp_path / "run", result.best)) == 5
+    found = evaluate(str(base_folder), suite=str(tmp_path / "suite.yaml"), engines=2, out=tmp_path / "scores.json")
+    assert {name: domain.items for name, domain in found.scores.domains.items()} == {"choice": 6, "text": 6}
+    rows = pq.read_table(items_file(tmp_path / "scores.json")).to_pylist()
+    assert sorted(row["task"] for row in rows) == ["capital_choice"] * 6 + ["capital_text"] * 6
+    assert len({(row["task"], row["item"]) for row in rows}) == ITEMS
+    assert all(row["answer"] for row in rows)
 
 
 def test_more_engines_than_the_cluster_has_room_for_are_refused(

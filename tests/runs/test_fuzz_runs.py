@@ -130,6 +130,7 @@ def test_parquet_of_something_else(template: dict[str, bytes], which: str, colum
     reported(template, lambda run: pq.write_table(pa.table(columns), any_parquet(run, which)))
 
 
+@pytest.mark.slow
 @given(data=st.data())
 def test_records_of_other_versions(template: dict[str, bytes], data: st.DataObject) -> None:
     def change(run: Path) -> None:

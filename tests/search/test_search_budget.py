@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from actors_here import ActorHere, fetch_here
@@ -250,8 +251,8 @@ class TestSearch:
     def here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fetch_here(monkeypatch)
 
-    def search(self, folder: Path, options: Any = POOL) -> MadeUpSearch:
-        return MadeUpSearch(folder, MadeUpScorer(), ActorHere, options)
+    def search(self, folder: Path, options: Any = POOL, **study: Any) -> MadeUpSearch:
+        return MadeUpSearch(folder, MadeUpScorer(), ActorHere, options, **study)
 
     def lines(self, folder: Path) -> list[Any]:
         return JsonLines(folder / "decisions.jsonl").read()
@@ -275,6 +276,7 @@ class TestSearch:
         assert len(searched(TrialStore(tmp_path).trials())) > tried
         assert sum(map(tokens_of, TrialStore(tmp_path).trials())) <= 14_000
 
+    @pytest.mark.slow
     def test_killed_at_any_write_it_ends_where_the_calm_one_does(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -295,12 +297,13 @@ class TestSearch:
         total = len(self.lines(tmp_path / "calm")) + 2
         for place in (total // 2, total - 4, total):
             folder = tmp_path / str(place)
+            storage = optuna.storages.RDBStorage("sqlite:///:memory:")
             writes[0] = 0
             with monkeypatch.context() as patch:
                 patch.setattr(JsonLines, "append", killed)
                 with suppress(Killed):
-                    self.search(folder).drive()
-            self.search(folder).drive()
+                    self.search(folder, storage=storage).drive()
+            self.search(folder, storage=storage).drive()
             assert self.lines(folder) == self.lines(tmp_path / "calm")
 
     def test_in_full_it_pays_as_many_as_fit(self, tmp_path: Path) -> None:

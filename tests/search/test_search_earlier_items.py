@@ -273,7 +273,7 @@ class TestSearch:
     def run(
         self, folder: Path, *, reuses: bool = True, storage: Any = None, killed: int = -1, **options: Any
     ) -> MadeUpSearch:
-        storage = storage or optuna.storages.InMemoryStorage()
+        storage = storage or optuna.storages.RDBStorage("sqlite:///:memory:")
         found = MadeUpSearch(folder, MadeUpScorer(), ActorHere, options, reuses=reuses, storage=storage)
         (folder / "sweep.yaml").touch()
         with pytest.MonkeyPatch.context() as patch:
@@ -316,6 +316,7 @@ class TestSearch:
         assert all((row.role, row.tokens) == ("candidate", 0) for row in reused)
         assert second.scorer.asked < first.scorer.asked
 
+    @pytest.mark.slow
     def test_a_search_that_was_killed_goes_on_as_the_calm_one(self, tmp_path: Path) -> None:
         options = {"trials": 5, "race": {"kind": "pool", "survivors": 2}, "sampler": "RandomSampler"}
         self.run(tmp_path / "runs" / "a", **options)

@@ -183,7 +183,7 @@ def test_a_sampler_of_optuna_stays_where_constraints_are_kept(tmp_path: Path) ->
         found = goal(objective="math", constraints=constraints)
         run = RunFolder(tmp_path / str(len(constraints)))
         run.path.mkdir()
-        own = RunStudy(open_storage(run, SearchOptions()), "x", run, found.objective)
+        own = RunStudy(optuna.storages.InMemoryStorage(), "x", run, found.objective)
         own.study.sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=8)
         tried = []
         for _ in range(25):

@@ -138,6 +138,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.slow
 def test_a_race_for_a_front_that_was_killed_goes_on_as_the_calm_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

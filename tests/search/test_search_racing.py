@@ -79,7 +79,7 @@ class TestOneSitting:
         assert {one.estimate for one in rows if one.role == "candidate"} == {None}
 
     def test_the_study_is_told_estimates_marked_as_such(self, raced: MadeUpSearch) -> None:
-        study = optuna.load_study(study_name="x", storage=f"sqlite:///{raced.run.study_file}")
+        study = optuna.load_study(study_name="x", storage=raced.storage)
         for row in searched(raced.store.trials()):
             trial = study.trials[row.optuna_number]
             assert trial.value == (row.objective.value if row.estimate is None else row.estimate.value)
@@ -99,6 +99,7 @@ class TestOneSitting:
             assert (one.score_seconds, one.tokens) == (answered, 10 * answered)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pool", "halving", "exact"])
 def test_a_search_that_was_killed_at_any_write_goes_on_as_the_calm_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -111,7 +112,7 @@ def test_a_search_that_was_killed_at_any_write_goes_on_as_the_calm_one(
         writes = killed_at(patch, -1, torn=False)
         calm_search.drive()
     calm = table(tmp_path / "calm")
-    places = range(1, writes[0] + 1, 1 if kind == "pool" else 6)
+    places = range(1, writes[0] + 1, 3 if kind == "pool" else 9)
     for place in places:
         folder = tmp_path / f"{place}"
         storage = optuna.storages.RDBStorage("sqlite:///:memory:")

@@ -55,7 +55,7 @@ class Search:
         self.sweep = Sweep.model_validate(content)
         self.space = Space(self.sweep, ["coding", "law", "math"], None)
         self.run = RunFolder(folder)
-        self.storage = optuna.storages.InMemoryStorage()
+        self.storage = optuna.storages.RDBStorage("sqlite:///:memory:")
         self.on_disk: list[Trial] = []
         self.begin()
 
@@ -92,6 +92,7 @@ def calm_table(folder: Path, sampler: str) -> list[tuple[int, dict[str, Any], fl
     return search.table()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_killed_while_any_candidate_is_under_way(tmp_path: Path, sampler: str) -> None:
     search = Search(tmp_path / "killed", sampler)
@@ -103,6 +104,7 @@ def test_killed_while_any_candidate_is_under_way(tmp_path: Path, sampler: str) -
     assert search.table() == calm_table(tmp_path, sampler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_killed_after_any_candidate_before_the_study_heard_of_it(tmp_path: Path, sampler: str) -> None:
     search = Search(tmp_path / "killed", sampler)
@@ -113,6 +115,7 @@ def test_killed_after_any_candidate_before_the_study_heard_of_it(tmp_path: Path,
     assert search.table() == calm_table(tmp_path, sampler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", RESUMABLE_WITHIN_A_PROPOSAL)
 def test_killed_while_any_candidate_is_proposed(tmp_path: Path, sampler: str) -> None:
     search = Search(tmp_path / "killed", sampler)

@@ -11,13 +11,16 @@ from actors_here import ActorHere, fetch_here
 from made_up_search import MadeUpScorer, MadeUpSearch
 from mergebench_ray.search import run as module
 from mergebench_ray.search.run import search
+from mergebench_ray.search.study import open_storage
 from mergebench_ray.search.trainable import CandidateTrial
 
 
 def test_a_search_that_has_all_its_candidates_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch_here(monkeypatch)
     options = {"trials": 2, "race": {"kind": "none", "in_flight": 20}}
-    MadeUpSearch(tmp_path, MadeUpScorer(), ActorHere, options).drive()
+    before = MadeUpSearch(tmp_path, MadeUpScorer(), ActorHere, options)
+    before.storage = open_storage(before.run, before.sweep.search)
+    before.drive()
     monkeypatch.setattr(module, "StudySearch", lambda *_, **__: pytest.fail("a search began"))
     monkeypatch.setattr(module.ray, "cluster_resources", lambda: {})
     again = MadeUpSearch(tmp_path, MadeUpScorer(), ActorHere, options)

@@ -290,7 +290,7 @@ SEVERAL: dict[str, Any] = {"trials": 12, "objective": list(DOMAINS), "race": {"k
 
 @pytest.mark.usefixtures("here")
 def test_a_search_for_several_objectives_has_a_front_in_its_folder(tmp_path: Path) -> None:
-    storage = optuna.storages.InMemoryStorage()
+    storage = optuna.storages.RDBStorage("sqlite:///:memory:")
     one = MadeUpSearch(tmp_path, MadeUpScorer(), ActorHere, SEVERAL, storage=storage)
     one.drive()
     rows = searched(one.store.trials())

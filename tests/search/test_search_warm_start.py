@@ -52,7 +52,7 @@ def begun(earlier: Path, tmp_path_factory: pytest.TempPathFactory) -> MadeUpSear
 
 
 def search(folder: Path, options: Any, **other: Any) -> MadeUpSearch:
-    other = {"storage": optuna.storages.InMemoryStorage(), **other}
+    other = {"storage": optuna.storages.RDBStorage("sqlite:///:memory:"), **other}
     made = MadeUpSearch(folder, MadeUpScorer(), ActorHere, options, **other)
     (folder / "sweep.yaml").write_text(to_yaml(made.sweep.model_dump(mode="json", exclude_none=True)))
     return made
@@ -264,7 +264,7 @@ def test_what_they_reach_is_measured_by_the_references_of_this_run(earlier: Path
 def test_what_was_not_scored_as_this_run_scores_is_left_out_for_good(
     earlier: Path, tmp_path: Path, changed: Any, left: set[str]
 ) -> None:
-    storage = optuna.storages.InMemoryStorage()
+    storage = optuna.storages.RDBStorage("sqlite:///:memory:")
     made = warm(tmp_path / "b", earlier, POOL | {"trials": 1}, storage=storage, **changed)
     made.drive()
     taken = [row for row in searched(made.store.trials()) if row.taken_from]
@@ -297,6 +297,7 @@ def test_one_of_them_that_is_asked_for_again_counts_and_takes_nothing(earlier: P
     assert (own.taken_from, own.reused_from) == ("", {})  # the report adds up what was scored before
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_as_the_calm_one_when_the_other_runs_have_gone(
     earlier: Path, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def test_every_domain_has_at_least_twelve_kinds_in_every_split(domain: str) -> N
         assert max(kinds.values()) <= 0.12 * len(ITEMS[domain][split])
 
 
+@pytest.mark.slow
 @domains
 def test_gold_answers_score_and_wrong_ones_do_not(domain: str) -> None:
     for split in ("validation", "test"):

@@ -35,7 +35,7 @@ from mergebench_ray.search.scorer import Measurement, Step
 from mergebench_ray.search.space import OPTUNA_NUMBER, Space
 from mergebench_ray.search.standing import Cost, Standing
 from mergebench_ray.search.starts import free_proposals
-from mergebench_ray.search.study import RunStudy, open_storage
+from mergebench_ray.search.study import RunStudy
 
 DOMAINS = ("coding", "math", "safety")
 PER_DOMAIN = 40
@@ -201,6 +201,10 @@ def _order(options: RaceOptions, raced: RaceOrder | None) -> Order | None:
     return None if raced is None else order_of(options, raced, on_gpus=False)
 
 
+_STUDIES: dict[Path, optuna.storages.BaseStorage] = {}
+"""By a run's folder: a database takes two thirds of such a search's time. They never propose again what had begun."""
+
+
 class MadeUpSearch:
     """One sitting of a search in a folder.
 
@@ -211,7 +215,7 @@ class MadeUpSearch:
         search: keys of the sweep's search section.
         engines: that the sweep asks for.
         gpus: that the search holds.
-        storage: of the study; None for a file in the folder, which takes longer.
+        storage: of the study; None for one in memory, which the folder's later sittings find again.
         reuses: whether it looks for items in the runs beside it.
         coefficient: what each specialist's coefficient may be.
         conditions: what answers depend on besides weights and items.
@@ -233,7 +237,7 @@ class MadeUpSearch:
         conditions: Mapping[str, Any] | None = None,
         device: str = "made up",
     ) -> None:
-        self.storage = storage
+        self.storage = storage or _STUDIES.setdefault(folder, optuna.storages.InMemoryStorage())
         methods = {"task_arithmetic": {"scaling_coef": dict(coefficient)}}
         content = {
             **{"name": "x", "suite": "smollm2-mini", "methods": methods},
@@ -292,7 +296,7 @@ class MadeUpSearch:
     def drive(self) -> None:
         """The search to its end, with one engine and without Tune."""
         goal = self.records.goal("validation")
-        study = RunStudy(self.storage or open_storage(self.run, self.sweep.search), "x", self.run, *goal.objectives)
+        study = RunStudy(self.storage, "x", self.run, *goal.objectives)
         study.study.sampler = search_sampler(self.sweep.search, self.space)
         said = warm_start.begin_with(self.run, self.store, self.records, study, self.space)
         self.said += said
