@@ -93,7 +93,7 @@ class ReadySweep:
         """How many answers each part of the search takes."""
         search = self.sweep.search
         candidates = search.most_candidates if search.trials or not search.budget or search.budget.candidates else None
-        share = expected_share(self.race, len(each_objective(search.objective)))
+        share = expected_share(self.race, len(each_objective(search.objective)), constraints=bool(search.constraints))
         taken = FINALISTS if self.taken is None and search.warm_start else len(self.taken or ())
         return expected_answers(
             self.items, self.items_of_specialists, candidates, len(self.sweep.methods), share, taken

@@ -16,9 +16,8 @@ from mergebench_ray.config.objective import FORGETTING, each_objective
 from mergebench_ray.config.race import AUTO, NONE
 from mergebench_ray.errors import InputError
 from mergebench_ray.scores import DomainScore
-from mergebench_ray.search.objectives.goal import check_goal
+from mergebench_ray.search.objectives.goal import Goal, check_goal
 from mergebench_ray.search.objectives.objective import References
-from mergebench_ray.search.objectives.registry import make_objective
 from mergebench_ray.search.race.items import Items
 from mergebench_ray.search.race.kinds import STOPPING, check_race, make_race
 from mergebench_ray.search.space import Space
@@ -120,15 +119,10 @@ def _check_race(sweep: Sweep, domains: Sequence[str]) -> None:
     check_race(options)
     if options.kind in (AUTO, NONE):
         return
-    if sweep.search.constraints:
-        raise InputError(
-            f"search.race.kind = {options.kind!r}: a race does not know of search.constraints, so it would stop what "
-            "keeps them; leave search.race out, or set it to none"
-        )
-    objectives = each_objective(sweep.search.objective)
-    if options.kind in STOPPING and len(objectives) == 1:  # which need to know how many items there are
+    is_plain = len(each_objective(sweep.search.objective)) == 1 and not sweep.search.constraints
+    if options.kind in STOPPING and is_plain:  # which need to know how many items there are
         return
     score = DomainScore(0.5, 0.01, 100)
     references = References(dict.fromkeys(domains, score), dict.fromkeys(domains, score))
-    found = [make_objective(one, references) for one in objectives]
-    make_race(options, Items.of(list(domains)), found[0], candidates=2, several=found if len(found) > 1 else ())
+    goal = Goal.of(sweep.search, references)
+    make_race(options, Items.of(list(domains)), goal.objective, 2, goal.several, goal.constraints)

@@ -51,8 +51,6 @@ def chosen_race(sweep: Sweep, tasks: Sequence[ScoredTask]) -> tuple[RaceOptions,
     in_full = RaceOptions(kind=NONE)
     if sweep.search.most_candidates <= _MOST_IN_FULL:
         return in_full, []
-    if sweep.search.constraints:
-        return in_full, ["candidates are scored in full: a race does not know of search.constraints"]
     try:
         check_looks(tasks)
     except InputError as error:
@@ -61,10 +59,10 @@ def chosen_race(sweep: Sweep, tasks: Sequence[ScoredTask]) -> tuple[RaceOptions,
     return RaceOptions(kind=_DEFAULT), []
 
 
-def expected_share(race: RaceOptions, objectives: int) -> tuple[float, float]:
+def expected_share(race: RaceOptions, objectives: int, *, constraints: bool = False) -> tuple[float, float]:
     """Of the items of all candidates, the share that a race by so many objectives asks, from and to."""
-    if objectives > 1 and race.kind != NONE:
-        return _SHARE_OF_SEVERAL
+    if race.kind != NONE and (objectives > 1 or constraints):
+        return _SHARE_OF_SEVERAL if objectives > 1 else _ANY_SHARE
     return _SHARES.get(race.kind, _ANY_SHARE)
 
 
@@ -95,7 +93,7 @@ def race_of(
     domains, tasks = [domain for domain, _, _ in keys], [task for _, task, _ in keys]
     items = Items.of(domains, tasks, clusters, known_of_items(run.path, trials, "validation", keys))
     places = race_class(options.kind).order(items, sweep.search.seed)
-    race = make_race(options, items.taken(places), goal.objective, candidates, goal.several)
+    race = make_race(options, items.taken(places), goal.objective, candidates, goal.several, goal.constraints)
     return RaceOrder(race, tuple(places.tolist()))
 
 

@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mergebench_ray.evaluation.graded import GradedItems
 from mergebench_ray.runs.trials import Trial, is_known
-from mergebench_ray.scores import exact_sum
+from mergebench_ray.scores import ObjectiveEstimate, exact_sum
+from mergebench_ray.search.race.decision import Estimate
 from mergebench_ray.search.race.race import Race
 from mergebench_ray.search.scores_by_item import scores_by_item
 
@@ -33,6 +35,16 @@ class RaceOrder:
             KeyError: one of them is not there.
         """
         return self._filled([items[place].row["score"] for place in self.places[:count]])
+
+    def come_to(self, number: int) -> dict[str, Any]:
+        """What a stopped candidate probably comes to, as the fields of its row."""
+        several = {name: self._estimate(one) for name, one in self.race.estimates(number).items()}
+        estimate = self._estimate(self.race.estimate(number))
+        return {"estimate": estimate, "estimates": several, "constraints": self.race.distances(number)}
+
+    def _estimate(self, found: Estimate) -> ObjectiveEstimate:
+        value, error = (found.value, found.standard_error) if is_known(found.value) else (None, None)
+        return ObjectiveEstimate(value, error, found.answered, self.race.items)
 
     def kept_scores(self, folder: Path, row: Trial) -> list[float]:
         """What counts of all items of a model that a run has scored in full, in the race's order."""

@@ -22,10 +22,9 @@ from mergebench_ray.evaluation.graded import GradedItem
 from mergebench_ray.evaluation.ordered_scoring import Look
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, is_known, searched
-from mergebench_ray.scores import ObjectiveEstimate
+from mergebench_ray.runs.trials import Trial, TrialStore, searched
 from mergebench_ray.search.budget import UnderWay
-from mergebench_ray.search.race.decision import Decision, Estimate
+from mergebench_ray.search.race.decision import Decision
 from mergebench_ray.search.race_order import RaceOrder
 from mergebench_ray.search.records import Records, repeated
 from mergebench_ray.search.scorer import CandidateScorer, Measurement
@@ -269,14 +268,8 @@ class Racing:
         if self._race is None or self._race.state(number) == "done":
             started = candidate.started
             return self._records.trial("candidate", recipe.method, "validation", recipe, measurement, started, **names)
-        estimate = self._estimate(self._race.estimate(number))
-        names["estimates"] = {name: self._estimate(one) for name, one in self._race.estimates(number).items()}
-        return self._records.stopped(recipe, measurement, candidate.started, estimate, **names)
-
-    def _estimate(self, found: Estimate) -> ObjectiveEstimate:
-        assert self._race is not None
-        value, error = (found.value, found.standard_error) if is_known(found.value) else (None, None)
-        return ObjectiveEstimate(value, error, found.answered, self._race.items)
+        assert self._raced is not None
+        return self._records.stopped(recipe, measurement, candidate.started, **self._raced.come_to(number), **names)
 
     def _free_number(self, method: str, number: int) -> int:
         """The trial's number in the study, unless an earlier version, which counted otherwise, has given it away."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _KEY = "search.warm_start"
 _OUTSIDE = "do not lie in this sweep's space"
+_OTHER_CONSTRAINTS = "were stopped by a race with other constraints"
 _NO_ITEMS = "lack the file of their scored items"
 
 
@@ -252,7 +253,9 @@ def _candidates_of(folder: Path, wanted: Wanted) -> tuple[list[Taken], Counter[s
     if not (run.sweep_file.is_file() and run.trials_file.is_file()):
         raise InputError(f"{_KEY}: {folder} is no run that has scored anything (no trials.parquet); name another")
     trials = read_trials(folder)
-    base = _check_alike(folder, Sweep.from_yaml(run.sweep_file), trials, wanted)
+    sweep = Sweep.from_yaml(run.sweep_file)
+    base = _check_alike(folder, sweep, trials, wanted)
+    same_constraints = sweep.search.constraints == wanted.sweep.search.constraints
     asked = canonical_digest(sorted(kept_digests(run.items_file(base.digest, base.split))))
     references = _reference_scores(trials)
     found, left_out = [], Counter[str]()
@@ -263,6 +266,8 @@ def _candidates_of(folder: Path, wanted: Wanted) -> tuple[list[Taken], Counter[s
             left_out[_OUTSIDE] += 1
         elif other := _difference(row, wanted.recipe(*wanted.space.candidate(suggestion))):
             left_out[other] += 1
+        elif row.role == "stopped" and not same_constraints:  # how far it is from ours, nobody knows
+            left_out[_OTHER_CONSTRAINTS] += 1
         elif items is not None and not items.is_file():
             left_out[_NO_ITEMS] += 1
         else:

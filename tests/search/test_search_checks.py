@@ -40,7 +40,8 @@ def sweep_with(**search: object) -> Sweep:
         ({"race": {"kind": "pool", "alpha": 0.1}}, "search.race.alpha: no setting of pool"),
         ({"race": {"kind": "pool", "scheduler_options": {"max_t": 3}}}, "pool is no scheduler of Ray Tune"),
         ({"race": "exact", "objective": "worst_domain"}, "race exact: objective worst_domain is no weighted mean"),
-        ({"race": "pool", "constraints": {"math": ">= 0.9"}}, "a race does not know of search.constraints"),
+        ({"race": "halving", "constraints": {"math": ">= 0.9"}}, "does not know of search.constraints"),
+        ({"race": "ASHAScheduler", "constraints": {"math": ">= 0.9"}}, "choose pool or sparing, or leave search.race"),
         ({"race": "HyperBandScheduler"}, "no scheduler of Ray Tune that stops trials and does nothing else"),
         ({"race": {"kind": "ASHAScheduler", "p": 0.1}}, "search.race.p: no setting of ASHAScheduler; it has look"),
         (

@@ -192,6 +192,16 @@ class TestFind:
         assert "1 candidates of a lack the file of their scored items" in note
         assert [one.trial for one in warm_start.read(made.run)] == [one.trial for one in found]
 
+    def test_what_was_stopped_under_other_constraints_is_left_out(self, earlier: Path) -> None:
+        methods = {"task_arithmetic": {"scaling_coef": {"low": 0.0, "high": 1.0, "per": "specialist"}}}
+        search = {**POOL, "warm_start": str(earlier), "constraints": {"safety": ">= 0.5"}}
+        content = {"name": "x", "suite": "smollm2-mini", "methods": methods, "search": search}
+        found, [note] = find_candidates(wanted(str(earlier), sweep=Sweep.model_validate(content)))
+        rows = searched(TrialStore(earlier).trials())
+        stopped = sum(row.role == "stopped" for row in rows)
+        assert len(found) == len(rows) - stopped > 0
+        assert f"{stopped} candidates of {earlier} were stopped by a race with other constraints" in note
+
     def test_a_folder_with_brackets_in_its_name_is_itself(self, earlier: Path, tmp_path: Path) -> None:
         shutil.copytree(earlier, tmp_path / "x[1]")
         assert len(find_candidates(wanted(str(tmp_path / "x[1]")))[0]) == 10

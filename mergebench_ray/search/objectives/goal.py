@@ -47,6 +47,11 @@ class Constraint:
             return math.inf
         return self.condition.bound - value if self.condition.at_least else value - self.condition.bound
 
+    def slopes(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Derivative of that by each domain's score, at scores that have a value."""
+        bounded = {self.objective.name: 1.0} if self.condition.is_score else self.objective.slopes(scores)
+        return {domain: -slope if self.condition.at_least else slope for domain, slope in bounded.items()}
+
 
 @dataclass(frozen=True)
 class Goal:

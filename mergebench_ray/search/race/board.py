@@ -112,6 +112,10 @@ class Board:
         squared = off[everyone.index(candidate)] + off.mean() / len(group) + still_open
         return value - float(expected) + float(now.mean()), math.sqrt(squared)
 
+    def variances(self, candidates: Sequence[int], count: int) -> Floats:
+        """Variance of an item's contribution to each candidate's objective, from the first items, (candidates,)."""
+        return self.contrasts.variances(self._contributed(candidates, count))
+
     def chances_to_lead(self, candidates: Sequence[int], count: int) -> tuple[Floats, int]:
         """Compare candidates that have all answered the first items, on those.
 

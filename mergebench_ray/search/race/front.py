@@ -14,24 +14,27 @@ from typing import Any
 
 import numpy as np
 
+from mergebench_ray.search.objectives.goal import Constraint
 from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.race.board import Board
+from mergebench_ray.search.race.bounds import LIKELY
 from mergebench_ray.search.race.contrasts import Contrasts, Floats
 from mergebench_ray.search.race.decision import Decision, Estimate
 from mergebench_ray.search.race.items import Items
-from mergebench_ray.search.race.pool import Pool
-
-_LEAST_OF_A_TASK = 8
-"""Items, of each task, before anything is stopped: an objective may be one task's alone."""
+from mergebench_ray.search.race.pool import LEAST_OF_A_TASK, Pool
 
 
 class FrontPool(Pool):
     """A pool whose survivors are those that may be on the front, all of which are scored in full in the end.
 
+    With constraints, a rival counts as far as it is likely to keep them, and so does the candidate itself; where no
+    rival is likely to, the one that is least far from it counts.
+
     Args:
         items: of the split, in the race's order.
         objective: what models are ranked by where one number is needed; nothing is decided by it.
         several: what candidates are compared by.
+        constraints: what members of the front have to keep.
         look: items between two looks.
         candidates: how many are expected; not needed.
         p: a candidate is stopped when its chance to be on the front is below.
@@ -44,15 +47,15 @@ class FrontPool(Pool):
         objective: Objective,
         *,
         several: Sequence[Objective],
+        constraints: Sequence[Constraint] = (),
         look: int = 20,
         candidates: int | None = None,
         p: float = 0.12,
         survivors: int = 8,
     ) -> None:
-        super().__init__(items, objective, look=look, candidates=candidates, p=p, survivors=survivors)
-        first = self.board.contrasts.first_look(look, each=_LEAST_OF_A_TASK)
-        self.first_look = min(self.items, look * math.ceil(first / look))
-        self._level = max(self._level, self.first_look)
+        given: dict[str, Any] = {"look": look, "candidates": candidates, "p": p, "survivors": survivors}
+        super().__init__(items, objective, constraints=constraints, **given)
+        self._begin_with(LEAST_OF_A_TASK)
         self._several = {one.name: _Aim(one, Board(Contrasts(items, one))) for one in several}
 
     def report(self, candidate: int, scores: Sequence[float] | Floats) -> list[Decision]:
@@ -86,8 +89,16 @@ class FrontPool(Pool):
         better = np.ones(len(rivals))
         for aim in self._several.values():
             better *= aim.board.chances_of(rivals, candidate, count)
+        if self.bounds is None:
+            most = int(better.argmax())
+            return 1.0 - float(better[most]), {"rival": rivals[most], "compared": len(rivals)}
+        keeps, keep = self.bounds.chance(candidate), np.array([self.bounds.chance(one) for one in rivals])
+        likely = bool((keep >= LIKELY).any())
+        better = better * keep if likely else self.bounds.missed.chances_of(rivals, candidate, count)
         most = int(better.argmax())
-        return 1.0 - float(better[most]), {"rival": rivals[most], "compared": len(rivals)}
+        left = 1.0 - float(better[most])
+        why = {"rival": rivals[most], "compared": len(rivals), "keeps": keeps}
+        return (keeps * left if likely else max(keeps, left)), why
 
     def _compare(self, candidate: int, others: Sequence[int]) -> tuple[float, dict[str, Any]]:
         return self._against(candidate, others, self.board.answered(candidate))
@@ -103,6 +114,7 @@ class SparingFrontPool(FrontPool):
         items: of the split, in the race's order.
         objective: as `FrontPool`.
         several: as `FrontPool`.
+        constraints: as `FrontPool`.
         look: items between two looks.
         candidates: how many are expected; not needed.
         p: as `FrontPool`.
@@ -115,12 +127,14 @@ class SparingFrontPool(FrontPool):
         objective: Objective,
         *,
         several: Sequence[Objective],
+        constraints: Sequence[Constraint] = (),
         look: int = 10,
         candidates: int | None = None,
         p: float = 0.22,
         survivors: int = 8,
     ) -> None:
-        super().__init__(items, objective, several=several, look=look, candidates=candidates, p=p, survivors=survivors)
+        given: dict[str, Any] = {"look": look, "candidates": candidates, "p": p, "survivors": survivors}
+        super().__init__(items, objective, several=several, constraints=constraints, **given)
 
 
 class _Aim:

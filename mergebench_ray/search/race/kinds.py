@@ -8,6 +8,7 @@ from typing import Any
 
 from mergebench_ray.config.race import AUTO, NONE, RaceOptions
 from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.search.objectives.goal import Constraint
 from mergebench_ray.search.objectives.objective import Objective
 from mergebench_ray.search.race.exact import Exact
 from mergebench_ray.search.race.front import FrontPool, SparingFrontPool
@@ -30,7 +31,7 @@ KINDS: dict[str, type[Race]] = {
 """Name -> class; the keyword arguments of its constructor are the kind's settings."""
 
 OF_SEVERAL: dict[str, type[FrontPool]] = {"pool": FrontPool, "sparing": SparingFrontPool}
-"""The same of those that race for the front of several objectives."""
+"""The same of those that race for the front of several objectives; these kinds know of constraints, too."""
 
 _SETTINGS = ("look", "p", "survivors", "alpha")
 
@@ -46,6 +47,7 @@ def make_race(
     objective: Objective,
     candidates: int | None,
     several: Sequence[Objective] = (),
+    constraints: Sequence[Constraint] = (),
 ) -> Race:
     """A new race.
 
@@ -55,9 +57,10 @@ def make_race(
         objective: what candidates are compared by.
         candidates: how many are expected; None where that is not known.
         several: what they are compared by instead, where it is several.
+        constraints: what a winner has to keep.
 
     Raises:
-        InputError: a kind that the objective does not allow, or that knows one alone.
+        InputError: a kind that the objective does not allow, or that knows one alone, or of no constraints.
     """
     given: dict[str, Any] = {name: value for name, value in _given(options).items() if name in _SETTINGS}
     if options.kind in STOPPING:
@@ -68,7 +71,15 @@ def make_race(
                 f"search.race.kind = {options.kind!r}: it knows one objective, and there are {len(several)}; choose "
                 f"{' or '.join(OF_SEVERAL)}, or leave search.race out"
             )
+        given |= {"constraints": constraints}
         return OF_SEVERAL[options.kind](items, objective, several=several, candidates=candidates, **given)
+    if constraints and options.kind != NONE:
+        if options.kind not in OF_SEVERAL:
+            raise InputError(
+                f"search.race.kind = {options.kind!r}: it does not know of search.constraints, so it would stop what "
+                f"keeps them; choose {' or '.join(OF_SEVERAL)}, or leave search.race out"
+            )
+        given |= {"constraints": constraints}
     return race_class(options.kind)(items, objective, candidates=candidates, **given)
 
 

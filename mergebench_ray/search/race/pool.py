@@ -6,10 +6,14 @@ others before any more is paid for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from mergebench_ray.search.objectives.goal import Constraint
 from mergebench_ray.search.objectives.objective import Objective
+from mergebench_ray.search.race.bounds import Bounds
+from mergebench_ray.search.race.contrasts import Floats
 from mergebench_ray.search.race.decision import Decision
 from mergebench_ray.search.race.items import Items
 from mergebench_ray.search.race.race import Race
@@ -21,6 +25,9 @@ _RAISED_BY = 0.25
 
 Each go costs a merge, a load, and the wait for its longest answer, however few items it has.
 """
+LEAST_OF_A_TASK = 8
+"""Items, of each task, before anything is stopped where one task alone may decide: a constraint, or one of several
+objectives."""
 _RAISED_TO_THE_END = 4
 """Of those that wait when the last candidate has come, as many as go far before they are stopped: rather more."""
 
@@ -35,9 +42,14 @@ class Pool(Race):
     Less than `p` is asked for in two places: before a tenth of the items is answered, where going on is cheap, in
     proportion to the items; and after the last candidate has come, where a mistake costs most, half.
 
+    With constraints, a candidate beats another that keeps them by keeping them, too, and being better: its chance is
+    the product of both, and the leader is one that is likely to keep them. Where nobody is, whoever is less far from it
+    is better. Until a candidate that is scored in full keeps them, whoever is most likely to is not stopped.
+
     Args:
         items: of the split, in the race's order.
         objective: what candidates are compared by.
+        constraints: what a winner has to keep.
         look: items between two looks.
         candidates: how many are expected; not needed.
         p: a candidate is stopped when its chance to beat the leader is below.
@@ -49,16 +61,35 @@ class Pool(Race):
         items: Items,
         objective: Objective,
         *,
+        constraints: Sequence[Constraint] = (),
         look: int = 20,
         candidates: int | None = None,
         p: float = 0.12,
         survivors: int = 8,
     ) -> None:
         super().__init__(items, objective, look=look, candidates=candidates)
+        self.bounds = Bounds(items, constraints) if constraints else None
         self.p = p
         self.survivors = survivors
         self._level = self.first_look
+        if constraints:
+            self._begin_with(LEAST_OF_A_TASK)
         self._rising: set[int] = set()
+
+    def _begin_with(self, each: int) -> None:
+        """Look first when so many items of each task are answered."""
+        first = self.board.contrasts.first_look(self.look, each=each)
+        self.first_look = self._level = min(self.items, self.look * math.ceil(first / self.look))
+
+    def report(self, candidate: int, scores: Sequence[float] | Floats) -> list[Decision]:
+        """As that of any race."""
+        if self.bounds is not None and self._state.get(candidate) not in ("stopped", "done"):
+            self.bounds.report(candidate, scores)
+        return super().report(candidate, scores)
+
+    def distances(self, candidate: int) -> dict[str, float]:
+        """As that of any race."""
+        return {} if self.bounds is None else self.bounds.distances(candidate)
 
     def threshold(self, count: int) -> float:
         """Chance to beat the leader below which a candidate is stopped after so many items."""
@@ -73,6 +104,8 @@ class Pool(Race):
     def withdraw(self, candidate: int) -> list[Decision]:
         """As that of any race."""
         self._rising.discard(candidate)
+        if self.bounds is not None:
+            self.bounds.forget(candidate)
         return super().withdraw(candidate)
 
     def _decide(self, candidate: int, answered: int) -> list[Decision]:
@@ -129,11 +162,15 @@ class Pool(Race):
 
     def _compare(self, candidate: int, others: Sequence[int]) -> tuple[float, dict[str, Any]]:
         """A newcomer's chance to lead, and what it was made from."""
+        if self.bounds is not None:
+            return self.bounds.chance_to_lead(self.board, candidate, others)
         chance, leader, compared = self.board.chance_to_lead(candidate, others)
         return chance, {"leader": leader, "compared": compared}
 
     def _compare_all(self, candidates: Sequence[int], count: int) -> list[tuple[float, dict[str, Any]]]:
         """The same of several that have all answered so many items; the leader's own chance is 1."""
+        if self.bounds is not None:
+            return self.bounds.chances_to_lead(self.board, candidates, count)
         chances, leader = self.board.chances_to_lead(candidates, count)
         compared = {"leader": leader, "compared": len(candidates)}
         return [(1.0 if one == leader else float(chance), compared) for one, chance in zip(candidates, chances)]
@@ -145,6 +182,7 @@ class SparingPool(Pool):
     Args:
         items: of the split, in the race's order.
         objective: what candidates are compared by.
+        constraints: as `Pool`.
         look: items between two looks.
         candidates: how many are expected; not needed.
         p: as `Pool`.
@@ -156,9 +194,11 @@ class SparingPool(Pool):
         items: Items,
         objective: Objective,
         *,
+        constraints: Sequence[Constraint] = (),
         look: int = 10,
         candidates: int | None = None,
         p: float = 0.22,
         survivors: int = 8,
     ) -> None:
-        super().__init__(items, objective, look=look, candidates=candidates, p=p, survivors=survivors)
+        given: dict[str, Any] = {"look": look, "candidates": candidates, "p": p, "survivors": survivors}
+        super().__init__(items, objective, constraints=constraints, **given)

@@ -110,6 +110,10 @@ class Race(ABC):
         """The same of several objectives, by name; empty of a race by one."""
         return {}
 
+    def distances(self, candidate: int) -> dict[str, float]:
+        """How far a candidate probably is from keeping each constraint, by name; empty of a race that knows of none."""
+        return {}
+
     def _estimated(self, board: Board, sign: float, candidate: int) -> Estimate:
         answered = board.answered(candidate)
         if not answered:
