@@ -71,8 +71,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     kind = schema.get("type")
     if kind == "object":
         inside = (
-            ", or a list of them for its layer groups, or {first: ..., last: ...} for a line over its layers, or any of "
-            "these for each of attention, mlp, norm"
+            ", or a list of them for its layer groups, or {first: ..., last: ...} for a line over its layers, or any "
+            "of these for each of attention, mlp, norm"
         )
         return "such a number for each specialist" + inside * bool(
             _alternatives(schema.get("additionalProperties", {}))
