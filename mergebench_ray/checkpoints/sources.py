@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mergebench_ray.checkpoints.accompanying_files import ACCOMPANYING
@@ -71,16 +74,48 @@ def _locate_in_package(ref: ModelRef) -> Path:
     raise InputError(f"model {ref.model}: the installed package {package!r} holds no {inside!r}; check the path")
 
 
-def _fetch(ref: ModelRef) -> Path:
-    """A snapshot of a hub model: safetensors, configuration and tokenizer files, never a pickle."""
-    import httpx
+def is_fetched(ref: ModelRef) -> bool:
+    """Whether all weights of a hub model are in the local cache."""
     from huggingface_hub import errors, snapshot_download
 
     try:
+        folder = Path(snapshot_download(ref.source, revision=ref.revision, local_files_only=True))
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError):
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(folder.glob("*.safetensors"))
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return True  # damaged: whoever reads it says so
+    return all((folder / str(name)).is_file() for name in names)
+
+
+def _fetch(ref: ModelRef) -> Path:
+    """A snapshot of a hub model: safetensors, configuration and tokenizer files, never a pickle."""
+    from huggingface_hub import snapshot_download
+
+    with explained_hub_errors(ref):
         folder = snapshot_download(
             ref.source, revision=ref.revision, allow_patterns=_FETCHED, ignore_patterns=_NOT_FETCHED
         )
-        return Path(folder)
+    return Path(folder)
+
+
+@contextmanager
+def explained_hub_errors(ref: ModelRef) -> Iterator[None]:
+    """Say in one line why the hub does not give a model.
+
+    Raises:
+        InputError: with what to do.
+    """
+    import httpx
+    from huggingface_hub import errors
+
+    try:
+        yield
+        return
     except errors.GatedRepoError:
         problem = "access is restricted; ask for access on its page, then run `hf auth login`"
     except errors.RevisionNotFoundError:

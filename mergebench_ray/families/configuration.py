@@ -118,6 +118,22 @@ def tables_and_heads(config: Mapping[str, Any], file: Path) -> set[str] | None:
     }
 
 
+def tensor_shapes(config: Mapping[str, Any], file: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each weight that transformers' own class makes of a configuration; a tied head is none.
+
+    Raises:
+        InputError: if transformers has no such class.
+    """
+    import torch
+
+    model_class, full = _model_class(config), full_config(config, file)
+    if model_class is None or full is None:
+        raise InputError(f"{file}: transformers has no class for model_type {config.get('model_type')!r}")
+    with torch.device("meta"):
+        model = model_class._from_config(full)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
 def _model_class(config: Mapping[str, Any]) -> Any | None:
     """The class of transformers' own that a configuration names first."""
     import transformers

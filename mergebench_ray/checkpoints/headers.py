@@ -1,0 +1,129 @@
+"""Headers alone, for whoever plans: of models that are here, that ship as shapes, or that lie on the hub."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergebench_ray.checkpoints.file_state import FileState
+from mergebench_ray.checkpoints.json_files import read_json_object
+from mergebench_ray.checkpoints.resolving import resolve
+from mergebench_ray.checkpoints.safetensors_file import DTYPES
+from mergebench_ray.checkpoints.sources import explained_hub_errors, is_fetched, is_on_hub
+from mergebench_ray.config import ModelRef
+from mergebench_ray.config.yaml_files import read_yaml
+from mergebench_ray.errors import InputError
+from mergebench_ray.families import family_of
+from mergebench_ray.families.configuration import has_tied_head, tensor_shapes
+
+_SHAPES = Path(__file__).with_name("shapes.yaml")
+_NO_FILE = FileState(host="", size=0, inode=0, modified=0, changed=0)
+
+Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+class HeaderCheckpoint(Checkpoint):
+    """A checkpoint whose weights are not on this machine: names, shapes and configuration, nothing to read.
+
+    A stored copy of the embeddings, as a head that the configuration ties to them, is left out.
+
+    Args:
+        ref: the reference.
+        config: content of its config.json.
+        shapes: name -> shape and type of each tensor.
+    """
+
+    def __init__(self, ref: ModelRef, config: Mapping[str, Any], shapes: Shapes) -> None:
+        self.ref = ref
+        self.folder = self.tokenizer_folder = Path(str(ref))
+        self.config = dict(config)
+        family = family_of(self.config.get("model_type"))
+        tied = has_tied_head(self.config, self.config_file)
+        self.tensors = {
+            name: TensorInfo(name, shape, dtype, self.folder, 0, _NO_FILE)
+            for name, (shape, dtype) in sorted(shapes.items())
+            if not family.is_recomputed(name) and not (tied and family.is_output_head(name))
+        }
+
+    def digest(self) -> str:
+        """Nobody knows it before the weights are here.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"model {self.ref}: its weights are not on this machine")
+
+    def _read_range(self, info: TensorInfo, start: int, count: int) -> Tensor:
+        raise InputError(f"model {self.ref}: its weights are not on this machine")
+
+
+def resolve_headers(ref: ModelRef | str) -> Checkpoint:
+    """Find a checkpoint without fetching weights.
+
+    A model of this machine, the hub's cache included, is what `resolve` finds. Else MergeBench's are known by shapes
+    that come with this package, and of others configuration and headers are asked of the hub by ranges of bytes.
+
+    Raises:
+        InputError: as `resolve`.
+    """
+    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    if is_here(ref):
+        return resolve(ref)
+    if ref.adapter is not None:
+        # What is merged has its base's shapes.
+        base = resolve_headers(ref.model)
+        shapes = {name: (info.shape, info.dtype) for name, info in base.tensors.items()}
+        return HeaderCheckpoint(ref, base.config, shapes)
+    config = shipped_config(ref.source)
+    if config is not None:
+        return HeaderCheckpoint(ref, config, _shapes_of(json.dumps(config)))
+    return _on_hub(ref)
+
+
+def is_here(ref: ModelRef) -> bool:
+    """Whether nothing that a reference names, its adapter included, would have to be fetched."""
+    return all(one is None or not is_on_hub(one) or is_fetched(one) for one in (ref.model, ref.adapter))
+
+
+def shipped_config(source: str) -> dict[str, Any] | None:
+    """What comes with this package of a hub model's config.json; None for other models."""
+    for row in _shipped():
+        if any(fnmatch.fnmatchcase(source, pattern) for pattern in row["models"]):
+            return {**row["config"], "dtype": "bfloat16"}
+    return None
+
+
+@functools.cache
+def _shipped() -> list[Any]:
+    return list(read_yaml(_SHAPES).values())
+
+
+@functools.cache
+def _shapes_of(config: str) -> Shapes:
+    return {name: (shape, torch.bfloat16) for name, shape in tensor_shapes(json.loads(config), _SHAPES).items()}
+
+
+def _on_hub(ref: ModelRef) -> Checkpoint:
+    """Configuration and headers, a few ranges of bytes."""
+    from huggingface_hub import errors, get_safetensors_metadata, hf_hub_download
+
+    try:
+        with explained_hub_errors(ref):
+            config = read_json_object(Path(hf_hub_download(ref.source, "config.json", revision=ref.revision)))
+            metadata = get_safetensors_metadata(ref.source, revision=ref.revision)
+    except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
+        raise InputError(f"model {ref}: has no safetensors that can be read ({error}); give another") from error
+    shapes = {
+        name: (tuple(info.shape), DTYPES.get(info.dtype, torch.bfloat16))
+        for file in metadata.files_metadata.values()
+        for name, info in file.tensors.items()
+    }
+    return HeaderCheckpoint(ref, config, shapes)
