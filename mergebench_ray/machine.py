@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -49,3 +50,18 @@ def emulates_bf16() -> bool:
 
     capabilities = torch.cpu.get_capabilities()
     return capabilities["architecture"] == "x86_64" and not capabilities["avx512_f"]
+
+
+def gpu_memory() -> tuple[int, ...]:
+    """Bytes of each GPU of this machine, those alone that CUDA_VISIBLE_DEVICES leaves where it is set."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
+        found = [int(line) << 20 for line in lines]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return tuple(found)
+    numbers = [int(one) for one in visible.split(",") if one.strip().isdecimal()]
+    return tuple(found[one] for one in numbers if one < len(found))

@@ -1,11 +1,9 @@
 """A whole search with vLLM on one GPU, and its figures; or the figures alone, of a run that is there.
 
-    python benchmarks/gpu/tune_gpu.py RUN --mode gpu-bank [--trials 16] [--beside RUN_ON_A_CPU]
+    python benchmarks/gpu/tune_gpu.py RUN [--trials 16] [--beside RUN_ON_A_CPU]
     python benchmarks/gpu/tune_gpu.py RUN --figures-only [--beside RUN_ON_A_CPU]
 
-Bank and engine ask Ray for a GPU each, so on a machine with one a plain search (`stock`) would wait for ever.
-`gpu-bank` tells Ray of two, and to hide none from anybody: both processes then share the card. `cpu-bank` asks for more
-shards than there are GPUs, which leaves the bank on the CPUs. The figures hold how long the steps of a candidate took,
+Bank and engine share the card where both fit it. The figures hold how long the steps of a candidate took,
 how far scores are from those of the same recipes in another run, and whether the best model, merged again on the CPU,
 has the same bits. Exit status 1 if the search failed, or they differ.
 """
@@ -26,7 +24,6 @@ from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
-import ray
 import torch
 from safetensors.torch import load_file
 
@@ -37,25 +34,17 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, read_trials
 
 SECONDS = ("merge_seconds", "load_seconds", "score_seconds", "engine_seconds")
-OBJECT_STORE_BYTES = 512 << 20
 
 
-def search(folder: Path, mode: str, sweep: str, overrides: dict[str, Any]) -> dict[str, Any]:
+def search(folder: Path, sweep: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """Run the search; how long it took, and its error if it failed."""
-    if mode == "cpu-bank":
-        overrides = {"bank.shards": max(2, torch.cuda.device_count() + 1), **overrides}
-    if mode == "gpu-bank":
-        os.environ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] = "1"
-        ray.init(address="local", num_gpus=2, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
-    figures: dict[str, Any] = {"mode": mode, "error": None}
+    figures: dict[str, Any] = {"error": None}
     began = time.perf_counter()
     try:
         figures["engine_share"] = tune(sweep, out=folder, overrides=overrides, show_progress=True).engine_share
     except Exception as error:
         traceback.print_exc()
         figures["error"] = f"{type(error).__name__}: {error}"[:2000]
-    finally:
-        ray.shutdown()
     return {**figures, "wall_s": time.perf_counter() - began}
 
 
@@ -103,7 +92,6 @@ def differing(model: Path, again: Path) -> tuple[int, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--mode", default="stock", choices=["gpu-bank", "cpu-bank", "stock"])
     parser.add_argument("--sweep", default="sweeps/quickstart.yaml")
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="another value of the sweep")
@@ -115,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.figures_only:
         pairs = [one.split("=", 1) for one in given.set]
         overrides = {"search.trials": given.trials, **{key: json.loads(value) for key, value in pairs}}
-        figures |= search(given.run, given.mode, given.sweep, overrides)
+        figures |= search(given.run, given.sweep, overrides)
     figures |= figures_of(given.run, given.beside)
     given.out.write_text(json.dumps(figures, indent=1, default=str))
     print(json.dumps(figures, indent=1, default=str))

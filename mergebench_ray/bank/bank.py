@@ -104,6 +104,7 @@ class Bank:
         threads: int | None = None,
         use_gpu: bool | None = None,
         in_process: bool = False,
+        where: Sequence[Mapping[str, Any]] = (),
         calibrator: Calibrator | None = None,
         progress: Progress | None = None,
     ) -> Bank:
@@ -116,6 +117,7 @@ class Bank:
             threads: threads of each shard's passes; None shares a node's cores between its shards.
             use_gpu: hold the weights on GPUs, one a shard; None if the cluster has enough.
             in_process: hold the weights in this process, without Ray.
+            where: Ray's options for the actor of each shard, as a reservation says; else they are spread.
             calibrator: for methods that take calibration data.
             progress: called with (fraction done, what is happening).
 
@@ -134,7 +136,7 @@ class Bank:
         else:
             if use_gpu is None:
                 use_gpu = ray.cluster_resources().get("GPU", 0) >= shards
-            made = ActorShards(base, ordered, layout, shards, threads, use_gpu)
+            made = ActorShards(base, ordered, layout, shards, threads, use_gpu, where)
         try:
             places = made.load(_parameters_read(layout.size, progress))
             for problem in {place.problem for place in places if place.problem}:

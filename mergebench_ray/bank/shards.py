@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDoneYet
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import ray
 
@@ -51,7 +51,8 @@ class ActorShards:
         layout: the flat order.
         count: number of shards.
         threads: threads of each shard's passes.
-        use_gpu: whether each holds its weights on a GPU of its own.
+        use_gpu: whether each holds its weights on a GPU.
+        where: Ray's options for each, such as its place; else they are spread, and have a GPU of their own.
     """
 
     def __init__(
@@ -62,18 +63,21 @@ class ActorShards:
         count: int,
         threads: int,
         use_gpu: bool,
+        where: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         # Two calls at once, so that progress can be asked for while a shard loads. Threads that wait for each other
         # must not spin: an engine on the same cores would make every pass many times slower.
-        make = actors_of(
-            BankShard,
-            num_cpus=0,
-            num_gpus=int(use_gpu),
-            max_concurrency=2,
-            scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
-        )
-        self._actors = [make(base, specialists, layout, index, count, threads, use_gpu) for index in range(count)]
+        options: dict[str, Any] = {
+            "num_cpus": 0,
+            "num_gpus": int(use_gpu),
+            "max_concurrency": 2,
+            "scheduling_strategy": "SPREAD",
+            "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
+        }
+        makers = [actors_of(BankShard, **{**options, **one}) for one in where or [{}] * count]
+        self._actors = [
+            make(base, specialists, layout, index, count, threads, use_gpu) for index, make in enumerate(makers)
+        ]
 
     def load(self, report: Callable[[int], None]) -> list[ShardPlace]:
         """Let every shard read its slices; the first failure ends all."""

@@ -28,7 +28,6 @@ from mergebench_ray.ray_errors import input_errors
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
-_WORKER_BYTES = 1 << 30  # interpreter, transformers, activations, one tensor being read
 
 
 class Calibration:
@@ -163,8 +162,8 @@ def _run(jobs: Sequence[CalibrationJob], store: StatisticStore, progress: Progre
         for job in jobs:
             CalibrationWorker().run(job, store, "cpu")
         return
-    on_gpu = ray.available_resources().get("GPU", 0) >= 1
-    at_once = max(1, int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1)))
+    needed = max(job.memory for job in jobs)
+    on_gpu, at_once = _room_for(needed)
     waiting = list(jobs)
     running: dict[ray.ObjectRef[None], tuple[Actor[CalibrationWorker], CalibrationJob]] = {}
     finished = 0
@@ -172,7 +171,7 @@ def _run(jobs: Sequence[CalibrationJob], store: StatisticStore, progress: Progre
         while waiting or running:
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
-                worker = _start_worker(job, on_gpu)
+                worker = _start_worker(needed, on_gpu)
                 device = "cuda" if on_gpu else "cpu"
                 running[worker.call(CalibrationWorker.run, job, store, device)] = (worker, job)
             done, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
@@ -191,20 +190,28 @@ def _run(jobs: Sequence[CalibrationJob], store: StatisticStore, progress: Progre
             worker.kill()
 
 
-def _start_worker(job: CalibrationJob, on_gpu: bool) -> Actor[CalibrationWorker]:
-    """An actor with the memory that the job needs, on a node that has as much.
+def _room_for(needed: int) -> tuple[bool, int]:
+    """Whether workers have GPUs, and how many there is room for now: none waits for what bank and engines hold.
 
     Raises:
-        InputError: if there is no such node.
+        InputError: if no node has as much memory left.
     """
-    parameters = sum(info.numel for info in job.base.tensors.values())
-    needed = parameters * job.torch_dtype.itemsize + job.statistic_bytes + _WORKER_BYTES
-    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
-    if needed > largest:
+    left = ray._private.state.available_resources_per_node().values()
+    free = [node.get("memory", 0) for node in left]
+    workers = sum(int(memory // needed) for memory in free)
+    if workers == 0:
         raise InputError(
-            f"calibration needs {needed / 2**30:.0f} GiB on a node, the largest offers {largest / 2**30:.0f} GiB: "
-            "add a larger node, or set calibration.dtype to bfloat16"
+            f"calibration needs {needed / 2**30:.1f} GiB on a node, the most that one has left is "
+            f"{max(free, default=0) / 2**30:.1f} GiB: add a larger node, use fewer engines, or set calibration.dtype "
+            "to bfloat16"
         )
+    on_gpus = sum(min(int(node.get("GPU", 0)), int(node.get("memory", 0) // needed)) for node in left)
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    return on_gpus > 0, on_gpus or max(1, min(workers, cores))
+
+
+def _start_worker(needed: int, on_gpu: bool) -> Actor[CalibrationWorker]:
+    """An actor with the memory that a job needs, on a node that has as much left."""
     make = actors_of(
         CalibrationWorker,
         num_cpus=0,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.calibration.samples import Encoded, Sample, batches, encode_samples
+from mergebench_ray.calibration.sizes import job_bytes
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.kernels.regression import regression_system, solve_regression
 from mergebench_ray.progress import Progress
@@ -50,9 +51,9 @@ class CalibrationJob:
         return dtype
 
     @property
-    def statistic_bytes(self) -> int:
-        """About how large the result is."""
-        return sum(4 * info.numel for info in self.base.tensors.values())
+    def memory(self) -> int:
+        """Bytes that it takes at most."""
+        return job_bytes(self.kind, self.base, len(self.specialists), self.dtype)
 
 
 @dataclass(frozen=True)

@@ -249,10 +249,11 @@ def _ray(address: str | None, num_cpus: int | None) -> AbstractContextManager[No
 
 
 def _check_shards(shards: int) -> None:
-    from mergebench_ray.placement import Machine
-    from mergebench_ray.placement.plan import PROCESS_BYTES, gibibytes
+    from mergebench_ray.machine import available_memory
+    from mergebench_ray.placement.parts import PROCESS_BYTES
+    from mergebench_ray.placement.records import gibibytes
 
-    free = Machine.this().host_memory
+    free = available_memory()
     if shards * PROCESS_BYTES > free:
         raise InputError(
             f"--shards {shards}: their processes take {gibibytes(shards * PROCESS_BYTES)} before any weight, and "

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.checkpoints import Checkpoint, fit
+from mergebench_ray.checkpoints.headers import HeaderCheckpoint, resolve_headers
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.fields import DATA_SPLITS, Split
@@ -14,7 +15,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.families.configuration import attention_heads
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import find_judges
-from mergebench_ray.placement.calibration import calibration_kinds
+from mergebench_ray.placement.parts import calibration_kinds
 from mergebench_ray.search.checks import check_domains
 from mergebench_ray.tasks.code_execution import code_execution_notes
 from mergebench_ray.tasks.data_use import check_data_is_used
@@ -65,3 +66,20 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
         require_calibratable(models.base, kinds)
     judges, notes = find_checked_judges(suite, sweep.scoring(suite), DATA_SPLITS)
     return replace(models, judges=judges, notes=[*models.notes, *notes])
+
+
+def resolve_headers_of(sweep: Sweep, suite: Suite) -> Models:
+    """As `resolve_sweep_models`, of headers alone: what would have to be fetched is not, and its data are not read.
+
+    Raises:
+        InputError: as there, as far as headers show it.
+    """
+    base, specialists = sweep.model_references(suite)
+    check_domains(sweep, suite, specialists)
+    found_base = resolve_headers(base)
+    fitted = fit(found_base, {name: resolve_headers(one) for name, one in specialists.items()}, sweep.allow)
+    check_parallel(found_base, sweep.engine.tensor_parallel_size)
+    judges, missing = find_judges(suite, sweep.scoring(suite), DATA_SPLITS, resolve_headers)
+    absent = [str(one) for one in (found_base, *fitted.specialists.values()) if isinstance(one, HeaderCheckpoint)]
+    note = f"weights, tokenizers and data of {', '.join(absent)} are not here: what they hold was not looked at"
+    return Models(found_base, fitted.specialists, [note, *fitted.notes, *missing], judges)

@@ -16,10 +16,17 @@ import pyarrow as pa
 
 from mergebench_ray.checkpoints import evaluation_result
 from mergebench_ray.commands.best_model import aim_of, write_best, write_front
-from mergebench_ray.commands.budget import check_gpu_hours, running_budget
+from mergebench_ray.commands.budget import running_budget
 from mergebench_ray.commands.first_checks import checked_run
 from mergebench_ray.commands.live import LiveView
-from mergebench_ray.commands.plan import does_not_fit
+from mergebench_ray.commands.plan import (
+    check_gpu_hours,
+    cluster_of,
+    does_not_fit,
+    lies_elsewhere,
+    plan_of,
+    plan_of_headers,
+)
 from mergebench_ray.commands.ready_sweep import ReadySweep, earlier_runs, find_taken, make_ready
 from mergebench_ray.commands.run_log import log_to
 from mergebench_ray.commands.unusable_specialists import explanation
@@ -31,7 +38,9 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk
 from mergebench_ray.judges.judges import running_judges
 from mergebench_ray.methods import get_method, parse_parameters
-from mergebench_ray.placement import make_plan
+from mergebench_ray.placement import Placement, Plan
+from mergebench_ray.placement.clusters import running_cluster
+from mergebench_ray.placement.starting import reserved
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.items import write_questions
 from mergebench_ray.runs.json_lines import JsonLines
@@ -128,14 +137,13 @@ def tune(
     """
     began = datetime.now(UTC)
     checked, folder = checked_run(sweep, overrides, out, resume=resume, address=address, dashboard_port=dashboard_port)
+    cluster = cluster_of(address)
+    if lies_elsewhere(checked):
+        _require_fit(plan_of_headers(checked, cluster))  # before weights are fetched
     ready = make_ready(checked, RunFolder(folder))
-    models, tasks = ready.models, ready.tasks
-    plan = make_plan(
-        *(checked, models.base, models.specialists), notes=ready.notes, judges=models.judges, answers=ready.answers
-    )
-    if plan.problem and address is None:
-        raise InputError(does_not_fit(plan))
-    check_gpu_hours(checked, address)
+    tasks = ready.tasks
+    _require_fit(plan_of(ready, cluster))
+    check_gpu_hours(checked, cluster)
     if checked.search.storage is not None:
         open_storage(RunFolder(folder), checked.search)  # makes its tables, before there is a folder
     with (
@@ -144,7 +152,6 @@ def tune(
         _full_disk_explained(run),
     ):
         open_storage(run, checked.search)
-        run.write_plan(plan)
         store = TrialStore(run.path)
         if unusable_specialists(store.trials()):
             # What was mended may be in a task's own functions, of which no digest knows.
@@ -170,11 +177,12 @@ def tune(
             if ready.calibration is not None:
                 ready.calibration.report_to(lambda _fraction, text: view.phase(text))
             try:
-                with (
-                    ray_session(address, dashboard_port=dashboard_port),
-                    running_budget(ready, run, store, began) as budget,
-                ):
-                    result = _run(ready, run, store, budget, view)
+                with ray_session(address, dashboard_port=dashboard_port):
+                    plan = plan_of(ready, running_cluster())
+                    run.write_plan(plan)
+                    placement = _require_fit(plan)
+                    with running_budget(ready, run, store, began, placement.gpus) as budget:
+                        result = _run(ready, placement, run, store, budget, view)
             except BaseException as error:
                 has_report = _keep_what_is_there(error, run, store, view)
                 if isinstance(error, InputError) and unusable_specialists(store.trials()):
@@ -186,6 +194,12 @@ def tune(
             finally:
                 view.finished(_summary(result, checked.search.budget))
     return result
+
+
+def _require_fit(plan: Plan) -> Placement:
+    if plan.placement is None:
+        raise InputError(does_not_fit(plan))
+    return plan.placement
 
 
 def _known_candidates(sweep: Sweep) -> int | None:
@@ -213,7 +227,9 @@ def _check_same_models(folder: Path, trials: Sequence[Trial], ready: ReadySweep)
             )
 
 
-def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget, view: LiveView) -> TuneResult:
+def _run(
+    ready: ReadySweep, placement: Placement, run: RunFolder, store: TrialStore, budget: RunBudget, view: LiveView
+) -> TuneResult:
     sweep, models, space = ready.sweep, ready.models, ready.space
 
     def report(_fraction: float, text: str) -> None:
@@ -223,9 +239,11 @@ def _run(ready: ReadySweep, run: RunFolder, store: TrialStore, budget: RunBudget
     for note in models.notes:
         view.note(note)
     with (
-        running_judges(models.judges, sweep.engine, run.judge_log) as judges,
+        reserved(placement) as places,
+        running_judges(models.judges, sweep.engine, run.judge_log, places.all_of("judge")) as judges,
         open_session(
-            sweep, ready.suite, models.base, models.specialists, warm_up, run, ready.calibration, judges, report
+            *(sweep, ready.suite, models.base, models.specialists, warm_up, run, ready.calibration, judges, report),
+            *(placement, places),
         ) as session,
     ):
         view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import ray
 
@@ -234,6 +235,7 @@ def start_evaluator(
     options: EvaluationOptions,
     log_file: Path | None = None,
     judges: Judges = NO_JUDGES,
+    where: Mapping[str, Any] = MappingProxyType({}),
 ) -> Actor[Evaluator]:
     """Make an `Evaluator` in a Ray actor of its own and begin to start its engine.
 
@@ -248,6 +250,7 @@ def start_evaluator(
         options: on which items.
         log_file: where vLLM's log goes; None drops it.
         judges: the judges at hand, as `running_judges` starts them.
+        where: Ray's options for the actor, as a reservation says; else Ray may put it anywhere.
 
     Returns:
         the actor.
@@ -266,8 +269,8 @@ def start_evaluator(
         log_file=log_file,
         settings=dict(base.corrected_settings),
     )
-    environment = {"env_vars": ACTOR_ENVIRONMENT}
-    make = actors_of(Evaluator, num_cpus=_ENGINE_CPUS, num_gpus=num_gpus, runtime_env=environment)
+    counted = {"num_cpus": _ENGINE_CPUS, "num_gpus": num_gpus, **where}
+    make = actors_of(Evaluator, runtime_env={"env_vars": ACTOR_ENVIRONMENT}, **counted)
     actor = make(suite, options, make_engine, judges, base)
     actor.call(Evaluator.start)
     return actor

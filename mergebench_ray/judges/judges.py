@@ -7,11 +7,11 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 
-from mergebench_ray.checkpoints import resolve
+from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.config import EngineOptions, Suite
 from mergebench_ray.config.engine import EngineSettings
 from mergebench_ray.config.fields import Split
@@ -71,12 +71,21 @@ NO_JUDGES = Judges({}, {})
 
 
 def find_judges(
-    suite: Suite, options: EvaluationOptions, splits: Sequence[Split]
+    suite: Suite,
+    options: EvaluationOptions,
+    splits: Sequence[Split],
+    find: Callable[[str], Checkpoint] = resolve,
 ) -> tuple[dict[str, FoundJudge], list[str]]:
     """The judges that the chosen tasks of some splits need, with their models found (from the hub: fetched).
 
     A judge that only the suite names may be out of reach, such as a gated model: then its tasks count their metrics
     without a judge, and a note says so.
+
+    Args:
+        suite: says which tasks there are.
+        options: of them, and settings of judges.
+        splits: of the items.
+        find: finds a judge's model by its reference.
 
     Returns:
         found judges by name, and a line for each that will be missing.
@@ -89,7 +98,7 @@ def find_judges(
     notes = []
     for name, instead in needed.items():
         try:
-            found[name] = _find(name, suite, options)
+            found[name] = _find(name, suite, options, find)
         except _MissingError as missing:
             counted = ", ".join(f"{task} counts {metric}" for task, metric in instead.items())
             notes.append(f"without judge {name} ({missing}): {counted}")
@@ -160,12 +169,12 @@ def judge_settings(name: str, suite: Suite, options: EvaluationOptions) -> Judge
     return own.changed({"gated": False, **changes} if "model" in changes else changes, where)
 
 
-def _find(name: str, suite: Suite, options: EvaluationOptions) -> FoundJudge:
+def _find(name: str, suite: Suite, options: EvaluationOptions, find: Callable[[str], Checkpoint]) -> FoundJudge:
     judge = judge_settings(name, suite, options)
     if judge is None:
         raise _MissingError("no model is named for it" if name not in options.judges else "switched off")
     try:
-        checkpoint = resolve(judge.model)
+        checkpoint = find(judge.model)
     except InputError as error:
         if options.judges.get(name):
             raise InputError(f"judge {name}: {error}") from error
@@ -202,7 +211,10 @@ class RemoteJudge:
 
 @contextlib.contextmanager
 def running_judges(
-    found: Mapping[str, FoundJudge], engine_options: EngineOptions, log_file: Callable[[str], Path] | None = None
+    found: Mapping[str, FoundJudge],
+    engine_options: EngineOptions,
+    log_file: Callable[[str], Path] | None = None,
+    where: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[Judges]:
     """Start the judges, each in an actor of its own; they end with the block.
 
@@ -213,25 +225,26 @@ def running_judges(
         found: the judges.
         engine_options: of the engines that answer, which take GPUs too.
         log_file: judge -> file for what its vLLM says; None drops it.
+        where: Ray's options for the actor of each judge, as a reservation says; else Ray may put it anywhere.
 
     Raises:
         InputError: if the cluster has too few GPUs for engines and judges.
     """
     gpus = ray.cluster_resources().get("GPU", 0)
-    if gpus and found:
+    if gpus and found and not where:
         _check_gpus(found, engine_options, gpus)
     actors: dict[str, Actor[JudgeEngine]] = {}
     try:
-        for name, one in found.items():
+        for (name, one), place in zip(found.items(), where or [{}] * len(found), strict=True):
             options = EngineOptions(**one.judge.model_dump(include=set(EngineSettings.model_fields)))
             log = None if log_file is None else log_file(name)
             make_engine = functools.partial(VLLMEngine, one.checkpoint.folder, options, one.max_model_len, log_file=log)
+            counted = {"num_cpus": 0, "num_gpus": one.judge.gpus if gpus else 0, **place}
             make = actors_of(
                 JudgeEngine,
-                num_cpus=0,
-                num_gpus=one.judge.gpus if gpus else 0,
                 max_concurrency=engine_options.count + 1,
                 runtime_env={"env_vars": ACTOR_ENVIRONMENT},
+                **counted,
             )
             actors[name] = make(one, make_engine)
             started = actors[name].call(JudgeEngine.start)

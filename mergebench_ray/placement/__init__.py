@@ -1,8 +1,19 @@
-"""What a sweep takes and whether it fits, before any weight is loaded."""
+"""What a sweep takes, whether it fits, and what sits where, before any weight is loaded."""
 
 from __future__ import annotations
 
-from mergebench_ray.placement.need import Need
-from mergebench_ray.placement.plan import Machine, Plan, engines_per_candidate, make_plan
+from mergebench_ray.placement.placement import Placement, find_placement
+from mergebench_ray.placement.plan import Plan, engines_per_candidate, make_plan
+from mergebench_ray.placement.records import Cluster, Node, Part, Placed
 
-__all__ = ["Machine", "Need", "Plan", "engines_per_candidate", "make_plan"]
+__all__ = [
+    "Cluster",
+    "Node",
+    "Part",
+    "Placed",
+    "Placement",
+    "Plan",
+    "engines_per_candidate",
+    "find_placement",
+    "make_plan",
+]

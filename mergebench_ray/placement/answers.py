@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from mergebench_ray.config.fields import Split
-from mergebench_ray.placement.need import Record
+from mergebench_ray.placement.records import Record
 
 FINALISTS = 5
 """Candidates that are compared on the items held back."""

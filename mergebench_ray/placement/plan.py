@@ -1,49 +1,21 @@
-"""The planner: sizes of bank and engines from tensor headers alone, held against the machines there are."""
+"""What a sweep would run, what that takes, and what sits where: for people to read, and for `plan.json`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from pydantic import Field
-
-from mergebench_ray.checkpoints import Checkpoint, merged_names
+from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Sweep
-from mergebench_ray.config.engine import EngineSettings
-from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.judges.judge_engine import FoundJudge
-from mergebench_ray.machine import available_memory
 from mergebench_ray.placement.answers import Answers
-from mergebench_ray.placement.calibration import calibration_needs
-from mergebench_ray.placement.need import Need, Place, Record
+from mergebench_ray.placement.changes import shards_on_gpus, what_is_lacking
+from mergebench_ray.placement.costs import TOKENS_PER_ANSWER, Estimate, estimate
+from mergebench_ray.placement.parts import ModelSizes
+from mergebench_ray.placement.placement import Placement, find_placement
+from mergebench_ray.placement.records import Cluster, Record
 
-_BYTES = 2  # merged weights, task vectors and base are bf16
-_GIB = 1 << 30
-PROCESS_BYTES = int(0.6 * _GIB)  # a worker process with torch and Ray imported, before any weight
 _FEW_ROUNDS = 8  # candidates an engine would score
-_ENGINE_PROCESS = int(2.0 * _GIB)  # the same with vLLM, its activations and buffers at the default batch
-
-
-class Machine(Record):
-    """The nodes a plan is made for.
-
-    Attributes:
-        nodes: how many, all alike.
-        gpus: GPUs a node.
-        gpu_memory: bytes a GPU.
-        host_memory: bytes a node that may be used.
-    """
-
-    nodes: int = Field(ge=1)
-    gpus: int = Field(ge=0)
-    gpu_memory: int = Field(ge=0)
-    host_memory: int = Field(ge=0)
-
-    @classmethod
-    def this(cls) -> Machine:
-        """The machine this runs on, without GPUs, with the memory that is free now."""
-        return cls(nodes=1, gpus=0, gpu_memory=0, host_memory=available_memory())
 
 
 class Plan(Record):
@@ -61,8 +33,9 @@ class Plan(Record):
         shards: bank shards.
         engines: vLLM engines.
         engines_per_candidate: engines that share the items of one candidate in the search; beside it all do.
-        needs: memory by part.
-        machine: what it is held against.
+        cluster: what it is planned for.
+        placement: what sits where; None if it does not fit.
+        estimate: how long it takes; None where it does not fit.
         problem: None if it fits, else one sentence with the remedy.
         notes: rules that were applied to differing checkpoints.
     """
@@ -78,8 +51,9 @@ class Plan(Record):
     shards: int
     engines: int
     engines_per_candidate: int
-    needs: list[Need]
-    machine: Machine
+    cluster: Cluster
+    placement: Placement | None
+    estimate: Estimate | None
     problem: str | None
     notes: list[str]
 
@@ -88,46 +62,54 @@ def make_plan(
     sweep: Sweep,
     base: Checkpoint,
     specialists: Mapping[str, Checkpoint],
-    machine: Machine | None = None,
+    cluster: Cluster,
     notes: list[str] | None = None,
     judges: Mapping[str, FoundJudge] = MappingProxyType({}),
     answers: Sequence[Answers] = (),
+    items: int = 0,
+    tokens_per_answer: float = TOKENS_PER_ANSWER,
 ) -> Plan:
-    """Work out what `sweep` takes; reads headers only.
+    """Work out what `sweep` takes, and place it; reads headers only.
 
     Args:
         sweep: the checked sweep.
         base: the base, resolved.
         specialists: the specialists by name, resolved.
-        machine: the nodes to plan for; None for this machine.
+        cluster: the nodes to plan for.
         notes: what `check_compatible` said.
         judges: the judges that scoring needs, found.
         answers: how many each part of the search asks for.
+        items: that a candidate is asked when it is not stopped.
+        tokens_per_answer: prompt and answer, on average.
     """
-    machine = machine or Machine.this()
-    parameters = sum(math.prod(tensor.shape) for tensor in base.tensors.values())
-    merged = sum(base.tensors[name].numel for name in merged_names(base, specialists.values()))
-    needs = [
-        *_needs(sweep, parameters, merged, len(specialists), machine),
-        *calibration_needs(sweep, base, len(specialists), on_gpu=machine.gpus > 0),
-        *(need for judge in judges.values() for need in _judge_needs(judge, machine)),
-    ]
+    sizes = ModelSizes.of(sweep, base, specialists)
+    judged = {
+        name: (one.judge, sum(info.numel for info in one.checkpoint.tensors.values())) for name, one in judges.items()
+    }
+    placement = find_placement(sweep, sizes, judged, cluster)
+    together = engines_per_candidate(sweep)
+    notes = list(notes or [])
+    if placement is not None and (shards := shards_on_gpus(sweep, sizes, judged, placement)) is not None:
+        notes.append(f"the bank does not fit the GPUs and is in host memory; with bank.shards: {shards} it would fit")
     return Plan(
         sweep=sweep.name,
         models={"base": str(base.ref), **{name: str(checkpoint.ref) for name, checkpoint in specialists.items()}},
-        parameters=parameters,
-        merged_parameters=merged,
+        parameters=sizes.parameters,
+        merged_parameters=sizes.merged,
         candidates=sweep.search.most_candidates,
         budget=sweep.search.budget.limits if sweep.search.budget else {},
         answers=list(answers),
         methods=list(sweep.methods),
         shards=sweep.bank.shards,
         engines=sweep.engine.count,
-        engines_per_candidate=engines_per_candidate(sweep),
-        needs=needs,
-        machine=machine,
-        problem=_problem(needs, machine),
-        notes=notes or [],
+        engines_per_candidate=together,
+        cluster=cluster,
+        placement=placement,
+        estimate=None
+        if placement is None
+        else estimate(sweep, sizes, placement, items, answers, together, tokens_per_answer),
+        problem=None if placement is not None else what_is_lacking(sweep, sizes, judged, cluster),
+        notes=notes,
     )
 
 
@@ -141,81 +123,3 @@ def engines_per_candidate(sweep: Sweep) -> int:
     few_rounds = sweep.search.most_candidates < _FEW_ROUNDS * engine.count
     together = few_rounds if engine.division == "auto" else engine.division == "items"
     return engine.count if together else 1
-
-
-def _needs(sweep: Sweep, parameters: int, merged: int, specialists: int, machine: Machine) -> list[Need]:
-    shards, engines = sweep.bank.shards, sweep.engine.count
-    vectors = math.ceil((specialists + 1) * merged * _BYTES / shards)
-    output = math.ceil(merged * _BYTES / shards)
-    model = parameters * _engine_bytes(sweep.engine.dtype, machine)
-    where: Place = "gpu" if machine.gpus else "host"
-    needs = [
-        Need(what="bank shard: base and task vectors", count=shards, bytes_each=vectors, where=where),
-        Need(what="bank shard: merged weights", count=shards, bytes_each=output, where=where),
-        Need(what="bank shard: process", count=shards, bytes_each=PROCESS_BYTES, where="host"),
-        *_engine_needs("engine", sweep.engine, engines, model, machine),
-    ]
-    if not machine.gpus:
-        processes = "driver, scorer and trial processes"
-        needs.append(Need(what=processes, count=3, bytes_each=PROCESS_BYTES, where="host"))
-    return needs
-
-
-def _engine_needs(what: str, engine: EngineSettings, count: int, model: int, machine: Machine) -> list[Need]:
-    """Of engines that hold a model of that many bytes; on a GPU they may share, so only their part of it counts.
-
-    vLLM keeps its own copy of the whole model; on a CPU the linear weights are repacked into another layout.
-    """
-    process = Need(what=f"{what}: process", count=count, bytes_each=_ENGINE_PROCESS, where="host")
-    if machine.gpus:
-        parallel = engine.tensor_parallel_size
-        each = max(int(engine.gpu_memory_utilization * machine.gpu_memory), model // parallel)
-        held = f"{what}: model and key-value cache"
-        return [Need(what=held, count=count * parallel, bytes_each=each, where="gpu"), process]
-    cache = int(engine.kv_cache_gib * _GIB)
-    return [
-        Need(what=f"{what}: model", count=count, bytes_each=model, where="host"),
-        Need(what=f"{what}: key-value cache", count=count, bytes_each=cache, where="host"),
-        process,
-    ]
-
-
-def _engine_bytes(dtype: str, machine: Machine) -> int:
-    """Bytes of a parameter in an engine; nodes without GPUs are taken to be like this machine."""
-    on_gpu = machine.gpus > 0 and dtype == "auto"
-    return 2 if on_gpu or engine_dtype(dtype) == "bfloat16" else 4
-
-
-def _judge_needs(found: FoundJudge, machine: Machine) -> list[Need]:
-    """A judge has an engine of its own."""
-    parameters = sum(math.prod(tensor.shape) for tensor in found.checkpoint.tensors.values())
-    model = parameters * _engine_bytes("auto", machine)
-    return _engine_needs(f"judge {found.name}", found.judge, 1, model, machine)
-
-
-def _problem(needs: list[Need], machine: Machine) -> str | None:
-    """Hold the needs against all nodes together, then the largest single part against one node."""
-    places: dict[str, tuple[int, int]] = {
-        "gpu": (machine.gpu_memory, machine.nodes * machine.gpus),
-        "host": (machine.host_memory, machine.nodes),
-    }
-    for where, (capacity, count) in places.items():
-        here = [need for need in needs if need.where == where]
-        total = sum(need.count * need.bytes_each for need in here)
-        if total > capacity * count:
-            return (
-                f"needs {gibibytes(total)} of {where} memory, {gibibytes(capacity * count)} are there: "
-                "use more or larger nodes, or fewer engines"
-            )
-        largest = max(here, key=lambda need: need.bytes_each, default=None)
-        if largest and largest.bytes_each > capacity:
-            return (
-                f"{largest.what} needs {gibibytes(largest.bytes_each)}, one {where} has {gibibytes(capacity)}: "
-                f"raise bank.shards or engine.tensor_parallel_size"
-            )
-    return None
-
-
-def gibibytes(count: int) -> str:
-    """A byte count as people read it."""
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB // 10 else f"{count / 2**20:.0f} MiB"

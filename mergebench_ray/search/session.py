@@ -17,7 +17,8 @@ from mergebench_ray.config.fields import Split
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
 from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.judges.judges import Judges
-from mergebench_ray.placement import engines_per_candidate
+from mergebench_ray.placement import Placement, engines_per_candidate
+from mergebench_ray.placement.starting import ANYWHERE, Reservation
 from mergebench_ray.progress import Progress
 from mergebench_ray.ray_actors import Actor
 from mergebench_ray.runs.run_folder import RunFolder
@@ -76,6 +77,8 @@ def open_session(
     calibrator: Calibrator | None,
     judges: Judges,
     report: Progress,
+    placement: Placement | None = None,
+    places: Reservation = ANYWHERE,
 ) -> Iterator[Session]:
     """Load the bank while the engines start; everything is gone when the block ends.
 
@@ -90,21 +93,44 @@ def open_session(
         calibrator: for methods that see data.
         judges: the judges at hand, shared by all engines.
         report: called with (fraction done, what is happening).
+        placement: what sits where; None lets Ray choose.
+        places: what is set aside for it.
     """
-    check_engines_fit(sweep.engine)
+    if placement is None:
+        check_engines_fit(sweep.engine)
+    # An engine measures how much of its GPU is free, and must not do so while others fill it.
+    one_by_one = placement is not None and placement.shares_devices
     scoring = sweep.scoring(suite)
     report(0.0, f"starting {sweep.engine.count} vLLM engine(s), about half a minute, and loading the bank")
-    evaluators = [
-        start_evaluator(suite, base, sweep.engine, scoring, run.engine_log(index), judges)
-        for index in range(sweep.engine.count)
-    ]
+    evaluators: list[Actor[Evaluator]] = []
+
+    def start_engines() -> None:
+        for index in range(sweep.engine.count):
+            where = places.of("engine", index)
+            log = run.engine_log(index)
+            evaluators.append(start_evaluator(suite, base, sweep.engine, scoring, log, judges, where))
+            if one_by_one:
+                ray.get(evaluators[-1].call(Evaluator.start))
+
     bank: Bank | None = None
     try:
+        if not one_by_one:
+            start_engines()
+        on_gpus = bool(ray.cluster_resources().get("GPU")) if placement is None else placement.bank_on_gpu
         # On GPUs the shards compile by themselves, each for its own.
-        on_cpus = not ray.cluster_resources().get("GPU")
-        with compiled_ahead(warm_up, sorted(specialists)) if on_cpus else nullcontext():
-            bank = Bank.load(base, specialists, shards=sweep.bank.shards, calibrator=calibrator, progress=report)
+        with nullcontext() if on_gpus else compiled_ahead(warm_up, sorted(specialists)):
+            bank = Bank.load(
+                base,
+                specialists,
+                shards=sweep.bank.shards,
+                use_gpu=None if placement is None else placement.bank_on_gpu,
+                where=places.all_of("shard"),
+                calibrator=calibrator,
+                progress=report,
+            )
             report(1.0, "preparing the methods while vLLM starts")
+        if one_by_one:
+            start_engines()
         for method, parameters in warm_up:
             bank.merge(bank.recipe(method, parameters))
         stats = ray.get([evaluator.call(Evaluator.start) for evaluator in evaluators])

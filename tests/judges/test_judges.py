@@ -37,7 +37,7 @@ from mergebench_ray.judges.judges import (
     running_judges,
 )
 from mergebench_ray.judges.parsers import read_answer, wildguard
-from mergebench_ray.placement import Machine, make_plan
+from mergebench_ray.placement import Cluster, make_plan
 from mergebench_ray.runs.opening import check_same_items
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import load_tasks
@@ -256,15 +256,19 @@ def test_the_planner_counts_a_judges_memory(suite: Suite, judge_model: Path, tmp
     sweep = Sweep.from_yaml(file)
     judges, _ = find_judges(suite, sweep.evaluation, ["test"])
     parameters = sum(tensor.numel for tensor in judges["wildguard"].checkpoint.tensors.values())
-    host = make_plan(sweep, base, {"a": base}, judges=judges)
-    needs = {need.what: need for need in host.needs if need.what.startswith("judge")}
+    host = make_plan(sweep, base, {"a": base}, Cluster.alike(1, 64 << 30), judges=judges)
+    assert host.placement is not None
+    [judge] = host.placement.of("judge")
     size = 2 if engine_dtype("auto") == "bfloat16" else 4
-    assert needs["judge wildguard: model"].bytes_each == size * parameters
-    assert set(needs) == {"judge wildguard: model", "judge wildguard: key-value cache", "judge wildguard: process"}
-    full = Machine(nodes=1, gpus=1, gpu_memory=16 << 30, host_memory=64 << 30)
+    assert judge.part.name == "judge wildguard"
+    cache = int(judges["wildguard"].judge.kv_cache_gib * 2**30)
+    assert judge.part.host_memory == size * parameters + cache + (2 << 30)
+    full = Cluster.alike(1, 64 << 30, 1, 16 << 30)
     assert make_plan(sweep, base, {"a": base}, full, judges=judges).problem is None
     crowded = Sweep.from_yaml(file, {"engine.gpu_memory_utilization": 0.9})
-    assert "gpu memory" in str(make_plan(crowded, base, {"a": base}, full, judges=judges).problem)
+    problem = str(make_plan(crowded, base, {"a": base}, full, judges=judges).problem)
+    assert "GPU memory" in problem
+    assert problem.endswith("use engine.gpu_memory_utilization: 0.5")  # a judge has half of a GPU
 
 
 def test_engines_and_judges_that_ray_could_never_place_are_refused(suite: Suite, judge_model: Path) -> None:

@@ -42,19 +42,22 @@ def tune(
 
 def plan(
     sweep: SweepFile,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes to plan for; default: this machine.")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Nodes to plan for; default: the cluster, else this machine.")
+    ] = None,
     gpus_per_node: Annotated[int, typer.Option(min=0)] = 0,
     gpu_memory: Annotated[float, typer.Option(min=0, help="GiB a GPU.")] = 80.0,
     host_memory: Annotated[float | None, typer.Option(min=0, help="GiB a node.")] = None,
     settings: Setting = None,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a sweep would run and how much memory it takes, without loading weights; exit 2 if it does not fit."""
+    """Print what a sweep would run, what that takes, and what sits where; no weights; exit 2 if it does not fit."""
     from mergebench_ray.search.checks import read_sweep
 
     checked = read_sweep(sweep, parse_settings(settings))
 
-    from mergebench_ray.commands.plan import does_not_fit, plan_table
+    from mergebench_ray.commands.plan import does_not_fit, plan_tables
     from mergebench_ray.commands.plan import plan as run
 
     result = run(
@@ -63,11 +66,12 @@ def plan(
         gpus_per_node=gpus_per_node,
         gpu_memory_gib=gpu_memory,
         host_memory_gib=host_memory,
+        address=address,
     )
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
     else:
-        Console().print(plan_table(result))
+        Console().print(*plan_tables(result))
         for note in result.notes:
             typer.echo(f"note: {note}")
     if result.problem:

@@ -1,0 +1,83 @@
+"""The nodes that there are: this machine, or those of a running Ray; the only module of planning that asks Ray."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mergebench_ray.errors import InputError
+from mergebench_ray.machine import available_memory, gpu_memory, usable_cores
+from mergebench_ray.placement.records import Cluster, Node
+
+_PROBE_SECONDS = 60.0
+
+
+def this_machine() -> Cluster:
+    """The machine that this runs on, with the memory that is free now."""
+    node = Node(
+        name="this machine", host_memory=available_memory(), gpu_memory=gpu_memory(), cores=float(usable_cores())
+    )
+    return Cluster(nodes=(node,))
+
+
+def connects_to_cluster(address: str | None) -> bool:
+    """Whether a run with this address uses a Ray that is there already."""
+    import ray  # seconds, for whoever only plans for machines to come
+
+    return (address or os.environ.get("RAY_ADDRESS", "local")) != "local" or ray.is_initialized()
+
+
+def running_cluster() -> Cluster:
+    """The nodes of the Ray that this process is connected to, the driver's first, with what others have left of them.
+
+    Raises:
+        InputError: a node of which Ray was told more GPUs than it has, or that does not answer.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    alive.sort(key=lambda node: (node["NodeID"] != here, node["NodeManagerAddress"], node["NodeID"]))
+    left = ray._private.state.available_resources_per_node()
+    gpus = _memory_of_gpus([node for node in alive if node["Resources"].get("GPU")])
+    nodes = []
+    for node in alive:
+        free = left.get(node["NodeID"], {})
+        whole = int(free.get("GPU", 0))
+        nodes.append(
+            Node(
+                name=f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})",
+                host_memory=int(free.get("memory", 0)),
+                gpu_memory=gpus.get(node["NodeID"], ())[:whole],
+                cores=float(free.get("CPU", 0)),
+                node_id=node["NodeID"],
+            )
+        )
+    return Cluster(nodes=tuple(nodes), has_own_store=True)
+
+
+def _memory_of_gpus(nodes: list[dict[str, Any]]) -> dict[str, tuple[int, ...]]:
+    """Asks each node that has some, by its id."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if not nodes:
+        return {}
+    probe = ray.remote(num_cpus=0)(gpu_memory)
+    asked = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked[node["NodeID"]] = probe.options(scheduling_strategy=there).remote()
+    done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_PROBE_SECONDS)
+    found: dict[str, tuple[int, ...]] = {}
+    for node in nodes:
+        name, told = node["NodeManagerAddress"], int(node["Resources"]["GPU"])
+        if asked[node["NodeID"]] not in done:
+            raise InputError(f"node {name}: does not say in {_PROBE_SECONDS:g} s what GPUs it has; look there")
+        found[node["NodeID"]] = memory = ray.get(asked[node["NodeID"]])
+        if len(memory) < told:
+            raise InputError(
+                f"node {name}: Ray was told of {told} GPU(s), and {len(memory)} are there; start it again with "
+                f"--num-gpus {len(memory)}"
+            )
+    return found

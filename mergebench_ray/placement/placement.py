@@ -1,0 +1,104 @@
+"""The one object by which a run is planned and started: every part of a sweep with its node and devices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from mergebench_ray.config import Sweep
+from mergebench_ray.config.judge import Judge
+from mergebench_ray.placement.packing import pack
+from mergebench_ray.placement.parts import ModelSizes, parts_of
+from mergebench_ray.placement.records import Cluster, Part, PartKind, Placed, Record, fetched_bytes
+
+_ON_GPUS_ONLY = frozenset({"ipc", "nccl", "nccl_m2n"})
+
+Judges = Mapping[str, tuple[Judge, int]]
+"""Settings and number of parameters of judges, by name."""
+
+
+class Placement(Record):
+    """What sits where.
+
+    Attributes:
+        cluster: the nodes.
+        placed: every part, with its node and devices.
+        bank_on_gpu: whether the bank's shards hold their weights on GPUs.
+    """
+
+    cluster: Cluster
+    placed: tuple[Placed, ...]
+    bank_on_gpu: bool
+
+    def of(self, kind: PartKind) -> list[Placed]:
+        """Where the parts of a kind are, in their order."""
+        return sorted((one for one in self.placed if one.part.kind == kind), key=lambda one: one.part.index)
+
+    def on(self, node: int) -> list[Placed]:
+        """What is on a node."""
+        return [one for one in self.placed if one.node == node]
+
+    def fetched(self, one: Placed) -> int:
+        """Host memory in which a part keeps merged weights of other nodes."""
+        if not one.part.fetches:
+            return 0
+        return fetched_bytes([(shard.node, shard.part.output_bytes) for shard in self.of("shard")], one.node)
+
+    def host_memory(self, one: Placed) -> int:
+        """All host memory that a part takes where it is."""
+        return one.part.host_memory + self.fetched(one)
+
+    def host_memory_on(self, node: int) -> int:
+        """What the parts on a node take of its memory."""
+        return sum(self.host_memory(one) for one in self.on(node))
+
+    def gpu_memory_on(self, node: int, device: int) -> int:
+        """What the parts on a device take of its memory."""
+        memory = self.cluster.nodes[node].gpu_memory[device]
+        taken = [one.part.on_device(memory) for one in self.on(node) if device in one.devices]
+        return sum(one[0] for one in taken if one is not None)
+
+    @property
+    def gpus(self) -> int:
+        """Devices on which anything is."""
+        return len({(one.node, device) for one in self.placed for device in one.devices})
+
+    @property
+    def shares_devices(self) -> bool:
+        """Whether an engine has a device that another part has, too: they have to start one after the other."""
+        users = Counter((one.node, device) for one in self.placed for device in one.devices)
+        return any(users[one.node, device] > 1 for one in self.of("engine") for device in one.devices)
+
+
+def find_placement(
+    sweep: Sweep, sizes: ModelSizes, judges: Judges, cluster: Cluster, most_steps: int | None = None
+) -> Placement | None:
+    """A placement of a sweep on a cluster; None where there is none.
+
+    The bank is held on GPUs where it fits beside the engines, else in host memory, from where each candidate is copied.
+    """
+    options = {} if most_steps is None else {"most_steps": most_steps}
+    for bank_on_gpu in places_of_the_bank(sweep, cluster):
+        parts = parts_on(sweep, sizes, judges, cluster, bank_on_gpu)
+        placed = pack(parts, cluster, **options)
+        if placed is not None:
+            return Placement(cluster=cluster, placed=tuple(placed), bank_on_gpu=bank_on_gpu)
+    return None
+
+
+def places_of_the_bank(sweep: Sweep, cluster: Cluster) -> list[bool]:
+    """Whether the bank may be on GPUs, the better choice first."""
+    if not cluster.gpus:
+        return [False]
+    return [True] if sweep.engine.transport in _ON_GPUS_ONLY else [True, False]
+
+
+def parts_on(sweep: Sweep, sizes: ModelSizes, judges: Judges, cluster: Cluster, bank_on_gpu: bool) -> list[Part]:
+    """Everything that a sweep starts on such a cluster."""
+    return parts_of(
+        *(sweep, sizes, judges),
+        gpus=cluster.gpus > 0,
+        bank_on_gpu=bank_on_gpu,
+        nodes=len(cluster.nodes),
+        has_own_store=cluster.has_own_store,
+    )

@@ -1,0 +1,129 @@
+"""Setting aside what a placement says, so that each actor starts where it was planned, or nothing starts at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from mergebench_ray.errors import InputError
+from mergebench_ray.placement.placement import Placement
+from mergebench_ray.placement.records import WHOLE, PartKind, Placed, gibibytes
+
+_ACTORS = ("shard", "engine", "judge")
+# Leaves room for the search's trials, which take next to nothing but not nothing.
+_CPUS_OF_A_CORE = 0.9
+_WAIT_SECONDS = 5.0
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Ray's options for each actor of a run: where it goes, and what it is counted as.
+
+    Attributes:
+        options: by kind and index of the part; empty for actors that Ray may put anywhere.
+    """
+
+    options: Mapping[tuple[str, int], Options] = field(default_factory=dict)
+
+    def of(self, kind: PartKind, index: int) -> Options:
+        """Options of an actor."""
+        return dict(self.options.get((kind, index), {}))
+
+    def all_of(self, kind: PartKind) -> list[Options]:
+        """Options of all actors of a kind, in their order."""
+        return [self.options[key] for key in sorted(self.options) if key[0] == kind]
+
+
+ANYWHERE = Reservation()
+
+
+@contextmanager
+def reserved(placement: Placement) -> Iterator[Reservation]:
+    """Set aside each node's part of a placement until the block ends.
+
+    A node's part is a placement group, kept whole, whose bundles are its devices (with all that sits on each) and its
+    host memory. So two parts share a device only where they were planned to. A node that is lost has its part moved to
+    another as a whole, where one has room.
+
+    Raises:
+        InputError: if a node cannot give it within seconds, as where others were quicker.
+    """
+    groups: dict[int, PlacementGroup] = {}
+    options: dict[tuple[str, int], Options] = {}
+    try:
+        for node in range(len(placement.cluster.nodes)):
+            bundles = list(_bundles(placement, node))
+            if not bundles:
+                continue
+            target = placement.cluster.nodes[node].node_id or None
+            group = placement_group(
+                [_resources(placement, bundle) for bundle in bundles],
+                strategy="STRICT_PACK",
+                _soft_target_node_id=target,
+            )
+            groups[node] = group
+            for index, bundle in enumerate(bundles):
+                where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+                for one in bundle:
+                    key = (one.part.kind, one.part.index)
+                    options[key] = {**_counted(placement, one), "scheduling_strategy": where}
+        _wait(groups, placement)
+        yield Reservation(options)
+    finally:
+        for group in groups.values():
+            with suppress(Exception):  # the cluster may be gone
+                remove_placement_group(group)
+
+
+def _bundles(placement: Placement, node: int) -> Iterator[list[Placed]]:
+    """The actors of a node: those without a device, then those of each device, or of several that one has whole."""
+    actors = [one for one in placement.on(node) if one.part.kind in _ACTORS]
+    if here := [one for one in actors if not one.devices]:
+        yield here
+    by_devices: dict[tuple[int, ...], list[Placed]] = {}
+    for one in actors:
+        if one.devices:
+            by_devices.setdefault(one.devices, []).append(one)
+    yield from by_devices.values()
+
+
+def _resources(placement: Placement, bundle: list[Placed]) -> dict[str, float]:
+    counted = [_counted(placement, one) for one in bundle]
+    found = {
+        "CPU": sum(one["num_cpus"] for one in counted),
+        "GPU": float(len(bundle[0].devices)),
+        "memory": float(sum(one["memory"] for one in counted)),
+    }
+    return {name: amount for name, amount in found.items() if amount}
+
+
+def _counted(placement: Placement, one: Placed) -> Options:
+    gpus = float(len(one.devices))
+    if gpus == 1:
+        taken = one.part.on_device(placement.cluster.nodes[one.node].gpu_memory[one.devices[0]])
+        assert taken is not None
+        gpus = taken[1] / WHOLE
+    return {
+        "num_cpus": _CPUS_OF_A_CORE * one.part.cores,
+        "num_gpus": gpus,
+        "memory": placement.host_memory(one),
+    }
+
+
+def _wait(groups: Mapping[int, PlacementGroup], placement: Placement) -> None:
+    until = time.monotonic() + _WAIT_SECONDS
+    for node, group in groups.items():
+        if not group.wait(timeout_seconds=max(1, round(until - time.monotonic()))):
+            raise InputError(
+                f"Ray did not set aside {gibibytes(placement.host_memory_on(node))} on "
+                f"{placement.cluster.nodes[node].name} within {_WAIT_SECONDS:g} s, since others use it: wait for them, "
+                "or give another cluster"
+            )
