@@ -10,7 +10,9 @@ import statistics
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -27,7 +29,9 @@ from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import EngineOptions, Suite
 from mergebench_ray.engines import GenerationRequest, VLLMEngine
 from mergebench_ray.files import whole_file
+from mergebench_ray.machine import computing_device
 from mergebench_ray.methods import get_method, method_names
+from mergebench_ray.placement.costs import Rates, keep_rates
 from mergebench_ray.progress import Progress
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.suites import smollm2_mini
@@ -35,6 +39,7 @@ from mergebench_ray.suites import smollm2_mini
 _SWAPS = 9
 _BYTES = 2  # bf16
 _ALLOWED_EXTRA = 500_000_000  # bytes beside (K + 2) models, for processes and small buffers
+_REQUESTS, _PROMPT_TOKENS, _ANSWER_TOKENS = 64, 48, 32  # about what a short question and its answer take
 _PROMPT = "The capital of France is"
 
 
@@ -45,6 +50,7 @@ def bench(
 
     - ``methods.NAME``: seconds and bytes of the fused pass, its ratio to a plain copy of the same arrays, on random
       weights in the shape of SmolLM2-135M with five specialists.
+    - ``rates``: what the planner reckons time by from now on, kept in the cache folder.
     - ``swap``: one candidate from coefficients to vLLM's first answer with the new weights, and the engine's start.
     - ``merge_memory``: peak of `mergebench-ray merge` above an interpreter with torch and Ray imported, held against
       (K + 2) x model size + 500 MB.
@@ -66,6 +72,9 @@ def bench(
         report(0.0, "timing the fused passes beside a plain copy")
         figures["methods"] = measure_methods()
         figures |= _measure_swaps(models, report)
+        rates = _rates(figures)
+        keep_rates(rates)
+        figures["rates"] = rates.model_dump()
         figures["merge_memory"] = _measure_memory(models, report)
     if show_progress:
         _print(figures)
@@ -108,17 +117,56 @@ def _measure_swaps(models: Models, report: Progress) -> dict[str, Any]:
     """Alternate between two candidates; each is merged, loaded and asked for one token."""
     with ray_session():
         report(0.4, "loading the bank")
+        started = time.perf_counter()
         bank = Bank.load(models.base, models.specialists)
+        bank_seconds = time.perf_counter() - started
         report(0.5, "starting vLLM, about half a minute")
         started = time.perf_counter()
         engine = VLLMEngine(models.base.folder, EngineOptions(), max_model_len=256)
         start_seconds = time.perf_counter() - started
         report(0.6, "swapping candidates")
         swaps = [_swap(bank, engine, 0.2 + 0.1 * index) for index in range(_SWAPS + 1)][1:]
+        tokens_per_second = _tokens_per_second(engine)
         engine.close()
         bank.close()
     medians = {name: statistics.median(swap[name] for swap in swaps) for name in swaps[0]}
-    return {"engine_start_s": start_seconds, "swap": {**medians, "runs": len(swaps)}}
+    return {
+        "device": "gpu" if torch.cuda.is_available() else "cpu",
+        "engine_start_s": start_seconds,
+        "bank_load_s": bank_seconds,
+        "tokens_per_second": tokens_per_second,
+        "swap": {**medians, "runs": len(swaps)},
+    }
+
+
+def _tokens_per_second(engine: VLLMEngine) -> float:
+    """Tokens, of prompts and answers, that the engine does in a second with many requests, no two of them alike."""
+    random = Random(0)
+    requests = [
+        GenerationRequest(
+            prompt_token_ids=tuple(random.randrange(100, 1000) for _ in range(_PROMPT_TOKENS)),
+            max_tokens=_ANSWER_TOKENS,
+            min_tokens=_ANSWER_TOKENS,
+        )
+        for _ in range(_REQUESTS)
+    ]
+    tokens, seconds = engine.tokens, engine.busy_seconds
+    engine.generate(requests)
+    return (engine.tokens - tokens) / (engine.busy_seconds - seconds)
+
+
+def _rates(figures: dict[str, Any]) -> Rates:
+    model, swap = figures["model"], figures["swap"]
+    merged = model["merged_parameters"] * _BYTES
+    return Rates(
+        device=figures["device"],
+        source=f"{computing_device()}, {os.cpu_count()} cores, measured by bench on {date.today()}",
+        merge=(model["specialists"] + 2) * merged / swap["merge_s"],
+        load=merged / swap["load_s"],
+        read=(model["specialists"] + 1) * model["bytes"] / figures["bank_load_s"],
+        work=figures["tokens_per_second"] * model["parameters"],
+        engine_start=figures["engine_start_s"],
+    )
 
 
 def _swap(bank: Bank, engine: VLLMEngine, coefficient: float) -> dict[str, float]:
@@ -185,7 +233,7 @@ def _print(figures: dict[str, Any]) -> None:
     console.print(
         f"swap: {swap['total_s']:.2f} s from coefficients to the first answer (merge {swap['merge_s']:.2f}, "
         f"load {swap['load_s']:.2f}, answer {swap['first_answer_s']:.2f}); "
-        f"vLLM starts in {figures['engine_start_s']:.0f} s"
+        f"vLLM starts in {figures['engine_start_s']:.0f} s and does {figures['tokens_per_second']:.0f} tokens/s"
     )
     memory = figures["merge_memory"]
     for name, figure in memory["methods"].items():
