@@ -13,7 +13,7 @@ import typer
 
 from mergebench_ray import interrupts
 from mergebench_ray.commands.terminal import lists, machine, models, search
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, StoppedError
 from mergebench_ray.markup import terminal_text
 
 app = typer.Typer(
@@ -74,6 +74,8 @@ def main() -> NoReturn:
         status = app(standalone_mode=False)
     except InputError as error:
         _stop(f"error: {error}", 2)
+    except StoppedError as error:
+        _stop(f"error: {error}", 1)
     except typer.TyperException as error:
         text = error.format_message() if hasattr(error, "format_message") else str(error)
         _stop(" ".join(f"error: {text} (see --help)".split()), 2)

@@ -27,6 +27,17 @@ class InputError(ValueError):
         super().__init__(_shortened(" ".join(_shortened(word, _MAX_WORD) for word in words), _MAX_CHARACTERS))
 
 
+class StoppedError(RuntimeError):
+    """What no input can mend has ended a command, such as machines that are gone.
+
+    The message is a single line that says what, and how to go on. The command line prints it without a traceback and
+    exits with status 1.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_shortened(printable(" ".join(str(message).split())), _MAX_CHARACTERS))
+
+
 def _shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
 

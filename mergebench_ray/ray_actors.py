@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import pickle
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -14,6 +16,7 @@ from ray.exceptions import TaskCancelledError
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+_PIECE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class Actor(Generic[T]):
 
     handle: ActorHandle[T]
 
+    @property
+    def id(self) -> str:
+        """Ray's id of it: the same after a restart by Ray."""
+        return str(self.handle._actor_id.hex())
+
     def method(self, method: Callable[Concatenate[T, P], R]) -> ActorMethod[P, R]:
         """A method of it, given as one of the class: ``actor.method(Evaluator.score)``."""
         return ActorMethod(self.handle, method.__name__)
@@ -93,6 +101,20 @@ class Actor(Generic[T]):
     def kill(self) -> None:
         """End it at once."""
         ray.kill(self.handle)
+
+
+def by_value(*arguments: Any) -> Iterator[bytes]:
+    """What an actor is made of, for one that Ray may start again; `from_values` makes it again.
+
+    What is larger than these pieces would lie in Ray's object store, and might be gone by then.
+    """
+    packed = zlib.compress(pickle.dumps(arguments), 1)
+    return (packed[start : start + _PIECE_BYTES] for start in range(0, len(packed), _PIECE_BYTES))
+
+
+def from_values(pieces: Iterable[bytes]) -> Any:
+    """What `by_value` took apart."""
+    return pickle.loads(zlib.decompress(b"".join(pieces)))
 
 
 def actors_of(kind: Callable[P, T], **options: Any) -> Callable[P, Actor[T]]:

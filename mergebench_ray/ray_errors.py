@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from mergebench_ray.errors import InputError
+
+_UNKNOWN = ""
 
 
 @contextmanager
@@ -16,10 +19,41 @@ def input_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        # A worker that waits for another one's answer raises Ray's error around Ray's error.
-        while isinstance(cause, ray.exceptions.RayTaskError):
-            cause = cause.cause
+        cause = first_cause(error)
         if isinstance(cause, InputError):
             raise InputError(str(cause)) from error
         raise
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What an error was in the worker that it began in: one that waits for another's answer wraps Ray's error."""
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error
+
+
+def lost_actor(error: BaseException) -> str | None:
+    """Ray's id of the actor whose loss an error tells of, at whatever distance.
+
+    Empty where it does not say which, as where what an actor answered was lost on the way; None of any other error.
+    """
+    cause = first_cause(error)
+    if isinstance(cause, RayActorError) and not cause.actor_init_failed:
+        return cause.actor_id or _UNKNOWN
+    return _UNKNOWN if isinstance(cause, ObjectLostError) else None
+
+
+def node_was_lost(error: BaseException) -> bool:
+    """Whether an actor was lost with its whole node, of which no work on it can be the cause."""
+    cause = first_cause(error)
+    return isinstance(cause, ObjectLostError) or "node has died" in str(cause)
+
+
+def why_lost(error: BaseException) -> str:
+    """Why an actor was lost, in a few words."""
+    if node_was_lost(error):
+        return "its node is gone"
+    text = str(first_cause(error)).lower()
+    if "running low on memory" in text or "oomkiller" in text:
+        return "Ray ended it as the node ran out of memory"
+    return "its process was killed or crashed"

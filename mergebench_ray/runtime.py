@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -16,6 +17,7 @@ from mergebench_ray.ray_address import LOOPBACK, REMEDY, check_ray
 from mergebench_ray.ray_errors import input_errors
 from mergebench_ray.ray_tokens import use_cluster_token, use_local_token
 
+logger = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 512 << 20  # weights do not travel through it on one node
 _CLUSTERS = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 _SETTINGS = {
@@ -45,11 +47,27 @@ def ray_session(
     try:
         if ours:
             start_ray(address, num_cpus=num_cpus, dashboard_port=dashboard_port)
-        with input_errors():
+        with _losses_logged() if ours else nullcontext(), input_errors():
             yield
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextmanager
+def _losses_logged() -> Iterator[None]:
+    """Log what Ray prints of lost processes, in many lines: whoever brings them back says it in one."""
+    worker = ray._private.worker
+    before = worker.print_to_stdstream
+
+    def log(said: Mapping[str, Any], **_options: Any) -> None:
+        logger.warning("%s", " ".join("\n".join(said["lines"]).split()))
+
+    setattr(worker, "print_to_stdstream", log)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(worker, "print_to_stdstream", before)  # noqa: B010
 
 
 def start_ray(address: str | None = None, *, num_cpus: int | None = None, dashboard_port: int | None = None) -> None:

@@ -45,11 +45,13 @@ class Merged:
         manifest: where its tensors lie.
         seconds: wall time of the merge, with what had to be prepared for it.
         bytes_moved: bytes that the fused pass read and wrote; 0 where nothing had changed.
+        places: where its shards were then.
     """
 
     manifest: WeightManifest
     seconds: float
     bytes_moved: int
+    places: tuple[ShardPlace, ...] = ()
 
 
 class Bank:
@@ -74,9 +76,10 @@ class Bank:
         specialists: Mapping[str, Checkpoint],
         layout: Layout,
         shards: Shards,
-        places: Sequence[ShardPlace],
         calibrator: Calibrator | None,
+        say: Callable[[str], None] = logger.warning,
     ) -> None:
+        self._say = say
         self.specialists = sorted(specialists)
         self.num_layers = layout.num_layers
         self.layout = layout
@@ -85,14 +88,13 @@ class Bank:
         self._base_reference = str(base.ref)
         self._references = {name: str(specialists[name].ref) for name in self.specialists}
         self._shards = shards
-        self._places = list(places)
         self._calibrator = calibrator
-        self._last: WeightManifest | None = None
+        self._last: Merged | None = None
         self._copies: dict[int, MemoryFile] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies of other nodes' output belong to the process that made them.
-        return {**self.__dict__, "_copies": {}}
+        # Copies of other nodes' output, and who is told of losses, belong to the process that made them.
+        return {**self.__dict__, "_copies": {}, "_say": logger.warning}
 
     @classmethod
     def load(
@@ -107,6 +109,7 @@ class Bank:
         where: Sequence[Mapping[str, Any]] = (),
         calibrator: Calibrator | None = None,
         progress: Progress | None = None,
+        say: Callable[[str], None] = logger.warning,
     ) -> Bank:
         """Start the shards and let each read its own slices.
 
@@ -120,6 +123,7 @@ class Bank:
             where: Ray's options for the actor of each shard, as a reservation says; else they are spread.
             calibrator: for methods that take calibration data.
             progress: called with (fraction done, what is happening).
+            say: called with a line about a shard that was lost and what that took.
 
         Raises:
             InputError: models that do not fit together, or NaN or infinity in a weight, naming checkpoint and tensor.
@@ -136,12 +140,12 @@ class Bank:
         else:
             if use_gpu is None:
                 use_gpu = ray.cluster_resources().get("GPU", 0) >= shards
-            made = ActorShards(base, ordered, layout, shards, threads, use_gpu, where)
+            made = ActorShards(base, ordered, layout, shards, threads, use_gpu, where, say)
         try:
             places = made.load(_parameters_read(layout.size, progress))
             for problem in {place.problem for place in places if place.problem}:
                 logger.warning(problem)  # where the shard itself would say so, nobody reads it
-            return cls(base, ordered, layout, made, places, calibrator)
+            return cls(base, ordered, layout, made, calibrator, say)
         except BaseException:
             made.close()
             raise
@@ -194,22 +198,41 @@ class Bank:
             }
             if across:
                 self._shards.call(BankShard.place, across)
+            if self._shards.call(BankShard.where) != [one.place for one in done]:
+                return self.merge(recipe)  # one has begun again in between
         for problem in {one.problem for one in done if one.problem}:
             warn_not_compiled(problem)  # where the shard said so, nobody reads it
-        self._last = self._manifest(recipe.digest, work.fingerprints)
-        return Merged(self._last, time.perf_counter() - began, sum(one.bytes_moved for one in done))
+        for index, one in enumerate(done):
+            if one.read_seconds:
+                self._say(f"shard {index} of the bank was lost: it was back after {one.read_seconds:.0f} s")
+        places = tuple(one.place for one in done)
+        manifest = self._manifest(recipe.digest, work.fingerprints, places)
+        moved = sum(one.bytes_moved for one in done)
+        self._last = Merged(manifest, time.perf_counter() - began, moved, places)
+        return self._last
 
-    def localise(self, manifest: WeightManifest) -> WeightManifest:
+    def holds(self, merged: Merged) -> bool:
+        """Whether a merge can be read still: no shard has begun again since."""
+        return self._shards.call(BankShard.where) == list(merged.places)
+
+    def localise(self, manifest: WeightManifest, places: Sequence[ShardPlace]) -> WeightManifest:
         """The same tensors, in memory files of the node this is called on.
 
         Parts that lie on other nodes are fetched through Ray's object store into memory of this process, which must
         live as long as they are read.
+
+        Args:
+            manifest: of a merge.
+            places: where the shards were then.
+
+        Raises:
+            ray.exceptions.RayTaskError: a shard on another node has begun again since.
         """
         here = this_node()
-        if all(place.node == here for place in self._places):
+        if all(place.node == here for place in places):
             return manifest
-        paths = [self._local_path(index, here) for index in range(len(self._places))]
-        pieces = self._pieces(paths)
+        paths = [self._local_path(index, place, here) for index, place in enumerate(places)]
+        pieces = self._pieces(paths, places)
         tensors = tuple(replace(tensor, pieces=pieces[tensor.name]) for tensor in manifest.tensors)
         return replace(manifest, tensors=tensors)
 
@@ -222,7 +245,7 @@ class Bank:
         if self._last is None:
             raise RuntimeError("nothing merged yet")
         files = MappedFiles()
-        for tensor in self.localise(self._last).tensors:
+        for tensor in self.localise(self._last.manifest, self._last.places).tensors:
             yield tensor.name, files.read(tensor.shape, torch.bfloat16, list(map(astuple, tensor.pieces)))
 
     def close(self) -> None:
@@ -232,19 +255,18 @@ class Bank:
             copy.close()
         self._copies = {}
 
-    def _local_path(self, index: int, here: str) -> str:
+    def _local_path(self, index: int, place: ShardPlace, here: str) -> str:
         """Memory file of this node with a shard's output, fetched if the shard is elsewhere."""
-        place = self._places[index]
         if place.node == here:
             return place.path
         if index not in self._copies:
             self._copies[index] = MemoryFile(place.stop - place.start)
-        bits = self._shards.call_one(index, BankShard.output_bits)
+        bits = self._shards.call_one(index, BankShard.output_bits, place)
         self._copies[index].tensor.view(torch.int16).copy_(torch.tensor(bits))
         return self._copies[index].path
 
-    def _manifest(self, version: str, fingerprints: Sequence[str]) -> WeightManifest:
-        pieces = self._pieces([place.path for place in self._places])
+    def _manifest(self, version: str, fingerprints: Sequence[str], places: Sequence[ShardPlace]) -> WeightManifest:
+        pieces = self._pieces([place.path for place in places], places)
         shapes: dict[str, tuple[int, ...]] = {}
         prints: dict[str, str] = {}
         for tensor, fingerprint in zip(self.layout.merged, fingerprints, strict=True):
@@ -253,11 +275,11 @@ class Bank:
         tensors = tuple(WeightTensor(name, shapes[name], pieces[name], prints[name]) for name in shapes)
         return WeightManifest(version, "bfloat16", tensors)
 
-    def _pieces(self, paths: Sequence[str]) -> dict[str, tuple[Piece, ...]]:
+    def _pieces(self, paths: Sequence[str], places: Sequence[ShardPlace]) -> dict[str, tuple[Piece, ...]]:
         """Where each tensor lies, given the memory file of each shard."""
         pieces: dict[str, tuple[Piece, ...]] = {}
         for tensor in self.layout.merged:
-            for place, path in zip(self._places, paths, strict=True):
+            for place, path in zip(places, paths, strict=True):
                 first, last = max(tensor.start, place.start), min(tensor.stop, place.stop)
                 if first < last:
                     piece = Piece(path, first - place.start, last - first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -55,11 +56,19 @@ class ShardMerge:
         seconds: wall time of the pass.
         bytes_moved: bytes read and written.
         problem: why the pass could not be compiled, or None.
+        place: where the shard was then.
+        read_seconds: in which it read its range first; 0 where that was there.
     """
 
     seconds: float
     bytes_moved: int
     problem: str | None
+    place: ShardPlace
+    read_seconds: float
+
+
+class BeganAgainError(RuntimeError):
+    """A shard was asked for what it merged, and has begun again since."""
 
 
 class BankShard:
@@ -108,13 +117,27 @@ class BankShard:
         self._companions = CompanionArrays(layout, *self._range, self._device)
         self._solutions = Solutions([base, *self._checkpoints], self._device)
         self._entries_read = 0
+        self._loading, self._loaded = threading.Lock(), False
 
     def load(self) -> ShardPlace:
-        """Read this shard's slices of all checkpoints.
+        """Read this shard's slices of all checkpoints, unless they are there.
+
+        Whatever needs them does so by itself: where Ray starts an actor again, nobody else knows.
 
         Raises:
             InputError: naming checkpoint and tensor where a weight is NaN or infinite.
         """
+        with self._loading:
+            if not self._loaded:
+                self._read_all()
+                self._loaded = True
+        return self.where()
+
+    def where(self) -> ShardPlace:
+        """Where this shard is."""
+        return ShardPlace(this_node(), self._file.path, *self._range, problem=self._not_pinned)
+
+    def _read_all(self) -> None:
         torch.set_num_threads(self._threads)
         start = self._range[0]
         for overlap in self._layout.overlaps(*self._range):
@@ -124,7 +147,6 @@ class BankShard:
                 for k, vector in enumerate(vectors):
                     self._task_vectors[k, window] = vector
                 self._entries_read += block.stop - block.start
-        return ShardPlace(this_node(), self._file.path, *self._range, problem=self._not_pinned)
 
     def progress(self) -> int:
         """Parameters loaded so far."""
@@ -132,7 +154,9 @@ class BankShard:
 
     def merge(self, work: Work) -> ShardMerge:
         """Merge into the output those tensors whose content is not there already; `solve` does the others."""
-        began = time.perf_counter()
+        began, was_loaded = time.perf_counter(), self._loaded
+        place = self.load()
+        read_seconds = 0.0 if was_loaded else time.perf_counter() - began
         todo = [(overlap, index) for overlap, index in self._changed(work) if not _is_solved(work, overlap)]
         for overlap, _ in todo:
             self._held.pop((overlap.tensor.name, overlap.tensor.part), None)
@@ -150,7 +174,7 @@ class BankShard:
             self._held[overlap.tensor.name, overlap.tensor.part] = work.fingerprints[index]
         entries = sum(segment.stop - segment.start for segment in segments)
         moved = entries * ((len(self._checkpoints) + 2) * torch.bfloat16.itemsize + companion_bytes)
-        return ShardMerge(time.perf_counter() - began, moved, problem)
+        return ShardMerge(time.perf_counter() - began, moved, problem, place, read_seconds)
 
     def solve(self, work: Work) -> dict[str, NDArray[Any]]:
         """Solve for the groups of tensors that begin in this shard, where their content is not there already.
@@ -186,6 +210,7 @@ class BankShard:
     def histograms(self) -> NDArray[Any]:
         """Exact counts of this shard's magnitudes, int64 [K, 32768]; made once."""
         if self._histograms is None:
+            self.load()
             # A GPU counts with all it has, and would have to hold what each thread needs beside the weights.
             with ThreadPoolExecutor(self._threads if self._device.type == "cpu" else 1) as pool:
                 total = torch.stack(list(pool.map(magnitude_histogram, self._vectors())))
@@ -199,6 +224,7 @@ class BankShard:
         """Sum of an element-wise function over this shard's entries; made once for the same scalars."""
         key = _pass_key(kernel, torch.float32) + json.dumps(scalars, sort_keys=True)
         if key not in self._totals:
+            self.load()
             run = self._pass(kernel, scalars, torch.float32)
             total = run.total(self._base, self._vectors(), scalars, self._threads)
             for base, vectors in self._streamed_blocks():
@@ -206,8 +232,17 @@ class BankShard:
             self._totals[key] = total
         return self._totals[key]
 
-    def output_bits(self) -> NDArray[Any]:
-        """The merged parameters as int16 bit patterns [n], for a reader on another node."""
+    def output_bits(self, place: ShardPlace | None = None) -> NDArray[Any]:
+        """The merged parameters as int16 bit patterns [n], for a reader on another node.
+
+        Args:
+            place: where the shard was when it merged them.
+
+        Raises:
+            BeganAgainError: it is not there any more.
+        """
+        if place is not None and place != self.where():
+            raise BeganAgainError("the shard has begun again since it merged")
         bits: NDArray[Any] = self._file.tensor.view(torch.int16).numpy()
         return bits
 

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDoneYet
+from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import ray
+from ray.exceptions import ObjectLostError, RayActorError
 
 from mergebench_ray.bank.layout import Layout
 from mergebench_ray.bank.shard import BankShard, ShardPlace
 from mergebench_ray.checkpoints import Checkpoint
-from mergebench_ray.ray_actors import actors_of
-from mergebench_ray.ray_errors import input_errors
+from mergebench_ray.errors import StoppedError
+from mergebench_ray.ray_actors import actors_of, by_value, from_values
+from mergebench_ray.ray_errors import input_errors, why_lost
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 _POLL_SECONDS = 0.2
+_PLACE_SECONDS = 90.0
+"""After which a shard that Ray has not started again is taken to wait for a place."""
+_LOSSES = 3
+"""So many times in a row a shard may be lost before it has answered."""
 
 
 class Shards(Protocol):
@@ -42,8 +53,21 @@ class Shards(Protocol):
         """Let the weights go."""
 
 
+class BankShardActor(BankShard):
+    """A shard in an actor that Ray may start again.
+
+    Args:
+        pieces: what a `BankShard` is made of, as `by_value` takes it apart.
+    """
+
+    def __init__(self, *pieces: bytes) -> None:
+        super().__init__(*from_values(pieces))
+
+
 class ActorShards:
     """Shards in Ray actors, spread over the nodes; the handle may be pickled and used anywhere.
+
+    Ray starts a shard that is lost again, on any node; it reads its own range with the next call, which is repeated.
 
     Args:
         base: the base.
@@ -53,6 +77,7 @@ class ActorShards:
         threads: threads of each shard's passes.
         use_gpu: whether each holds its weights on a GPU.
         where: Ray's options for each, such as its place; else they are spread, and have a GPU of their own.
+        say: called in this process with a line about a shard that was lost and what that took.
     """
 
     def __init__(
@@ -64,49 +89,96 @@ class ActorShards:
         threads: int,
         use_gpu: bool,
         where: Sequence[Mapping[str, Any]] = (),
+        say: Callable[[str], None] = logger.warning,
     ) -> None:
+        self._say = say
         # Two calls at once, so that progress can be asked for while a shard loads. Threads that wait for each other
         # must not spin: an engine on the same cores would make every pass many times slower.
         options: dict[str, Any] = {
             "num_cpus": 0,
             "num_gpus": int(use_gpu),
             "max_concurrency": 2,
+            "max_restarts": -1,
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
         }
-        makers = [actors_of(BankShard, **{**options, **one}) for one in where or [{}] * count]
+        makers = [actors_of(BankShardActor, **{**options, **one}) for one in where or [{}] * count]
         self._actors = [
-            make(base, specialists, layout, index, count, threads, use_gpu) for index, make in enumerate(makers)
+            make(*by_value(base, specialists, layout, index, count, threads, use_gpu))
+            for index, make in enumerate(makers)
         ]
 
     def load(self, report: Callable[[int], None]) -> list[ShardPlace]:
         """Let every shard read its slices; the first failure ends all."""
         loads = [actor.call(BankShard.load) for actor in self._actors]
-        pending = list(loads)
         with input_errors():
+            pending = list(loads)
             while pending:
                 finished, pending = ray.wait(pending, timeout=_POLL_SECONDS)
-                ray.get(finished)
-                report(sum(ray.get([actor.call(BankShard.progress) for actor in self._actors])))
-            return ray.get(loads)
+                for one in finished:
+                    self._answered(loads.index(one), one, BankShard.load)
+                with suppress(RayActorError):  # its load says so, too
+                    report(sum(ray.get([actor.call(BankShard.progress) for actor in self._actors])))
+        return self.call(BankShard.load)
 
     def call(self, method: Callable[Concatenate[BankShard, P], R], *arguments: P.args, **options: P.kwargs) -> list[R]:
         """Call a method of every shard at once."""
+        begun = [actor.call(method, *arguments, **options) for actor in self._actors]
         with input_errors():
-            return ray.get([actor.call(method, *arguments, **options) for actor in self._actors])
+            return [self._answered(index, one, method, *arguments, **options) for index, one in enumerate(begun)]
 
     def call_one(
         self, index: int, method: Callable[Concatenate[BankShard, P], R], *arguments: P.args, **options: P.kwargs
     ) -> R:
         """Call a method of one shard."""
+        begun = self._actors[index].call(method, *arguments, **options)
         with input_errors():
-            return ray.get(self._actors[index].call(method, *arguments, **options))
+            return self._answered(index, begun, method, *arguments, **options)
+
+    def _answered(
+        self,
+        index: int,
+        begun: ray.ObjectRef[R],
+        method: Callable[Concatenate[BankShard, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """The answer of a shard; where it is lost, it is asked again once it has read its range.
+
+        Raises:
+            StoppedError: it is lost again and again.
+        """
+        for _ in range(_LOSSES):
+            try:
+                return ray.get(begun)
+            except (RayActorError, ObjectLostError) as error:
+                if not self._actors:
+                    raise
+                reason, began = why_lost(error), time.monotonic()
+            with suppress(RayActorError):  # the next call says so
+                loading = self._actors[index].call(BankShard.load)
+                if not ray.wait([loading], timeout=_PLACE_SECONDS)[0]:
+                    self._say(
+                        f"shard {index} of the bank was lost ({reason}), and waits for a node with a place for it"
+                    )
+                ray.get(loading)
+                seconds = time.monotonic() - began
+                self._say(f"shard {index} of the bank was lost ({reason}): it was back after {seconds:.0f} s")
+            begun = self._actors[index].call(method, *arguments, **options)
+        raise StoppedError(
+            f"shard {index} of the bank was lost {_LOSSES} times in a row ({reason}): spread the bank over more shards "
+            "(bank.shards) or give it more memory, and go on with the same command and --resume"
+        )
 
     def close(self) -> None:
         """End the actors."""
         for actor in self._actors:
             actor.kill()
         self._actors = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who is told lives in the process that the shards were started in.
+        return {**self.__dict__, "_say": logger.warning}
 
 
 class LocalShards:

@@ -171,7 +171,7 @@ def _reached(trial: Trial) -> str:
     if trial.estimate is None:
         return with_objective(trial)
     about = with_error(trial.estimate.value, trial.estimate.standard_error)
-    return f"stopped after {trial.estimate.answered} of {trial.estimate.items} items, about {about}"
+    return trial.stopped_after if trial.failure else f"{trial.stopped_after}, about {about}"
 
 
 def _speed(trial: Trial) -> str:

@@ -244,6 +244,7 @@ def _run(
         open_session(
             *(sweep, ready.suite, models.base, models.specialists, warm_up, run, ready.calibration, judges, report),
             *(placement, places),
+            note=view.note,
         ) as session,
     ):
         view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")

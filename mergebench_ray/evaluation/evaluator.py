@@ -90,10 +90,13 @@ class Evaluator:
         self._refusal: InputError | None = None
         self._loaded: dict[Split, list[ScoredTask]] = {}
         self._prepared: dict[Split, PreparedSplit] = {}
-        self._localise: Callable[[WeightManifest], WeightManifest] | None = None
+        self._localise: Callable[[WeightManifest, Any], WeightManifest] | None = None
         self._scoring: ShareScoring | None = None
         self._start_seconds = 0.0
         self._prepare_seconds = 0.0
+
+    def is_there(self) -> None:
+        """Nothing: whoever called knows now that the actor has found its place."""
 
     def start(self) -> EvaluatorStats:
         """Start the engine if it is not running yet.
@@ -104,13 +107,18 @@ class Evaluator:
         _ = self._engine
         return self.stats()
 
-    def connect(self, localise: Callable[[WeightManifest], WeightManifest]) -> None:
+    def connect(self, localise: Callable[[WeightManifest, Any], WeightManifest]) -> None:
         """Say how weights that lie on other nodes are brought to this one before each load (`Bank.localise`)."""
         self._localise = localise
 
-    def load(self, manifest: WeightManifest) -> LoadReport:
-        """Replace the engine's weights by a candidate's."""
-        return self._engine.load(self._localise(manifest) if self._localise else manifest)
+    def load(self, manifest: WeightManifest, places: Any = None) -> LoadReport:
+        """Replace the engine's weights by a candidate's.
+
+        Args:
+            manifest: the candidate.
+            places: where the bank's shards were when they merged it.
+        """
+        return self._engine.load(self._localise(manifest, places) if self._localise else manifest)
 
     def load_checkpoint(self, checkpoint: Checkpoint, base: Checkpoint) -> LoadReport:
         """Replace the engine's weights by a checkpoint's own, embeddings included, unless it holds them.
@@ -237,7 +245,7 @@ def start_evaluator(
     judges: Judges = NO_JUDGES,
     where: Mapping[str, Any] = MappingProxyType({}),
 ) -> Actor[Evaluator]:
-    """Make an `Evaluator` in a Ray actor of its own and begin to start its engine.
+    """Make an `Evaluator` in a Ray actor of its own; its engine starts with `start`.
 
     On a CPU the actor is counted as nearly a core, which spreads engines over nodes and leaves room for the search's
     trials, but vLLM computes on all that it may use: scoring is what a sweep does.
@@ -271,9 +279,7 @@ def start_evaluator(
     )
     counted = {"num_cpus": _ENGINE_CPUS, "num_gpus": num_gpus, **where}
     make = actors_of(Evaluator, runtime_env={"env_vars": ACTOR_ENVIRONMENT}, **counted)
-    actor = make(suite, options, make_engine, judges, base)
-    actor.call(Evaluator.start)
-    return actor
+    return make(suite, options, make_engine, judges, base)
 
 
 def check_engines_fit(engine_options: EngineOptions) -> None:

@@ -108,6 +108,19 @@ class OrderedScoring:
         for stream in self._streams:
             stream.cancel()
 
+    def given(self, seconds: float) -> Answered:
+        """What is known where an evaluator was lost, so that `finish` cannot say what it took.
+
+        Args:
+            seconds: that this go took.
+        """
+        spent = Spent(seconds=seconds)
+        if self._before is not None:
+            spent = self._before.graded.spent.then(spent)
+            self._items |= self._before.graded.items
+        version = "" if self._before is None else self._before.graded.version
+        return Answered(GradedShare(self._items, version, spent), self._count)
+
     def finish(self) -> tuple[Scores, Answered]:
         """Stop, unless all looks were fetched, and wait until the evaluators are free.
 

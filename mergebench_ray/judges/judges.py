@@ -29,11 +29,14 @@ from mergebench_ray.judges.judge_engine import (
     Pair,
     check_parser_name,
 )
-from mergebench_ray.ray_actors import Actor, actors_of
+from mergebench_ray.ray_actors import Actor, actors_of, by_value, from_values
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import chosen_domains, needed_judge
 from mergebench_ray.tasks.scored_task import ScoredTask
 from mergebench_ray.tasks.task_files import find_task_file, task_manager
+
+_RETRIES = 3
+"""So many times a judge may be lost under the same responses."""
 
 
 class Judged(NamedTuple):
@@ -198,11 +201,22 @@ def _parser_folder(judge: Judge, suite: Suite) -> Path:
     return next((folder for folder in folders if (folder / file).is_file()), folders[0])
 
 
+class JudgeActor(JudgeEngine):
+    """A judge in an actor that Ray may start again: it starts its engine again, and is asked again.
+
+    Args:
+        pieces: what a `JudgeEngine` is made of, as `by_value` takes it apart.
+    """
+
+    def __init__(self, *pieces: bytes) -> None:
+        super().__init__(*from_values(pieces))
+
+
 @dataclass(frozen=True)
 class RemoteJudge:
     """A judge that runs in a Ray actor; a `JudgeFunction`."""
 
-    actor: Actor[JudgeEngine]
+    actor: Actor[JudgeActor]
 
     def __call__(self, pairs: Sequence[Pair]) -> JudgedPairs:
         """Judge all pairs in one call of the actor."""
@@ -233,7 +247,7 @@ def running_judges(
     gpus = ray.cluster_resources().get("GPU", 0)
     if gpus and found and not where:
         _check_gpus(found, engine_options, gpus)
-    actors: dict[str, Actor[JudgeEngine]] = {}
+    actors: dict[str, Actor[JudgeActor]] = {}
     try:
         for (name, one), place in zip(found.items(), where or [{}] * len(found), strict=True):
             options = EngineOptions(**one.judge.model_dump(include=set(EngineSettings.model_fields)))
@@ -241,12 +255,14 @@ def running_judges(
             make_engine = functools.partial(VLLMEngine, one.checkpoint.folder, options, one.max_model_len, log_file=log)
             counted = {"num_cpus": 0, "num_gpus": one.judge.gpus if gpus else 0, **place}
             make = actors_of(
-                JudgeEngine,
+                JudgeActor,
                 max_concurrency=engine_options.count + 1,
+                max_restarts=-1,
+                max_task_retries=_RETRIES,
                 runtime_env={"env_vars": ACTOR_ENVIRONMENT},
                 **counted,
             )
-            actors[name] = make(one, make_engine)
+            actors[name] = make(*by_value(one, make_engine))
             started = actors[name].call(JudgeEngine.start)
             if gpus:
                 ray.get(started)

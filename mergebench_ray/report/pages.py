@@ -341,6 +341,7 @@ def _says_who_proposed(run: RunSummary) -> bool:
 
 def _trial_cells(run: RunSummary, trial: Trial, row: dict[str, Any], details: Sequence[str]) -> list[Cell]:
     role = f"stopped after {trial.estimate.answered} items" if trial.estimate is not None else trial.role
+    role = trial.stopped_after if trial.failure else role
     cells = [Cell(text, text) for text in (describe(trial), role, trial.split, trial.method or "")]
     cells += [Cell(trial.proposed_by or MISSING, trial.proposed_by)] if _says_who_proposed(run) else []
     average = trial.normalised_average

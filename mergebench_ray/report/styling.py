@@ -22,7 +22,7 @@ def hover(trial: Trial) -> str:
     lines = [f"<b>{escape(describe(trial))}</b> on {trial.split}"]
     if trial.estimate is not None:
         about = with_error(trial.estimate.value, trial.estimate.standard_error)
-        return f"{lines[0]}<br>stopped after {trial.estimate.answered} of {trial.estimate.items} items, about {about}"
+        return f"{lines[0]}<br>{trial.stopped_after}, about {about}"
     if trial.objective_name != DEFAULT:
         lines.append(f"{escape(objective_title(trial.objective_name, trial.domains))} {with_objective(trial)}")
     lines.append(f"normalised average {with_error(trial.normalised_average, trial.normalised_standard_error)}")

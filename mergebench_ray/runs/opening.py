@@ -87,7 +87,7 @@ def begin_again(run: RunFolder, sweep: Sweep) -> None:
 
     The study gets another name: one that has tried something takes no other search space.
     """
-    for file in (run.trials_file, run.decisions_file, run.warm_start_file, run.sittings_file):
+    for file in (run.trials_file, run.decisions_file, run.warm_start_file, run.sittings_file, run.losses_file):
         file.unlink(missing_ok=True)
     for folder in (run.items_folder, run.race_folder):
         shutil.rmtree(folder, ignore_errors=True)

@@ -77,6 +77,11 @@ class RunFolder:
         return self.path / "sittings.jsonl"
 
     @property
+    def losses_file(self) -> Path:
+        """Engines that were lost, and which model they were scoring, a line of JSON each."""
+        return self.path / "losses.jsonl"
+
+    @property
     def race_folder(self) -> Path:
         """What candidates have answered that were stopped, or wait to be scored on."""
         return self.path / "race"
@@ -160,7 +165,7 @@ class RunFolder:
             return True
         files = (
             *(self.sweep_file, self.plan_file, self.trials_file, self.warm_start_file, self.decisions_file),
-            *(self.sittings_file, self.log_file, self.lock_file, self.id_file),
+            *(self.sittings_file, self.losses_file, self.log_file, self.lock_file, self.id_file),
         )
         # SQLite has files of its own beside the study.
         beginnings = (self.study_file.name, "engine-", "judge-")

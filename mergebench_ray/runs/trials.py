@@ -70,6 +70,7 @@ class Trial:
         choice: of several objectives, what takes one model of their front; None where there is one.
         estimate: of a stopped candidate, what its objective would probably have come to; None for all others.
         estimates: the same of several objectives, by name.
+        failure: of a candidate that could not be scored, why; it is a stopped one of which nothing is known.
         chosen: on the final split, whether it is the search's winner.
         tied_with: on the final split, of those that two paired errors do not tell from the best, labels of the others.
         differences: other model -> how far this one's objective is above that one's on the same items, and the paired
@@ -109,6 +110,7 @@ class Trial:
     choice: ChoiceSpec | None = None
     estimate: ObjectiveEstimate | None = None
     estimates: Mapping[str, ObjectiveEstimate] = field(default_factory=dict)
+    failure: str = ""
     chosen: bool = False
     tied_with: tuple[str, ...] = ()
     differences: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -176,6 +178,13 @@ class Trial:
         return self.engine_seconds / (self.engine.count("+") + 1)
 
     @property
+    def stopped_after(self) -> str:
+        """Of a stopped candidate, when it was or why; empty of all others."""
+        if self.failure:
+            return f"failed: {self.failure}"
+        return "" if self.estimate is None else f"stopped after {self.estimate.answered} of {self.estimate.items} items"
+
+    @property
     def label(self) -> str:
         """Name for people; a candidate's carries its number."""
         return f"{self.name} #{self.number}" if self.role in SEARCHED else self.name
@@ -221,6 +230,7 @@ class Trial:
             for name, one in self.estimates.items():
                 row |= flatten("estimate", {name: one.value}) | flatten("estimate_error", {name: one.standard_error})
             row |= {"answered": self.estimate.answered}  # of all items
+        row |= {"failure": self.failure} if self.failure else {}
         row |= {"chosen": self.chosen} if self.split == "final" else {}
         for name, (difference, error) in self.differences.items():
             row |= flatten("difference", {name: difference}) | flatten("difference_error", {name: error})

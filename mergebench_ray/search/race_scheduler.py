@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.searcher import Searcher
 
-from mergebench_ray.ray_actors import Actor
+from mergebench_ray.config import Recipe
 from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.space import OPTUNA_NUMBER
 from mergebench_ray.search.untried import SAME_AS
+
+_WAIT_SECONDS = 0.5
+"""For which a trial's result waits for what it stands for, before Tune asks again and may do something else."""
 
 
 class RaceScheduler(TrialScheduler):
@@ -28,7 +31,8 @@ class RaceScheduler(TrialScheduler):
 
     Args:
         racing: decides.
-        scorer: has what a trial's step found.
+        scorer: scores what trials stand for.
+        recipes: what a candidate is, by its number in the study.
         groups: of engines.
         candidates: how many will come in this sitting, those of earlier ones that are not at their end included.
         on_start: called with the count of candidates before, when one begins.
@@ -38,20 +42,23 @@ class RaceScheduler(TrialScheduler):
     def __init__(
         self,
         racing: Racing,
-        scorer: Actor[CandidateScorer],
+        scorer: CandidateScorer,
+        recipes: Callable[[int], Recipe],
         groups: int,
         candidates: int,
         on_start: Callable[[int], None],
         pays: Callable[[int], bool] = lambda _going: True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._racing, self._scorer, self._groups, self._candidates = racing, scorer, groups, candidates
+        self._racing, self._scorer, self._recipes = racing, scorer, recipes
+        self._groups, self._candidates = groups, candidates
         self._on_start, self._pays = on_start, pays
         self._trials: dict[int, TuneTrial] = {}
         self._going: set[int] = set()
         self._waiting: set[int] = set()
         self._chosen: int | None = None
         self._came = 0
+        self.error: BaseException | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles it for its own way of resuming, which is not used here.
@@ -87,7 +94,11 @@ class RaceScheduler(TrialScheduler):
             self._waiting.add(number)
         elif does == "go on":
             self._on_start(self._came - 1)
-            self._going.add(number)
+            self._go(number)
+
+    def _go(self, number: int) -> None:
+        self._going.add(number)
+        self._scorer.begin(number, self._recipes(number))
 
     # What Tune says
 
@@ -101,11 +112,18 @@ class RaceScheduler(TrialScheduler):
             trial.init_local_path()  # Tune's results want it, also of one that another's report ends
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """Have what a step found kept and decided."""
+        """Have what a step found kept and decided, once it is there."""
+        with self.noted():
+            return self._stepped(tune_controller, trial)
+
+    def _stepped(self, tune_controller: Any, trial: TuneTrial) -> str:
         number = trial.config[OPTUNA_NUMBER]
-        step = ray.get(self._scorer.call(CandidateScorer.take, number))
+        step = self._scorer.take(number, _WAIT_SECONDS)
+        if step is None:
+            return self.CONTINUE
         decided = self._racing.step(number, step.recipe, step.found)
         if decided == "go on":
+            self._scorer.begin(number, step.recipe)
             return self.CONTINUE
         self._going.discard(number)
         self._stop_ended(tune_controller)
@@ -117,6 +135,10 @@ class RaceScheduler(TrialScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
         """The candidate that the race has raised first, as soon as engines are free; Tune starts new ones by itself."""
+        with self.noted():
+            return self._chosen_next(tune_controller)
+
+    def _chosen_next(self, tune_controller: Any) -> TuneTrial | None:
         self._stop_ended(tune_controller)  # by what another run knew of a candidate that was proposed
         if self._chosen is not None:
             trial = self._trials[self._chosen]
@@ -131,7 +153,7 @@ class RaceScheduler(TrialScheduler):
         if not raised or len(self._going) >= self._groups or self._racing.come_again():
             return None
         self._chosen = raised.popleft()
-        self._going.add(self._chosen)
+        self._go(self._chosen)
         return self._trials[self._chosen]
 
     def _stop_ended(self, tune_controller: Any) -> None:
@@ -149,7 +171,16 @@ class RaceScheduler(TrialScheduler):
         """Nothing: it was decided here."""
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Nothing: an error ends the search."""
+        """Nothing: its actor was lost, and Tune begins the trial again."""
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep what goes wrong in the block: Tune would make text of it."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+            raise
 
     def debug_string(self) -> str:
         """For Tune's own table, which is not shown."""
@@ -192,6 +223,10 @@ class StudySearch(OptunaSearch):
 
         What the sampler proposes again is no further candidate: another one is asked for.
         """
+        with self._scheduler.noted():
+            return self._suggested(trial_id)
+
+    def _suggested(self, trial_id: str) -> Any:
         while self._scheduler.wants():
             if self._is_exhausted():
                 self._scheduler.no_more()

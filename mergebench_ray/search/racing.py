@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
-
-import ray
 
 from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
@@ -27,7 +25,7 @@ from mergebench_ray.search.budget import UnderWay
 from mergebench_ray.search.race.decision import Decision
 from mergebench_ray.search.race_order import RaceOrder
 from mergebench_ray.search.records import Records, repeated
-from mergebench_ray.search.scorer import CandidateScorer, Measurement
+from mergebench_ray.search.scorer import GivenUp, Measurement
 from mergebench_ray.search.session import Session
 from mergebench_ray.search.standing import AnsweredFile, Cost, Standing
 from mergebench_ray.search.study import RunStudy, told_value
@@ -38,6 +36,7 @@ Next = Literal["go on", "wait", "end"]
 """What a candidate's trial does after a step."""
 _CLOSED = {"action": "close"}
 _REOPENED = {"action": "reopen"}
+_GIVE_UP = "give up"
 
 
 @dataclass
@@ -53,6 +52,7 @@ class _Candidate:
         until: items at which it is decided on next.
         again: whether it waits from an earlier sitting, and has not come again yet.
         differs: whether answers that were asked again, after an interruption, are not those on disk.
+        given_up: why it was asked nothing more, in an earlier sitting that did not keep its row.
     """
 
     started: datetime
@@ -63,6 +63,7 @@ class _Candidate:
     until: int = 0
     again: bool = False
     differs: bool = False
+    given_up: str = ""
 
 
 class Racing:
@@ -125,7 +126,7 @@ class Racing:
         """Whether a candidate has begun, in this sitting or an earlier one that did not see its end."""
         return number in self._open or number in self.values
 
-    def step(self, number: int, recipe: Recipe, found: Measurement | Look | None) -> Next:
+    def step(self, number: int, recipe: Recipe, found: Measurement | Look | GivenUp | None) -> Next:
         """A candidate's trial has made a step.
 
         Args:
@@ -137,6 +138,9 @@ class Racing:
         candidate.recipe = recipe
         if isinstance(found, Measurement):
             self._end(number, found)
+            return "end"
+        if isinstance(found, GivenUp):
+            self._give_up(number, found.reason)
             return "end"
         if isinstance(found, Look):
             return self._looked(number, candidate, found)
@@ -177,9 +181,9 @@ class Racing:
         candidate.recipe, candidate.cost = recipe, Cost(reused=known.sources)
         if self._raced is None:
             standing = Standing(recipe.digest, known.items, candidate.cost)
-            ray.get(self._session.scorer.call(CandidateScorer.keep, number, standing))
+            self._session.scorer.keep(number, standing)
             if known.is_all:
-                self._end(number, ray.get(self._session.scorer.call(CandidateScorer.measured, number)))
+                self._end(number, self._session.scorer.measured(number))
             return
         places = self._raced.places
         candidate.items = {place: known.items[place] for place in places}
@@ -203,7 +207,7 @@ class Racing:
             file.add(new)
         else:
             # Engines that wait cost most, so they are freed before anything is written.
-            candidate.measurement, standing = ray.get(self._session.scorer.call(CandidateScorer.halt, number))
+            candidate.measurement, standing = self._session.scorer.halt(number)
             candidate.cost = standing.cost
             file.add(new, standing.cost)
             if candidate.differs:
@@ -224,6 +228,20 @@ class Racing:
             self._end(number, None)
         return "end"
 
+    def _give_up(self, number: int, reason: str) -> None:
+        """A candidate failed: nobody waits for it, or is compared with it."""
+        if self._race is not None:
+            line = {"candidate": number, "answered": 0, "action": _GIVE_UP, "why": {"reason": reason}}
+            self._follow(self._race.withdraw(number), None, [line])
+        self._end_given_up(number, reason)
+
+    def _end_given_up(self, number: int, reason: str) -> None:
+        candidate = self._open.pop(number)
+        recipe = candidate.recipe
+        assert recipe is not None
+        names = self._names(number, recipe)
+        self._keep(number, self._records.failed(recipe, candidate.started, reason, **names), [])
+
     def _follow(self, decisions: Sequence[Decision], reporting: int | None, before: Sequence[Any] = ()) -> None:
         """Keep decisions, then do what they say."""
         self._decisions.append([*before, *(one.record() for one in decisions)])
@@ -239,7 +257,7 @@ class Racing:
                     self.ended.append(number)
 
     def _raise(self, number: int) -> None:
-        ray.get(self._session.scorer.call(CandidateScorer.go_on, number, self._open[number].until))
+        self._session.scorer.go_on(number, self._open[number].until)
         self.raised.append(number)
 
     def _end(self, number: int, measurement: Measurement | None) -> None:
@@ -249,18 +267,24 @@ class Racing:
         assert recipe is not None
         row = self._row(number, candidate, recipe, measurement)
         items = measurement.items if measurement is not None and row.role == "candidate" else {}
-        self._store.append(row, self._records.item_rows("validation", items))
+        self._keep(number, row, self._records.item_rows("validation", items))
+
+    def _keep(self, number: int, row: Trial, items: Sequence[Mapping[str, Any]]) -> None:
+        self._store.append(row, items)
         if row.role == "candidate":
             self._run.answered_file(number).unlink(missing_ok=True)
         known = row.digest if row.role == "candidate" else None
-        ray.get(self._session.scorer.call(CandidateScorer.end, number, known))
+        self._session.scorer.end(number, known)
         self._study.describe(row)
         self.values[number] = told_value(row)
         self._on_finish(row)
 
-    def _row(self, number: int, candidate: _Candidate, recipe: Recipe, measurement: Measurement | None) -> Trial:
+    def _names(self, number: int, recipe: Recipe) -> dict[str, Any]:
         names: dict[str, Any] = {"number": self._free_number(recipe.method, number), "optuna_number": number}
-        names["proposed_by"] = self._study.proposed_by(number)
+        return names | {"proposed_by": self._study.proposed_by(number)}
+
+    def _row(self, number: int, candidate: _Candidate, recipe: Recipe, measurement: Measurement | None) -> Trial:
+        names = self._names(number, recipe)
         if measurement is None:
             before = self._store.find(recipe.digest, self._records.items_digest("validation"), "validation")
             assert before is not None, "the scorer knew a candidate that is not stored"
@@ -288,8 +312,8 @@ class Racing:
         assert self._raced is not None
         candidate.items = {place: candidate.items[place] for place in self._raced.places[:count]}
         standing = Standing(candidate.recipe.digest, candidate.items, candidate.cost)
-        ray.get(self._session.scorer.call(CandidateScorer.keep, number, standing))
-        return ray.get(self._session.scorer.call(CandidateScorer.measured, number))
+        self._session.scorer.keep(number, standing)
+        return self._session.scorer.measured(number)
 
     # After an interruption
 
@@ -316,11 +340,17 @@ class Racing:
         stands: dict[int, int] = {}
         while records:
             first = records.popleft()
+            given: list[dict[str, Any]] = []
             if first.get("action") == "reopen":
                 race.reopen()
                 continue
             if first.get("action") == "close":
-                expected, given = race.close(), []
+                expected = race.close()
+            elif first.get("action") == _GIVE_UP:
+                failed = int(first["candidate"])
+                if failed not in rows:
+                    self._reopened(failed).given_up = str(first["why"]["reason"])
+                expected = race.withdraw(failed)
             else:
                 expected, given = self._reported(first, rows), [first]
             while records and len(given) < len(expected):
@@ -360,14 +390,8 @@ class Racing:
         if row is not None and row.role == "candidate":
             scores = self._raced.kept_scores(self._store.folder, row)[:count]
         else:
-            if number not in self._open:
-                recipe = self._recipes(number)
-                candidate = _Candidate(datetime.now(UTC), recipe, again=True)
-                standing = self._answered_file(number, candidate).read()
-                candidate.items, candidate.cost = dict(standing.items), standing.cost
-                self._open[number] = candidate
             try:
-                scores = self._raced.scores(self._open[number].items, count)
+                scores = self._raced.scores(self._reopened(number).items, count)
             except KeyError:
                 raise InputError(
                     f"{self._run.answered_file(number)}: lacks answers that a decision was made from; restore it from "
@@ -375,12 +399,24 @@ class Racing:
                 ) from None
         return self._raced.race.report(number, scores)
 
+    def _reopened(self, number: int) -> _Candidate:
+        """A candidate of an earlier sitting, with the answers that are on disk."""
+        if number not in self._open:
+            candidate = _Candidate(datetime.now(UTC), self._recipes(number), again=True)
+            standing = self._answered_file(number, candidate).read()
+            candidate.items, candidate.cost = dict(standing.items), standing.cost
+            self._open[number] = candidate
+        return self._open[number]
+
     def _stand_again(self, number: int, candidate: _Candidate, stand: int) -> None:
         """A candidate of an earlier sitting that has no row, or is not at its end."""
         assert self._race is not None
         state = self._race.state(number)
         if any(one.optuna_number == number for one in searched(self._store.trials())):
             del self._open[number]
+            return
+        if candidate.given_up:
+            self._end_given_up(number, candidate.given_up)
             return
         ends = state in ("stopped", "done")
         count = self._race.board.answered(number) if ends else stand
@@ -391,4 +427,4 @@ class Racing:
         if ends:
             self._end(number, candidate.measurement)
         elif number in self.raised:
-            ray.get(self._session.scorer.call(CandidateScorer.go_on, number, candidate.until))
+            self._session.scorer.go_on(number, candidate.until)

@@ -10,8 +10,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import ray
-
 from mergebench_ray.config import Recipe, SearchOptions
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.names import AVERAGE
@@ -28,7 +26,7 @@ from mergebench_ray.search.objectives.normalised_average import NormalisedAverag
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.objectives.shares import check_references, why_not_normalised
 from mergebench_ray.search.scored_items import measured_from_items
-from mergebench_ray.search.scorer import CandidateScorer, Measurement
+from mergebench_ray.search.scorer import Measurement
 from mergebench_ray.search.session import Session
 
 _log = logging.getLogger(__name__)
@@ -155,7 +153,7 @@ class Records:
             return trial
         started, domains = datetime.now(UTC), self._session.domains
         known = self._known(f"{name} #{number}" if role == "candidate" else name, recipe.digest, split, domains)
-        measurement = ray.get(self._session.scorer.call(CandidateScorer.score, recipe, split, domains, known))
+        measurement = self._session.scorer.score(recipe, split, domains, known)
         trial = self.trial(role, name, split, recipe, measurement, started, number=number)
         self._store.append(trial, self.item_rows(split, measurement.items))
         return trial
@@ -220,6 +218,25 @@ class Records:
             **fields,
         )
 
+    def failed(self, recipe: Recipe, started: datetime, reason: str, **fields: Any) -> Trial:
+        """A row for a candidate that was given up: no score, and why there is none."""
+        _log.warning("%s #%d is given up: %s", recipe.method, fields["number"], reason)
+        return Trial(
+            "stopped",
+            recipe.method,
+            "validation",
+            recipe.digest,
+            self.items_digest("validation"),
+            method=recipe.method,
+            parameters=recipe.parameters,
+            estimate=ObjectiveEstimate(None, None, 0, 0),
+            failure=reason,
+            versions=self.versions,
+            started=started,
+            finished=datetime.now(UTC),
+            **fields,
+        )
+
     def taken_over(self, trial: Trial, run: str, number: int) -> Trial:
         """A row for a candidate of another run, whose items are in this one's folder.
 
@@ -256,8 +273,7 @@ class Records:
             started, base = datetime.now(UTC), self._session.base
             who = "the base" if role == "base" else f"specialist {name}"
             known = self._known(who, checkpoint.digest(), split, domains)
-            score = self._session.scorer.method(CandidateScorer.score_checkpoint)
-            measurement = ray.get(score(checkpoint, base, split, domains, known))
+            measurement = self._session.scorer.score_checkpoint(checkpoint, base, split, domains, known)
             aims = {} if role == "specialist" else self._aims(name, role, measurement.scores, split)
             found = self._trial(
                 role,

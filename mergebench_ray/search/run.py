@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +25,6 @@ from mergebench_ray.search.race_scheduler import RaceScheduler, StudySearch
 from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.records import Records
 from mergebench_ray.search.samplers import search_sampler
-from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.session import Session
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.starts import free_proposals
@@ -92,7 +90,7 @@ def search(
     expected = budget.expected(UnderWay())
     raced = race_of(race, sweep, run, store, goal, None if expected is None else expected + besides)
     order = None if raced is None else order_of(race, raced, on_gpus=bool(ray.cluster_resources().get("GPU")))
-    ray.get(session.scorer.call(CandidateScorer.begin_search, space, _known(store, records), order))
+    session.scorer.begin_search(_known(store, records), order)
 
     def recipe_of(number: int) -> Recipe:
         trials = study.study.get_trials(deepcopy=False)
@@ -116,7 +114,7 @@ def search(
     study.queue(points, free_proposals(sweep, space, session.bank))
     groups = sweep.engine.count // engines_per_candidate(sweep)
     scheduler = RaceScheduler(
-        *(racing, session.scorer, groups, remaining),
+        *(racing, session.scorer, recipe_of, groups, remaining),
         on_start=lambda came: on_start(len(ended) + came),
         pays=lambda going: budget.pays_another(racing.under_way(going)),
     )
@@ -132,20 +130,17 @@ def search(
         study_name=study.name,
     )
     if sampler.all_tried(study.study) is None:
-        _drive(sweep, session, searcher, scheduler)
+        _drive(sweep, searcher, scheduler)
     if (all_there_are := sampler.all_tried(study.study)) is not None and all_there_are < most + besides:
         note(f"nothing is left to try: {all_there_are} candidates are all there are")
 
 
-def _drive(sweep: Sweep, session: Session, searcher: StudySearch, scheduler: RaceScheduler) -> None:
+def _drive(sweep: Sweep, searcher: StudySearch, scheduler: RaceScheduler) -> None:
     """Let Tune run trials until the searcher says that it is through."""
-    trainable = tune.with_parameters(CandidateTrial, take_step=session.scorer.method(CandidateScorer.step))
     os.environ.update(_TUNE_SETTINGS)
-    # What Tune warns of could leak is the session's, which ends with the block it is in.
-    warnings.filterwarnings("ignore", "fail_fast='raise' detected")
     with tempfile.TemporaryDirectory(prefix="mergebench_ray-tune-") as folder:
-        tune.Tuner(
-            tune.with_resources(trainable, {"cpu": _TRIAL_CPUS}),
+        tuner = tune.Tuner(
+            tune.with_resources(CandidateTrial, {"cpu": _TRIAL_CPUS}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
@@ -157,10 +152,18 @@ def _drive(sweep: Sweep, session: Session, searcher: StudySearch, scheduler: Rac
                 storage_path=folder,
                 verbose=0,
                 callbacks=[_Silent()],
-                failure_config=tune.FailureConfig(fail_fast="raise"),
+                failure_config=tune.FailureConfig(max_failures=-1),  # its actors may be lost with any node
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
-        ).fit()
+        )
+        try:
+            tuner.fit()
+        except Exception:
+            if scheduler.error is not None:
+                raise scheduler.error  # noqa: B904 (as it was before Tune made text of it)
+            raise
+    if not scheduler.has_all():
+        raise RuntimeError("Ray Tune ended before the search did")
 
 
 def _known(store: TrialStore, records: Records) -> list[str]:

@@ -1,14 +1,12 @@
-"""Where candidates are merged, loaded and scored: one actor between the search, the bank and the engines."""
+"""Where candidates are merged, loaded and scored: the driver's threads between search, bank and engines."""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeVar
 
 import ray
 
@@ -16,18 +14,19 @@ from mergebench_ray.bank import Bank
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Recipe
 from mergebench_ray.config.fields import Split
+from mergebench_ray.errors import StoppedError
 from mergebench_ray.evaluation.evaluator import Evaluator, grade_together
 from mergebench_ray.evaluation.graded import GradedItems, GradedShare
 from mergebench_ray.evaluation.order import Order
-from mergebench_ray.evaluation.ordered_scoring import Look, OrderedScoring
-from mergebench_ray.ray_actors import Actor, actors_of
+from mergebench_ray.evaluation.ordered_scoring import Answered, Look, OrderedScoring
 from mergebench_ray.scores import Scores
 from mergebench_ray.search.earlier_items import NOTHING, Known
-from mergebench_ray.search.space import OPTUNA_NUMBER, Space
+from mergebench_ray.search.losses import Losses
 from mergebench_ray.search.standing import Cost, Standing
+from mergebench_ray.search.supervisor import Engines, LostError, Supervisor
 
-Engines = tuple[int, ...]
-"""Indices of the engines that share a candidate's items."""
+R = TypeVar("R")
+_SPIN_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,17 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class GivenUp:
+    """A candidate that is asked nothing more.
+
+    Attributes:
+        reason: why, in a few words.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Step:
     """What a step of a candidate's trial came to.
 
@@ -63,7 +73,7 @@ class Step:
     """
 
     recipe: Recipe
-    found: Measurement | Look | None
+    found: Measurement | Look | GivenUp | None
 
 
 @dataclass(frozen=True)
@@ -75,34 +85,29 @@ class _Go:
     before: Standing
     merge_seconds: float
     load_seconds: float
+    began: float
 
 
 class CandidateScorer:
-    """Merges a recipe, puts it into free engines, scores it there.
+    """Merges a recipe, puts it into free engines, scores it there; again, where something was lost on the way.
 
     A candidate of the search gets one group of engines; what is scored beside the search gets all of them. The engines
-    of a candidate share its items. Runs as an actor with as many threads as there are groups. The bank has one output
-    buffer, so merging and loading are done by one thread at a time; scoring runs on all groups at once.
+    of a candidate share its items. `begin` works in a thread of its own. The bank has one output buffer, so merging and
+    loading are done by one thread at a time; scoring runs on all groups at once.
 
     Args:
-        bank: handle of the loaded bank.
-        evaluators: the evaluator actors.
-        engines_per_candidate: engines of a group; divides their number.
+        bank: the loaded bank.
+        engines: which are free, and another one where one was lost.
+        losses: counts those, by model.
     """
 
-    def __init__(self, bank: Bank, evaluators: Sequence[Actor[Evaluator]], engines_per_candidate: int = 1) -> None:
-        self._bank = bank
-        self._evaluators = list(evaluators)
-        self._num_groups = len(self._evaluators) // engines_per_candidate
-        self._free: queue.SimpleQueue[Engines] = queue.SimpleQueue()
-        for group in range(self._num_groups):
-            self._free.put(tuple(range(group * engines_per_candidate, (group + 1) * engines_per_candidate)))
-        self._choosing = threading.Lock()
+    def __init__(self, bank: Bank, engines: Supervisor, losses: Losses) -> None:
+        self._bank, self._engines, self._losses = bank, engines, losses
         self._bank_lock = threading.Lock()
-        self._space: Space | None = None
         self._order: Order | None = None
         self._known: set[str] = set()
-        self._steps: dict[int, Step] = {}
+        self._came = threading.Condition()
+        self._steps: dict[int, Step | BaseException] = {}
         self._goes: dict[int, _Go] = {}
         self._standings: dict[int, Standing] = {}
         self._until: dict[int, int] = {}
@@ -110,11 +115,14 @@ class CandidateScorer:
     def score(
         self, recipe: Recipe, split: Split, domains: list[str] | None = None, known: Known = NOTHING
     ) -> Measurement:
-        """Score the merged model of `recipe` on all engines; what is known of it is not asked."""
+        """Score the merged model of `recipe` on all engines; what is known of it is not asked.
+
+        Raises:
+            StoppedError: engines are lost under it again and again.
+        """
         if known.is_all:
             return self._without_asking(split, recipe.digest, known)
-        with self._engines(everything=True) as engines:
-            return self._score(engines, recipe, split, domains, known)
+        return self._required(recipe.digest, recipe.method, lambda: self._score(recipe, split, domains, known, True))
 
     def score_checkpoint(
         self,
@@ -124,23 +132,32 @@ class CandidateScorer:
         domains: list[str] | None = None,
         known: Known = NOTHING,
     ) -> Measurement:
-        """Score a checkpoint as it is, embeddings included: how base and specialists are measured."""
+        """Score a checkpoint as it is, embeddings included: how base and specialists are measured.
+
+        Raises:
+            StoppedError: engines are lost under it again and again.
+        """
         if known.is_all:
             return self._without_asking(split, checkpoint.digest(), known)
-        with self._engines(everything=True) as engines:
-            started = time.perf_counter()
-            ray.get([self._evaluators[index].call(Evaluator.load_checkpoint, checkpoint, base) for index in engines])
-            return self._answer(engines, split, domains, known, 0.0, time.perf_counter() - started)
 
-    def begin_search(self, space: Space, known: Sequence[str], order: Order | None) -> None:
-        """Say what candidates are and how they are asked, before the first `step`.
+        def score() -> Measurement:
+            with self._engines.lent(everything=True) as engines:
+                started, actors = time.perf_counter(), self._engines.of(engines)
+                ray.get([one.call(Evaluator.load_checkpoint, checkpoint, base) for one in actors])
+                return self._answer(engines, split, domains, known, 0.0, time.perf_counter() - started)
+
+        return self._required(checkpoint.digest(), str(checkpoint), score)
+
+    # A search's candidates
+
+    def begin_search(self, known: Sequence[str], order: Order | None) -> None:
+        """Say how candidates are asked, before the first `begin`.
 
         Args:
-            space: to read suggestions.
             known: digests of recipes that were scored before on the same items.
             order: of the items, and when to look at them; None where all are asked at once.
         """
-        self._space, self._known, self._order = space, set(known), order
+        self._known, self._order = set(known), order
 
     def keep(self, number: int, standing: Standing) -> None:
         """Take a candidate's answers from whoever kept them: they are not asked again."""
@@ -165,20 +182,34 @@ class CandidateScorer:
         if known is not None:
             self._known.add(known)
 
-    def step(self, suggestion: Mapping[str, Any]) -> None:
-        """Score a candidate up to its next look, or as a whole where there are none.
+    def begin(self, number: int, recipe: Recipe) -> None:
+        """Score a candidate up to its next look, or as a whole where there are none, in a thread.
 
-        What is found is kept until `take` fetches it, so that nothing of it passes through Tune. Nothing is done for a
-        candidate that was scored before.
+        What is found is kept until `take` fetches it. Nothing is done for a candidate that was scored before.
         """
-        assert self._space is not None
-        number = int(suggestion[OPTUNA_NUMBER])
-        recipe = self._bank.recipe(*self._space.candidate(suggestion))
-        self._steps[number] = Step(recipe, self._next(number, recipe))
+        threading.Thread(target=self._step, args=(number, recipe), daemon=True).start()
 
-    def take(self, number: int) -> Step:
-        """The last step of a candidate."""
-        return self._steps.pop(number)
+    def take(self, number: int, timeout: float | None = None) -> Step | None:
+        """The last step of a candidate, once it is there; None where it, or another's, is not within the time.
+
+        Args:
+            number: of the candidate.
+            timeout: seconds; None waits for this candidate's as long as it takes.
+
+        Raises:
+            whatever the step failed with.
+        """
+        with self._came:
+            if timeout is None:
+                self._came.wait_for(lambda: number in self._steps)
+            elif not self._steps:
+                self._came.wait(timeout)
+            elif number not in self._steps:
+                self._came.wait(_SPIN_SECONDS)  # another's is there, which the caller comes to
+            step = self._steps.pop(number, None)
+        if isinstance(step, BaseException):
+            raise step
+        return step
 
     def halt(self, number: int) -> tuple[Measurement, Standing]:
         """Ask a candidate nothing more for now, and free its engines.
@@ -187,10 +218,19 @@ class CandidateScorer:
             what it has scored so far, and how it goes on.
         """
         go = self._goes.pop(number)
+        scores: Scores | None = None
         try:
-            scores, answered = go.scoring.finish()
+            with self._engines.watched(go.engines):
+                scores, answered = go.scoring.finish()
+        except LostError:
+            answered = go.scoring.given(time.perf_counter() - go.began)
         finally:
-            self._free.put(go.engines)
+            self._engines.release(go.engines)
+        standing = self._stood(go, answered)
+        self._standings[number] = standing
+        return self._measured(standing) if scores is None else _measured(scores, standing), standing
+
+    def _stood(self, go: _Go, answered: Answered) -> Standing:
         cost = Cost(
             go.before.cost.merge_seconds + go.merge_seconds,
             go.before.cost.load_seconds + go.load_seconds,
@@ -200,91 +240,101 @@ class CandidateScorer:
         )
         assert self._order is not None
         places = self._order.places[: answered.count]
-        standing = Standing(go.before.version, {place: answered.graded.items[place] for place in places}, cost)
-        self._standings[number] = standing
-        return _measured(scores, standing), standing
+        return Standing(go.before.version, {place: answered.graded.items[place] for place in places}, cost)
+
+    def _step(self, number: int, recipe: Recipe) -> None:
+        try:
+            found: Step | BaseException = Step(
+                recipe, self._repeated(recipe.digest, lambda: self._next(number, recipe))
+            )
+        except BaseException as error:  # whoever takes the step is told
+            found = error
+        with self._came:
+            self._steps[number] = found
+            self._came.notify_all()
 
     def _next(self, number: int, recipe: Recipe) -> Measurement | Look | None:
         if number not in self._goes:
             if number not in self._standings and recipe.digest in self._known:
                 return None
             if self._order is None:
-                before = self._standings.pop(number, Standing(recipe.digest))
-                with self._engines() as engines:
-                    return self._score(engines, recipe, "validation", None, Known(before.items, before.cost.reused))
+                before = self._standings.get(number, Standing(recipe.digest))
+                return self._score(recipe, "validation", None, Known(before.items, before.cost.reused))
             self._goes[number] = self._begin(number, recipe, self._order)
-        look = self._goes[number].scoring.next_look()
+        go = self._goes[number]
+        try:
+            with self._engines.watched(go.engines):
+                look = go.scoring.next_look()
+        except LostError:
+            # The go begins again where it began, so that its answers are those that it would have given.
+            del self._goes[number]
+            self._engines.release(go.engines)
+            raise
         assert look is not None, f"candidate {number} has been asked everything"
         return look
 
     def _begin(self, number: int, recipe: Recipe, order: Order) -> _Go:
         before = self._standings.get(number, Standing(recipe.digest))
-        [engines] = self._acquire(1)
+        engines = self._engines.acquire()
         try:
-            merge_seconds, load_seconds = self._load(engines, recipe)
-            evaluators = [self._evaluators[index] for index in engines]
-            if before.items:
-                # All of this is wanted, so nothing is gained by computing little at a time.
-                order = replace(order, looks=(), start=before.count, end=self._until.pop(number), in_flight=None)
-            scoring = OrderedScoring(evaluators, "validation", order, before.answered)
+            with self._engines.watched(engines):
+                merge_seconds, load_seconds = self._load(engines, recipe)
+                if before.items:
+                    # All of this is wanted, so nothing is gained by computing little at a time.
+                    order = replace(order, looks=(), start=before.count, end=self._until[number], in_flight=None)
+                scoring = OrderedScoring(self._engines.of(engines), "validation", order, before.answered)
         except BaseException:
-            self._free.put(engines)
+            self._engines.release(engines)
             raise
-        return _Go(scoring, engines, before, merge_seconds, load_seconds)
+        return _Go(scoring, engines, before, merge_seconds, load_seconds, time.perf_counter())
+
+    # One model
+
+    def _required(self, digest: str, name: str, score: Callable[[], Measurement]) -> Measurement:
+        """Score what the sweep cannot do without."""
+        found = self._repeated(digest, score)
+        if isinstance(found, GivenUp):
+            raise StoppedError(f"{name}: cannot be scored: {found.reason}; see the engines' logs in the run's folder")
+        return found
+
+    def _repeated(self, digest: str, step: Callable[[], R]) -> R | GivenUp:
+        """Take a step, again where something was lost under it, until the model itself is to blame."""
+        while (reason := self._losses.given_up(digest)) is None:
+            try:
+                return step()
+            except LostError as lost:
+                if lost.engine:
+                    self._losses.strike(digest, lost.reason)
+        return GivenUp(reason)
 
     def _measured(self, standing: Standing, split: Split = "validation") -> Measurement:
         """What was scored, of all items or some, without any engine's computing."""
         graded = GradedShare(dict(standing.items), standing.version, standing.cost.spent)
-        with self._idle_engine() as index:
-            combine = self._evaluators[index].method(Evaluator.combine)
-            return _measured(ray.get(combine(split, [graded], partial=True)), standing)
+        return _measured(self._engines.ask(Evaluator.combine, split, [graded], partial=True), standing)
 
     def _without_asking(self, split: Split, version: str, known: Known) -> Measurement:
         return self._measured(Standing(version, known.items, Cost(reused=known.sources)), split)
 
-    @contextmanager
-    def _engines(self, *, everything: bool = False) -> Iterator[Engines]:
-        """Wait for a free group of engines, or for all of them."""
-        groups = self._acquire(self._num_groups if everything else 1)
-        try:
-            yield tuple(sorted(index for group in groups for index in group))
-        finally:
-            for group in groups:
-                self._free.put(group)
-
-    @contextmanager
-    def _idle_engine(self) -> Iterator[int]:
-        """An engine that answers at once: one that is being asked a candidate's items does after those.
-
-        Where all are at work, it is one of those: whoever waits here may be who has to halt a candidate.
-        """
-        try:
-            group = self._free.get_nowait()
-        except queue.Empty:
-            yield 0
-            return
-        try:
-            yield group[0]
-        finally:
-            self._free.put(group)
-
-    def _acquire(self, count: int) -> list[Engines]:
-        # One caller at a time, lest two that want all hold half of them each.
-        with self._choosing:
-            return [self._free.get() for _ in range(count)]
-
     def _load(self, engines: Engines, recipe: Recipe) -> tuple[float, float]:
         """Merge a recipe into engines; what both took."""
+        actors = self._engines.of(engines)
         with self._bank_lock:
             merged = self._bank.merge(recipe)
             started = time.perf_counter()
-            ray.get([self._evaluators[index].call(Evaluator.load, merged.manifest) for index in engines])
+            try:
+                ray.get([one.call(Evaluator.load, merged.manifest, merged.places) for one in actors])
+            except ray.exceptions.RayTaskError as error:
+                # Whatever it says: what a shard held that has begun again cannot be read.
+                if self._bank.holds(merged):
+                    raise
+                raise LostError("a shard of the bank was lost while engines read from it", engine=False) from error
             return merged.seconds, time.perf_counter() - started
 
     def _score(
-        self, engines: Engines, recipe: Recipe, split: Split, domains: list[str] | None, known: Known
+        self, recipe: Recipe, split: Split, domains: list[str] | None, known: Known, everything: bool = False
     ) -> Measurement:
-        return self._answer(engines, split, domains, known, *self._load(engines, recipe))
+        with self._engines.lent(everything=everything) as engines:
+            return self._answer(engines, split, domains, known, *self._load(engines, recipe))
 
     def _answer(
         self,
@@ -296,7 +346,7 @@ class CandidateScorer:
         load_seconds: float,
     ) -> Measurement:
         started = time.perf_counter()
-        scores, items = grade_together([self._evaluators[index] for index in engines], split, domains, known.items)
+        scores, items = grade_together(self._engines.of(engines), split, domains, known.items)
         seconds = time.perf_counter() - started
         return Measurement(scores, merge_seconds, load_seconds, seconds, engines, items, known.sources)
 
@@ -312,12 +362,3 @@ def _measured(scores: Scores, standing: Standing) -> Measurement:
         items=standing.items,
         reused=cost.reused,
     )
-
-
-def start_scorer(
-    bank: Bank, evaluators: Sequence[Actor[Evaluator]], engines_per_candidate: int
-) -> Actor[CandidateScorer]:
-    """Start the scorer as an actor with a thread for each candidate that is scored at once."""
-    threads = len(evaluators) // engines_per_candidate + 1
-    make = actors_of(CandidateScorer, num_cpus=0, max_concurrency=threads)
-    return make(bank, evaluators, engines_per_candidate)

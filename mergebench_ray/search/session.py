@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,24 +15,26 @@ from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.fields import Split
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
-from mergebench_ray.evaluation.evaluator import Evaluator
+from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats
 from mergebench_ray.judges.judges import Judges
 from mergebench_ray.placement import Placement, engines_per_candidate
 from mergebench_ray.placement.starting import ANYWHERE, Reservation
 from mergebench_ray.progress import Progress
 from mergebench_ray.ray_actors import Actor
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.search.scorer import CandidateScorer, start_scorer
+from mergebench_ray.search.losses import Losses
+from mergebench_ray.search.scorer import CandidateScorer
+from mergebench_ray.search.supervisor import Supervisor, busy_seconds
 
 
 @dataclass(frozen=True)
 class Session:
-    """Handles of what is running.
+    """What is running.
 
     Attributes:
         bank: holds base and task vectors.
-        scorer: actor that merges, loads and scores.
-        evaluators: actors that hold an engine each.
+        scorer: merges, loads and scores.
+        engines: lends them, and brings back those that are lost.
         base: the base's checkpoint.
         specialists: the specialists' checkpoints by name.
         domains: the scored domains, what must not be forgotten included where the search is after it.
@@ -44,8 +46,8 @@ class Session:
     """
 
     bank: Bank
-    scorer: Actor[CandidateScorer]
-    evaluators: list[Actor[Evaluator]]
+    scorer: CandidateScorer
+    engines: Supervisor
     base: Checkpoint
     specialists: dict[str, Checkpoint]
     domains: list[str]
@@ -57,13 +59,12 @@ class Session:
 
     def items_digest(self, split: Split, domains: list[str] | None = None) -> str:
         """Digest of the items that are scored on a split."""
-        return ray.get(self.evaluators[0].call(Evaluator.items_digest, split, domains))
+        return self.engines.ask(Evaluator.items_digest, split, domains)
 
     def engine_share(self) -> float:
         """Share of the wall time since the engines were up in which they computed, 0 to 1."""
-        stats = ray.get([evaluator.call(Evaluator.stats) for evaluator in self.evaluators])
-        wall = time.perf_counter() - self.started
-        return float(sum(one.busy_seconds for one in stats) / (wall * len(stats)))
+        actors = self.engines.actors
+        return busy_seconds(actors) / ((time.perf_counter() - self.started) * len(actors))
 
 
 @contextmanager
@@ -79,6 +80,8 @@ def open_session(
     report: Progress,
     placement: Placement | None = None,
     places: Reservation = ANYWHERE,
+    *,
+    note: Callable[[str], None],
 ) -> Iterator[Session]:
     """Load the bank while the engines start; everything is gone when the block ends.
 
@@ -95,6 +98,7 @@ def open_session(
         report: called with (fraction done, what is happening).
         placement: what sits where; None lets Ray choose.
         places: what is set aside for it.
+        note: called with a line about what was lost and what that took.
     """
     if placement is None:
         check_engines_fit(sweep.engine)
@@ -102,20 +106,25 @@ def open_session(
     one_by_one = placement is not None and placement.shares_devices
     scoring = sweep.scoring(suite)
     report(0.0, f"starting {sweep.engine.count} vLLM engine(s), about half a minute, and loading the bank")
-    evaluators: list[Actor[Evaluator]] = []
-
-    def start_engines() -> None:
-        for index in range(sweep.engine.count):
-            where = places.of("engine", index)
-            log = run.engine_log(index)
-            evaluators.append(start_evaluator(suite, base, sweep.engine, scoring, log, judges, where))
-            if one_by_one:
-                ray.get(evaluators[-1].call(Evaluator.start))
-
+    losses = Losses(run.losses_file, note)
     bank: Bank | None = None
+
+    def start(index: int) -> Actor[Evaluator]:
+        where = places.of("engine", index)
+        return start_evaluator(suite, base, sweep.engine, scoring, run.engine_log(index), judges, where)
+
+    def prepare(actor: Actor[Evaluator]) -> EvaluatorStats:
+        assert bank is not None
+        stats = ray.get(actor.call(Evaluator.start))
+        ray.get(actor.call(Evaluator.connect, bank.localise))
+        # Builds and tokenises the items of all splits, once.
+        ray.get([actor.call(Evaluator.items_digest, split) for split in sweep.evaluation.splits])
+        return stats
+
+    engines = Supervisor(start, prepare, sweep.engine.count, engines_per_candidate(sweep), losses.say)
     try:
         if not one_by_one:
-            start_engines()
+            engines.begin()
         on_gpus = bool(ray.cluster_resources().get("GPU")) if placement is None else placement.bank_on_gpu
         # On GPUs the shards compile by themselves, each for its own.
         with nullcontext() if on_gpus else compiled_ahead(warm_up, sorted(specialists)):
@@ -127,21 +136,19 @@ def open_session(
                 where=places.all_of("shard"),
                 calibrator=calibrator,
                 progress=report,
+                say=losses.say,
             )
             report(1.0, "preparing the methods while vLLM starts")
         if one_by_one:
-            start_engines()
+            engines.begin(one_by_one=True)
         for method, parameters in warm_up:
             bank.merge(bank.recipe(method, parameters))
-        stats = ray.get([evaluator.call(Evaluator.start) for evaluator in evaluators])
-        ray.get([evaluator.call(Evaluator.connect, bank.localise) for evaluator in evaluators])
-        # Builds and tokenises the items of all splits, once.
-        splits = sweep.evaluation.splits
-        ray.get([evaluator.call(Evaluator.items_digest, split) for evaluator in evaluators for split in splits])
+        engines.wait()
+        stats = engines.stats.values()
         yield Session(
             bank=bank,
-            scorer=start_scorer(bank, evaluators, engines_per_candidate(sweep)),
-            evaluators=evaluators,
+            scorer=CandidateScorer(bank, engines, losses),
+            engines=engines,
             base=base,
             specialists=specialists,
             domains=list(scoring.domains or suite.domains),
@@ -152,7 +159,6 @@ def open_session(
             engine_proof=max(stats, key=lambda one: one.start_seconds).proof,
         )
     finally:
-        for evaluator in evaluators:
-            evaluator.kill()
+        engines.close()
         if bank is not None:
             bank.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,4 +108,23 @@ def test_loading_reports_progress(models: Models, bank: Bank) -> None:
     other.close()
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
+    del bank
+
+
+def test_a_shard_that_was_killed_reads_its_own_range_again_and_merges_the_same_bits(models: Models, bank: Bank) -> None:
+    said: list[str] = []
+    other = Bank.load(*models, shards=2, threads=1, say=said.append)
+    recipe = other.recipe("ties", {})
+    before = other.merge(recipe)
+    expected = {name: tensor.clone() for name, tensor in other.tensors()}
+    killed = int(before.places[1].path.split("/")[2])
+    os.kill(killed, signal.SIGKILL)
+    after = other.merge(recipe)
+    assert before.places[0] == after.places[0]
+    assert before.places[1] != after.places[1]
+    assert not other.holds(before)
+    assert other.holds(after)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in other.tensors())
+    assert all("shard 1 of the bank was lost" in line for line in said)
+    other.close()
     del bank

@@ -49,8 +49,8 @@ def spread_bank(base: Checkpoint, specialists: dict[str, Checkpoint]) -> Bank:
     """A bank whose shards are on both nodes: Ray spreads them as it can, and on a busy machine not always."""
     for _ in range(5):
         bank = Bank.load(base, specialists, shards=3, threads=1)
-        manifest = bank.merge(bank.recipe("task_arithmetic", {})).manifest
-        if bank.localise(manifest) != manifest:
+        merged = bank.merge(bank.recipe("task_arithmetic", {}))
+        if bank.localise(merged.manifest, merged.places) != merged.manifest:
             return bank
         bank.close()
     raise AssertionError("all shards are put on one node again and again")
@@ -64,10 +64,10 @@ def check_merges_over_two_nodes(folder: Path) -> None:
     with two_nodes():
         bank = spread_bank(base, specialists)
         for method in ("task_arithmetic", "dare"):
-            manifest = bank.merge(bank.recipe(method, {})).manifest
-            here = bank.localise(manifest)
-            assert here.version == manifest.version
-            assert here != manifest
+            merged = bank.merge(bank.recipe(method, {}))
+            here = bank.localise(merged.manifest, merged.places)
+            assert here.version == merged.manifest.version
+            assert here != merged.manifest
             expected = local.merge(method, {})
             for name, tensor in bank.tensors():
                 assert torch.equal(tensor.view(torch.int16), expected[name].view(torch.int16)), name

@@ -36,8 +36,10 @@ def _trials() -> list[Trial]:
     odd = replace(trials[8], number=99, proposed_by="metagpt", parameters=groups, domains=counted)
     final = replace(trials[8], split="final", chosen=True, differences={"task arithmetic 0.4": (0.1, 0.05)})
     final = replace(final, reused_from={"a": 3}, taken_from="a")
-    stopped = replace(trials[8], role="stopped", number=98, estimate=ObjectiveEstimate(0.4, 0.05, 20, 320))
-    several = replace(stopped, number=97, estimates={"math": ObjectiveEstimate(0.4, 0.05, 20, 320)})
+    stopped = replace(
+        trials[8], role="stopped", number=98, failure="lost", estimate=ObjectiveEstimate(0.4, 0.05, 20, 320)
+    )
+    several = replace(stopped, number=97, failure="lost", estimates={"math": ObjectiveEstimate(0.4, 0.05, 20, 320)})
     return [*trials, final, stopped, several, replace(odd, objectives=aims, constraints={"safety >= 0.9": 0.1})]
 
 
@@ -62,7 +64,7 @@ def test_every_file_of_a_run_is_explained() -> None:
     run = RunFolder(Path())
     files = [run.sweep_file, run.plan_file, run.study_file, run.trials_file, run.report_file, run.log_file]
     files += [run.decisions_file, run.race_folder / "NUMBER.jsonl", run.front_folder / "METHOD-NUMBER.yaml"]
-    files += [run.lock_file, run.id_file, run.recipe_file, run.items_file("DIGEST", "SPLIT")]
+    files += [run.losses_file, run.lock_file, run.id_file, run.recipe_file, run.items_file("DIGEST", "SPLIT")]
     files += [run.questions_file("SPLIT"), run.forgetting_folder / "NAME.json", run.judge_log("NAME")]
     documented = _documented("# A run's folder")
     assert [str(file) for file in files if str(file) not in documented] == []

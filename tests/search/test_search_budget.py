@@ -11,7 +11,6 @@ from typing import Any
 import optuna
 import pytest
 
-from actors_here import ActorHere, fetch_here
 from made_up_search import DOMAINS, PER_DOMAIN, TOKENS, MadeUpScorer, MadeUpSearch
 from mergebench_ray.config import SearchOptions
 from mergebench_ray.config.budget import BudgetOptions
@@ -247,12 +246,8 @@ POOL = {"sampler": "RandomSampler", "race": {"kind": "pool", "survivors": 4}, "b
 class TestSearch:
     """Of made-up models, without Tune."""
 
-    @pytest.fixture(autouse=True)
-    def here(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        fetch_here(monkeypatch)
-
     def search(self, folder: Path, options: Any = POOL, **study: Any) -> MadeUpSearch:
-        return MadeUpSearch(folder, MadeUpScorer(), ActorHere, options, **study)
+        return MadeUpSearch(folder, MadeUpScorer(), options, **study)
 
     def lines(self, folder: Path) -> list[Any]:
         return JsonLines(folder / "decisions.jsonl").read()

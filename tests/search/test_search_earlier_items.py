@@ -14,7 +14,6 @@ import optuna
 import pyarrow.parquet as pq
 import pytest
 
-from actors_here import ActorHere, fetch_here
 from killed_search import Killed, killed_at
 from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch, made_up_tasks
 from made_up_search import item as made_up_item
@@ -266,15 +265,11 @@ def test_engines_settings_versions_and_the_bases_files_are_conditions_and_their_
 class TestSearch:
     """A search beside another one."""
 
-    @pytest.fixture(autouse=True)
-    def here(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        fetch_here(monkeypatch)
-
     def run(
         self, folder: Path, *, reuses: bool = True, storage: Any = None, killed: int = -1, **options: Any
     ) -> MadeUpSearch:
         storage = storage or optuna.storages.RDBStorage("sqlite:///:memory:")
-        found = MadeUpSearch(folder, MadeUpScorer(), ActorHere, options, reuses=reuses, storage=storage)
+        found = MadeUpSearch(folder, MadeUpScorer(), options, reuses=reuses, storage=storage)
         (folder / "sweep.yaml").touch()
         with pytest.MonkeyPatch.context() as patch:
             self.writes = killed_at(patch, killed, torn=killed % 2 == 0)

@@ -10,7 +10,6 @@ import numpy as np
 import optuna
 import pytest
 
-from actors_here import ActorHere, fetch_here
 from made_up_races import DOMAINS, MEAN, WeightedMean, Worst, made_up_items, run_race
 from made_up_search import MadeUpScorer, MadeUpSearch
 from mergebench_ray.config.constraints import Condition
@@ -132,10 +131,9 @@ def test_a_front_is_of_those_that_keep_the_constraints() -> None:
 def test_a_search_races_with_constraints_and_tells_the_study_what_is_probably_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch_here(monkeypatch)
     search = {"trials": 24, "sampler": "TPESampler", "constraints": {"safety": "score >= 0.5"}}
     storage = optuna.storages.RDBStorage("sqlite:///:memory:")
-    one = MadeUpSearch(tmp_path, MadeUpScorer(), ActorHere, search, storage=storage)
+    one = MadeUpSearch(tmp_path, MadeUpScorer(), search, storage=storage)
     one.drive()
     rows = [Trial.from_json(row.to_json()) for row in searched(TrialStore(tmp_path).trials())]
     stopped = [row for row in rows if row.role == "stopped"]

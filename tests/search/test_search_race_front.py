@@ -11,7 +11,6 @@ import optuna
 import pytest
 
 import made_up_search
-from actors_here import ActorHere, fetch_here
 from made_up_races import DOMAINS, MEAN, WeightedMean, made_up_items, run_race
 from made_up_search import MadeUpScorer, MadeUpSearch
 from mergebench_ray.config.race import RaceOptions
@@ -92,7 +91,6 @@ def test_a_race_for_a_front_is_expected_to_ask_more() -> None:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch_here(monkeypatch)
     monkeypatch.setattr(made_up_search, "answer", made_up_search.trade_off)
 
 
@@ -103,7 +101,7 @@ RACED: dict[str, Any] = {
 
 
 def searching(folder: Path, storage: optuna.storages.BaseStorage) -> MadeUpSearch:
-    return MadeUpSearch(folder, MadeUpScorer(), ActorHere, RACED, storage=storage)
+    return MadeUpSearch(folder, MadeUpScorer(), RACED, storage=storage)
 
 
 def table(folder: Path) -> list[Trial]:

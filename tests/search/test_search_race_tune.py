@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray import cloudpickle
 
-import made_up_search
 from made_up_search import MadeUpScorer, MadeUpSearch
-from mergebench_ray.ray_actors import Actor, actors_of
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.trials import TrialStore, searched
 from mergebench_ray.search.run import search
@@ -28,23 +25,16 @@ def note_start(_what_no_pickle_holds: Any, starts: list[int], number: int) -> No
     starts.append(number)
 
 
-def tuned(
-    folder: Path, options: Any = POOL, *, engines: int = 1, **space: Any
-) -> tuple[MadeUpSearch, Actor[MadeUpScorer]]:
-    """A sitting that has come to its end, and its scorer."""
-    cloudpickle.register_pickle_by_value(made_up_search)  # type: ignore[no-untyped-call]
-    scorer: Actor[MadeUpScorer] = actors_of(MadeUpScorer, num_cpus=0, max_concurrency=engines + 1)()
-    one = MadeUpSearch(folder, scorer, lambda actor: actor, options, engines=engines, **space)
-    try:
-        search(
-            *(one.sweep, one.space, one.session, one.store, one.records, one.run, one.options, one.budget),
-            on_start=functools.partial(note_start, threading.Lock(), one.started),
-            on_finish=one.finished.append,
-            note=one.said.append,
-        )
-    finally:
-        scorer.kill()
-    return one, scorer
+def tuned(folder: Path, options: Any = POOL, *, engines: int = 1, **space: Any) -> MadeUpSearch:
+    """A sitting that has come to its end."""
+    one = MadeUpSearch(folder, MadeUpScorer(), options, engines=engines, **space)
+    search(
+        *(one.sweep, one.space, one.session, one.store, one.records, one.run, one.options, one.budget),
+        on_start=functools.partial(note_start, threading.Lock(), one.started),
+        on_finish=one.finished.append,
+        note=one.said.append,
+    )
+    return one
 
 
 def table(folder: Path) -> list[Any]:
@@ -57,15 +47,11 @@ def table(folder: Path) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def calm(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> MadeUpSearch:
-    return tuned(tmp_path_factory.mktemp("calm"))[0]
+    return tuned(tmp_path_factory.mktemp("calm"))
 
 
 def test_what_tune_drives_is_what_a_plain_loop_drives(calm: MadeUpSearch, tmp_path: Path) -> None:
-    from actors_here import ActorHere, fetch_here
-
-    with pytest.MonkeyPatch.context() as patch:
-        fetch_here(patch)
-        MadeUpSearch(tmp_path, MadeUpScorer(), ActorHere, POOL).drive()
+    MadeUpSearch(tmp_path, MadeUpScorer(), POOL).drive()
     assert table(tmp_path) == table(calm.run.path)
     assert (tmp_path / "decisions.jsonl").read_text() == calm.run.decisions_file.read_text()
     assert len(calm.finished) == 12
@@ -108,7 +94,7 @@ def test_a_search_that_was_killed_twice_in_a_race_goes_on_as_the_calm_one(
 def test_two_groups_of_engines_race_at_once_and_tune_prints_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    one, _ = tuned(tmp_path, engines=2)
+    one = tuned(tmp_path, engines=2)
     assert "Trial" not in capfd.readouterr().out
     rows = searched(one.store.trials())
     assert sorted(row.optuna_number or 0 for row in rows) == list(range(12))
@@ -116,13 +102,9 @@ def test_two_groups_of_engines_race_at_once_and_tune_prints_nothing(
 
 
 def test_a_budget_ends_what_tune_drives_where_it_ends_a_plain_loop(tmp_path: Path) -> None:
-    from actors_here import ActorHere, fetch_here
-
     options = {"race": {"kind": "pool", "survivors": 4}, "sampler": "RandomSampler", "budget": {"tokens": 8_000}}
     tuned(tmp_path / "tune", options)
-    with pytest.MonkeyPatch.context() as patch:
-        fetch_here(patch)
-        MadeUpSearch(tmp_path / "plain", MadeUpScorer(), ActorHere, options).drive()
+    MadeUpSearch(tmp_path / "plain", MadeUpScorer(), options).drive()
     assert table(tmp_path / "tune") == table(tmp_path / "plain")
     for name in ("decisions.jsonl", "sittings.jsonl"):
         assert (tmp_path / "tune" / name).read_text() == (tmp_path / "plain" / name).read_text()
@@ -132,7 +114,7 @@ def test_a_search_ends_in_one_line_where_nothing_is_left_to_try_also_when_it_goe
     whole = {"low": 0, "high": 1, "integer": True, "per": "specialist"}
     decisions = ""
     for sitting in range(2):
-        one, _ = tuned(tmp_path, {"trials": 12, "race": {"kind": "pool", "survivors": 2}}, coefficient=whole)
+        one = tuned(tmp_path, {"trials": 12, "race": {"kind": "pool", "survivors": 2}}, coefficient=whole)
         assert one.said == ["nothing is left to try: 8 candidates are all there are"]
         assert len(one.finished) == (0 if sitting else 8)
         decisions = decisions or one.run.decisions_file.read_text()
@@ -146,20 +128,16 @@ def test_a_search_ends_in_one_line_where_nothing_is_left_to_try_also_when_it_goe
 def test_what_another_run_knows_of_some_candidates_or_of_all_is_not_asked_by_tune(
     tmp_path: Path, first: Any, engines: int
 ) -> None:
-    from actors_here import ActorHere, fetch_here
-
     options = {"trials": 6, "sampler": "RandomSampler", "race": {"kind": "pool", "survivors": 2}}
     known = options | {"race": first["race"] if first is POOL else first}
     tuned_folder, plain_folder = tmp_path / "tune" / "b", tmp_path / "plain" / "b"
-    with pytest.MonkeyPatch.context() as patch:
-        fetch_here(patch)
-        MadeUpSearch(tmp_path / "a", MadeUpScorer(), ActorHere, known).drive()
-        (tmp_path / "a" / "sweep.yaml").touch()
-        for folder in (tuned_folder, plain_folder):
-            shutil.copytree(tmp_path / "a", folder.parent / "a")
-        plain = MadeUpSearch(plain_folder, MadeUpScorer(), ActorHere, options, reuses=True)
-        plain.drive()
-    one, _ = tuned(tuned_folder, options, engines=engines, reuses=True)
+    MadeUpSearch(tmp_path / "a", MadeUpScorer(), known).drive()
+    (tmp_path / "a" / "sweep.yaml").touch()
+    for folder in (tuned_folder, plain_folder):
+        shutil.copytree(tmp_path / "a", folder.parent / "a")
+    plain = MadeUpSearch(plain_folder, MadeUpScorer(), options, reuses=True)
+    plain.drive()
+    one = tuned(tuned_folder, options, engines=engines, reuses=True)
     assert table(tuned_folder) == table(plain_folder)
     reused = [row for row in searched(one.store.trials()) if row.reused_from]
     assert {row.tokens for row in reused} == {0}

@@ -10,7 +10,6 @@ import optuna
 import pytest
 
 import made_up_search
-from actors_here import ActorHere, fetch_here
 from killed_search import Killed, killed_at
 from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch
 from mergebench_ray.errors import InputError
@@ -25,13 +24,8 @@ ITEMS = len(DOMAINS) * PER_DOMAIN
 POOL = {"trials": 14, "sampler": "RandomSampler", "race": {"kind": "pool", "survivors": 4}}
 
 
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch_here(monkeypatch)
-
-
 def search(folder: Path, options: Any = POOL, **other: Any) -> MadeUpSearch:
-    return MadeUpSearch(folder, MadeUpScorer(), ActorHere, options, **other)
+    return MadeUpSearch(folder, MadeUpScorer(), options, **other)
 
 
 def table(folder: Path) -> list[Any]:
@@ -49,11 +43,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 class TestOneSitting:
     @pytest.fixture(scope="class")
     def raced(self, tmp_path_factory: pytest.TempPathFactory) -> MadeUpSearch:
-        with pytest.MonkeyPatch.context() as patch:
-            fetch_here(patch)
-            found = search(tmp_path_factory.mktemp("raced"))
-            found.drive()
-            return found
+        found = search(tmp_path_factory.mktemp("raced"))
+        found.drive()
+        return found
 
     def test_fewer_items_are_asked_and_a_good_candidate_is_scored_in_full(
         self, raced: MadeUpSearch, tmp_path: Path
@@ -278,3 +270,46 @@ def test_tunes_own_schedulers_stop_candidates(tmp_path: Path, kind: str) -> None
     found = search(tmp_path, POOL | {"race": kind})
     found.drive()
     assert {row.role for row in searched(found.store.trials())} == {"candidate", "stopped"}
+
+
+FAILED = {2: 0, 6: 2}
+
+
+def failing(folder: Path, options: Any) -> MadeUpSearch:
+    one = MadeUpSearch(
+        folder, MadeUpScorer(fails=FAILED), options, storage=optuna.storages.RDBStorage("sqlite:///:memory:")
+    )
+    one.drive()
+    return one
+
+
+@pytest.mark.parametrize("race", [POOL["race"], "none"], ids=str)
+def test_a_candidate_that_is_given_up_has_a_row_that_says_why_and_the_search_goes_on(tmp_path: Path, race: Any) -> None:
+    one = failing(tmp_path, POOL | {"race": race})
+    rows = {row.optuna_number: Trial.from_json(row.to_json()) for row in searched(TrialStore(tmp_path).trials())}
+    assert len(rows) == 14
+    given_up = {number for number, row in rows.items() if row.failure}
+    assert given_up == set(FAILED)
+    assert {(rows[one].role, rows[one].failure) for one in FAILED} == {("stopped", "its engines were lost")}
+    states = optuna.load_study(study_name="x", storage=one.storage).get_trials()
+    assert {trial.number for trial in states if trial.state is optuna.trial.TrialState.FAIL} == set(FAILED)
+
+
+def test_a_search_that_was_killed_around_a_candidate_that_is_given_up_goes_on_as_the_calm_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sitting(folder: Path, storage: Any) -> None:
+        MadeUpSearch(folder, MadeUpScorer(fails={2: 0}), POOL, storage=storage).drive()
+
+    sitting(tmp_path / "calm", None)
+    writes = lines(tmp_path / "calm")
+    assert [line["candidate"] for line in writes if line.get("action") == "give up"] == [2]
+    for place in (11, 12, 13):  # before its decision, after it, and after its row
+        folder, storage = tmp_path / str(place), optuna.storages.RDBStorage("sqlite:///:memory:")
+        with monkeypatch.context() as patch:
+            killed_at(patch, place, torn=False)
+            with pytest.raises(Killed):
+                sitting(folder, storage)
+        sitting(folder, storage)
+        assert table(folder) == table(tmp_path / "calm")
+        assert lines(folder) == writes

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from actors_here import ActorHere, fetch_here
 from mergebench_ray.config import Recipe, SearchOptions
 from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
@@ -168,7 +167,7 @@ def of_a_new_run(
     }
     session: Any = SimpleNamespace(
         bank=SimpleNamespace(recipe=lambda method, _parameters: recipes[method]),
-        scorer=ActorHere(scorer),
+        scorer=scorer,
         base=models["base"],
         specialists={name: models[name] for name in names},
         domains=list(names),
@@ -181,10 +180,7 @@ def of_a_new_run(
     return Records(session, store, say, earlier=earlier), store
 
 
-def test_references_are_scored_once_each_and_not_again_when_a_run_is_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetch_here(monkeypatch)
+def test_references_are_scored_once_each_and_not_again_when_a_run_is_resumed(tmp_path: Path) -> None:
     scorer = Scorer()
     kept, store = of_a_new_run(tmp_path, scorer)
     kept.references("validation")
@@ -210,10 +206,7 @@ def test_references_are_scored_once_each_and_not_again_when_a_run_is_resumed(
     assert scorer.scored == []
 
 
-def test_what_references_will_still_be_asked_is_known_between_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetch_here(monkeypatch)
+def test_what_references_will_still_be_asked_is_known_between_them(tmp_path: Path) -> None:
     item = GradedItem(1.0, {}, None)  # type: ignore[typeddict-item]
     found = {"d-math": Known({0: item}), "d-base": Known({0: item, 3: item})}
     earlier = SimpleNamespace(known=lambda weights, *_: found.get(weights, Known()), rows=lambda split, items: [])
@@ -223,8 +216,7 @@ def test_what_references_will_still_be_asked_is_known_between_them(
     assert left == [[63, 30, 92, 94], [30, 92, 94], [92, 94], [94]]
 
 
-def test_what_other_runs_know_of_a_model_is_handed_on_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch_here(monkeypatch)
+def test_what_other_runs_know_of_a_model_is_handed_on_and_said(tmp_path: Path) -> None:
     asked: list[Any] = []
 
     def known(weights: str, split: str, domains: list[str]) -> Known:
@@ -250,10 +242,7 @@ def test_what_other_runs_know_of_a_model_is_handed_on_and_said(tmp_path: Path, m
     ]
 
 
-def test_a_merge_that_was_scored_under_another_name_is_a_row_that_took_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetch_here(monkeypatch)
+def test_a_merge_that_was_scored_under_another_name_is_a_row_that_took_nothing(tmp_path: Path) -> None:
     scorer = Scorer()
     kept, _ = of_a_new_run(tmp_path, scorer)
     soup = kept._session.bank.recipe("model_soup", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,9 @@ class OneAfterAnother:
 
     def proposed(self, number: int) -> None:
         pass
+
+    def noted(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def has(self, number: int) -> bool:
         return number in self.values or number in self.begun

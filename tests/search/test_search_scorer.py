@@ -5,23 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+import ray
+from ray.exceptions import RayActorError
 
-from actors_here import ActorHere, fetch_here
+from actors_here import ActorHere
 from made_up_search import item
 from mergebench_ray.bank import Bank
-from mergebench_ray.config import Recipe, Sweep
+from mergebench_ray.config import Recipe
+from mergebench_ray.errors import StoppedError
 from mergebench_ray.evaluation.graded import GradedItems, GradedShare, Spent
 from mergebench_ray.evaluation.order import Order
 from mergebench_ray.evaluation.ordered_scoring import Answered, Look
 from mergebench_ray.scores import DomainScore, Scores
 from mergebench_ray.search import scorer as module
-from mergebench_ray.search.scorer import CandidateScorer, Measurement, Step
-from mergebench_ray.search.space import Space
+from mergebench_ray.search.losses import Losses
+from mergebench_ray.search.scorer import CandidateScorer, GivenUp, Measurement, Step
 from mergebench_ray.search.standing import Cost, Standing
+from mergebench_ray.search.supervisor import Supervisor
 
 
 class RecordingBank:
@@ -39,7 +44,7 @@ class RecordingBank:
         assert self._busy.acquire(blocking=False), "two merges at once in one buffer"
         self.merged.append(recipe.digest)
         self._busy.release()
-        return SimpleNamespace(manifest=recipe.digest, seconds=0.1)
+        return SimpleNamespace(manifest=recipe.digest, seconds=0.1, places=())
 
 
 class RecordingEvaluator:
@@ -48,7 +53,16 @@ class RecordingEvaluator:
     def __init__(self) -> None:
         self.loaded: list[Any] = []
 
-    def load(self, manifest: str) -> None:
+    def is_there(self) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    def spent(self) -> None:
+        pass
+
+    def load(self, manifest: str, places: Any) -> None:
         self.loaded.append(manifest)
 
     def load_checkpoint(self, checkpoint: str, base: str) -> None:
@@ -58,17 +72,32 @@ class RecordingEvaluator:
 class Parts:
     """A scorer with its bank and engines; `score` is what any model scores in math."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, engines: int = 1, per_candidate: int = 1) -> None:
-        fetch_here(monkeypatch)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, engines: int = 1, per_candidate: int = 1) -> None:
+        monkeypatch.setattr(ray, "get", got)
+        monkeypatch.setattr(ray, "kill", lambda _actor: None)
+        monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
         monkeypatch.setattr(module, "grade_together", self._answer)
         self.score = 0.4
         self.asked: list[tuple[int, str]] = []
+        self.fails: list[BaseException | None] = []
+        self.said: list[str] = []
         self.wait: threading.Barrier | None = None
         self.bank = RecordingBank()
-        self.evaluators = [RecordingEvaluator() for _ in range(engines)]
+        self.handles: list[ActorHere] = []
+        self.supervisor = Supervisor(self._start, lambda actor: actor.actor, engines, per_candidate, self.said.append)
+        self.supervisor.begin()
+        self.supervisor.wait()
+        self.losses = Losses(folder / "losses.jsonl", self.said.append)
         bank: Any = self.bank
-        handles = [ActorHere(evaluator) for evaluator in self.evaluators]
-        self.scorer = CandidateScorer(bank, handles, per_candidate)
+        self.scorer = CandidateScorer(bank, self.supervisor, self.losses)
+
+    @property
+    def evaluators(self) -> list[RecordingEvaluator]:
+        return [handle.actor for handle in self.supervisor.actors]
+
+    def _start(self, _index: int) -> Any:
+        self.handles.append(ActorHere(RecordingEvaluator()))
+        return self.handles[-1]
 
     def _answer(
         self, evaluators: Sequence[ActorHere], split: str, domains: list[str] | None, known: GradedItems
@@ -76,29 +105,60 @@ class Parts:
         if self.wait is not None:
             self.wait.wait(timeout=60)
         self.asked.append((len(evaluators), split))
+        if self.fails and (error := self.fails.pop(0)) is not None:
+            raise error
         scores = Scores(split, {"math": DomainScore(self.score, 0.01, 64)}, [], "v", 1.0, 1.0, 10, 0)
         return scores, {place: item(place, "math", 1.0) for place in range(4)} | dict(known)
 
     def begin(self, known: Sequence[str] = (), order: Order | None = None) -> None:
-        methods = {"ties": {"density": {"low": 0.1, "high": 0.9}}}
-        sweep = Sweep.model_validate({"name": "x", "suite": "smollm2-mini", "methods": methods})
-        self.scorer.begin_search(Space(sweep, ["math"], None), known, order)
+        self.scorer.begin_search(known, order)
 
     def step(self, number: int, density: float) -> Step:
-        self.scorer.step({"optuna_number": number, "method": "ties", "ties.density": density})
-        return self.scorer.take(number)
+        self.scorer.begin(number, self.bank.recipe("ties", {"density": density}))
+        step = self.scorer.take(number)
+        assert step is not None
+        return step
+
+    def loses(self, index: int = 0, times: int = 1) -> None:
+        """Let the engine be lost under whatever is asked next, and those that take its place."""
+        for _ in range(times):
+            self.fails.append(EngineDiedError(self, index))
+
+
+class EngineDiedError(RayActorError):
+    """Of the engine that is there when it is raised."""
+
+    def __init__(self, parts: Parts, index: int) -> None:
+        super().__init__()
+        self._parts, self._index = parts, index
+
+    @property
+    def actor_id(self) -> str:
+        return self._parts.supervisor.actors[self._index].id
+
+    @actor_id.setter
+    def actor_id(self, _value: Any) -> None:
+        pass
+
+
+def got(values: Any) -> Any:
+    """What calls of objects of this process came back with; an error where one of them is."""
+    for one in values if isinstance(values, list) else [values]:
+        if isinstance(one, BaseException):
+            raise one
+    return values
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
-    return Parts(monkeypatch)
+def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Parts:
+    return Parts(monkeypatch, tmp_path)
 
 
 def test_a_candidate_is_scored_as_a_whole_where_there_are_no_looks(parts: Parts) -> None:
     parts.begin()
     step = parts.step(0, 0.5)
     assert isinstance(step.found, Measurement)
-    assert (step.recipe.method, step.recipe.parameters["density"]) == ("ties", 0.5)
+    assert step.recipe == parts.bank.recipe("ties", {"density": 0.5})
     assert (step.found.scores.domains["math"].score, step.found.merge_seconds, step.found.engines) == (0.4, 0.1, (0,))
     assert parts.asked == [(1, "validation")]
 
@@ -123,12 +183,13 @@ def test_a_candidate_of_an_earlier_sitting_is_not_scored_again(parts: Parts) -> 
 def test_a_step_is_handed_over_once(parts: Parts) -> None:
     parts.begin()
     parts.step(0, 0.5)
-    with pytest.raises(KeyError):
-        parts.scorer.take(0)
+    assert parts.scorer.take(0, timeout=0.01) is None
 
 
-def test_candidates_of_a_search_are_scored_at_once_each_on_engines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = Parts(monkeypatch, engines=4, per_candidate=2)
+def test_candidates_of_a_search_are_scored_at_once_each_on_engines_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = Parts(monkeypatch, tmp_path, engines=4, per_candidate=2)
     parts.begin()
     parts.wait = threading.Barrier(2)  # broken after a minute, if the second candidate waits for the first
     with ThreadPoolExecutor(2) as pool:
@@ -154,6 +215,9 @@ class LooksHere:
         self._count += len(new)
         self._items |= new
         return Look(self._count, new)
+
+    def given(self, seconds: float) -> Answered:
+        return Answered(GradedShare(self._items, "v", Spent(seconds=seconds)), self._count)
 
     def finish(self) -> tuple[Scores, Answered]:
         graded = GradedShare(self._items, "v", Spent(seconds=self._seconds + 1.0))
@@ -224,8 +288,10 @@ def test_a_candidate_of_an_earlier_sitting_goes_on_from_its_answers(
     assert LooksHere.made[-1] == (2, 4)
 
 
-def test_what_was_scored_is_added_up_by_an_engine_that_is_not_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = Parts(monkeypatch, engines=4, per_candidate=2)
+def test_what_was_scored_is_added_up_by_an_engine_that_is_not_at_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = Parts(monkeypatch, tmp_path, engines=4, per_candidate=2)
     monkeypatch.setattr(module, "OrderedScoring", LooksHere)
     parts.begin(order=ORDER)
     combined = Scores("validation", {"math": DomainScore(1.0, 0.0, 2)}, [], "v", 5.0, 0.0, 0, 0)
@@ -247,19 +313,19 @@ def test_what_was_scored_is_added_up_by_an_engine_that_is_not_at_work(monkeypatc
     assert isinstance(parts.step(2, 0.4).found, Look), "the engines are free again"
 
 
-def test_what_is_scored_beside_the_search_gets_all_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = Parts(monkeypatch, engines=4, per_candidate=2)
+def test_what_is_scored_beside_the_search_gets_all_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    parts = Parts(monkeypatch, tmp_path, engines=4, per_candidate=2)
     recipe = parts.bank.recipe("model_soup", {})
     assert parts.scorer.score(recipe, "test").engines == (0, 1, 2, 3)
-    model: Any = "specialist"
+    model: Any = SimpleNamespace(digest=lambda: "specialist")
     measured = parts.scorer.score_checkpoint(model, model, "test", ["math"])
     assert (measured.engines, measured.merge_seconds) == ((0, 1, 2, 3), 0.0)
-    assert [evaluator.loaded for evaluator in parts.evaluators] == [[recipe.digest, ("specialist", "specialist")]] * 4
+    assert [evaluator.loaded for evaluator in parts.evaluators] == [[recipe.digest, (model, model)]] * 4
     assert parts.asked == [(4, "test")] * 2
 
 
-def test_engines_are_free_again_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = Parts(monkeypatch, engines=2)
+def test_engines_are_free_again_after_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    parts = Parts(monkeypatch, tmp_path, engines=2)
     recipe = parts.bank.recipe("model_soup", {})
     with monkeypatch.context() as patch:
         patch.setattr(module, "grade_together", lambda *_: 1 / 0)
@@ -267,6 +333,97 @@ def test_engines_are_free_again_after_an_error(monkeypatch: pytest.MonkeyPatch) 
             with pytest.raises(ZeroDivisionError):
                 parts.scorer.score(recipe, "test")
     assert parts.scorer.score(recipe, "test").engines == (0, 1)
+
+
+def test_a_candidate_is_scored_again_on_another_engine_where_one_was_lost(parts: Parts) -> None:
+    parts.begin()
+    parts.loses()
+    found = parts.step(0, 0.5).found
+    assert isinstance(found, Measurement)
+    assert found.scores.domains["math"].score == 0.4
+    assert len(parts.handles) == 2
+    assert [len(one.actor.loaded) for one in parts.handles] == [1, 1]  # all is sent to the new one
+    [line] = parts.said
+    assert "engine 0 was lost (its process was killed or crashed)" in line
+    assert " s" in line
+
+
+def test_a_candidate_under_which_engines_are_lost_three_times_is_given_up_and_the_next_one_scored(
+    parts: Parts, tmp_path: Path
+) -> None:
+    parts.begin()
+    parts.loses(times=3)
+    failed = parts.step(0, 0.5)
+    assert isinstance(failed.found, GivenUp)
+    assert "3 engines were lost while it was scored" in failed.found.reason
+    assert isinstance(parts.step(1, 0.6).found, Measurement)
+    again = Losses(tmp_path / "losses.jsonl", parts.said.append)
+    assert again.given_up(failed.recipe.digest) == failed.found.reason, "a resume counts on"
+
+
+def test_what_a_sweep_cannot_do_without_ends_it_in_one_line_where_engines_are_lost_under_it(parts: Parts) -> None:
+    parts.loses(times=3)
+    with pytest.raises(StoppedError, match="model_soup: cannot be scored: 3 engines"):
+        parts.scorer.score(parts.bank.recipe("model_soup", {}), "test")
+
+
+def test_an_engine_that_is_lost_beside_others_ends_no_candidate_of_theirs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = Parts(monkeypatch, tmp_path, engines=2)
+    parts.begin()
+    parts.loses(index=1)
+    parts.fails.insert(0, None)
+    assert isinstance(parts.step(0, 0.2).found, Measurement)
+    assert isinstance(parts.step(1, 0.4).found, Measurement)
+    assert parts.scorer.score(parts.bank.recipe("model_soup", {}), "test").engines == (0, 1)
+
+
+def test_an_error_that_no_loss_explains_reaches_whoever_takes_the_step(parts: Parts) -> None:
+    parts.begin()
+    parts.fails.append(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        parts.step(0, 0.5)
+    assert len(parts.handles) == 1
+
+
+def test_a_race_goes_on_from_where_a_go_began_where_its_engine_was_lost(
+    looked: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked.step(0, 0.5)
+    looked.scorer.halt(0)
+    looked.scorer.go_on(0, 4)
+    fails, before = [EngineDiedError(looked, 0)], LooksHere.next_look
+
+    def next_look(self: LooksHere) -> Look:
+        if fails:
+            raise fails.pop()
+        return before(self)
+
+    monkeypatch.setattr(LooksHere, "next_look", next_look)
+    found = looked.step(0, 0.5).found
+    assert isinstance(found, Look)
+    assert (found.count, list(found.items)) == (4, [0, 2])
+    assert LooksHere.made == [(0, None), (2, 4), (2, 4)]
+    _, standing = looked.scorer.halt(0)
+    assert (list(standing.items), standing.cost.spent.seconds) == ([3, 1, 0, 2], 2.0)
+
+
+def test_answers_that_were_fetched_count_where_the_engine_is_lost_before_it_is_halted(
+    looked: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    combined = Scores("validation", {"math": DomainScore(1.0, 0.0, 2)}, [], "v", 5.0, 0.0, 0, 0)
+    monkeypatch.setattr(RecordingEvaluator, "combine", lambda *_, **__: combined, raising=False)
+    looked.step(0, 0.5)
+    error = EngineDiedError(looked, 0)
+
+    def finish(_self: LooksHere) -> None:
+        raise error
+
+    monkeypatch.setattr(LooksHere, "finish", finish)
+    measured, standing = looked.scorer.halt(0)
+    assert measured.scores == combined
+    assert list(standing.items) == [3, 1]
 
 
 def test_the_bank_of_these_tests_offers_what_a_bank_does() -> None:

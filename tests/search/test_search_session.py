@@ -27,6 +27,9 @@ class RecordingEvaluator:
         self.start_seconds = 1.0 + index
         self.calls: list[str] = []
 
+    def is_there(self) -> None:
+        pass
+
     def start(self) -> Any:
         self.calls.append("start")
         return self.stats()
@@ -85,7 +88,7 @@ class World:
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": self.gpus})
         monkeypatch.setattr(module, "check_engines_fit", lambda _engine: None)
         monkeypatch.setattr(module, "start_evaluator", self._start_evaluator)
-        monkeypatch.setattr(module, "start_scorer", lambda *arguments: arguments)
+        monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
         monkeypatch.setattr(module, "compiled_ahead", self._compiled_ahead)
         monkeypatch.setattr(module, "Bank", SimpleNamespace(load=lambda *_, **__: bank))
 
@@ -104,7 +107,8 @@ class World:
         models: Any = {"math": "m", "coding": "c"}
         nothing: Any = None
         return open_session(
-            sweep, sweep.load_suite(), nothing, models, WARM_UP, RunFolder(folder), None, nothing, lambda *_: None
+            *(sweep, sweep.load_suite(), nothing, models, WARM_UP, RunFolder(folder), None, nothing, lambda *_: None),
+            note=print,
         )
 
 
@@ -118,10 +122,11 @@ def test_a_session_begins_with_engines_that_know_the_items_and_a_bank_that_has_m
 ) -> None:
     with world.open(tmp_path) as session:
         assert world.bank.merged == WARM_UP
-        assert all(one.actor.calls == ["start", "connect", "validation", "final", "test"] for one in world.evaluators)
+        assert all(
+            one.actor.calls == ["start", "start", "connect", "validation", "final", "test"] for one in world.evaluators
+        )
         assert (session.engine_start_seconds, session.engine_proof) == (2.0, "2.0")
-        assert (session.engine_dtype, session.evaluators) == ("float32", world.evaluators)
-        assert session.scorer[:2] == (world.bank, world.evaluators)
+        assert (session.engine_dtype, session.engines.actors) == ("float32", world.evaluators)
         assert "math" in session.domains
         assert world.killed == []
         assert not world.bank.closed

@@ -10,7 +10,6 @@ import optuna
 import pytest
 
 import made_up_search
-from actors_here import ActorHere, fetch_here
 from made_up_search import DOMAINS, MadeUpScorer, MadeUpSearch
 from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.errors import InputError
@@ -281,7 +280,6 @@ def test_finalists_are_the_front_and_what_would_be_it_without_it() -> None:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch_here(monkeypatch)
     monkeypatch.setattr(made_up_search, "answer", made_up_search.trade_off)
 
 
@@ -291,7 +289,7 @@ SEVERAL: dict[str, Any] = {"trials": 12, "objective": list(DOMAINS), "race": {"k
 @pytest.mark.usefixtures("here")
 def test_a_search_for_several_objectives_has_a_front_in_its_folder(tmp_path: Path) -> None:
     storage = optuna.storages.RDBStorage("sqlite:///:memory:")
-    one = MadeUpSearch(tmp_path, MadeUpScorer(), ActorHere, SEVERAL, storage=storage)
+    one = MadeUpSearch(tmp_path, MadeUpScorer(), SEVERAL, storage=storage)
     one.drive()
     rows = searched(one.store.trials())
     assert {tuple(row.objectives) for row in rows} == {DOMAINS}

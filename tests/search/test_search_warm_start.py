@@ -10,7 +10,6 @@ from typing import Any
 import optuna
 import pytest
 
-from actors_here import ActorHere, fetch_here
 from killed_search import Killed, killed_at
 from made_up_search import DOMAINS, MadeUpBank, MadeUpScorer, MadeUpSearch
 from mergebench_ray.config import Recipe, SearchOptions, Sweep
@@ -26,34 +25,25 @@ from mergebench_ray.search.warm_start import Wanted, find_candidates
 POOL = {"trials": 10, "sampler": "RandomSampler", "race": {"kind": "pool", "survivors": 4}}
 
 
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch_here(monkeypatch)
-
-
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that is over."""
     folder = tmp_path_factory.mktemp("runs") / "a"
-    with pytest.MonkeyPatch.context() as patch:
-        fetch_here(patch)
-        search(folder, POOL).drive()
+    search(folder, POOL).drive()
     return folder
 
 
 @pytest.fixture(scope="module")
 def begun(earlier: Path, tmp_path_factory: pytest.TempPathFactory) -> MadeUpSearch:
     """A search that began with the candidates of that run, and is over."""
-    with pytest.MonkeyPatch.context() as patch:
-        fetch_here(patch)
-        made = warm(tmp_path_factory.mktemp("runs") / "b", earlier)
-        made.drive()
+    made = warm(tmp_path_factory.mktemp("runs") / "b", earlier)
+    made.drive()
     return made
 
 
 def search(folder: Path, options: Any, **other: Any) -> MadeUpSearch:
     other = {"storage": optuna.storages.RDBStorage("sqlite:///:memory:"), **other}
-    made = MadeUpSearch(folder, MadeUpScorer(), ActorHere, options, **other)
+    made = MadeUpSearch(folder, MadeUpScorer(), options, **other)
     (folder / "sweep.yaml").write_text(to_yaml(made.sweep.model_dump(mode="json", exclude_none=True)))
     return made
 

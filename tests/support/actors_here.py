@@ -18,6 +18,10 @@ class ActorHere:
     def __init__(self, actor: Any) -> None:
         self.actor = actor
 
+    @property
+    def id(self) -> str:
+        return str(id(self.actor))
+
     def method(self, method: Callable[..., Any]) -> Callable[..., Any]:
         return getattr(self.actor, method.__name__)
 

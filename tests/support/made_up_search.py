@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
 from lm_eval.api.metrics import mean
+from optuna.trial import TrialState
 
 from mergebench_ray.config import Recipe, Sweep
 from mergebench_ray.config.race import RaceOptions
@@ -31,8 +33,8 @@ from mergebench_ray.search.race_order import RaceOrder
 from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.records import Records
 from mergebench_ray.search.samplers import search_sampler
-from mergebench_ray.search.scorer import Measurement, Step
-from mergebench_ray.search.space import OPTUNA_NUMBER, Space
+from mergebench_ray.search.scorer import GivenUp, Measurement, Step
+from mergebench_ray.search.space import Space
 from mergebench_ray.search.standing import Cost, Standing
 from mergebench_ray.search.starts import free_proposals
 from mergebench_ray.search.study import RunStudy
@@ -68,10 +70,14 @@ class MadeUpBank:
 
 
 class MadeUpScorer:
-    """What `CandidateScorer` does, with answers that a recipe's coefficients decide; counts what it is asked."""
+    """What `CandidateScorer` does, with answers that a recipe's coefficients decide; counts what it is asked.
 
-    def __init__(self) -> None:
-        self.asked = 0
+    Args:
+        fails: candidates that are given up, and in a race after how many looks.
+    """
+
+    def __init__(self, fails: Mapping[int, int] = MappingProxyType({})) -> None:
+        self.asked, self._fails, self._begun = 0, fails, Counter[int]()
         self.gone: list[tuple[int, int]] = []
         self._bank = MadeUpBank()
         self._steps: dict[int, Step] = {}
@@ -79,8 +85,8 @@ class MadeUpScorer:
         self._standings: dict[int, Standing] = {}
         self._until: dict[int, int] = {}
 
-    def begin_search(self, space: Space, known: Sequence[str], order: Order | None) -> None:
-        self._space, self._known, self._order = space, set(known), order
+    def begin_search(self, known: Sequence[str], order: Order | None) -> None:
+        self._known, self._order = set(known), order
 
     def keep(self, number: int, standing: Standing) -> None:
         self._standings[number] = standing
@@ -96,12 +102,15 @@ class MadeUpScorer:
         if known is not None:
             self._known.add(known)
 
-    def step(self, suggestion: Mapping[str, Any]) -> None:
-        number = int(suggestion[OPTUNA_NUMBER])
-        recipe = self._bank.recipe(*self._space.candidate(suggestion))
+    def begin(self, number: int, recipe: Recipe) -> None:
+        self._begun[number] += 1
+        if self._begun[number] > self._fails.get(number, 99) or (self._order is None and number in self._fails):
+            self._steps[number] = Step(recipe, GivenUp("its engines were lost"))
+            self._going.pop(number, None)
+            return
         self._steps[number] = Step(recipe, self._next(number, recipe))
 
-    def take(self, number: int) -> Step:
+    def take(self, number: int, timeout: float | None = None) -> Step:
         return self._steps.pop(number)
 
     def halt(self, number: int) -> tuple[Measurement, Standing]:
@@ -211,7 +220,6 @@ class MadeUpSearch:
     Args:
         folder: the run's; what an earlier sitting left there is gone on with.
         scorer: what has the answers.
-        handle: makes an actor's handle of it.
         search: keys of the sweep's search section.
         engines: that the sweep asks for.
         gpus: that the search holds.
@@ -226,7 +234,6 @@ class MadeUpSearch:
         self,
         folder: Path,
         scorer: Any,
-        handle: Callable[[Any], Any],
         search: Mapping[str, Any],
         *,
         engines: int = 1,
@@ -257,7 +264,7 @@ class MadeUpSearch:
             engine_dtype="float32",
             engine_device=device,
             items_digest=lambda split, domains: "items",
-            scorer=handle(scorer),
+            scorer=scorer,
             bank=MadeUpBank(),
         )
         tasks = made_up_tasks()
@@ -305,7 +312,7 @@ class MadeUpSearch:
         candidates = None if expected is None else expected + besides
         raced = race_of(self.options, self.sweep, self.run, self.store, goal, candidates)
         known = [one.digest for one in self.store.trials() if one.role == "candidate"]
-        self.scorer.begin_search(self.space, known, _order(self.options, raced))
+        self.scorer.begin_search(known, _order(self.options, raced))
 
         def recipe_of(number: int) -> Recipe:
             return self.session.bank.recipe(*self.space.candidate(study.study.trials[number].params))
@@ -318,18 +325,18 @@ class MadeUpSearch:
         points = self.space.points(self.sweep.search.points_to_evaluate)
         study.queue(points, free_proposals(self.sweep, self.space, self.session.bank))
         left = most - len(proposed(self.store.trials()))
-        suggestions: dict[int, dict[str, Any]] = {}
         told = set(racing.values)
 
         def tell() -> None:
             for number in sorted(racing.values.keys() - told):
-                study.study.tell(number, racing.values[number])
+                value = racing.values[number]
+                study.study.tell(number, value, state=TrialState.FAIL if value is None else None)
                 told.add(number)
 
         def go(number: int) -> None:
             decided = "go on"
             while decided == "go on":
-                self.scorer.step(suggestions[number])
+                self.scorer.begin(number, recipe_of(number))
                 step = self.scorer.take(number)
                 decided = racing.step(number, step.recipe, step.found)
             tell()
@@ -340,8 +347,7 @@ class MadeUpSearch:
             if not racing.come_again() and not self.budget.pays_another(racing.under_way(0)):
                 break
             trial = study.study.ask()
-            fixed = self.space.suggest(trial)
-            suggestions[trial.number] = trial.params | fixed
+            self.space.suggest(trial)
             if racing.begin(trial.number) == "go on":
                 go(trial.number)
             tell()

@@ -1,0 +1,52 @@
+"""What was lost while a run was worked on, and which models were at work then: kept, so that a resume counts on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mergebench_ray.runs.json_lines import JsonLines
+
+_log = logging.getLogger(__name__)
+STRIKES = 3
+"""So many times a model may be at work when an engine is lost; then it is given up."""
+
+
+class Losses:
+    """Counts the engines that were lost under each model; may be used by several threads.
+
+    Args:
+        file: of the run's folder.
+        note: called with a line for people.
+    """
+
+    def __init__(self, file: Path, note: Callable[[str], None]) -> None:
+        self._file, self._note = JsonLines(file), note
+        self._lock = threading.Lock()
+        self._strikes = Counter(line["digest"] for line in self._file.read() if line.get("strike"))
+        self._reasons = {line["digest"]: str(line["reason"]) for line in self._file.read() if line.get("strike")}
+
+    def strike(self, digest: str, reason: str) -> None:
+        """An engine was lost while this model was loaded or asked; it is on disk when this returns."""
+        with self._lock:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._file.append([{"lost": "engine", "digest": digest, "reason": reason, "strike": True, "at": now}])
+            self._strikes[digest] += 1
+            self._reasons[digest] = reason
+
+    def given_up(self, digest: str) -> str | None:
+        """Why a model is asked nothing more, in a few words; None as long as it may be."""
+        if self._strikes[digest] < STRIKES:
+            return None
+        return (
+            f"{self._strikes[digest]} engines were lost while it was scored, the last one since {self._reasons[digest]}"
+        )
+
+    def say(self, line: str) -> None:
+        """Tell people, and the run's log, what was lost and what that took."""
+        _log.warning(line)
+        self._note(line)

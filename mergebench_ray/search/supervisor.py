@@ -1,0 +1,362 @@
+"""The engines of a sweep: who may use which, and another one in the place of one that is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import ray
+
+from mergebench_ray.errors import StoppedError
+from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats
+from mergebench_ray.ray_actors import Actor
+from mergebench_ray.ray_errors import lost_actor, node_was_lost, why_lost
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Engines = tuple[int, ...]
+"""Indices of the engines that share a candidate's items."""
+
+_STARTS = 3
+"""So many engines in a row may be lost while they start."""
+_PLACE_SECONDS = 90.0
+"""After which an engine that has no process yet is taken to wait for a place."""
+_AGAIN_SECONDS = 0.5
+
+
+class LostError(Exception):
+    """Something was lost under a step that may be taken again.
+
+    Args:
+        reason: why, in a few words.
+        engine: whether it was an engine, for which the step itself may be to blame.
+    """
+
+    def __init__(self, reason: str, *, engine: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.engine = reason, engine
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """Of an engine: why, and for how many seconds it was at work for whoever had it."""
+
+    reason: str
+    seconds: float
+
+
+class Supervisor:
+    """Starts engines, lends them in groups, and brings back those that are lost. May be used by several threads.
+
+    Args:
+        start: begins to start the engine of an index.
+        prepare: brings an engine to where it can be lent, and waits for that.
+        count: engines.
+        per_candidate: engines of a group; divides their number.
+        say: called with a line about what was lost and what that took.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[int], Actor[Evaluator]],
+        prepare: Callable[[Actor[Evaluator]], EvaluatorStats],
+        count: int,
+        per_candidate: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self._start, self._prepare, self._say = start, prepare, say
+        self._groups = [
+            tuple(range(group * per_candidate, (group + 1) * per_candidate)) for group in range(count // per_candidate)
+        ]
+        self._free = list(self._groups)
+        self._changed = threading.Condition()
+        self._index_of: dict[str, int] = {}
+        self._there: dict[str, ray.ObjectRef[None]] = {}
+        self._up: set[int] = set()
+        self._homeless: set[int] = set()
+        self._lent_at: dict[int, float] = {}
+        self._blamed: dict[str, str] = {}
+        self._failure: BaseException | None = None
+        self._closed = False
+        self._count, self._actors = count, list[Actor[Evaluator]]()
+        self.stats: dict[int, EvaluatorStats] = {}
+
+    @property
+    def num_groups(self) -> int:
+        """How many candidates are scored at once."""
+        return len(self._groups)
+
+    @property
+    def actors(self) -> list[Actor[Evaluator]]:
+        """The engines of now, in their order, whether they are up or not."""
+        return list(self._actors)
+
+    # Start and end
+
+    def begin(self, *, one_by_one: bool = False) -> None:
+        """Begin to start all engines, or start each before the next begins."""
+        for index in range(self._count):
+            self._actors.append(self._begin(index))
+            if one_by_one:
+                with suppress(ray.exceptions.RayActorError):  # `wait` starts another one
+                    ray.get(self._actors[-1].call(Evaluator.start))
+
+    def wait(self) -> None:
+        """Prepare all engines, side by side, and wait until they are up.
+
+        Raises:
+            RayError: what one of them failed with.
+            StoppedError: one was lost three times in a row.
+        """
+        for index, actor in enumerate(self._actors):
+            self._in_background(self._bring_up, index, actor, None)
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or len(self._up) == len(self._actors))
+            self._check()
+
+    def close(self) -> None:
+        """End all engines, and whatever waits for one."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for actor in self._actors:
+            actor.kill()
+
+    # Lending
+
+    def acquire(self, *, everything: bool = False) -> Engines:
+        """Wait for a free group of engines, or for all engines but those that no node has a place for.
+
+        Raises:
+            StoppedError: an engine does not come back.
+        """
+        with self._changed:
+            while True:
+                self._check()
+                ready = [group for group in self._free if self._up.issuperset(group)]
+                there = [group for group in self._groups if not self._homeless.intersection(group)]
+                if ready and (not everything or len(ready) == len(there)):
+                    taken = ready if everything else ready[:1]
+                    self._free = [group for group in self._free if group not in taken]
+                    engines = tuple(sorted(index for group in taken for index in group))
+                    self._lent_at |= dict.fromkeys(engines, time.monotonic())
+                    return engines
+                self._changed.wait()
+
+    def release(self, engines: Engines) -> None:
+        """Give engines back."""
+        with self._changed:
+            self._free += [group for group in self._groups if group[0] in engines]
+            for index in engines:
+                self._lent_at.pop(index, None)
+            self._changed.notify_all()
+
+    @contextmanager
+    def lent(self, *, everything: bool = False) -> Iterator[Engines]:
+        """Engines for the length of a block.
+
+        Raises:
+            LostError: one of them was lost in the block, or what it waited for.
+        """
+        engines = self.acquire(everything=everything)
+        try:
+            with self.watched(engines):
+                yield engines
+        finally:
+            self.release(engines)
+
+    @contextmanager
+    def watched(self, engines: Engines) -> Iterator[None]:
+        """A block in which engines work: where one is lost, another one is started.
+
+        Raises:
+            LostError: one of them was lost, or what it waited for.
+        """
+        try:
+            yield
+        except Exception as error:
+            lost = self._lost(engines, error)
+            if lost is None:
+                raise
+            raise lost from error
+
+    def of(self, engines: Engines) -> list[Actor[Evaluator]]:
+        """The actors of engines that are lent."""
+        return [self._actors[index] for index in engines]
+
+    def ask(
+        self,
+        method: Callable[Concatenate[Evaluator, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """Call a method whose answer is the same from each engine, of one that is not at work.
+
+        Where all are at work, it is one of those: whoever waits here may be who has to halt a candidate.
+        """
+        while True:
+            index, group = self._idle()
+            try:
+                with self.watched((index,)):
+                    return ray.get(self._actors[index].call(method, *arguments, **options))
+            except LostError:
+                time.sleep(_AGAIN_SECONDS)
+            finally:
+                if group is not None:
+                    self.release(group)
+
+    def _idle(self) -> tuple[int, Engines | None]:
+        with self._changed:
+            while True:
+                self._check()
+                for group in self._free:
+                    if self._up.issuperset(group):
+                        self._free.remove(group)
+                        return group[0], group
+                if self._up:
+                    return min(self._up), None
+                self._changed.wait()
+
+    # Losses
+
+    def blame(self, actor: str, reason: str) -> None:
+        """Say why an actor is about to be lost."""
+        self._blamed[actor] = reason
+
+    def _lost(self, engines: Engines, error: BaseException) -> LostError | None:
+        """What was lost where an error says so; engines come back in the background, all of them as if new."""
+        actor = lost_actor(error)
+        if actor is None or self._closed:
+            return None
+        if not actor:  # what a shard on another node answered
+            return LostError(why_lost(error), engine=False)
+        if actor not in self._index_of:
+            return None
+        reason = self._blamed.get(actor, why_lost(error))
+        with self._changed:
+            for index in engines:
+                if index in self._up:
+                    self._up.discard(index)
+                    is_lost = self._actors[index].id == actor
+                    begin = self._replace if is_lost else self._drain
+                    self._in_background(begin, index, self._actors[index], reason)
+        return LostError(reason, engine=not node_was_lost(error))
+
+    def _drain(self, index: int, actor: Actor[Evaluator], reason: str) -> None:
+        """Wait until an engine has nothing more to do; it may be lost as well, with its node."""
+        try:
+            ray.get(actor.call(Evaluator.spent))
+        except Exception as error:
+            self._replace(index, actor, self._blamed.get(actor.id, why_lost(error)))
+            return
+        self._is_up(index)
+
+    def _replace(self, index: int, actor: Actor[Evaluator], reason: str) -> None:
+        at_work = time.monotonic() - self._lent_at.get(index, time.monotonic())
+        actor.kill()
+        self._bring_up(index, self._begin_again(index), _Loss(reason, at_work))
+
+    def _begin(self, index: int) -> Actor[Evaluator]:
+        actor = self._start(index)
+        self._index_of[actor.id] = index
+        self._there[actor.id] = actor.call(Evaluator.is_there)
+        actor.call(Evaluator.start)
+        return actor
+
+    def _begin_again(self, index: int) -> Actor[Evaluator]:
+        actor = self._begin(index)
+        with self._changed:
+            self._actors[index] = actor
+            closed = self._closed
+        if closed:
+            actor.kill()
+        return actor
+
+    def _bring_up(self, index: int, actor: Actor[Evaluator], loss: _Loss | None) -> None:
+        """Wait until an engine is up, one after the other where they are lost while they start."""
+        began, tried = time.monotonic(), 1
+        while not self._closed:
+            try:
+                self._await_place(index, actor)
+                self.stats[index] = self._prepare(actor)
+            except Exception as error:
+                lost = lost_actor(error) == actor.id
+                reason = self._blamed.get(actor.id, why_lost(error))
+                actor.kill()
+                if not lost or tried == _STARTS:
+                    self._fail(error if not lost else _does_not_start(index, reason))
+                    return
+                tried += 1
+                actor = self._begin_again(index)
+                continue
+            self._is_up(index)
+            if loss is not None:
+                self._say(
+                    f"engine {index} was lost ({loss.reason}): another one took its place after "
+                    f"{time.monotonic() - began:.0f} s, and the {loss.seconds:.0f} s that it was at work are repeated"
+                )
+            return
+
+    def _await_place(self, index: int, actor: Actor[Evaluator]) -> None:
+        """Say where an engine has to wait for a node with room, which may be for long."""
+        begun = self._there.pop(actor.id)
+        if ray.wait([begun], timeout=_PLACE_SECONDS)[0]:
+            ray.get(begun)
+            return
+        self._say(f"engine {index} waits for a node with a place for it; the search goes on with those that are up")
+        with self._changed:
+            self._homeless.add(index)
+            self._changed.notify_all()
+        try:
+            ray.get(begun)
+        finally:
+            with self._changed:
+                self._homeless.discard(index)
+
+    def _is_up(self, index: int) -> None:
+        with self._changed:
+            self._up.add(index)
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise StoppedError("the engines have ended")
+
+    def _in_background(self, work: Callable[..., None], *arguments: Any) -> None:
+        def run() -> None:
+            try:
+                work(*arguments)
+            except BaseException as error:  # else whoever waits for the engine would wait for ever
+                self._fail(error)
+
+        threading.Thread(target=run, daemon=True).start()
+
+
+def _does_not_start(index: int, reason: str) -> StoppedError:
+    return StoppedError(
+        f"engine {index} was lost {_STARTS} times in a row while it started ({reason}): see engine-{index}.log in the "
+        "run's folder, give engines less (engine.kv_cache_gib, engine.max_num_seqs) or more memory, and go on with "
+        "the same command and --resume"
+    )
+
+
+def busy_seconds(actors: Sequence[Actor[Evaluator]]) -> float:
+    """In which engines have computed, all together; those that cannot be asked do not count."""
+    found = 0.0
+    for actor in actors:
+        try:
+            found += ray.get(actor.call(Evaluator.stats)).busy_seconds
+        except ray.exceptions.RayActorError:
+            continue
+    return found
