@@ -19,6 +19,7 @@ def test_no_module_imports_itself_through_others() -> None:
     TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules}).prepare()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["commands.tune", "search.scorer"])
 def test_what_coordinates_actors_starts_without_the_models_of_transformers(module: str) -> None:
     slow = "transformers.models.auto", "transformers.modeling_utils", "vllm"

@@ -33,6 +33,11 @@ class DareParameters(MethodParameters):
     p: float = Field(default=0.9, ge=0, lt=1, description="Probability that an entry is dropped.")
     seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Seed of the random masks.")
 
+    def completed(self, specialists: Sequence[str], layers: int) -> dict[str, Any]:
+        """As of any method; where nothing is dropped, the seed makes no difference, and is 0."""
+        values = super().completed(specialists, layers)
+        return values | {"seed": 0} if self.p == 0 else values
+
 
 @register
 class Dare(Method):

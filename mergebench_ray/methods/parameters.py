@@ -93,7 +93,7 @@ class MethodParameters(Strict):
 def _expand(name: str, value: Any, specialists: Sequence[str], layers: int) -> dict[str, Any]:
     """A value for each specialist; equal numbers become one number, so that equal merges are equal."""
     if not isinstance(value, dict):
-        return dict.fromkeys(sorted(specialists), value)
+        return dict.fromkeys(sorted(specialists), _collapse(value))
     if set(value) != set(specialists):
         odd = ", ".join(sorted(set(value) ^ set(specialists)))
         raise ValueError(
@@ -107,11 +107,22 @@ def _expand(name: str, value: Any, specialists: Sequence[str], layers: int) -> d
 
 
 def _collapse(value: Any) -> Any:
-    """What is the same in all layers, or for all kinds of modules, once."""
+    """What is the same in all layers, in neighbouring groups of them, or for all kinds of modules, once."""
     if isinstance(value, dict):
-        value = {part: _collapse(one) for part, one in value.items()}
-    parts = list(value.values()) if isinstance(value, dict) else value
-    return parts[0] if isinstance(parts, list) and all(one == parts[0] for one in parts) else value
+        inside = {part: _collapse(one) for part, one in value.items()}
+        first = next(iter(inside.values()))
+        return first if all(one == first for one in inside.values()) else inside
+    if isinstance(value, list):
+        groups = next(count for count in range(1, len(value) + 1) if _falls_into(value, count))
+        numbers = [_collapse(one) for one in value[:: len(value) // groups]]
+        return numbers[0] if groups == 1 else numbers
+    return value + 0.0 if isinstance(value, float) else value  # without a sign of zero
+
+
+def _falls_into(numbers: list[Any], groups: int) -> bool:
+    """Whether so many groups of layers, each of several of these neighbours, have the same numbers."""
+    each, rest = divmod(len(numbers), groups)
+    return not rest and all(number == numbers[place - place % each] for place, number in enumerate(numbers))
 
 
 @dataclass(frozen=True)

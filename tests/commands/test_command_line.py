@@ -11,6 +11,7 @@ from importlib.metadata import version
 import pytest
 
 from command_line import CommandLine
+from mergebench_ray.methods import get_method, method_names
 
 
 @pytest.fixture
@@ -39,10 +40,19 @@ def test_one_method_is_shown_with_its_source_and_what_its_hyper_parameters_may_b
         "density (default 0.2): Share of each task vector that is kept.\n    a number above 0 up to 1\n" in finished.out
     )
     assert (
-        "from -2 up to 3, or such a number for each specialist, or a list of them for its layer group" in finished.out
+        "from -2 up to 3, or such a number for each specialist, or a list of them for its layer groups, or"
+        in finished.out
     )
     assert "sum or mean or max" in finished.out
     assert json.loads(run("methods", "ties", "--json").out)["name"] == "ties"
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_of_every_hyper_parameter_is_said_what_it_may_be(run: CommandLine, name: str) -> None:
+    lines = run("methods", name).out.splitlines()
+    said = [line.strip() for line in lines if line.startswith("    ")]
+    assert len(said) == len(get_method(name).Parameters.model_fields)
+    assert not {"", "None"} & {*said}
 
 
 def test_a_method_that_does_not_exist_is_refused_with_the_nearest_name(run: CommandLine) -> None:

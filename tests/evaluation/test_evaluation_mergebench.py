@@ -110,6 +110,7 @@ def test_published_rows_are_reproduced_to_every_digit() -> None:
             assert [*printed, f"{100 * average_score(domains)[0]:.1f}"] == row
 
 
+@pytest.mark.slow
 def test_every_task_of_both_suites_loads_from_local_files_alone(
     all_loaded: Mapping[tuple[str, Split], list[ScoredTask]],
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -45,6 +46,7 @@ def test_defaults_are_the_published_ones() -> None:
         {"math": [0.5], "coding": [0.5]},
         {"math": {"first": 0.5, "last": 0.5}, "coding": 0.5},
         {"math": {"attention": 0.5, "mlp": [0.5, 0.5], "norm": {"first": 0.5, "last": 0.5}}, "coding": 0.5},
+        {"math": [0.5] * 4, "coding": [0.5] * 3},
     ],
 )
 def test_equal_merges_have_equal_parameters(value: Any) -> None:
@@ -60,6 +62,33 @@ def test_completed_parameters_complete_to_themselves() -> None:
 def test_layer_groups_stay_lists() -> None:
     completed = complete("task_arithmetic", {"scaling_coef": {"math": [0.1, 1], "coding": 0.3}})
     assert completed == {"scaling_coef": {"coding": 0.3, "math": [0.1, 1.0]}}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "fewest"),
+    [
+        ([0.1, 0.1, 0.9, 0.9], [0.1, 0.9]),
+        ([0.1, 0.1, 0.9, 0.9, 0.1, 0.1], [0.1, 0.9, 0.1]),
+        ([0.1, 0.9, 0.1, 0.9], [0.1, 0.9, 0.1, 0.9]),
+        ([0.1, 0.1, 0.9], [0.1, 0.1, 0.9]),
+    ],
+)
+def test_neighbouring_groups_with_one_number_are_one_group(numbers: list[float], fewest: list[float]) -> None:
+    parameters = {"scaling_coef": {"math": numbers, "coding": {"attention": numbers, "mlp": numbers, "norm": 0.2}}}
+    completed = complete("task_arithmetic", parameters, layers=7)["scaling_coef"]
+    assert completed == {"math": fewest, "coding": {"attention": fewest, "mlp": fewest, "norm": 0.2}}
+    for layer in (*range(7), None):
+        places = [TensorPlace("x", layer, 7, kind=kind) for kind in MODULE_KINDS]
+        assert [per_specialist(completed, place, NAMES) for place in places] == [
+            per_specialist(parameters["scaling_coef"], place, NAMES) for place in places
+        ]
+
+
+def test_a_zero_has_no_sign_and_a_seed_of_nothing_dropped_is_none() -> None:
+    zero = complete("task_arithmetic", {"scaling_coef": -0.0})
+    assert json.dumps(zero) == json.dumps(complete("task_arithmetic", {"scaling_coef": {"math": [-0.0], "coding": 0}}))
+    assert complete("dare", {"p": 0, "seed": 5}) == complete("dare", {"p": 0})
+    assert complete("dare", {"p": 0.5, "seed": 5}) != complete("dare", {"p": 0.5})
 
 
 def test_lines_stay_lines() -> None:

@@ -139,6 +139,16 @@ def test_kinds_of_modules_are_scaled_by_their_own_numbers_however_the_model_is_c
     assert [name for name in merged if not torch.equal(cut[name], merged[name])] == []
 
 
+def test_recipes_that_are_one_by_definition_have_one_digest(models: Models) -> None:
+    bank = LocalBank(models.base, models.specialists).bank
+    for method, first, second in [
+        ("task_arithmetic", {"scaling_coef": 0.0}, {"scaling_coef": -0.0}),
+        ("ties", {"scaling_coef": 0.3}, {"scaling_coef": {name: [0.3, 0.3] for name in SPECIALISTS}}),
+        ("dare", {"p": 0.0, "seed": 1}, {"p": 0.0, "seed": 2}),
+    ]:
+        assert bank.recipe(method, first).digest == bank.recipe(method, second).digest
+
+
 def test_untied_head_counts_for_the_threshold(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base", tied=False)
     models = {n: resolve(str(tiny_specialist(tmp_path / n, base, seed=i))) for i, n in enumerate("ab")}

@@ -6,6 +6,8 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from made_up_trials import DOMAINS, made_up_trials, raced
 from mergebench_ray.config import Sweep
 from mergebench_ray.report.grown_ranges import grown_ranges
@@ -37,6 +39,7 @@ def candidates(count: int, weights: dict[str, float], noise: float) -> list[Tria
     return found
 
 
+@pytest.mark.slow
 def test_the_number_that_matters_is_told_from_those_that_do_not() -> None:
     [found] = importances(RunSummary.of(candidates(40, {"safety": 1.0}, 0.1)))
     assert (found.method, found.candidates) == ("task_arithmetic", 40)
@@ -47,6 +50,7 @@ def test_the_number_that_matters_is_told_from_those_that_do_not() -> None:
     assert all(share < found.by_chance for name, (share, _) in found.shares.items() if "safety" not in name)
 
 
+@pytest.mark.slow
 def test_where_nothing_matters_nothing_stands_out_by_much() -> None:
     [found] = importances(RunSummary.of(candidates(40, {}, 0.1)))
     assert max(share - 2 * error for share, error in found.shares.values()) < found.by_chance
@@ -57,12 +61,14 @@ def test_a_few_candidates_say_nothing_of_importance(tmp_path: Path) -> None:
     assert "What mattered" not in page(tmp_path, made_up_trials(14))
 
 
+@pytest.mark.slow
 def test_importance_is_a_chart_for_each_method_with_enough_candidates(tmp_path: Path) -> None:
     text = page(tmp_path, [*made_up_trials(0, test=False), *candidates(24, {"safety": 1.0, "math": 0.5}, 0.1)])
     assert "What mattered" in text
     assert "fANOVA, from 24 of task_arithmetic" in text
 
 
+@pytest.mark.slow
 def test_stopped_candidates_count_with_their_estimates() -> None:
     [found] = importances(RunSummary.of(raced(candidates(40, {"safety": 1.0}, 0.1), in_full=2)))
     assert max(found.shares, key=lambda name: found.shares[name]) == "coefficient of safety"

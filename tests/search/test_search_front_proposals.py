@@ -50,6 +50,7 @@ def volume(values: Any) -> float:
     return float(np.mean([(np.array(values) >= point).all(axis=1).any() for point in grid]))
 
 
+@pytest.mark.slow
 def test_the_front_is_found_and_spread_out_among_noise() -> None:
     study = searched(two_hills, 30, error=0.02)
     true = np.array([two_hills(trial.params) for trial in study.trials])

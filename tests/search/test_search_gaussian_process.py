@@ -143,6 +143,7 @@ def several(params: dict[str, Any]) -> float:
     return {"low": 0.5 - (params.get("low.a", 0) - 0.5) ** 2, "alone": 0.6, "few": 0.3}[params[METHOD]]
 
 
+@pytest.mark.slow
 def test_of_several_methods_the_one_that_promises_most_gets_most_candidates() -> None:
     methods = Counter(one.params[METHOD] for one in searched_several(40).trials)
     assert methods["high"] > 20
@@ -157,6 +158,7 @@ def test_each_of_several_methods_begins_with_a_few_candidates_that_are_spread_ev
     assert quarters == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_candidate_of_a_method_that_has_only_a_few_is_proposed_once() -> None:
     trials = searched_several(40).trials
     assert len([one for one in trials if one.params[METHOD] == "alone"]) == 1

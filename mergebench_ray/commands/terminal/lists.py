@@ -60,7 +60,7 @@ def _details(method: Method) -> list[str]:
     schemas = method.Parameters.model_json_schema().get("properties", {})
     for name, schema in schemas.items():
         lines += ["", f"{name} (default {json.dumps(schema.get('default'))}): {schema.get('description', '')}".rstrip()]
-        lines.append(f"    {', or '.join(map(_allowed, schema.get('anyOf', [schema])))}")
+        lines.append(f"    {', or '.join(map(_allowed, _alternatives(schema) or [schema]))}")
     return lines if schemas else [*lines, "no hyper-parameters"]
 
 
@@ -70,14 +70,24 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return " or ".join(map(str, schema["enum"]))
     kind = schema.get("type")
     if kind == "object":
-        over_layers = ", or a list of them for its layer groups, or {first: ..., last: ...} for a line over its layers"
-        return "such a number for each specialist" + over_layers * ("anyOf" in schema.get("additionalProperties", {}))
+        inside = (
+            ", or a list of them for its layer groups, or {first: ..., last: ...} for a line over its layers, or any "
+            "of these for each of attention, mlp, norm"
+        )
+        return "such a number for each specialist" + inside * bool(
+            _alternatives(schema.get("additionalProperties", {}))
+        )
     if kind not in ("number", "integer"):
         return {"boolean": "true or false", "string": "a text"}.get(str(kind), str(kind))
     words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "up to", "exclusiveMaximum": "below"}
     numbers = {key: schema[key] for key in words if key in schema}
     bounds = [f"{words[key]} {one if isinstance(one, int) else format(one, 'g')}" for key, one in numbers.items()]
     return " ".join(["a whole number" if kind == "integer" else "a number", *bounds])
+
+
+def _alternatives(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The schemas of which a value may follow any; none where there is but one."""
+    return schema.get("anyOf") or schema.get("oneOf") or []
 
 
 def suites(as_json: Json = False) -> None:
