@@ -7,6 +7,7 @@ import socket
 from urllib.parse import urlsplit
 
 from mergebench_ray.errors import InputError
+from mergebench_ray.ray_tokens import check_cluster_token
 
 LOOPBACK = "127.0.0.1"
 REMEDY = "check the address, and that the cluster is up (ray status)"
@@ -17,11 +18,13 @@ def check_ray(address: str | None = None, *, dashboard_port: int | None = None) 
     """Find out without starting anything whether `runtime.start_ray` can work.
 
     Raises:
-        InputError: nothing listens at the cluster's address, or the port is taken.
+        InputError: nothing listens at the cluster's address, it does not take the token here, or the port is taken.
     """
     address = address or os.environ.get("RAY_ADDRESS", "local")
     if address not in ("local", "auto"):
         _check_reachable(address)
+        if "://" not in address:
+            check_cluster_token(address)
     if dashboard_port is not None:
         _check_port_is_free(dashboard_port)
 

@@ -1,4 +1,7 @@
-"""Tokens of Ray: a session on this machine always has one, a cluster is asked whether it wants one."""
+"""Tokens of Ray: a session on this machine always has one, a cluster is asked whether it wants one.
+
+What is asked here is asked without importing Ray, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,6 @@ import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
-
-import grpc  # type: ignore[import-untyped]
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-from ray.exceptions import AuthenticationError
 
 from mergebench_ray.errors import InputError
 
@@ -25,12 +24,12 @@ def token_file() -> Path:
 
 
 def use_local_token() -> None:
-    """Have the next local session ask for a token; RAY_AUTH_MODE, where it is set, decides otherwise.
+    """Have the next local session ask for a token, unless RAY_AUTH_MODE says otherwise.
 
     The token is this user's, made if there is none, in a file that nobody else may read: Ray itself would make it
     readable for all.
     """
-    if _MODE in os.environ:
+    if _mode() not in ("", "token"):
         return
     if not os.environ.get(_TOKEN):
         try:
@@ -42,22 +41,54 @@ def use_local_token() -> None:
 
 
 def use_cluster_token(address: str) -> None:
-    """Show a token to the cluster at HOST:PORT if it wants one; RAY_AUTH_MODE, where it is set, decides otherwise.
+    """Show a token to the cluster at HOST:PORT if it wants one.
+
+    Raises:
+        InputError: as `check_cluster_token`.
+    """
+    if check_cluster_token(address):
+        _enable()
+
+
+def check_cluster_token(address: str) -> bool:
+    """Whether the cluster at HOST:PORT is to be shown a token, which it then takes.
 
     Ray itself would try for half a minute and then say that the cluster cannot be reached.
 
     Raises:
-        InputError: it wants one and there is none here, or another.
+        InputError: it wants one and there is none here, or another, or RAY_AUTH_MODE is against it.
     """
-    if _MODE in os.environ or not _is_refused(address, None):
-        return
+    mode = _mode()
+    if mode not in ("", "token", "disabled"):
+        return False  # not by a token, but by something that Ray knows of
+    wanted = _is_refused(address, None)
+    if mode == "disabled" and wanted:
+        raise InputError(f"Ray at {address!r} wants a token, and {_MODE}=disabled shows it none: unset {_MODE}")
+    if not wanted and mode != "token":
+        return False
     remedy = f"copy ~/.ray/auth_token of the cluster's head to {token_file()}, or set {_TOKEN} to what it holds"
-    if not _has_token():
+    token = _token()
+    if token is None and not wanted:
+        raise InputError(f"{_MODE}=token, and there is no token here: unset {_MODE}, which Ray at {address!r} needs not")
+    if token is None:
         raise InputError(f"Ray at {address!r} wants a token, and there is none here: {remedy}")
-    _enable()
-    if _is_refused(address, AuthenticationTokenLoader.instance().get_token_for_http_header().get("authorization", "")):
-        del os.environ[_MODE]
+    if wanted and _is_refused(address, f"Bearer {token}"):
         raise InputError(f"Ray at {address!r} does not take the token that is here: {remedy}")
+    return True
+
+
+def _mode() -> str:
+    return os.environ.get(_MODE, "").lower()
+
+
+def _token() -> str | None:
+    """The token that Ray would show."""
+    if token := os.environ.get(_TOKEN, "").strip():
+        return token
+    try:
+        return token_file().read_text(encoding="utf-8").strip() or None
+    except (OSError, RuntimeError, UnicodeDecodeError):
+        return None
 
 
 def _keep_private(path: Path) -> None:
@@ -71,16 +102,9 @@ def _keep_private(path: Path) -> None:
         path.chmod(0o600)
 
 
-def _has_token() -> bool:
-    loader = AuthenticationTokenLoader.instance()
-    loader.reset_cache()
-    try:
-        return bool(loader.has_token(ignore_auth_mode=True))
-    except AuthenticationError:  # RAY_AUTH_TOKEN_PATH names a file that is not there
-        return False
-
-
 def _enable() -> None:
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
     os.environ[_MODE] = "token"
     Config.initialize("")  # it was read when Ray was imported
     AuthenticationTokenLoader.instance().reset_cache()
@@ -88,6 +112,8 @@ def _enable() -> None:
 
 def _is_refused(address: str, authorization: str | None) -> bool:
     """Whether a head refuses a call for want of a token, or because of the one that it is shown."""
+    import grpc  # type: ignore[import-untyped]
+
     metadata = [("authorization", authorization)] if authorization is not None else []
     with grpc.insecure_channel(address) as channel:
         call = channel.unary_unary(_PROBE, request_serializer=bytes, response_deserializer=bytes)

@@ -101,18 +101,59 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
     server.stop(None)
 
 
+@pytest.mark.parametrize("mode", [None, "token"])
 @pytest.mark.parametrize("address", ["b" * 32], indirect=True)
-def test_a_cluster_that_wants_another_token_is_refused_at_once(address: str, no_token: Path) -> None:
+def test_a_cluster_that_wants_another_token_is_refused_at_once(
+    address: str, mode: str | None, no_token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
     with pytest.raises(InputError, match="wants a token, and there is none here"):
         use_cluster_token(address)
     no_token.parent.mkdir()
     no_token.write_text("a" * 32)
     with pytest.raises(InputError, match="does not take the token"):
         use_cluster_token(address)
-    assert "RAY_AUTH_MODE" not in os.environ
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+
+
+@pytest.mark.parametrize("address", ["b" * 32], indirect=True)
+def test_a_cluster_is_shown_the_token_that_it_wants(address: str, no_token: Path) -> None:
+    no_token.parent.mkdir()
+    no_token.write_text("b" * 32 + "\n")
+    use_cluster_token(address)
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+@pytest.mark.parametrize("address", ["b" * 32], indirect=True)
+def test_a_cluster_that_wants_a_token_which_is_not_to_be_shown_is_refused(
+    address: str, no_token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(InputError, match="unset RAY_AUTH_MODE"):
+        use_cluster_token(address)
+
+
+@pytest.mark.parametrize("address", ["b" * 32], indirect=True)
+def test_a_token_is_looked_at_before_ray_is_imported(address: str, no_token: Path) -> None:
+    program = (
+        "import sys\nfrom mergebench_ray.errors import InputError\nfrom mergebench_ray.ray_address import check_ray\n"
+        "try:\n    check_ray(sys.argv[1])\nexcept InputError:\n    print('ray' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", program, address], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
 
 
 @pytest.mark.parametrize("address", [None], indirect=True)
 def test_a_cluster_without_tokens_is_not_asked_for_more(address: str, no_token: Path) -> None:
     use_cluster_token(address)
     assert "RAY_AUTH_MODE" not in os.environ
+
+
+@pytest.mark.parametrize("address", [None], indirect=True)
+def test_where_ray_would_look_for_a_token_in_vain_the_setting_is_named(
+    address: str, no_token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(InputError, match="unset RAY_AUTH_MODE"):
+        use_cluster_token(address)

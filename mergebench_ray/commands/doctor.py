@@ -143,19 +143,26 @@ def _sandbox() -> Finding:
 
 _RAY_SCRIPT = """
 import os, psutil, ray
+from mergebench_ray.errors import InputError
 from mergebench_ray.ray_tokens import token_file
 from mergebench_ray.runtime import start_ray
-start_ray(num_cpus=1)
+try:
+    start_ray(num_cpus=1)
+except InputError as error:
+    raise SystemExit(str(error))
 print(ray.get(ray.remote(num_cpus=0)(lambda: "starts").remote()))
-processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-listening = [c.laddr for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-open_ports = sorted({f"{ip}:{port}" for ip, port in listening if not ip.removeprefix("::ffff:").startswith("127.")})
 if os.environ.get("RAY_AUTH_MODE") != "token":
     print("NO token authentication")
 elif os.environ.get("RAY_AUTH_TOKEN"):
     print("token authentication")
 else:
     print(f"token authentication, {token_file()} has mode {token_file().stat().st_mode & 0o777:o}")
+if os.environ.get("RAY_ADDRESS", "local") != "local":
+    print(f"a cluster of {sum(node['Alive'] for node in ray.nodes())} nodes")
+    raise SystemExit
+processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+listening = [c.laddr for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+open_ports = sorted({f"{ip}:{port}" for ip, port in listening if not ip.removeprefix("::ffff:").startswith("127.")})
 print(f"listens on {', '.join(open_ports)}" if open_ports else "listens on loopback only" if listening else "")
 """
 
