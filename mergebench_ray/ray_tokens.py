@@ -69,7 +69,7 @@ def check_cluster_token(address: str) -> bool:
     remedy = f"copy ~/.ray/auth_token of the cluster's head to {token_file()}, or set {_TOKEN} to what it holds"
     token = _token()
     if token is None and not wanted:
-        raise InputError(f"{_MODE}=token, and there is no token here: unset {_MODE}, which Ray at {address!r} needs not")
+        raise InputError(f"{_MODE}=token, and no token is here; Ray at {address!r} wants none: unset {_MODE}")
     if token is None:
         raise InputError(f"Ray at {address!r} wants a token, and there is none here: {remedy}")
     if wanted and _is_refused(address, f"Bearer {token}"):
