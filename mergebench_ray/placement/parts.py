@@ -20,7 +20,7 @@ from mergebench_ray.placement.records import WHOLE, Part
 _BYTES = 2  # merged weights, task vectors and base are bf16
 _FLOAT = 4
 _GIB = 1 << 30
-PROCESS_BYTES = int(0.6 * _GIB)
+PROCESS_BYTES = int(0.45 * _GIB)
 """A worker process with torch and Ray imported, before any weight."""
 _ENGINE_PROCESS = 2 * _GIB  # the same with vLLM, its activations and buffers at the default batch
 _ENGINE_ON_GPU = 2 * _GIB  # beside the weights: activations, graphs, and keys and values of a few sequences
