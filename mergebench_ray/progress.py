@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from threading import Lock
 
 Progress = Callable[[float, str], None]
 """Is called with the fraction done, 0 to 1, and one line that says what is happening."""
@@ -31,13 +30,11 @@ class Meter:
         self._what = what
         self._total = total
         self._done = 0
-        self._lock = Lock()
         self._began = time.monotonic()
 
     def add(self, num_bytes: int) -> None:
-        """Count bytes; several threads may."""
-        with self._lock:
-            self._done += num_bytes
+        """Count bytes."""
+        self._done += num_bytes
 
     def report(self) -> None:
         """Tell how far it is, of work that is not done in a moment."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from mergebench_ray.checkpoints.folder import FolderCheckpoint
 from mergebench_ray.checkpoints.safetensors_file import bytes_of, read_elements_into
 
 _BLOCK_BYTES = 8 << 20
+_OF_NOTHING = hashlib.sha256().hexdigest()
 
 
 class ReadOnce(Checkpoint):
@@ -34,7 +36,12 @@ class ReadOnce(Checkpoint):
         self._checkpoint = checkpoint
         self._entries = [entry for entry in digest_entries(checkpoint.tensors) if entry.remembered is None]
         names = [name for entry in self._entries for name in entry.names]
-        self._growing = {name: _GrowingDigest(self.tensors[name]) for name in names}
+        self._growing = {name: _GrowingDigest(self.tensors[name].num_bytes) for name in names}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who it is sent to hashes what nobody has hashed yet.
+        left = {name: growing for name, growing in self._growing.items() if growing.num_left}
+        return {**self.__dict__, "_growing": left}
 
     @property
     def is_known(self) -> bool:
@@ -45,15 +52,42 @@ class ReadOnce(Checkpoint):
         """SHA-256 of the weights."""
         return self._checkpoint.digest()
 
-    def unread(self) -> list[tuple[int, Callable[[], None]]]:
-        """What nobody has read yet and the digest needs: the bytes, and a function that reads them, for each tensor."""
-        rest = [growing for growing in self._growing.values() if growing.num_left]
-        return [(growing.num_left, growing.read_rest) for growing in rest]
+    def unread(self) -> dict[str, int]:
+        """Tensors that the digest still needs: how many bytes nobody has read."""
+        return {name: growing.num_left for name, growing in self._growing.items() if growing.num_left}
+
+    def read_rest(self, name: str, between: Callable[[], None] = lambda: None) -> None:
+        """Read what nobody has read of a tensor.
+
+        Args:
+            name: the tensor.
+            between: called every few megabytes.
+
+        Raises:
+            InputError: NaN or infinity, naming file and tensor; a file that has changed.
+        """
+        info, growing = self.tensors[name], self._growing[name]
+        step = _BLOCK_BYTES // info.dtype.itemsize
+        values = torch.empty(min(step, info.numel), dtype=info.dtype)
+        for start in range(growing.position // info.dtype.itemsize, info.numel, step):
+            between()
+            part = values[: min(step, info.numel - start)]
+            read_elements_into(info, start, part)
+            require_finite(info.file, name, part)
+            growing.update(start * info.dtype.itemsize, bytes_of(part))
+
+    def finished(self) -> list[tuple[str, str]]:
+        """Tensors that were read to their ends by now, with their digests."""
+        return [(name, one.digest) for name, one in self._growing.items() if one.digest is not None]
+
+    def take(self, name: str, digest: str) -> None:
+        """Take a tensor's digest from who has read it."""
+        self._growing[name].take(digest)
 
     def remember(self) -> None:
         """Keep the digests, once nothing is unread."""
         for entry in self._entries:
-            entry.remember({name: self._growing[name].hexdigest() for name in entry.names})
+            entry.remember({name: self._growing[name].digest or _OF_NOTHING for name in entry.names})
         self._entries, self._growing = [], {}
 
     def _read_range(self, info: TensorInfo, start: int, count: int) -> Tensor:
@@ -86,37 +120,40 @@ def digests_are_remembered(checkpoints: Iterable[Checkpoint]) -> bool:
 
 
 class _GrowingDigest:
-    """SHA-256 of a tensor's bytes so far, from the first on."""
+    """SHA-256 of a tensor's bytes so far, from the first on.
 
-    def __init__(self, info: TensorInfo) -> None:
-        self._info = info
-        self._digest = hashlib.sha256()
-        self._position = 0
+    Attributes:
+        position: bytes so far.
+        digest: of all bytes; None until they were read. A tensor without bytes has none.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._num_bytes = num_bytes
+        self._so_far = hashlib.sha256()
         self._lock = threading.Lock()
+        self.position = 0
+        self.digest: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Who it is sent to begins anew.
+        return type(self), (self._num_bytes,)
 
     @property
     def num_left(self) -> int:
         """Bytes that nobody has read."""
-        return self._info.num_bytes - self._position
+        return self._num_bytes - self.position
 
     def update(self, position: int, block: memoryview) -> None:
         """Take bytes that begin at a position; what does not follow on those so far is passed over."""
         with self._lock:
-            skip = self._position - position
+            skip = self.position - position
             if 0 <= skip < len(block):
-                self._digest.update(block[skip:])
-                self._position = position + len(block)
+                self._so_far.update(block[skip:])
+                self.position = position + len(block)
+                if not self.num_left:
+                    self.digest = self._so_far.hexdigest()
 
-    def read_rest(self) -> None:
-        """Read on to the end."""
-        info = self._info
-        step = _BLOCK_BYTES // info.dtype.itemsize
-        values = torch.empty(min(step, info.numel), dtype=info.dtype)
-        for start in range(self._position // info.dtype.itemsize, info.numel, step):
-            part = values[: min(step, info.numel - start)]
-            read_elements_into(info, start, part)
-            require_finite(info.file, info.name, part)
-            self.update(start * info.dtype.itemsize, bytes_of(part))
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
+    def take(self, digest: str) -> None:
+        """Take the digest from who has read all bytes."""
+        with self._lock:
+            self.position, self.digest = self._num_bytes, digest

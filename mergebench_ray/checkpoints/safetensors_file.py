@@ -144,11 +144,11 @@ def read_elements_into(info: TensorInfo, start: int, out: Tensor) -> None:
         read_into(info.file, info.state, info.offset + start * info.dtype.itemsize, bytes_of(out))
 
 
-def forget_elements(info: TensorInfo, start: int, count: int) -> None:
-    """Have the system give up what its file cache holds of elements that nobody will read soon."""
+def advise(info: TensorInfo, start: int, count: int, advice: int) -> None:
+    """Tell the system what its file cache is to do with elements of a tensor, as in `os.posix_fadvise`."""
     size = info.dtype.itemsize
     with suppress(OSError), open_regular(info.file) as stream:
-        os.posix_fadvise(stream.fileno(), info.offset + start * size, count * size, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(stream.fileno(), info.offset + start * size, count * size, advice)
 
 
 def bytes_of(values: Tensor) -> memoryview:

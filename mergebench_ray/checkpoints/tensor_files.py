@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -22,13 +21,13 @@ from mergebench_ray.progress import Progress
 
 Shape = tuple[int, ...]
 Stored = tuple[Shape, torch.dtype]
-_SMALL_BYTES = 1 << 20  # the next larger write brings them to disk, too
+_WAITING_BYTES = 256 << 20
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class _Place:
-    stream: BinaryIO
+    file_name: str
     position: int
     stored: Stored
 
@@ -36,7 +35,8 @@ class _Place:
 class TensorFiles:
     """Safetensors files whose places are reserved, to be written in any order, a run of elements at a time.
 
-    A context manager; several threads may write at once, and what is written twice is the same as written once.
+    A context manager; several threads may write at once, and what is written twice is the same as written once. While
+    it is open it may be pickled to other processes that see the folder.
 
     Args:
         folder: existing folder for the files.
@@ -60,28 +60,52 @@ class TensorFiles:
         self._max_file_bytes = max_file_bytes
         self._keep_out_of_memory = keep_out_of_memory
         self._places: dict[str, _Place] = {}
-        self._file_names: dict[str, str] = {}
-        self._open = ExitStack()
+        self._streams: dict[str, BinaryIO] = {}
+        self._waiting: dict[str, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_streams": {}}
 
     def __enter__(self) -> TensorFiles:
         groups = _split(self._layout, self._max_file_bytes)
-        with ExitStack() as files:
+        try:
             for number, names in enumerate(groups, start=1):
                 file_name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-                stream = files.enter_context((self._folder / file_name).open("xb", buffering=0))
+                self._streams[file_name] = stream = (self._folder / file_name).open("xb", buffering=0)
                 # Wider types first, as readers want each tensor at a multiple of its type's size.
                 names = sorted(names, key=lambda name: (-self._layout[name][1].itemsize, name))
-                self._places |= _start_file(stream, {name: self._layout[name] for name in names})
-                self._file_names |= dict.fromkeys(names, file_name)
-            self._open = files.pop_all()
+                self._places |= _start_file(stream, file_name, {name: self._layout[name] for name in names})
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._open.close()
+        self._close()
         if kind is None:
-            index = {"metadata": {"total_size": self.num_bytes}, "weight_map": self._file_names}
+            file_names = {name: place.file_name for name, place in self._places.items()}
+            index = {"metadata": {"total_size": self.num_bytes}, "weight_map": file_names}
             text = json.dumps(index, indent=2, sort_keys=True) + "\n"
             (self._folder / INDEX_NAME).write_text(text, encoding="utf-8")
+
+    def _bring_to_disk(self, stream: BinaryIO, num_bytes: int) -> None:
+        """Have so much of a file wait in memory at most, or the system would evict what others need there."""
+        self._waiting[stream.name] = self._waiting.get(stream.name, 0) + num_bytes
+        if self._waiting[stream.name] > _WAITING_BYTES:
+            self._waiting[stream.name] = 0
+            os.fdatasync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+        self._streams = {}
+
+    def _stream(self, file_name: str) -> BinaryIO:
+        """The open file; in a process that this was pickled to it is opened first."""
+        if file_name not in self._streams:
+            self._streams[file_name] = (self._folder / file_name).open("rb+", buffering=0)
+        return self._streams[file_name]
 
     def write(self, name: str, first: int, values: Tensor) -> int:
         """Write the elements of a tensor from `first` on.
@@ -110,11 +134,10 @@ class TensorFiles:
                 )
             raise InputError(f"tensor {name!r} would be written with NaN or infinity; choose smaller coefficients")
         if written.numel():
-            position = place.position + first * dtype.itemsize
-            _write_at(place.stream, position, bytes_of(written))
-            if self._keep_out_of_memory and written.nbytes > _SMALL_BYTES:
-                os.fdatasync(place.stream.fileno())
-                os.posix_fadvise(place.stream.fileno(), position, written.nbytes, os.POSIX_FADV_DONTNEED)
+            position, stream = place.position + first * dtype.itemsize, self._stream(place.file_name)
+            _write_at(stream, position, bytes_of(written))
+            if self._keep_out_of_memory:
+                self._bring_to_disk(stream, written.nbytes)
         return written.nbytes
 
 
@@ -180,7 +203,7 @@ def _split(layout: Mapping[str, Stored], max_file_bytes: int) -> list[list[str]]
     return groups
 
 
-def _start_file(stream: BinaryIO, layout: Mapping[str, Stored]) -> dict[str, _Place]:
+def _start_file(stream: BinaryIO, file_name: str, layout: Mapping[str, Stored]) -> dict[str, _Place]:
     """Write the header and reserve the file's space, so that a full disk shows at once."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -194,7 +217,7 @@ def _start_file(stream: BinaryIO, layout: Mapping[str, Stored]) -> dict[str, _Pl
     _write_at(stream, 0, memoryview(len(text).to_bytes(8, "little") + text))
     places = {}
     for name, stored in layout.items():
-        places[name] = _Place(stream, start, stored)
+        places[name] = _Place(file_name, start, stored)
         start += _num_bytes(stored)
     return places
 

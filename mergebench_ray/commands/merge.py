@@ -26,6 +26,7 @@ from mergebench_ray.progress import Progress
 
 if TYPE_CHECKING:
     from mergebench_ray.bank import Bank
+    from mergebench_ray.bank.calls import Calls
     from mergebench_ray.calibration import Calibration
 
 _ITEM_BYTES = 2  # bf16
@@ -123,15 +124,15 @@ def merge(
         calibrator = _calibrator(models, request, parameters)
         if calibrator is not None:
             calibrator.report_to(report)
-        if streamed:
-            if calibrator is not None:
-                stack.enter_context(_ray(address, None))
-            return _merge_streamed(out, models, request.method, parameters, calibrator, expected, report)
-        if here:
+        if here and not streamed:
             _check_shards(shards)
-        return _merge_in_bank(
-            out, models, request.method, parameters, calibrator, expected, report, stack, shards, address
-        )
+        if calibrator is not None or not streamed:
+            # Ray starts a worker ahead for each core; only calibration has use for them.
+            stack.enter_context(_ray(address, 0 if calibrator is None else None))
+        calls = None if here else _calls_on_cluster(out)
+        if streamed or (shards == 1 and calls is not None):
+            return _merge_streamed(out, models, request.method, parameters, calibrator, expected, report, calls)
+        return _merge_in_bank(out, models, request.method, parameters, calibrator, expected, report, shards)
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,9 @@ def _merge_streamed(
     calibrator: Calibration | None,
     expected: _Expected,
     report: Progress,
+    calls: Calls | None,
 ) -> MergeResult:
-    """Merge in windows, in this process, with no more in memory than a few of them."""
+    """Merge in windows, with no more in memory than a few of them: in this process, or in tasks of a cluster."""
     from mergebench_ray.bank import StreamedBank
     from mergebench_ray.bank.calibrator import calibration_record
 
@@ -186,7 +188,7 @@ def _merge_streamed(
         record = calibration_record(calibrator, method, parameters)
         expected.check_same(expected.recipe.model_copy(update={"calibration": record}))
     began = time.perf_counter()
-    bank = StreamedBank(models.base, models.specialists, calibrator=calibrator, progress=report)
+    bank = StreamedBank(models.base, models.specialists, calibrator=calibrator, calls=calls, progress=report)
 
     with reserved_model(out, models.base, keep_out_of_memory=bank.exceeds_memory) as model:
         bank.merge(method, parameters, model.files)
@@ -206,16 +208,11 @@ def _merge_in_bank(
     calibrator: Calibration | None,
     expected: _Expected,
     report: Progress,
-    stack: ExitStack,
     shards: int,
-    address: str | None,
 ) -> MergeResult:
-    """Merge in shards of a cluster."""
-    from mergebench_ray.bank import Bank, compiled_ahead
+    """Merge in shards of a cluster, which hold the models."""
+    from mergebench_ray.bank import Bank
 
-    with compiled_ahead([(method, parameters)], list(models.specialists)):
-        # Ray starts a worker ahead for each core; only calibration has use for them.
-        stack.enter_context(_ray(address, 0 if calibrator is None else None))
     bank = Bank.load(models.base, models.specialists, shards=shards, calibrator=calibrator, progress=report)
     try:
         final = bank.recipe(method, parameters)
@@ -234,6 +231,14 @@ def _calibrator(models: Models, request: MergeRequest, parameters: Mapping[str, 
     from mergebench_ray.commands.calibration import load_calibration  # seconds, for what reads data
 
     return load_calibration(models, [(request.method, parameters)], request.calibration, request.suite)
+
+
+def _calls_on_cluster(out: Path) -> Calls | None:
+    """Tasks of a cluster, where all its nodes see what they are to write."""
+    from mergebench_ray.bank.calls import RayCalls
+
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    return RayCalls() if RayCalls.can_write(there) else None
 
 
 def _is_connected() -> bool:

@@ -1,0 +1,214 @@
+"""What is done with windows wherever it is done: read them, count, merge, write; only windows are held.
+
+The work and the passes are those of the bank's shards, and so are the bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from threading import Event, Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergebench_ray.bank.companions import CompanionFile
+from mergebench_ray.bank.solving import Solutions
+from mergebench_ray.bank.windows import Window
+from mergebench_ray.bank.work import Work, segments_of
+from mergebench_ray.checkpoints import Checkpoint, TensorFiles, fill_in_shape_of, require_finite
+from mergebench_ray.checkpoints.read_once import ReadOnce, hashed_as_read
+from mergebench_ray.checkpoints.safetensors_file import advise
+from mergebench_ray.kernels import MAGNITUDES, BlockFunction, Pass, Scalars, magnitude_histogram
+from mergebench_ray.machine import usable_cores
+
+_BUFFER_BYTES = 512 << 20
+_ITEM_BYTES = torch.bfloat16.itemsize
+_ROW = 32  # entries: each array begins on 64 bytes, a line of the cache
+_CPU = torch.device("cpu")
+
+
+class StoppedError(Exception):
+    """Another call has failed, so this one need not go on."""
+
+
+class WindowWorker:
+    """Reads base and specialists from disk, a window at a time; for several threads at once, and pickled to others.
+
+    What is done twice is the same as done once.
+
+    Args:
+        base: the base.
+        specialists: in the order of their sorted names.
+        threads: threads that will call it at once.
+        window: most entries of a window; less where many models would take too much memory.
+        forget: have the system forget what is read.
+
+    Attributes:
+        models: base and specialists, hashed as they are read.
+        window: most entries of a window.
+    """
+
+    def __init__(
+        self, base: Checkpoint, specialists: Sequence[Checkpoint], threads: int, window: int, forget: bool
+    ) -> None:
+        self.models = [hashed_as_read(model) for model in (base, *specialists)]
+        arrays = len(self.models) + 1
+        self.window = min(window, max(1 << 16, _BUFFER_BYTES // (arrays * _ITEM_BYTES * threads)))
+        self._threads = threads
+        self._forget_pages = forget
+        self._begin()
+
+    def _begin(self) -> None:
+        self._buffers: SimpleQueue[Tensor] = SimpleQueue()
+        self._passes: dict[str, Pass] = {}
+        self._lock = Lock()
+        self._stopped = Event()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_buffers", "_passes", "_lock", "_stopped")
+        return {**{name: value for name, value in self.__dict__.items() if name not in own}, "_threads": 1}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def stop(self) -> None:
+        """Have all calls end soon."""
+        self._stopped.set()
+
+    def hashed(self) -> list[tuple[int, str, str]]:
+        """Digests that were finished here: index of the model, name of the tensor, SHA-256."""
+        models = enumerate(self.models)
+        return [(i, *one) for i, model in models if isinstance(model, ReadOnce) for one in model.finished()]
+
+    def compile(self, kernel: BlockFunction, scalars: Scalars, out_dtype: torch.dtype) -> Pass:
+        """The pass of a function; compiled once."""
+        key = repr((kernel.function.__module__, kernel.function.__qualname__, kernel.options, out_dtype))
+        with self._lock:
+            if key not in self._passes:
+                num_specialists = len(self.models) - 1
+                self._passes[key] = Pass(kernel, num_specialists, scalars, out_dtype, _CPU, callers=self._threads)
+            return self._passes[key]
+
+    def count(self, run: Sequence[Window]) -> Tensor:
+        """Exact counts of the magnitudes of every task vector, int64 [K, 32768]."""
+        counts = torch.zeros(len(self.models) - 1, MAGNITUDES, dtype=torch.int64)
+        for _, (_, *vectors, _) in self._windows(run):
+            counts += torch.stack([magnitude_histogram(vector) for vector in vectors])
+        return counts
+
+    def total(self, function: BlockFunction, scalars: Scalars, run: Sequence[Window]) -> int:
+        """Sum of an element-wise function."""
+        add = self.compile(function, scalars, torch.float32)
+        threads = _threads_of(add)
+        return sum(add.total(base, vectors, scalars, threads) for _, (base, *vectors, _) in self._windows(run))
+
+    def merge(
+        self, work: Work, indices: Mapping[tuple[str, int], int], files: TensorFiles, run: Sequence[Window]
+    ) -> None:
+        """Merge and write.
+
+        Args:
+            work: the merge.
+            indices: index in the layout of each tensor, by name and part.
+            files: where to.
+            run: the windows.
+        """
+        merge = self.compile(work.kernel, work.scalars[0], torch.bfloat16)
+        companions = [CompanionFile(companion) for companion in work.companions]
+        for window, (base, *vectors, out) in self._windows(run):
+            todo = [(overlap, indices[overlap.tensor.name, overlap.tensor.part]) for overlap in window.overlaps]
+            beside = [_read_companion(companion, window) for companion in companions]
+            merge.run(base, vectors, segments_of(work, todo, window.start), out, _threads_of(merge), beside)
+            for overlap in window.overlaps:
+                files.write(overlap.tensor.name, overlap.first, out[window.place_of(overlap)])
+
+    def copy(self, name: str, files: TensorFiles) -> None:
+        """Write a tensor that is the base's."""
+        info = self.models[0].tensors[name]
+        for start in range(0, info.numel, self.window):
+            self._end_if_stopped()
+            values = self.models[0].read(name, start, min(self.window, info.numel - start))
+            require_finite(info.file, name, values)
+            files.write(name, start, values)
+            self._forget(self.models[0], name, start, len(values))
+
+    def solve(self, work: Work, groups: Sequence[tuple[str, ...]], files: TensorFiles) -> None:
+        """Solve for groups of whole tensors, of which nothing is kept, and write them."""
+        assert work.solver is not None
+        for group in groups:
+            self._end_if_stopped()
+            for _, solved in Solutions(self.models, _CPU).of(work.solver, [group], 1):
+                for name, values in zip(group, solved, strict=True):
+                    files.write(name, 0, values)
+
+    def hash_rest(self, model: int, name: str) -> None:
+        """Read what nobody has read of a tensor, for its digest."""
+        one = self.models[model]
+        assert isinstance(one, ReadOnce)
+        one.read_rest(name, self._end_if_stopped)
+
+    def _windows(self, run: Sequence[Window]) -> Iterator[tuple[Window, list[Tensor]]]:
+        """Each window with base, task vectors and room for a result, bf16 [n], until the next one."""
+        with self._buffer() as buffer:
+            self._read_ahead(run[:1])
+            for index, window in enumerate(run):
+                self._end_if_stopped()
+                self._read_ahead(run[index + 1 : index + 2])
+                yield window, self._read(window, buffer)
+
+    @contextmanager
+    def _buffer(self) -> Iterator[Tensor]:
+        try:
+            buffer = self._buffers.get_nowait()
+        except Empty:
+            room = self.window + -self.window % _ROW
+            buffer = torch.empty(len(self.models) + 1, room, dtype=torch.bfloat16)
+        try:
+            yield buffer
+        finally:
+            self._buffers.put(buffer)
+
+    def _read(self, window: Window, buffer: Tensor) -> list[Tensor]:
+        base, *others, out = buffer[:, : window.size].unbind()
+        for overlap in window.overlaps:
+            place, name = window.place_of(overlap), overlap.tensor.name
+            for model, values in zip(self.models, (base, *others), strict=True):
+                fill_in_shape_of(self.models[0], model, name, overlap.first, values[place])
+                require_finite(model, name, values[place])
+                self._forget(model, name, overlap.first, overlap.stop - overlap.start)
+        for values in others:
+            torch.sub(values, base, out=values)
+        return [base, *others, out]
+
+    def _read_ahead(self, windows: Sequence[Window]) -> None:
+        """Have the disk read what comes next, of all models at once."""
+        if self._forget_pages:
+            for overlap in (overlap for window in windows for overlap in window.overlaps):
+                for model in self.models:
+                    info = model.tensors[overlap.tensor.name]
+                    advise(info, overlap.first, overlap.stop - overlap.start, os.POSIX_FADV_WILLNEED)
+
+    def _forget(self, model: Checkpoint, name: str, start: int, count: int) -> None:
+        if self._forget_pages:
+            advise(model.tensors[name], start, count, os.POSIX_FADV_DONTNEED)
+
+    def _end_if_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise StoppedError
+
+
+def _threads_of(run: Pass) -> int:
+    """Threads of a pass in each calling thread: an eager pass is for one of these at a time."""
+    return 1 if run.is_compiled else usable_cores()
+
+
+def _read_companion(companion: CompanionFile, window: Window) -> Tensor:
+    array = torch.empty(window.size, dtype=companion.dtype)
+    for overlap in window.overlaps:
+        companion.read(overlap, array[window.place_of(overlap)])
+    return array
