@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
-INSTALL := $(BIN)/pip install --quiet --constraint constraints-cpu.txt --editable '.[cpu,dev,docs]'
+INSTALL := $(BIN)/pip install --quiet --constraint constraints-cpu.txt --editable '.[cpu,dev,docs,tracking]'
 
 export HF_HUB_OFFLINE ?= 1
 # Tests start dozens of processes that import the project: compiling it each time is a tenth of the work.

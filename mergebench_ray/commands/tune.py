@@ -80,6 +80,7 @@ from mergebench_ray.search.session import Session, open_session
 from mergebench_ray.search.study import open_storage
 from mergebench_ray.tasks.questions import question_rows
 from mergebench_ray.tasks.scored_task import items_digest
+from mergebench_ray.watching.watch import Watch, watching
 
 
 @dataclass(frozen=True)
@@ -177,12 +178,16 @@ def tune(
             if ready.calibration is not None:
                 ready.calibration.report_to(lambda _fraction, text: view.phase(text))
             try:
-                with ray_session(address, dashboard_port=dashboard_port):
+                with (
+                    watching(checked, run, store, view.note) as watch,
+                    ray_session(address, dashboard_port=dashboard_port),
+                ):
                     plan = plan_of(ready, running_cluster())
                     run.write_plan(plan)
                     placement = _require_fit(plan)
                     with running_budget(ready, run, store, began, placement.gpus) as budget:
-                        result = _run(ready, placement, run, store, budget, view)
+                        result = _run(ready, placement, run, store, budget, view, watch)
+                    watch.won(result.test)
             except BaseException as error:
                 has_report = _keep_what_is_there(error, run, store, view)
                 if isinstance(error, InputError) and unusable_specialists(store.trials()):
@@ -228,12 +233,23 @@ def _check_same_models(folder: Path, trials: Sequence[Trial], ready: ReadySweep)
 
 
 def _run(
-    ready: ReadySweep, placement: Placement, run: RunFolder, store: TrialStore, budget: RunBudget, view: LiveView
+    ready: ReadySweep,
+    placement: Placement,
+    run: RunFolder,
+    store: TrialStore,
+    budget: RunBudget,
+    view: LiveView,
+    watch: Watch,
 ) -> TuneResult:
     sweep, models, space = ready.sweep, ready.models, ready.space
 
     def report(_fraction: float, text: str) -> None:
         view.phase(text)
+
+    def finished(trial: Trial) -> None:
+        best = best_candidate(store.trials())
+        view.trial_finished(trial, best)
+        watch.finished(trial, best)
 
     warm_up = [AVERAGE_MERGE, SIMPLE_MERGE, *_one_of_each(space.corners())]
     for note in models.notes:
@@ -272,7 +288,7 @@ def _run(
             ready.race,
             budget,
             on_start=view.trial_started,
-            on_finish=lambda trial: view.trial_finished(trial, best_candidate(store.trials())),
+            on_finish=finished,
             note=view.note,
         )
         return _finish(session, records, store, ready, run, view)

@@ -20,6 +20,7 @@ from mergebench_ray.config.race import RaceOptions, RaceSpec
 from mergebench_ray.config.reference import ModelRef
 from mergebench_ray.config.storage_url import hide_password
 from mergebench_ray.config.suite import Suite
+from mergebench_ray.config.tracking import TrackerName
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
 
@@ -223,6 +224,11 @@ class Sweep(Strict):
     )
     calibration: CalibrationOptions = Field(
         default=CalibrationOptions(), description="How methods that need data see it."
+    )
+    tracking: TrackerName | None = Field(
+        default=None,
+        description="Also follow the run with this service's own client, as its environment variables say; None for no "
+        "service.",
     )
 
     @model_validator(mode="before")

@@ -34,7 +34,7 @@ from mergebench_ray.runs.run_folder import RunFolder
 if TYPE_CHECKING:  # a wrong --out is refused before this is imported
     from mergebench_ray.runs.trials import Trial
 
-_FREE = ("search.trials", "search.budget", "search.choice")  # may be others when a run goes on
+_FREE = ("search.trials", "search.budget", "search.choice", "tracking")  # may be others when a run goes on
 
 
 def check_run_folder(path: Path, sweep: Sweep, *, resume: bool) -> None:
@@ -87,7 +87,8 @@ def begin_again(run: RunFolder, sweep: Sweep) -> None:
 
     The study gets another name: one that has tried something takes no other search space.
     """
-    for file in (run.trials_file, run.decisions_file, run.warm_start_file, run.sittings_file, run.losses_file):
+    files = (run.trials_file, run.decisions_file, run.warm_start_file, run.sittings_file)
+    for file in (*files, run.losses_file, run.tracked_file):
         file.unlink(missing_ok=True)
     for folder in (run.items_folder, run.race_folder):
         shutil.rmtree(folder, ignore_errors=True)

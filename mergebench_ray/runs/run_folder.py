@@ -147,6 +147,11 @@ class RunFolder:
         """What makes the run's study its own in a storage that runs of the same name share."""
         return self.path / "run_id"
 
+    @property
+    def tracked_file(self) -> Path:
+        """How many rows the run's tracker has been told."""
+        return self.path / "tracked.json"
+
     def holds(self, path: Path) -> bool:
         """Whether a path is one of the run's own, which nothing else may write; the report is not.
 
@@ -165,10 +170,10 @@ class RunFolder:
             return True
         files = (
             *(self.sweep_file, self.plan_file, self.trials_file, self.warm_start_file, self.decisions_file),
-            *(self.sittings_file, self.losses_file, self.log_file, self.lock_file, self.id_file),
+            *(self.sittings_file, self.losses_file, self.tracked_file, self.log_file, self.lock_file, self.id_file),
         )
         # SQLite has files of its own beside the study.
-        beginnings = (self.study_file.name, "engine-", "judge-")
+        beginnings = (self.study_file.name, "engine-", "judge-", "tensorboard", "wandb")
         return not others and (first in {file.name for file in files} or first.startswith(beginnings))
 
     def study_name(self, sweep: Sweep) -> str:
@@ -177,14 +182,23 @@ class RunFolder:
         Raises:
             InputError: the id is damaged.
         """
+        run_id = self.read_id()
+        return sweep.name if run_id is None else f"{sweep.name}-{run_id}"
+
+    def read_id(self) -> str | None:
+        """What is the run's alone, 32 hexadecimal digits; None of a run of before there was one.
+
+        Raises:
+            InputError: it is damaged.
+        """
         try:
             with open_regular(self.id_file) as stream:
                 run_id = stream.read(100).decode("ascii", "replace").strip()
         except FileNotFoundError:
-            return sweep.name
+            return None
         if not _ID.fullmatch(run_id):
             raise InputError(f"{self.id_file}: damaged; start a new run with another --out")
-        return f"{sweep.name}-{run_id}"
+        return run_id
 
     def write_plan(self, plan: Plan) -> None:
         """Keep the plan beside the results."""

@@ -74,6 +74,10 @@ class Sittings:
             with suppress(OSError):  # a full disk is told by what met it first
                 self._file.append([{"ended": datetime.now(UTC).isoformat()}])
 
+    def first(self) -> datetime | None:
+        """When the run was first worked on; None where it has not been."""
+        return next((line.began for line in self._lines() if isinstance(line, _Began)), None)
+
     def check(self) -> None:
         """Find out before anything starts whether the file can be read.
 

@@ -22,6 +22,7 @@ from mergebench_ray.search.race.items import Items
 from mergebench_ray.search.race.kinds import STOPPING, check_race, make_race
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.storage import check_storage
+from mergebench_ray.watching.tracker import check_tracker
 
 
 def read_sweep(sweep: Path | str | Sweep, overrides: Mapping[str, Any] | None = None) -> Sweep:
@@ -87,6 +88,8 @@ def check_sweep(sweep: Sweep) -> None:
     try_sampler(sweep, space)
     if sweep.search.storage is not None:
         check_storage(sweep.search.storage)
+    if sweep.tracking is not None:
+        check_tracker(sweep.tracking)
 
 
 def check_domains(sweep: Sweep, suite: Suite, specialists: Mapping[str, ModelRef]) -> None:

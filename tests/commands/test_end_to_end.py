@@ -19,6 +19,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from optuna.trial import TrialState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergebench_ray.config import Recipe, Suite
@@ -46,6 +47,7 @@ SWEEP = {
     },
     "evaluation": {"domains": DOMAINS, "validation_items": 3, "test_items": 2, "allow_code_execution": True},
     "bank": {"shards": 2},
+    "tracking": "tensorboard",
 }
 _PATIENCE_SECONDS = 300
 
@@ -249,6 +251,19 @@ def test_the_run_tells_what_came_out(story: Story) -> None:
     assert "vLLM computed" in story.output
     assert (story.run / "report.html").stat().st_size > 100_000
     assert (story.run / "plan.json").exists()
+
+
+def test_the_tracker_was_told_each_candidate_once_and_then_the_winner(story: Story) -> None:
+    events = EventAccumulator(str(story.run / "tensorboard"))  # type: ignore[no-untyped-call]
+    events.Reload()  # type: ignore[no-untyped-call]
+    found = only_candidates(read_trials(story.run))
+    told = {one.step: one.value for one in events.Scalars("normalised_average")}  # type: ignore[no-untyped-call]
+    assert told == {trial.number: pytest.approx(trial.normalised_average) for trial in found}
+    best = best_candidate(read_trials(story.run))
+    assert best is not None
+    on_test = next(t for t in read_trials(story.run) if t.digest == best.digest and t.split == "test")
+    [winner] = events.Scalars("best/score/math")  # type: ignore[no-untyped-call]
+    assert winner.value == pytest.approx(on_test.domains["math"].score)
 
 
 def test_the_study_names_its_objective_and_says_of_each_trial_what_it_is(story: Story) -> None:

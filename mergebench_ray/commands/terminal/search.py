@@ -1,4 +1,4 @@
-"""`tune`, `plan`, `replay` and `report`: a search before, while and after it runs."""
+"""`tune`, `plan`, `status`, `replay` and `report`: a search before, while and after it runs."""
 
 from __future__ import annotations
 
@@ -110,6 +110,24 @@ def replay(
         Console().print(replay_table(result))
         if out is not None:
             typer.echo(f"page: {out}")
+
+
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    as_json: Json = False,
+) -> None:
+    """Say how a run is getting on, from its folder alone, on any machine that sees it."""
+    from mergebench_ray.runs.status import run_status
+
+    found = run_status(run)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+        return
+
+    from mergebench_ray.commands.status import status_lines
+
+    for line in status_lines(found):
+        typer.echo(line)
 
 
 def report(

@@ -1,0 +1,1 @@
+"""Services that runs are tracked with, each by its own client; one file each."""
