@@ -90,6 +90,7 @@ class Bank:
         self._shards = shards
         self._calibrator = calibrator
         self._last: Merged | None = None
+        self.bytes_moved = 0
         self._copies: dict[int, MemoryFile] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -208,6 +209,7 @@ class Bank:
         places = tuple(one.place for one in done)
         manifest = self._manifest(recipe.digest, work.fingerprints, places)
         moved = sum(one.bytes_moved for one in done)
+        self.bytes_moved += moved
         self._last = Merged(manifest, time.perf_counter() - began, moved, places)
         return self._last
 

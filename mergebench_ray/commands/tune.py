@@ -250,6 +250,11 @@ def _run(
         best = best_candidate(store.trials())
         view.trial_finished(trial, best)
         watch.finished(trial, best)
+        watch.metrics.moved(session.bank.bytes_moved)
+
+    def lost(line: str) -> None:
+        view.note(line)
+        watch.metrics.failed()
 
     warm_up = [AVERAGE_MERGE, SIMPLE_MERGE, *_one_of_each(space.corners())]
     for note in models.notes:
@@ -260,7 +265,7 @@ def _run(
         open_session(
             *(sweep, ready.suite, models.base, models.specialists, warm_up, run, ready.calibration, judges, report),
             *(placement, places),
-            note=view.note,
+            note=lost,
         ) as session,
     ):
         view.phase(f"vLLM started in {session.engine_start_seconds:.0f} s")

@@ -20,6 +20,7 @@ class SearchMetrics:
 
     def __init__(self, run: str) -> None:
         self._run = {"run": run}
+        self._bytes = 0
         self._candidates = Counter(
             "mergebench_ray_candidates", "Candidates that came to their end.", (*_TAGS, "outcome", "method")
         )
@@ -28,7 +29,7 @@ class SearchMetrics:
         self._score = Histogram("mergebench_ray_score_seconds", "Answering and grading.", _SECONDS, _TAGS)
         self._best = Gauge("mergebench_ray_best_objective", "Objective of the best candidate so far.", _TAGS)
         self._moved = Counter("mergebench_ray_moved_bytes", "Bytes that merges read and wrote.", _TAGS)
-        self._failures = Counter("mergebench_ray_failures", "Processes that were lost.", (*_TAGS, "what"))
+        self._failures = Counter("mergebench_ray_failures", "Times that something was lost, or brought back.", _TAGS)
 
     def finished(self, trial: Trial, best: Trial | None) -> None:
         """A candidate came to its end; `best` is the best one so far."""
@@ -42,10 +43,11 @@ class SearchMetrics:
             self._best.set(best.objective.value, self._run)
 
     def moved(self, num_bytes: int) -> None:
-        """A merge has read and written so many bytes."""
-        if num_bytes:
-            self._moved.inc(num_bytes, self._run)
+        """Merges have read and written so many bytes since the run's engines were up."""
+        if num_bytes > self._bytes:
+            self._moved.inc(num_bytes - self._bytes, self._run)
+            self._bytes = num_bytes
 
-    def failed(self, what: str) -> None:
-        """A process was lost: an engine, say, or a shard."""
-        self._failures.inc(1, {**self._run, "what": what})
+    def failed(self) -> None:
+        """An engine, a shard or a node was lost, or brought back."""
+        self._failures.inc(1, self._run)

@@ -119,13 +119,14 @@ def test_metrics_are_where_prometheus_looks(ray_cluster: None) -> None:
     rows = searched(raced(made_up_trials(6, test=False), in_full=2))
     for row in rows:
         metrics.finished(row, rows[0])
+    metrics.moved(1000)
     metrics.moved(1024)
-    metrics.failed("engine")
+    metrics.failed()
     wanted = {
         'outcome="scored"': 2.0,
         'outcome="stopped"': 4.0,
         "mergebench_ray_moved_bytes": 1024.0,
-        'what="engine"': 1.0,
+        "mergebench_ray_failures": 1.0,
         "mergebench_ray_swap_seconds_count": 6.0,
         "mergebench_ray_tokens": float(sum(row.tokens for row in rows)),
     }
