@@ -10,6 +10,7 @@ from mergebench_ray.machine import available_memory, gpu_memory, usable_cores
 from mergebench_ray.placement.records import Cluster, Node
 
 _PROBE_SECONDS = 60.0
+_MARKET = "ray.io/market-type"
 
 
 def this_machine() -> Cluster:
@@ -51,6 +52,7 @@ def running_cluster() -> Cluster:
                 gpu_memory=gpus.get(node["NodeID"], ())[:whole],
                 cores=float(free.get("CPU", 0)),
                 node_id=node["NodeID"],
+                spot=node.get("Labels", {}).get(_MARKET) == "spot",
             )
         )
     return Cluster(nodes=tuple(nodes), has_own_store=True)

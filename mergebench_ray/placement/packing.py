@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from mergebench_ray.placement.records import WHOLE, Cluster, Part, Placed, fetched_bytes
 
 _MOST_STEPS = 20_000
+_MAY_GO = frozenset({"engine", "judge"})
+"""What holds nothing that would be missed: this goes to nodes that may be taken away, all else to the others."""
 _ORDER = {"object store": 0, "shard": 1, "driver": 2, "engine": 2, "judge": 2, "calibration": 3}
 
 
@@ -25,7 +27,8 @@ class _Room:
 def pack(parts: Sequence[Part], cluster: Cluster, most_steps: int = _MOST_STEPS) -> list[Placed] | None:
     """A place for each part, in the order of the parts; None where none was found.
 
-    Parts are spread: each goes where most is left. Where that fails they are packed as tightly as they go, and where
+    Parts are spread: each goes where most is left, engines and judges first to nodes that may be taken away, all else
+    first to those that stay. Where that fails they are packed as tightly as they go, and where
     that fails all ways are tried, as far as `most_steps` go. So None is certain for few parts on few nodes.
 
     Args:
@@ -117,17 +120,18 @@ def _greedy(parts: Sequence[Part], order: Sequence[int], cluster: Cluster, *, ti
     for index in order:
         part = parts[index]
         host = part.host_memory + (reserve if part.fetches else 0)
-        choices: list[tuple[int, int, int, tuple[int, ...]]] = []
+        choices: list[tuple[bool, int, int, int, tuple[int, ...]]] = []
         for place, (node, room) in enumerate(zip(cluster.nodes, rooms, strict=True)):
             if part.node not in (None, place) or host > room.host or part.cores > room.cores:
                 continue
             devices = _devices(part, room, node.gpu_memory, tight)
             if devices is not None:
                 left = min((room.gpu_bytes[device] for device in devices), default=room.host)
-                choices.append(((left if tight else -left), len(choices), place, devices))
+                unwanted = node.spot != (part.kind in _MAY_GO)
+                choices.append((unwanted, (left if tight else -left), len(choices), place, devices))
         if not choices:
             return None
-        _, _, place, devices = min(choices)
+        *_, place, devices = min(choices)
         _put(part, rooms[place], cluster.nodes[place].gpu_memory, devices, host, 1)
         found[index] = Placed(part=part, node=place, devices=devices)
     return [found[index] for index in range(len(parts))]

@@ -75,7 +75,8 @@ def find_placement(
 ) -> Placement | None:
     """A placement of a sweep on a cluster; None where there is none.
 
-    The bank is held on GPUs where it fits beside the engines, else in host memory, from where each candidate is copied.
+    The bank is held on GPUs where it fits beside the engines, else in host memory, from where each candidate is copied;
+    rather in host memory where no GPU stays.
     """
     options = {} if most_steps is None else {"most_steps": most_steps}
     for bank_on_gpu in places_of_the_bank(sweep, cluster):
@@ -90,7 +91,9 @@ def places_of_the_bank(sweep: Sweep, cluster: Cluster) -> list[bool]:
     """Whether the bank may be on GPUs, the better choice first."""
     if not cluster.gpus:
         return [False]
-    return [True] if sweep.engine.transport in _ON_GPUS_ONLY else [True, False]
+    if sweep.engine.transport in _ON_GPUS_ONLY:
+        return [True]
+    return [False, True] if cluster.only_spot_gpus else [True, False]
 
 
 def parts_on(sweep: Sweep, sizes: ModelSizes, judges: Judges, cluster: Cluster, bank_on_gpu: bool) -> list[Part]:

@@ -28,6 +28,7 @@ class Node(Record):
         gpu_memory: bytes of each of its GPUs.
         cores: that may be used; None where nobody has said.
         node_id: Ray's; empty where the node is one that is only planned for.
+        spot: whether it may be taken away at any time.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Node(Record):
     gpu_memory: tuple[int, ...] = ()
     cores: float | None = None
     node_id: str = ""
+    spot: bool = False
 
 
 class Cluster(Record):
@@ -65,6 +67,11 @@ class Cluster(Record):
     def gpus(self) -> int:
         """GPUs of all nodes."""
         return sum(len(node.gpu_memory) for node in self.nodes)
+
+    @property
+    def only_spot_gpus(self) -> bool:
+        """Whether every GPU may be taken away, and not every node."""
+        return all(node.spot for node in self.nodes if node.gpu_memory) and not all(node.spot for node in self.nodes)
 
     def __str__(self) -> str:
         counted: dict[tuple[int, tuple[int, ...]], int] = {}

@@ -106,3 +106,17 @@ def test_shards_and_engines_are_spread_while_there_is_room_and_share_where_there
     assert {one.devices for one in apart} == {(0,), (1,)}
     assert {one.devices for one in together} == {(0,)}
     assert pack([engine, shard], Cluster.alike(1, 100, 1, 59)) is None
+
+
+def test_engines_go_to_nodes_that_may_be_taken_away_and_the_bank_stays() -> None:
+    engine = Part(kind="engine", name="engine", host_memory=10, gpus=1, gpu_memory=20, gpu_fraction=0.5)
+    shard = Part(kind="shard", name="shard", host_memory=30)
+    roomy = {"host_memory": 100, "gpu_memory": (80, 80)}
+    stays, goes = Node(name="stays", **roomy), Node(name="goes", spot=True, **{**roomy, "host_memory": 200})
+    for nodes in ((stays, goes), (goes, stays)):
+        placed = pack([engine, shard], Cluster(nodes=nodes))
+        assert placed is not None
+        assert [nodes[one.node].name for one in placed] == ["goes", "stays"]
+    assert pack([engine, shard], Cluster(nodes=(goes,))) is not None
+    without = Node(name="without GPUs", host_memory=100)
+    assert [Cluster(nodes=nodes).only_spot_gpus for nodes in ((goes, without), (goes, stays), (goes,))] == [1, 0, 0]
