@@ -220,9 +220,10 @@ def _add_times(table: Table, plan: Plan) -> None:
         f"{found.candidate_seconds:.1f} s: merging {found.merge_seconds:.2f}, loading {found.load_seconds:.2f}, "
         f"answers {found.answer_seconds:.1f}",
     )
-    hours = dict.fromkeys(f"{one:.2g}" for one in found.hours)
+    unit, count = ("h", 1) if found.hours[1] >= 1 else ("min", 60)
+    spans = dict.fromkeys(f"{count * one:.2g}" for one in found.hours)
     if plan.answers:
-        table.add_row("the sweep, about", f"{' to '.join(hours)} h")
+        table.add_row("the sweep, about", f"{' to '.join(spans)} {unit}")
 
 
 def _table_of_nodes(placement: Placement) -> Table:

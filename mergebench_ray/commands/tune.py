@@ -138,11 +138,11 @@ def tune(
     """
     began = datetime.now(UTC)
     checked, folder = checked_run(sweep, overrides, out, resume=resume, address=address, dashboard_port=dashboard_port)
-    cluster = cluster_of(address)
     if lies_elsewhere(checked):
-        _require_fit(plan_of_headers(checked, cluster))  # before weights are fetched
+        _require_fit(plan_of_headers(checked, cluster_of(address)))  # before weights are fetched
     ready = make_ready(checked, RunFolder(folder))
     tasks = ready.tasks
+    cluster = cluster_of(address)  # only now, when what an earlier run of this process held is given back
     _require_fit(plan_of(ready, cluster))
     check_gpu_hours(checked, cluster)
     if checked.search.storage is not None:

@@ -23,8 +23,8 @@ class EngineSettings(Strict):
         default=None,
         gt=0,
         le=1024,
-        description="GPUs that Ray sets aside for an engine; below 1 it shares one with a judge. None for "
-        "tensor_parallel_size.",
+        description="GPUs that Ray sets aside for an engine; below 1 it shares one. None for tensor_parallel_size, "
+        "where an engine of one worker shares its GPU with what fits beside it in a search.",
     )
 
     @property

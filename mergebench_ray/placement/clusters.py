@@ -43,7 +43,7 @@ def running_cluster() -> Cluster:
     gpus = _memory_of_gpus([node for node in alive if node["Resources"].get("GPU")])
     nodes = []
     for node in alive:
-        free = left.get(node["NodeID"], {})
+        free = left.get(node["NodeID"], node["Resources"])  # of a node that has just come nothing else is known
         whole = int(free.get("GPU", 0))
         nodes.append(
             Node(
