@@ -300,8 +300,7 @@ def _run(
 
 
 def _check_budget(ready: ReadySweep, records: Records, budget: RunBudget, run: RunFolder) -> None:
-    # A search that has begun comes to its end, however little is left.
-    if ready.sweep.search.budget is not None and not run.decisions_file.exists():
+    if ready.sweep.search.budget is not None and not run.decisions_file.exists():  # older runs do not say otherwise
         budget.check(records.left_of_references(ready.domain_items))
 
 

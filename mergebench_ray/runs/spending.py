@@ -44,7 +44,12 @@ class _Enough(BaseModel):
     budget: dict[str, float]
 
 
-_LINE: TypeAdapter[_Began | _Ended | _Enough] = TypeAdapter(_Began | _Ended | _Enough)
+class _Searching(BaseModel):
+    searching: AwareDatetime
+
+
+_Line = _Began | _Ended | _Enough | _Searching
+_LINE: TypeAdapter[_Line] = TypeAdapter(_Line)
 
 
 class Sittings:
@@ -86,6 +91,14 @@ class Sittings:
         """
         self._lines()
 
+    def note_search(self) -> None:
+        """The search begins, or goes on."""
+        self._file.append([{"searching": datetime.now(UTC).isoformat()}])
+
+    def have_searched(self) -> bool:
+        """Whether a search has begun."""
+        return any(isinstance(line, _Searching) for line in self._lines())
+
     def note_enough(self, budget: Mapping[str, float], candidates: int) -> None:
         """The budget pays no further candidate after so many."""
         self._file.append([{"enough": candidates, "budget": dict(budget)}])
@@ -103,20 +116,18 @@ class Sittings:
             now: end of the sitting that is under way; None where there is none.
         """
         minutes = gpu_hours = 0.0
-        for seconds, gpus in self._sittings(trials, now):
-            minutes += seconds / 60
-            gpu_hours += seconds / 3600 * gpus
+        for one in self._sittings(trials, now):
+            minutes += one.seconds / 60
+            gpu_hours += one.seconds / 3600 * one.gpus
         return Worked(minutes, gpu_hours)
 
     def start(self, trials: Sequence[Trial], now: datetime) -> float:
-        """Minutes of a sitting, on average, that are no row's, as those in which engines start; as of `spent`."""
-        found = self._sittings(trials, now)
-        rows = sum(seconds_of(one) for one in trials if not one.taken_from)
-        return max(0.0, sum(seconds for seconds, _ in found) - rows) / 60 / max(1, len(found))
+        """Minutes of a sitting, at most so far, that are no row's, as those in which engines start; as of `spent`."""
+        own = [one for one in trials if not one.taken_from]
+        return max((one.of_no_row(own) / 60 for one in self._sittings(trials, now)), default=0.0)
 
-    def _sittings(self, trials: Sequence[Trial], now: datetime | None) -> list[tuple[float, float]]:
-        """Seconds and GPUs of each."""
-        lines = [line for line in self._lines() if not isinstance(line, _Enough)]
+    def _sittings(self, trials: Sequence[Trial], now: datetime | None) -> list[_Sitting]:
+        lines = [line for line in self._lines() if isinstance(line, _Began | _Ended)]
         found = []
         for line, after in zip(lines, [*lines[1:], None]):
             if isinstance(line, _Ended):
@@ -129,10 +140,10 @@ class Sittings:
             else:
                 until = datetime.max.replace(tzinfo=UTC) if after is None else after.began
                 ended = max((one.finished for one in trials if began <= one.finished <= until), default=began)
-            found.append((max(0.0, (ended - began).total_seconds()), line.gpus))
+            found.append(_Sitting(began, max(began, ended), line.gpus))
         return found
 
-    def _lines(self) -> list[_Began | _Ended | _Enough]:
+    def _lines(self) -> list[_Line]:
         found = []
         for number, line in enumerate(self._file.read(), start=1):
             try:
@@ -143,6 +154,21 @@ class Sittings:
                     "a copy, or start again in another folder"
                 ) from error
         return found
+
+
+class _Sitting(NamedTuple):
+    began: datetime
+    ended: datetime
+    gpus: float
+
+    @property
+    def seconds(self) -> float:
+        return (self.ended - self.began).total_seconds()
+
+    def of_no_row(self, trials: Sequence[Trial]) -> float:
+        """Seconds that none of some rows took."""
+        rows = sum(seconds_of(one) for one in trials if self.began <= one.finished <= self.ended)
+        return max(0.0, self.seconds - rows)
 
 
 def tokens_of(trial: Trial) -> int:

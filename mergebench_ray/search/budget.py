@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -89,6 +89,10 @@ class Budget:
     ) -> None:
         check_gpus(options, gpus)
         self._options, self._work, self._gpus, self._elsewhere = options, work, gpus, elsewhere
+
+    def begins_with(self, taken: int) -> None:
+        """So many candidates of other runs, scored in full, are there in the end."""
+        self._work = replace(self._work, taken=taken)
 
     def check(self, trials: Sequence[Trial], worked: Worked, left: Sequence[int] = (), start: float = 0.0) -> None:
         """Refuse a budget that does not pay one candidate and what comes before and after it, once it has a price.
@@ -241,9 +245,15 @@ class RunBudget:
         enough = self._sittings.enough(self._limits) if self._limits else None
         return self._most if enough is None else min(enough, self._most)
 
-    def check(self, left: Sequence[int] = ()) -> None:
-        """As `Budget.check`."""
+    def begins_with(self, taken: int) -> None:
+        """As `Budget.begins_with`; from here on the search has begun."""
         if self._budget is not None:
+            self._budget.begins_with(taken)
+            self._sittings.note_search()
+
+    def check(self, left: Sequence[int] = ()) -> None:
+        """As `Budget.check`; a search that has begun comes to its end, however little is left."""
+        if self._budget is not None and not self._sittings.have_searched():
             trials = self._store.trials()
             self._budget.check(trials, self._worked(), left, self._sittings.start(trials, datetime.now(UTC)))
 

@@ -87,6 +87,7 @@ def search(
         note(line)
     race = race_of_run(race, sweep, run)
     besides = raced_besides(store.trials())
+    budget.begins_with(besides)
     expected = budget.expected(UnderWay())
     raced = race_of(race, sweep, run, store, goal, None if expected is None else expected + besides)
     order = None if raced is None else order_of(race, raced, on_gpus=bool(ray.cluster_resources().get("GPU")))

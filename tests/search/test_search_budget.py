@@ -343,5 +343,27 @@ def test_what_no_row_took_of_the_sittings_is_their_start(tmp_path: Path) -> None
     assert sittings.start([], began) == pytest.approx(70 / 60)
     again = began + timedelta(hours=1)
     lines.append([{"began": again.isoformat(), "gpus": 0}])
-    rows = [*REFERENCES, replace(row("candidate"), taken_from="earlier")]  # 30 seconds
-    assert sittings.start(rows, again + timedelta(seconds=40)) == pytest.approx(40 / 60)
+    rows = [replace(one, finished=began + timedelta(seconds=60)) for one in REFERENCES]  # 30 seconds
+    rows.append(replace(row("candidate"), taken_from="earlier", finished=again))
+    assert sittings.start(rows, again + timedelta(seconds=30)) == pytest.approx(40 / 60)
+    assert sittings.start(rows, again + timedelta(seconds=50)) == pytest.approx(50 / 60)  # the longest
+
+
+def test_a_search_that_has_begun_is_not_refused_when_it_goes_on(tmp_path: Path) -> None:
+    sittings = Sittings(RunFolder(tmp_path))
+    store = TrialStore(tmp_path)
+    store.extend(REFERENCES)
+    options = SearchOptions(budget=BudgetOptions(tokens=1))
+    with pytest.raises(InputError, match="give that or more"):
+        RunBudget(options, WORK, 0.0, store, sittings).check()
+    RunBudget(options, WORK, 0.0, store, sittings).begins_with(0)
+    RunBudget(options, WORK, 0.0, store, sittings).check()
+
+
+def test_candidates_that_are_left_out_once_engines_are_up_are_no_finalists(tmp_path: Path) -> None:
+    least = int(3_000 + 1.1 * (1_000 + 10 * ((1 + 2) * 50 + (1 + 2 + 2) * 100)))  # of one, that is its method's winner
+    found = Budget(BudgetOptions(tokens=least + 2_500), replace(WORK, taken=5), 0.0)
+    with pytest.raises(InputError, match="give that or more"):
+        found.check(REFERENCES, Worked())
+    found.begins_with(0)
+    found.check(REFERENCES, Worked())
