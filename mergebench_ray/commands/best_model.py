@@ -11,7 +11,7 @@ from mergebench_ray.checkpoints import model_card
 from mergebench_ray.commands.merge import write_merged
 from mergebench_ray.commands.models import Models
 from mergebench_ray.config import Recipe
-from mergebench_ray.files import whole_folder
+from mergebench_ray.files import whole_file, whole_folder
 from mergebench_ray.runs.leaderboard import (
     choice_title,
     objective_title,
@@ -34,18 +34,25 @@ def write_best(
     results: Sequence[EvalResult],
     aim: str,
 ) -> None:
-    """Write recipe and model, unless they are there; of another winner, found with more trials, they are replaced."""
+    """Write recipe and model, unless they are there; of another winner, found with more trials, they are replaced.
+
+    The card of a model that stays says what is so now.
+    """
     text = recipe.to_yaml()
-    if run.model_folder.exists() and run.recipe_file.is_file() and run.recipe_file.read_text() == text:
-        return
     scores = {
         trial.label: {domain: (result.score, result.standard_error) for domain, result in trial.domains.items()}
         for trial in store.trials()
         if trial.split == "test"
     }
+    card = model_card(recipe, scores, [*models.notes, aim], results)
+    if run.model_folder.exists() and run.recipe_file.is_file() and run.recipe_file.read_text() == text:
+        file = run.model_folder / "README.md"
+        if not file.exists() or file.read_text(encoding="utf-8") != card:
+            with whole_file(file) as temporary:
+                temporary.write_text(card, encoding="utf-8")
+        return
     with whole_folder(run.best_folder, replace=True) as folder:
         (folder / run.recipe_file.name).write_text(text)
-        card = model_card(recipe, scores, [*models.notes, aim], results)
         write_merged(folder / run.model_folder.name, session.bank, models.base, card)
 
 

@@ -33,7 +33,8 @@ class Writer:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run, self.store, self.written, self.is_killed = RunFolder(folder), TrialStore(folder), 0, False
-        monkeypatch.setattr(module, "model_card", lambda *_: "card")
+        self.card = "card"
+        monkeypatch.setattr(module, "model_card", lambda *_: self.card)
         monkeypatch.setattr(module, "write_merged", self._write)
 
     def _write(self, out: Path, bank: Any, base: Any, card: str) -> None:
@@ -60,6 +61,14 @@ def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Writer:
 def test_a_winner_that_is_written_already_is_not_written_again(writer: Writer) -> None:
     writer.best(0.5)
     writer.best(0.5)
+    assert (writer.found().parameters, writer.written) == ({"density": 0.5}, 1)
+
+
+def test_the_card_of_a_winner_that_stays_says_what_is_so_now(writer: Writer) -> None:
+    writer.best(0.5)
+    writer.card = "chosen otherwise"
+    writer.best(0.5)
+    assert (writer.run.model_folder / "README.md").read_text() == "chosen otherwise"
     assert (writer.found().parameters, writer.written) == ({"density": 0.5}, 1)
 
 
