@@ -23,6 +23,8 @@ from mergebench_ray.search.space import METHOD
 
 Integers = npt.NDArray[np.int64]
 
+_TAKEN_FROM = "taken_from"
+"""User attribute of a trial that another run has scored."""
 STARTUP = 8  # candidates of one method, spread evenly before there is a model
 STARTUP_OF_EACH = 4  # of several
 
@@ -157,10 +159,16 @@ class GaussianProcessSampler(optuna.samplers.BaseSampler):
         if not methods:
             return None
         method = min(methods, key=lambda one: drawn[one])
-        count, axes = drawn[method], len(self._methods[method])
-        if not axes:
+        count, numbers = drawn[method], self._methods[method]
+        if not len(numbers):
             return method, np.zeros(0)
-        return method, qmc.Sobol(axes, seed=self._sequence_seed).random(1 << count.bit_length())[count]
+        points = qmc.Sobol(len(numbers), seed=self._sequence_seed).random(1 << max(count, wanted).bit_length())
+        known = [one for one in self._of_the_space(before) if self._method(one) == method]
+        if not any(_TAKEN_FROM in one.user_attrs for one in known):
+            return method, points[count]
+        # Others were not spread by this sequence: of its points the one that is farthest from all of them.
+        apart = _squared_distances(numbers.points(points), numbers.points(numbers.units(known))).min(axis=1)
+        return method, points[int(apart.argmax())]
 
     def _most_promising(
         self,

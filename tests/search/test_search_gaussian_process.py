@@ -75,6 +75,23 @@ def test_a_study_that_minimises_goes_down() -> None:
     assert hill(study.best_params) > 0.97
 
 
+def test_the_first_candidates_keep_away_from_those_of_other_runs() -> None:
+    spread = [one.params for one in searched(SQUARE, hill, 3).trials]
+    study = optuna.create_study(direction="maximize")
+    for params in spread:
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=params, distributions=SQUARE, value=hill(params), user_attrs={"taken_from": "a"}
+            )
+        )
+    for number in range(3, STARTUP):
+        study.sampler = GaussianProcessSampler({"m": SQUARE}, "error", seed=number, sequence_seed=0)
+        study.tell(study.ask(SQUARE), 0.0)
+    points = np.array([[one.params["a"] / 2, (one.params["b"] + 1) / 2] for one in study.trials])
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2) + np.eye(STARTUP)
+    assert apart.min() > 0.15
+
+
 def test_the_first_candidates_are_spread_evenly_whatever_they_score() -> None:
     first, second = (searched(SQUARE, function, STARTUP) for function in (hill, lambda params: -hill(params)))
     assert [one.params for one in first.trials] == [one.params for one in second.trials]
