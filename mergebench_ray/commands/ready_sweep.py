@@ -28,7 +28,7 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search.budget import check_before
 from mergebench_ray.search.earlier_items import run_folders
 from mergebench_ray.search.race_choice import chosen_race, expected_share
-from mergebench_ray.search.samplers import random_draws
+from mergebench_ray.search.samplers import auto_fallback, random_draws
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.warm_start import Taken, Wanted, find_candidates, matching_folders
 from mergebench_ray.tasks.loading import load_tasks
@@ -102,7 +102,8 @@ class ReadySweep:
     @property
     def search_notes(self) -> list[str]:
         """What sampler and race do not do, a line each."""
-        return [*random_draws(self.sweep.search, self.space), *self.race_notes, *self.taken_notes]
+        search, space = self.sweep.search, self.space
+        return [*auto_fallback(search, space), *random_draws(search, space), *self.race_notes, *self.taken_notes]
 
 
 def make_ready(sweep: Sweep, run: RunFolder | None = None) -> ReadySweep:

@@ -155,6 +155,24 @@ def random_draws(options: SearchOptions, space: Space) -> list[str]:
     return found
 
 
+def auto_fallback(options: SearchOptions, space: Space) -> list[str]:
+    """That `auto` is not the Gaussian process that it is elsewhere, and why, in a line; none where it is."""
+    if options.sampler != AUTO or (reason := _why_not_modelled(options, space)) is None:
+        return []
+    return [f"search.sampler = {AUTO!r} is TPESampler here: the Gaussian process {reason}"]
+
+
+def _why_not_modelled(options: SearchOptions, space: Space) -> str | None:
+    most = max(len(space.distributions(method)) for method in space.methods)
+    if most > _MOST_MODELLED:
+        return f"is for up to {_MOST_MODELLED} numbers of a method, and there are {most}"
+    if options.constraints:
+        return "knows nothing of search.constraints"
+    if len(each_objective(options.objective)) > 1 and len(space.methods) > 1:
+        return "is for one method where there are several objectives"
+    return None
+
+
 def search_sampler(options: SearchOptions, space: Space) -> SamplerOfUntried:
     """The sampler that a sweep names, or with `auto` what searches its space best; it proposes nothing for ever.
 
@@ -174,8 +192,7 @@ def _named_sampler(options: SearchOptions, space: Space, *, grows: bool) -> Seed
     _check_auto(options)
     methods = {method: space.distributions(method) for method in space.methods}
     has_front = len(each_objective(options.objective)) > 1
-    # The Gaussian process knows nothing of constraints, and was not measured on fronts of several methods.
-    if max(map(len, methods.values())) > _MOST_MODELLED or options.constraints or (has_front and len(methods) > 1):
+    if _why_not_modelled(options, space) is not None:
         # By groups it would look at the ranges that numbers had first.
         growing = {"multivariate": len(methods) == 1}
         return make_sampler("TPESampler", options.seed, growing if grows else {"multivariate": True, "group": True})

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.search.gaussian_process import GaussianProcessSampler
-from mergebench_ray.search.samplers import make_sampler, random_draws, search_sampler, try_sampler
+from mergebench_ray.search.samplers import auto_fallback, make_sampler, random_draws, search_sampler, try_sampler
 from mergebench_ray.search.space import Space
 
 FINITE = {"consensus": {"k": {"low": 1, "high": 2, "integer": True}, "scaling_coef": {"choices": [0.2, 0.4, 0.6]}}}
@@ -113,6 +113,26 @@ def test_auto_takes_a_gaussian_process_where_it_fits(
     methods: dict[str, Any], search: dict[str, Any], kind: Any
 ) -> None:
     assert isinstance(made_of(methods, **search), kind)
+
+
+@pytest.mark.parametrize(
+    ("methods", "search", "why"),
+    [
+        ({"task_arithmetic": {"scaling_coef": {**COEFFICIENT, "layer_groups": 11}}}, {}, "and there are 22"),
+        (FINITE, {"constraints": {"math": ">= 0.5"}}, "nothing of search.constraints"),
+        (METHODS, {"objective": ["math", "coding"]}, "one method where there are several objectives"),
+        (METHODS, {}, None),
+        (FINITE, {"objective": ["math", "coding"]}, None),
+        (METHODS, {"sampler": "TPESampler", "constraints": {"math": ">= 0.5"}}, None),
+    ],
+)
+def test_that_auto_is_another_sampler_than_elsewhere_is_said_in_a_line(
+    methods: dict[str, Any], search: dict[str, Any], why: str | None
+) -> None:
+    sweep = Sweep.model_validate({"name": "x", "suite": "smollm2-mini", "methods": methods, "search": search})
+    notes = auto_fallback(sweep.search, Space(sweep, ["coding", "math"], None))
+    assert len(notes) == (why is not None)
+    assert all(str(why) in note for note in notes)
 
 
 def test_auto_has_no_options() -> None:
