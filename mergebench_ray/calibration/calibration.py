@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,13 @@ from mergebench_ray.kernels.threads import torch_threads
 from mergebench_ray.methods import Calibrated, CalibrationRequest
 from mergebench_ray.progress import Progress, silent
 from mergebench_ray.ray_actors import Actor, actors_of
-from mergebench_ray.ray_errors import input_errors
+from mergebench_ray.ray_errors import input_errors, why_lost
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
+_LOSSES = 3
+"""So many times a worker may be lost over the same statistic."""
 
 
 class Calibration:
@@ -165,6 +169,7 @@ def _run(jobs: Sequence[CalibrationJob], store: StatisticStore, progress: Progre
     needed = max(job.memory for job in jobs)
     on_gpu, at_once = _room_for(needed)
     waiting = list(jobs)
+    lost: Counter[int] = Counter()
     running: dict[ray.ObjectRef[None], tuple[Actor[CalibrationWorker], CalibrationJob]] = {}
     finished = 0
     try:
@@ -176,13 +181,23 @@ def _run(jobs: Sequence[CalibrationJob], store: StatisticStore, progress: Progre
                 running[worker.call(CalibrationWorker.run, job, store, device)] = (worker, job)
             done, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
             for reference in done:
-                worker, _job = running[reference]
-                with input_errors():
-                    ray.get(reference)
-                del running[reference]
-                worker.kill()
-                finished += 1
-            states = [(job, ray.get(worker.call(CalibrationWorker.state))) for worker, job in running.values()]
+                worker, job = running.pop(reference)
+                try:
+                    with input_errors():
+                        ray.get(reference)
+                    finished += 1
+                except ray.exceptions.RayActorError as error:
+                    lost[id(job)] += 1
+                    if lost[id(job)] == _LOSSES:
+                        raise
+                    logger.warning("a worker that calibrated was lost (%s): another one does it", why_lost(error))
+                    waiting.append(job)
+                finally:
+                    worker.kill()
+            states = []
+            for worker, job in running.values():
+                with suppress(ray.exceptions.RayActorError):  # its job says so, too
+                    states.append((job, ray.get(worker.call(CalibrationWorker.state))))
             share = (finished + sum(fraction for _, (fraction, _) in states)) / len(jobs)
             progress(share, _line(states, share))
     finally:

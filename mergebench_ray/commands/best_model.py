@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from huggingface_hub import EvalResult
+from ray.exceptions import RayTaskError
 
 from mergebench_ray.bank import Bank
 from mergebench_ray.checkpoints import model_card
@@ -51,9 +52,17 @@ def write_best(
             with whole_file(file) as temporary:
                 temporary.write_text(card, encoding="utf-8")
         return
-    with whole_folder(run.best_folder, replace=True) as folder:
-        (folder / run.recipe_file.name).write_text(text)
-        write_merged(folder / run.model_folder.name, session.bank, models.base, card)
+    is_written = False
+    while not is_written:
+        merged = session.bank.merge(recipe)
+        try:
+            with whole_folder(run.best_folder, replace=True) as folder:
+                (folder / run.recipe_file.name).write_text(text)
+                write_merged(folder / run.model_folder.name, session.bank, models.base, card)
+            is_written = True
+        except (OSError, RayTaskError):
+            if session.bank.holds(merged):
+                raise  # else a shard was lost while its memory was read
 
 
 def write_front(bank: Bank, members: Sequence[Trial], run: RunFolder) -> None:

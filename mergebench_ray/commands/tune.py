@@ -356,7 +356,6 @@ def _finish(
         other = session.bank.recipe(trial.method, trial.parameters)
         records.merged("candidate", trial.name, "test", other, number=trial.number)
     view.phase("writing the best model")
-    session.bank.merge(recipe)
     results = [
         evaluation_result(ready.suite.name, "test", domain, one.metric, one.score, one.standard_error, one.items)
         for domain, one in test.domains.items()

@@ -35,6 +35,8 @@ class Writer:
         self.run, self.store, self.written, self.is_killed = RunFolder(folder), TrialStore(folder), 0, False
         self.card = "card"
         monkeypatch.setattr(module, "model_card", lambda *_: self.card)
+        self.lost = 0
+        self.bank = SimpleNamespace(merge=lambda recipe: recipe, holds=lambda _merged: self.written > self.lost)
         monkeypatch.setattr(module, "write_merged", self._write)
 
     def _write(self, out: Path, bank: Any, base: Any, card: str) -> None:
@@ -43,9 +45,11 @@ class Writer:
             (folder / "model").write_text(card)
             if self.is_killed:
                 raise KeyboardInterrupt
+            if self.written <= self.lost:
+                raise FileNotFoundError("/proc/1/fd/2")
 
     def best(self, density: float) -> None:
-        anything: Any = SimpleNamespace(bank=None, base=None, notes=[])
+        anything: Any = SimpleNamespace(bank=self.bank, base=None, notes=[])
         module.write_best(anything, recipe(density), anything, self.store, self.run, [], "aim")
 
     def found(self) -> Recipe:
@@ -70,6 +74,12 @@ def test_the_card_of_a_winner_that_stays_says_what_is_so_now(writer: Writer) -> 
     writer.best(0.5)
     assert (writer.run.model_folder / "README.md").read_text() == "chosen otherwise"
     assert (writer.found().parameters, writer.written) == ({"density": 0.5}, 1)
+
+
+def test_a_model_is_merged_and_written_again_where_a_shard_was_lost_meanwhile(writer: Writer) -> None:
+    writer.lost = 2
+    writer.best(0.5)
+    assert (writer.found().parameters, writer.written) == ({"density": 0.5}, 3)
 
 
 def test_all_recipes_of_a_front_are_written_and_those_of_an_earlier_one_are_not_kept(tmp_path: Path) -> None:
