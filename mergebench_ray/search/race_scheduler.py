@@ -175,7 +175,9 @@ class RaceScheduler(TrialScheduler):
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Keep what goes wrong in the block: Tune would make text of it."""
+        """Keep what goes wrong in the block, and raise it in the next: Tune makes text of it, or passes over it."""
+        if self.error is not None:
+            raise self.error
         try:
             yield
         except Exception as error:
@@ -268,12 +270,16 @@ class StudySearch(OptunaSearch):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study a candidate's objectives, or their estimates; one without a value has failed."""
+        with self._scheduler.noted():
+            self._tell(trial_id)
+
+    def _tell(self, trial_id: str) -> None:
         number = self._ot_trials[trial_id].number
         if number in self._racing.values:
             value = self._racing.values[number]
             names = self.metric if isinstance(self.metric, list) else [self.metric]
             told = dict(zip(names, value if isinstance(value, list) else [value]))
-            super().on_trial_complete(trial_id, None if value is None else told, error=value is None)
+            OptunaSearch.on_trial_complete(self, trial_id, None if value is None else told, error=value is None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing, for Tune's own way of resuming, which is not used here: the study is on disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
 from mergebench_ray.search.objectives.objective import References
-from mergebench_ray.search.race_scheduler import StudySearch
+from mergebench_ray.search.race_scheduler import RaceScheduler, StudySearch
 from mergebench_ray.search.samplers import search_sampler
 from mergebench_ray.search.space import OPTUNA_NUMBER, Space
 from mergebench_ray.search.study import RunStudy, open_storage
@@ -294,3 +295,12 @@ def test_tune_can_save_its_own_state_beside_the_study(tmp_path: Path) -> None:
     search, _ = searcher(tmp_path)
     search.save_to_dir(str(tmp_path), "session")
     assert states(tmp_path) == []
+
+
+def test_what_goes_wrong_where_tune_passes_over_it_is_raised_by_whatever_it_calls_next() -> None:
+    nothing: Any = None
+    scheduler = RaceScheduler(nothing, nothing, nothing, 1, 1, nothing)
+    with pytest.raises(OSError, match="No space left"), scheduler.noted():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space left"):
+        scheduler.choose_trial_to_run(nothing)
