@@ -379,6 +379,31 @@ def test_an_engine_that_is_lost_beside_others_ends_no_candidate_of_theirs(
     assert parts.scorer.score(parts.bank.recipe("model_soup", {}), "test").engines == (0, 1)
 
 
+def test_an_engine_that_finds_no_place_is_waited_for_and_said(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts.begin()
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: ([], refs))
+    parts.loses()
+    assert isinstance(parts.step(0, 0.5).found, Measurement)
+    assert "engine 0 waits for a node with a place for it" in parts.said[0]
+
+
+def test_an_engine_that_is_lost_whenever_it_starts_ends_the_sweep_in_one_line(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.begin()
+
+    def dies(evaluator: RecordingEvaluator) -> None:
+        error = RayActorError()
+        error.actor_id = str(id(evaluator))
+        raise error
+
+    monkeypatch.setattr(parts.supervisor, "_prepare", lambda actor: dies(actor.actor))
+    parts.loses()
+    with pytest.raises(StoppedError, match="engine 0 was lost 3 times in a row while it started"):
+        parts.step(0, 0.5)
+    assert len(parts.handles) == 4
+
+
 def test_an_error_that_no_loss_explains_reaches_whoever_takes_the_step(parts: Parts) -> None:
     parts.begin()
     parts.fails.append(ZeroDivisionError())
