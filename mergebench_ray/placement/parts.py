@@ -20,12 +20,12 @@ from mergebench_ray.placement.records import WHOLE, Part
 _BYTES = 2  # merged weights, task vectors and base are bf16
 _FLOAT = 4
 _GIB = 1 << 30
-PROCESS_BYTES = int(0.45 * _GIB)
+PROCESS_BYTES = int(0.4 * _GIB)
 """A worker process with torch and Ray imported, before any weight."""
-_ENGINE_PROCESS = 2 * _GIB  # the same with vLLM, its activations and buffers at the default batch
+_ENGINE_PROCESS = int(1.75 * _GIB)  # the same with vLLM, its activations and buffers at the default batch
 _ENGINE_ON_GPU = 2 * _GIB  # beside the weights: activations, graphs, and keys and values of a few sequences
 _SHARD_ON_GPU = int(0.7 * _GIB)  # the process's own, and blocks of a pass
-_DRIVER_PROCESSES = 3  # driver, scorer and trials
+_DRIVER_BYTES = int(1.3 * _GIB)  # driver, with the scorer, and trials
 OBJECT_STORE_BYTES = 512 << 20
 """Of a session on one machine, where weights do not travel through it."""
 
@@ -100,7 +100,7 @@ def parts_of(
     for index, (name, (judge, parameters)) in enumerate(judges.items()):
         part = _engine(judge, parameters * engine_bytes("auto", gpus=gpus), gpus)
         parts.append(part.model_copy(update={"kind": "judge", "index": index, "name": f"judge {name}", "cores": 0.0}))
-    parts.append(Part(kind="driver", name="driver", host_memory=_DRIVER_PROCESSES * PROCESS_BYTES, node=0))
+    parts.append(Part(kind="driver", name="driver", host_memory=_DRIVER_BYTES, node=0))
     if kinds:
         largest = max(sizes.calibration[kind] for kind in kinds)
         parts.append(Part(kind="calibration", name="calibration of one specialist", host_memory=largest))
