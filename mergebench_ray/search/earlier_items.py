@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from mergebench_ray.methods import get_method, method_names
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.scores import ItemRow
 from mergebench_ray.search.kept_items import kept_row, read_kept
+from mergebench_ray.search.standing import answered_recipe, read_answered
 from mergebench_ray.tasks.item_digests import item_digests
 from mergebench_ray.tasks.scored_task import ScoredTask
 
@@ -45,11 +46,17 @@ class Known:
         items: those of the wanted items that were scored.
         sources: run -> how many of them have a score from there; one that its metric leaves out has none.
         is_all: whether nothing is left to ask.
+        origins: of each item, from which run it is.
     """
 
     items: GradedItems = field(default_factory=dict)
     sources: Mapping[str, int] = field(default_factory=dict)
     is_all: bool = False
+    origins: Mapping[int, str] = field(default_factory=dict)
+
+    def sources_of(self, places: Iterable[int]) -> dict[str, int]:
+        """Run -> how many of some items have a score from there."""
+        return dict(Counter(self.origins[one] for one in places if self.items[one].value is not ABSENT))
 
 
 NOTHING = Known()
@@ -77,6 +84,7 @@ class EarlierItems:
     ) -> None:
         self._folders, self._note = dict(folders), note
         self._noted: set[Path] = set()
+        self._recipes: dict[Path, str] = {}
         frame = canonical_digest(dict(conditions))
         self._digests = {
             split: [canonical_digest([one, frame]) for one in item_digests(some)] for split, some in tasks.items()
@@ -98,7 +106,7 @@ class EarlierItems:
             return NOTHING
         wanted = self.digests(split, domains)
         items: dict[int, GradedItem] = {}
-        sources: Counter[str] = Counter()
+        origins: dict[int, str] = {}
         for name, folder in self._folders.items():
             found = self._items(folder, weights) if len(items) < len(wanted) else {}
             for place, digest in wanted.items():
@@ -106,8 +114,9 @@ class EarlierItems:
                     # What belongs together is up to this run's suite.
                     row: ItemRow = {**found[digest].row, "cluster": self._clusters[split][place]}
                     items[place] = replace(found[digest], row=row)
-                    sources[name] += items[place].value is not ABSENT
-        return Known(items, dict(sources), len(items) == len(wanted))
+                    origins[place] = name
+        known = Known(items, {}, len(items) == len(wanted), origins)
+        return replace(known, sources=known.sources_of(items))
 
     def digests(self, split: Split, domains: Iterable[str] | None = None) -> dict[int, str]:
         """Place -> digest of an item and of all that its score depends on but the weights.
@@ -129,19 +138,32 @@ class EarlierItems:
         return [kept_row(items[place], None if digests is None else digests[place]) for place in sorted(items)]
 
     def _items(self, folder: Path, weights: str) -> dict[str, GradedItem]:
-        found: dict[str, GradedItem] = {}
+        run, found = RunFolder(folder), dict[str, GradedItem]()
         for split in SPLITS:
-            path = RunFolder(folder).items_file(weights, split)
-            try:
+            path = run.items_file(weights, split)
+            with self._noting(path):
                 found = read_kept(path) | found
-            except FileNotFoundError:
-                continue
-            except (InputError, OSError) as error:
-                reason = f"{path}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-                if path not in self._noted:
-                    self._noted.add(path)
-                    self._note(f"its scores are not used again: {reason.partition('; ')[0]}")
+        # What a race has stopped, or lets wait, has answered some.
+        for path in sorted(run.race_folder.glob("*.jsonl")):
+            with self._noting(path):
+                if path not in self._recipes and (recipe := answered_recipe(path)) is not None:
+                    self._recipes[path] = recipe
+                if self._recipes.get(path) == weights:
+                    found = read_answered(path, weights) | found
         return found
+
+    @contextmanager
+    def _noting(self, path: Path) -> Iterator[None]:
+        """Pass a file over that is not there, or damaged."""
+        try:
+            yield
+        except FileNotFoundError:
+            return
+        except (InputError, OSError, ValueError) as error:
+            reason = f"{path}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+            if path not in self._noted:
+                self._noted.add(path)
+                self._note(f"its scores are not used again: {reason.partition('; ')[0]}")
 
 
 NONE_EARLIER = EarlierItems({}, {}, {}, lambda _text: None)

@@ -9,26 +9,26 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.graded import GradedItem
 from mergebench_ray.evaluation.ordered_scoring import Look
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
 from mergebench_ray.search.budget import UnderWay
+from mergebench_ray.search.candidate_rows import CandidateRows
 from mergebench_ray.search.race.decision import Decision
+from mergebench_ray.search.race_candidate import Candidate, CandidateAnswers
 from mergebench_ray.search.race_order import RaceOrder
-from mergebench_ray.search.records import Records, repeated
+from mergebench_ray.search.records import Records
 from mergebench_ray.search.scorer import GivenUp, Measurement
 from mergebench_ray.search.session import Session
-from mergebench_ray.search.standing import AnsweredFile, Cost, Standing
-from mergebench_ray.search.study import RunStudy, told_value
+from mergebench_ray.search.standing import Cost, Standing
+from mergebench_ray.search.study import RunStudy
 
 _log = logging.getLogger(__name__)
 
@@ -37,33 +37,6 @@ Next = Literal["go on", "wait", "end"]
 _CLOSED = {"action": "close"}
 _REOPENED = {"action": "reopen"}
 _GIVE_UP = "give up"
-
-
-@dataclass
-class _Candidate:
-    """One that is not at its end.
-
-    Attributes:
-        recipe: what it is; None until its first step of this sitting.
-        started: when it was proposed, or came again.
-        items: place in the split -> what came of it, in the race's order.
-        cost: what its goes took so far.
-        measurement: what it has scored, once it has stood still.
-        until: items at which it is decided on next.
-        again: whether it waits from an earlier sitting, and has not come again yet.
-        differs: whether answers that were asked again, after an interruption, are not those on disk.
-        given_up: why it was asked nothing more, in an earlier sitting that did not keep its row.
-    """
-
-    started: datetime
-    recipe: Recipe | None = None
-    items: dict[int, GradedItem] = field(default_factory=dict)
-    cost: Cost = field(default_factory=Cost)
-    measurement: Measurement | None = None
-    until: int = 0
-    again: bool = False
-    differs: bool = False
-    given_up: str = ""
 
 
 class Racing:
@@ -82,8 +55,6 @@ class Racing:
     Attributes:
         raised: candidates that waited and are to be scored on, in their order.
         ended: those that were at their end with a decision about another, and whose trials do not know it yet.
-        values: of candidates at their end: what the study is told, of several objectives a list; None for one without a
-            value.
     """
 
     def __init__(
@@ -97,14 +68,20 @@ class Racing:
         recipes: Callable[[int], Recipe],
         on_finish: Callable[[Trial], None],
     ) -> None:
-        self._session, self._store, self._records, self._study, self._run = session, store, records, study, run
+        self._session, self._store, self._records, self._run = session, store, records, run
         self._raced, self._race = raced, None if raced is None else raced.race
-        self._recipes, self._on_finish = recipes, on_finish
+        self._recipes = recipes
+        self._rows = CandidateRows(session, store, records, study, run, raced, on_finish)
+        self._answers = CandidateAnswers(session, records, run, () if raced is None else raced.places)
         self._decisions = JsonLines(run.decisions_file)
-        self._open: dict[int, _Candidate] = {}
+        self._open: dict[int, Candidate] = {}
         self.raised: deque[int] = deque()
         self.ended: list[int] = []
-        self.values: dict[int, float | list[float] | None] = {}
+
+    @property
+    def values(self) -> Mapping[int, float | list[float] | None]:
+        """Of candidates at their end: what the study is told, of several objectives a list; None for no value."""
+        return self._rows.values
 
     # What the driver says
 
@@ -116,9 +93,11 @@ class Racing:
         """
         if number not in self._open:
             until = 0 if self._race is None else self._race.first_look
-            self._open[number] = _Candidate(datetime.now(UTC), until=until)
+            self._open[number] = Candidate(datetime.now(UTC), until=until)
             self._take_known(number, self._open[number])
-            return "go on" if number in self._open else "end"
+            if number not in self._open:
+                return "end"
+            return "wait" if self._open[number].items else "go on"
         waits, self._open[number].again = self._open[number].again, False
         return "wait" if waits else "go on"
 
@@ -170,49 +149,54 @@ class Racing:
 
     # What happens
 
-    def _take_known(self, number: int, candidate: _Candidate) -> None:
-        """Ask nothing that other runs know; of a race, only where they know all that a candidate would be asked."""
+    def _take_known(self, number: int, candidate: Candidate) -> None:
+        """Ask nothing that other runs know; of a race, as far as they know the first items of its order."""
         recipe = self._recipes(number)
         if self._store.find(recipe.digest, self._records.items_digest("validation"), "validation") is not None:
             return
         known = self._records.known(recipe.digest, "validation")
-        if not known.items or not (known.is_all or self._race is None):
+        if not known.items:
             return
-        candidate.recipe, candidate.cost = recipe, Cost(reused=known.sources)
+        candidate.recipe = recipe
         if self._raced is None:
-            standing = Standing(recipe.digest, known.items, candidate.cost)
-            self._session.scorer.keep(number, standing)
+            self._session.scorer.keep(number, Standing(recipe.digest, known.items, Cost(reused=known.sources)))
             if known.is_all:
                 self._end(number, self._session.scorer.measured(number))
             return
-        places = self._raced.places
-        candidate.items = {place: known.items[place] for place in places}
-        self._answered_file(number, candidate).add(candidate.items, candidate.cost)
-        candidate.measurement = self._restored(number, candidate, len(places))
-        self._follow(self._raced.race.report(number, self._raced.scores(candidate.items, len(places))), number)
+        candidate.known = known
+        until = self._raced.race.items if known.is_all else self._raced.race.first_look
+        if candidate.knows(self._raced.places, until):
+            self._follow(self._report_known(number, until), number, asked=False)
 
-    def _looked(self, number: int, candidate: _Candidate, look: Look) -> Next:
+    def _report_known(self, number: int, until: int) -> list[Decision]:
+        """Report a candidate's first items as other runs know them."""
+        assert self._raced is not None
+        candidate = self._open[number]
+        self._answers.keep(number, candidate, candidate.take_known(self._raced.places, until), candidate.cost)
+        candidate.measurement = self._answers.restored(number, candidate, until)
+        return self._raced.race.report(number, self._raced.scores(candidate.items, until))
+
+    def _looked(self, number: int, candidate: Candidate, look: Look) -> Next:
         assert self._raced is not None
         race = self._raced.race
         new = {place: item for place, item in look.items.items() if place not in candidate.items}
         # Decisions were made from what is on disk, so that counts where an answer differs that was asked again.
         candidate.differs |= any(candidate.items.get(place, item).row != item.row for place, item in look.items.items())
         candidate.items = {**look.items, **candidate.items}
-        file = self._answered_file(number, candidate)
         if look.count < candidate.until or look.count <= race.board.answered(number):
-            file.add(new)
+            self._answers.keep(number, candidate, new)
             return "go on"
         decisions = race.report(number, self._raced.scores(candidate.items, look.count))
         if decisions[0].action == "go on":
-            file.add(new)
+            self._answers.keep(number, candidate, new)
         else:
             # Engines that wait cost most, so they are freed before anything is written.
             candidate.measurement, standing = self._session.scorer.halt(number)
             candidate.cost = standing.cost
-            file.add(new, standing.cost)
+            self._answers.keep(number, candidate, new, standing.cost)
             if candidate.differs:
                 _log.warning("candidate %d: answers that were asked again differ; the first ones count", number)
-                candidate.measurement = self._restored(number, candidate, look.count)
+                candidate.measurement = self._answers.restored(number, candidate, look.count)
         self._follow(decisions, number)
         if number not in self._open:
             return "end"
@@ -233,87 +217,57 @@ class Racing:
         if self._race is not None:
             line = {"candidate": number, "answered": 0, "action": _GIVE_UP, "why": {"reason": reason}}
             self._follow(self._race.withdraw(number), None, [line])
-        self._end_given_up(number, reason)
+        self._rows.give_up(number, self._open.pop(number), reason)
 
-    def _end_given_up(self, number: int, reason: str) -> None:
-        candidate = self._open.pop(number)
-        recipe = candidate.recipe
-        assert recipe is not None
-        names = self._names(number, recipe)
-        self._keep(number, self._records.failed(recipe, candidate.started, reason, **names), [])
+    def _follow(
+        self, decisions: Sequence[Decision], reporting: int | None, before: Sequence[Any] = (), *, asked: bool = True
+    ) -> None:
+        """Keep decisions, then do what they say, and what follows where other runs know the answers.
 
-    def _follow(self, decisions: Sequence[Decision], reporting: int | None, before: Sequence[Any] = ()) -> None:
-        """Keep decisions, then do what they say."""
+        Args:
+            decisions: of the race.
+            reporting: the candidate whose report or coming has led to them, and whose trial is told by the caller.
+            before: lines that come before them.
+            asked: whether engines are at work on that one.
+        """
         self._decisions.append([*before, *(one.record() for one in decisions)])
+        self._go_on_known(self._do(decisions, reporting, asked=asked), reporting)
+
+    def _do(self, decisions: Sequence[Decision], reporting: int | None, *, asked: bool) -> list[int]:
+        """Do what decisions say; those that go on with answers that other runs know."""
+        found = []
         for place, decision in enumerate(decisions):
             number, candidate = decision.candidate, self._open[decision.candidate]
             if decision.action == "go on":
                 candidate.until = decision.until
-                if place or number != reporting:  # one that reports may wait and be raised in one breath
-                    self._raise(number)
+                if not (asked and not place and number == reporting):  # one that reports may wait and be raised at once
+                    found += [number] if self._knows_further(candidate) else []
+                    if number not in found:
+                        self._raise(number)
             elif decision.action in ("stop", "done"):
                 self._end(number, candidate.measurement)
                 if number != reporting:
                     self.ended.append(number)
+        return found
+
+    def _knows_further(self, candidate: Candidate) -> bool:
+        return self._raced is not None and candidate.knows(self._raced.places, candidate.until)
+
+    def _go_on_known(self, numbers: Iterable[int], reporting: int | None) -> None:
+        """Report what other runs know of candidates, and what that leads to, as far as they know it."""
+        left = deque(numbers)
+        while left:
+            number = left.popleft()
+            decisions = self._report_known(number, self._open[number].until)
+            self._decisions.append([one.record() for one in decisions])
+            left += self._do(decisions, reporting, asked=False)
 
     def _raise(self, number: int) -> None:
         self._session.scorer.go_on(number, self._open[number].until)
         self.raised.append(number)
 
     def _end(self, number: int, measurement: Measurement | None) -> None:
-        """Keep a candidate's row: it is at its end."""
-        candidate = self._open.pop(number)
-        recipe = candidate.recipe
-        assert recipe is not None
-        row = self._row(number, candidate, recipe, measurement)
-        items = measurement.items if measurement is not None and row.role == "candidate" else {}
-        self._keep(number, row, self._records.item_rows("validation", items))
-
-    def _keep(self, number: int, row: Trial, items: Sequence[Mapping[str, Any]]) -> None:
-        self._store.append(row, items)
-        if row.role == "candidate":
-            self._run.answered_file(number).unlink(missing_ok=True)
-        known = row.digest if row.role == "candidate" else None
-        self._session.scorer.end(number, known)
-        self._study.describe(row)
-        self.values[number] = told_value(row)
-        self._on_finish(row)
-
-    def _names(self, number: int, recipe: Recipe) -> dict[str, Any]:
-        names: dict[str, Any] = {"number": self._free_number(recipe.method, number), "optuna_number": number}
-        return names | {"proposed_by": self._study.proposed_by(number)}
-
-    def _row(self, number: int, candidate: _Candidate, recipe: Recipe, measurement: Measurement | None) -> Trial:
-        names = self._names(number, recipe)
-        if measurement is None:
-            before = self._store.find(recipe.digest, self._records.items_digest("validation"), "validation")
-            assert before is not None, "the scorer knew a candidate that is not stored"
-            return repeated(before, role="candidate", name=recipe.method, **names)
-        if self._race is None or self._race.state(number) == "done":
-            started = candidate.started
-            return self._records.trial("candidate", recipe.method, "validation", recipe, measurement, started, **names)
-        assert self._raced is not None
-        return self._records.stopped(recipe, measurement, candidate.started, **self._raced.come_to(number), **names)
-
-    def _free_number(self, method: str, number: int) -> int:
-        """The trial's number in the study, unless an earlier version, which counted otherwise, has given it away."""
-        taken = {one.number for one in searched(self._store.trials()) if one.name == method}
-        while number in taken:
-            number += 1
-        return number
-
-    def _answered_file(self, number: int, candidate: _Candidate) -> AnsweredFile:
-        assert candidate.recipe is not None
-        return AnsweredFile(self._run.answered_file(number), candidate.recipe.digest)
-
-    def _restored(self, number: int, candidate: _Candidate, count: int) -> Measurement:
-        """Give the scorer a candidate's first answers; what it has scored with them."""
-        assert candidate.recipe is not None
-        assert self._raced is not None
-        candidate.items = {place: candidate.items[place] for place in self._raced.places[:count]}
-        standing = Standing(candidate.recipe.digest, candidate.items, candidate.cost)
-        self._session.scorer.keep(number, standing)
-        return self._session.scorer.measured(number)
+        self._rows.end(number, self._open.pop(number), measurement)
 
     # After an interruption
 
@@ -363,14 +317,15 @@ class Racing:
                 )
             self._decisions.append(wanted[len(given) :])
             for decision in expected:
-                if decision.candidate in self._open:
-                    self._open[decision.candidate].until = decision.until
-                if decision.action == "go on" and decision.answered == stands.get(decision.candidate):
-                    self.raised.append(decision.candidate)
-                elif decision.action == "pause":
-                    stands[decision.candidate] = decision.answered
-                if decision.candidate in self.raised and (decision.action != "go on"):
+                if decision.candidate in self.raised:
                     self.raised.remove(decision.candidate)
+                if (found := self._open.get(decision.candidate)) is None:
+                    continue
+                found.until = decision.until
+                if decision.answered in found.stood:
+                    stands[decision.candidate] = decision.answered
+                    if decision.action == "go on":
+                        self.raised.append(decision.candidate)
         for number, row in rows.items():
             # Of a run that was begun by a version that did not race.
             if row.role == "candidate" and number is not None and not race.knows(number):
@@ -381,6 +336,11 @@ class Racing:
             race.reopen()
         for number, candidate in list(self._open.items()):
             self._stand_again(number, candidate, stands.get(number, 0))
+        for number, candidate in self._open.items():
+            candidate.known = self._records.known(self._recipes(number).digest, "validation")
+        known = [number for number in self.raised if self._knows_further(self._open[number])]
+        self.raised = deque(number for number in self.raised if number not in known)
+        self._go_on_known(known, None)
 
     def _reported(self, first: dict[str, Any], rows: dict[int | None, Trial]) -> list[Decision]:
         """What the race decides on a report that is on disk."""
@@ -399,16 +359,13 @@ class Racing:
                 ) from None
         return self._raced.race.report(number, scores)
 
-    def _reopened(self, number: int) -> _Candidate:
+    def _reopened(self, number: int) -> Candidate:
         """A candidate of an earlier sitting, with the answers that are on disk."""
         if number not in self._open:
-            candidate = _Candidate(datetime.now(UTC), self._recipes(number), again=True)
-            standing = self._answered_file(number, candidate).read()
-            candidate.items, candidate.cost = dict(standing.items), standing.cost
-            self._open[number] = candidate
+            self._open[number] = self._answers.read(number, self._recipes(number))
         return self._open[number]
 
-    def _stand_again(self, number: int, candidate: _Candidate, stand: int) -> None:
+    def _stand_again(self, number: int, candidate: Candidate, stand: int) -> None:
         """A candidate of an earlier sitting that has no row, or is not at its end."""
         assert self._race is not None
         state = self._race.state(number)
@@ -416,14 +373,14 @@ class Racing:
             del self._open[number]
             return
         if candidate.given_up:
-            self._end_given_up(number, candidate.given_up)
+            self._rows.give_up(number, self._open.pop(number), candidate.given_up)
             return
         ends = state in ("stopped", "done")
         count = self._race.board.answered(number) if ends else stand
         if not count:  # it was new: it comes again as such
             candidate.again = False
             return
-        candidate.measurement = self._restored(number, candidate, count)
+        candidate.measurement = self._answers.restored(number, candidate, count)
         if ends:
             self._end(number, candidate.measurement)
         elif number in self.raised:

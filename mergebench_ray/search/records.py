@@ -166,6 +166,10 @@ class Records:
         """Digests of the scored items of a split, and of all that their scores depend on but the weights."""
         return frozenset(self._earlier.digests(split, self._session.domains).values())
 
+    def item_digests(self, split: Split) -> Mapping[int, str]:
+        """Place -> digest of a split's item, and of all that its score depends on but the weights."""
+        return self._earlier.digests(split)
+
     def item_rows(self, split: Split, items: GradedItems) -> list[dict[str, Any]]:
         """The scored items of a model, as the store takes them."""
         return self._earlier.rows(split, items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import GradedItem, GradedItems, GradedShare, Spent
 from mergebench_ray.evaluation.grading import ABSENT
 from mergebench_ray.evaluation.ordered_scoring import Answered
+from mergebench_ray.files import open_regular
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.scores import ItemRow
 
@@ -70,20 +72,29 @@ class AnsweredFile:
     def __init__(self, path: Path, digest: str) -> None:
         self._file, self._digest = JsonLines(path), digest
 
-    def add(self, items: GradedItems, cost: Cost | None = None) -> None:
-        """Keep further items, and what all of them took, where a go has ended."""
-        lines = [_line(place, item) for place, item in items.items()]
+    def add(self, items: GradedItems, cost: Cost | None = None, digests: Mapping[int, str] | None = None) -> None:
+        """Keep further items, and what all of them took, where a go has ended.
+
+        Args:
+            items: place in the split -> what came of it.
+            cost: of all items; None where the candidate goes on.
+            digests: place -> digest of the item, and of all that its answer depends on but the weights.
+        """
+        lines = [_line(place, item, (digests or {}).get(place)) for place, item in items.items()]
         head = [] if self._file.path.exists() else [{"recipe": self._digest}]
         self._file.append([*head, *lines, *([{"cost": asdict(cost)}] if cost is not None else [])])
 
-    def read(self) -> Standing:
+    def read(self) -> tuple[Standing, frozenset[int]]:
         """The candidate as far as it is on disk; of what was asked again, after an interruption, the first counts.
+
+        Returns:
+            the candidate, and after how many items it has stood still.
 
         Raises:
             InputError: the file is damaged, or another candidate's.
         """
         items: dict[int, GradedItem] = {}
-        cost = Cost()
+        cost, stood = Cost(), set()
         for line in self._file.read():
             if "recipe" in line:
                 self._check(line["recipe"])
@@ -91,9 +102,10 @@ class AnsweredFile:
                 found = line["cost"]
                 spent = Spent(**found["spent"])
                 cost = Cost(**{**found, "spent": spent, "engines": tuple(found["engines"])})
+                stood.add(len(items))
             else:
                 items.setdefault(line["place"], _item(line))
-        return Standing(self._digest, items, cost)
+        return Standing(self._digest, items, cost), frozenset(stood)
 
     def _check(self, recipe: str) -> None:
         if recipe != self._digest:
@@ -103,9 +115,37 @@ class AnsweredFile:
             )
 
 
-def _line(place: int, item: GradedItem) -> dict[str, Any]:
+def answered_recipe(path: Path) -> str | None:
+    """Of which recipe a file's answers are; None where it does not say that yet."""
+    with open_regular(path) as stream:
+        line: bytes = stream.readline()
+    head = json.loads(line) if line.endswith(b"\n") else {}
+    return str(head["recipe"]) if isinstance(head, dict) and "recipe" in head else None
+
+
+def read_answered(path: Path, recipe: str) -> dict[str, GradedItem]:
+    """Digest -> item, of a candidate's answers; without those that an earlier version kept, which had no digests.
+
+    Raises:
+        InputError: the file is damaged, or another candidate's.
+    """
+    lines = JsonLines(path).read()
+    if not lines or lines[0].get("recipe") != recipe:
+        return {}
+    found: dict[str, GradedItem] = {}
+    for line in lines:
+        if "digest" in line:
+            try:
+                found.setdefault(line["digest"], _item(line))
+            except KeyError as error:
+                raise InputError(f"{path}: damaged (a line lacks {error})") from error
+    return found
+
+
+def _line(place: int, item: GradedItem, digest: str | None) -> dict[str, Any]:
     value = None if item.value is ABSENT else float(item.value)
-    return {"place": place, "value": value, "parsed": item.parsed, **item.row}
+    line: dict[str, Any] = {"place": place, "value": value, "parsed": item.parsed, **item.row}
+    return line if digest is None else line | {"digest": digest}
 
 
 def _item(line: Mapping[str, Any]) -> GradedItem:

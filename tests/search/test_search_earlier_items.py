@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from killed_search import Killed, killed_at
-from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch, made_up_tasks
+from made_up_search import DOMAINS, PER_DOMAIN, TOKENS, MadeUpScorer, MadeUpSearch, made_up_tasks
 from made_up_search import item as made_up_item
 from mergebench_ray import installed_code as installed_code_module
 from mergebench_ray.config import EngineOptions
@@ -307,9 +308,51 @@ class TestSearch:
         second = self.run(tmp_path / "b", **options)
         full = {row.digest for row in searched(first.store.trials()) if row.role == "candidate"}
         reused = [row for row in searched(second.store.trials()) if row.reused_from]
-        assert {row.digest for row in reused} == full
-        assert all((row.role, row.tokens) == ("candidate", 0) for row in reused)
+        assert {row.digest for row in reused if row.role == "candidate"} == full
+        assert all(row.tokens == 0 for row in reused if row.role == "candidate")
         assert second.scorer.asked < first.scorer.asked
+
+    def test_a_race_asks_stopped_candidates_no_first_items_that_another_race_asked_them(self, tmp_path: Path) -> None:
+        options = {"trials": 10, "race": {"kind": "pool", "survivors": 4}, "sampler": "RandomSampler"}
+        first = self.run(tmp_path / "a", **options)
+        second = self.run(tmp_path / "b", **options)
+        assert second.scorer.asked == 0
+        before = {row.digest: row for row in searched(first.store.trials())}
+        stopped = [row for row in searched(second.store.trials()) if row.role == "stopped"]
+        assert stopped
+        for row in stopped:
+            assert (row.tokens, row.score_seconds, row.engine) == (0, 0.0, "")
+            assert row.reused_from == {"a": sum(one.items for one in row.domains.values())}
+            assert row.reused_from["a"] <= sum(one.items for one in before[row.digest].domains.values())
+
+    def test_a_race_that_goes_further_asks_what_is_missing(self, tmp_path: Path) -> None:
+        race = {"kind": "pool", "survivors": 4}
+        further = {"trials": 10, "race": race | {"p": 0.01}, "sampler": "RandomSampler"}
+        self.run(tmp_path / "a", trials=10, race=race, sampler="RandomSampler")
+        alone, after = self.run(tmp_path / "x" / "b", **further), self.run(tmp_path / "b", **further)
+        assert 0 < after.scorer.asked <= alone.scorer.asked / 2
+        best = [max(row.objective.value or 0.0 for row in searched(one.store.trials())) for one in (alone, after)]
+        assert best[0] == best[1]
+        for row in searched(after.store.trials()):
+            asked = sum(one.items for one in row.domains.values()) - sum(row.reused_from.values())
+            assert row.tokens >= TOKENS * asked
+
+    def test_full_scoring_takes_what_a_race_asked(self, tmp_path: Path) -> None:
+        first = self.run(tmp_path / "a", trials=10, race={"kind": "pool", "survivors": 4}, sampler="RandomSampler")
+        second = self.run(tmp_path / "b", trials=10, race="none", sampler="RandomSampler")
+        assert second.scorer.asked == 10 * ITEMS - first.scorer.asked
+
+    def test_answers_without_digests_are_those_of_an_earlier_version_and_passed_over(self, tmp_path: Path) -> None:
+        options = {"trials": 10, "race": {"kind": "pool", "survivors": 4}, "sampler": "RandomSampler"}
+        first = self.run(tmp_path / "a", **options)
+        for file in first.run.race_folder.glob("*.jsonl"):
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            file.write_text(
+                "".join(f"{json.dumps({k: v for k, v in one.items() if k != 'digest'})}\n" for one in lines)
+            )
+        second = self.run(tmp_path / "b", **options)
+        full = {row.digest for row in searched(first.store.trials()) if row.role == "candidate"}
+        assert {row.digest for row in searched(second.store.trials()) if row.reused_from} == full
 
     @pytest.mark.slow
     def test_a_search_that_was_killed_goes_on_as_the_calm_one(self, tmp_path: Path) -> None:
