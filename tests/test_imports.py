@@ -39,6 +39,6 @@ def test_a_merge_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
         f"print(*sorted(set({slow}) & set(sys.modules)))"
     )
     command = [sys.executable, "-c", program, base, specialist, tmp_path / "out"]
-    environment = {**os.environ, "CXX": "no-such-compiler"}
+    environment = {**os.environ, "CXX": "no-such-compiler", "MERGEBENCH_RAY_CACHE": str(tmp_path / "cache")}
     found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert found.stdout.split() == ["torch._dynamo"]  # of the eager pass, which no compiled kernel needs
