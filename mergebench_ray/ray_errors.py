@@ -11,6 +11,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from mergebench_ray.errors import InputError
 
 _UNKNOWN = ""
+_BLAMED: dict[str, str] = {}
 
 
 @contextmanager
@@ -46,11 +47,19 @@ def lost_actor(error: BaseException) -> str | None:
 def node_was_lost(error: BaseException) -> bool:
     """Whether an actor was lost with its whole node, of which no work on it can be the cause."""
     cause = first_cause(error)
-    return isinstance(cause, ObjectLostError) or "node has died" in str(cause)
+    # An actor's owner is the driver, as seen by a cluster that has given up the driver's node.
+    return isinstance(cause, ObjectLostError) or any(text in str(cause) for text in ("node has died", "owner has died"))
+
+
+def blame(actor: str, reason: str) -> None:
+    """Say why an actor is about to be lost; in this process `why_lost` says it, too."""
+    _BLAMED[actor] = reason
 
 
 def why_lost(error: BaseException) -> str:
     """Why an actor was lost, in a few words."""
+    if (reason := _BLAMED.pop(lost_actor(error) or "", None)) is not None:
+        return reason
     if node_was_lost(error):
         return "its node is gone"
     text = str(first_cause(error)).lower()

@@ -152,6 +152,11 @@ class Bank:
             raise
 
     @property
+    def actors(self) -> list[str]:
+        """Ray's ids of the actors that hold it; none of a bank in this process."""
+        return self._shards.ids if isinstance(self._shards, ActorShards) else []
+
+    @property
     def statistics(self) -> Statistics:
         """Answers the questions that methods ask while they prepare."""
         return _BankStatistics(self)

@@ -17,6 +17,7 @@ from mergebench_ray.bank.layout import Layout
 from mergebench_ray.bank.shard import BankShard, ShardPlace
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.errors import StoppedError
+from mergebench_ray.heartbeat import beat
 from mergebench_ray.ray_actors import actors_of, by_value, from_values
 from mergebench_ray.ray_errors import input_errors, why_lost
 
@@ -61,6 +62,7 @@ class BankShardActor(BankShard):
     """
 
     def __init__(self, *pieces: bytes) -> None:
+        beat()
         super().__init__(*from_values(pieces))
 
 
@@ -107,6 +109,11 @@ class ActorShards:
             make(*by_value(base, specialists, layout, index, count, threads, use_gpu))
             for index, make in enumerate(makers)
         ]
+
+    @property
+    def ids(self) -> list[str]:
+        """Ray's ids of the actors, the same after a restart by Ray."""
+        return [actor.id for actor in self._actors]
 
     def load(self, report: Callable[[int], None]) -> list[ShardPlace]:
         """Let every shard read its slices; the first failure ends all."""

@@ -123,6 +123,7 @@ class VLLMEngine:
         self.tokenizer: Any = self._llm.get_tokenizer()
         self.busy_seconds = 0.0
         self.tokens = 0
+        self._step_began: float | None = None
         self._max_model_len = max_model_len
         family = family_of(self._llm.llm_engine.vllm_config.model_config.hf_config.model_type)
         self._held = HeldWeights(family)
@@ -136,6 +137,12 @@ class VLLMEngine:
     def weight_version(self) -> str:
         """Version of the weights that answer, as vLLM itself keeps it: a recipe digest, or "base"."""
         return str(self._llm.get_weight_version())
+
+    @property
+    def step_seconds(self) -> float:
+        """For how long it has been computing a step, from any thread; 0 between two."""
+        began = self._step_began
+        return 0.0 if began is None else time.perf_counter() - began
 
     def holds(self, version: str) -> bool:
         """Whether the weights of this version are there, whole."""
@@ -345,10 +352,11 @@ class VLLMEngine:
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:
-        started = time.perf_counter()
+        started = self._step_began = time.perf_counter()
         try:
             yield
         finally:
+            self._step_began = None
             self.busy_seconds += time.perf_counter() - started
 
     def close(self) -> None:

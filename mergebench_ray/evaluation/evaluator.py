@@ -24,6 +24,7 @@ from mergebench_ray.evaluation.graded import GradedItems, GradedShare, Spent
 from mergebench_ray.evaluation.order import Order, Share
 from mergebench_ray.evaluation.prepared import PreparedSplit
 from mergebench_ray.evaluation.share_scoring import ShareScoring
+from mergebench_ray.heartbeat import beat
 from mergebench_ray.judges.judges import NO_JUDGES, Judges
 from mergebench_ray.ray_actors import Actor, actors_of, call_is_cancelled
 from mergebench_ray.scores import Scores
@@ -94,6 +95,7 @@ class Evaluator:
         self._scoring: ShareScoring | None = None
         self._start_seconds = 0.0
         self._prepare_seconds = 0.0
+        beat(lambda: self._engine.step_seconds if "_engine" in vars(self) else 0.0)
 
     def is_there(self) -> None:
         """Nothing: whoever called knows now that the actor has found its place."""

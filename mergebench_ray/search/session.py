@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,6 +19,7 @@ from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.fields import Split
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
 from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats
+from mergebench_ray.heartbeat import Watch
 from mergebench_ray.judges.judges import Judges
 from mergebench_ray.placement import Placement, engines_per_candidate
 from mergebench_ray.placement.starting import ANYWHERE, Reservation
@@ -25,6 +29,8 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search.losses import Losses
 from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.supervisor import Supervisor, busy_seconds
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,10 @@ def open_session(
         return stats
 
     engines = Supervisor(start, prepare, sweep.engine.count, engines_per_candidate(sweep), losses.say)
+    watch = Watch(
+        lambda: [*(actor.id for actor in engines.actors), *(bank.actors if bank is not None else [])],
+        headless=lambda: _end_without_head(run),
+    )
     try:
         if not one_by_one:
             engines.begin()
@@ -159,6 +169,19 @@ def open_session(
             engine_proof=max(stats, key=lambda one: one.start_seconds).proof,
         )
     finally:
+        watch.close()
         engines.close()
         if bank is not None:
             bank.close()
+
+
+def _end_without_head(run: RunFolder) -> None:
+    """End this process with one line: nothing of Ray answers any more, and all that counts is on disk."""
+    line = (
+        "Ray is gone, here or at its cluster's head: start it again, and go on with the same command and --resume, in "
+        f"{run.path}"
+    )
+    _log.error(line)
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{show_cursor}error: {line}\n".encode())
+    os._exit(1)

@@ -79,7 +79,6 @@ class Supervisor:
         self._up: set[int] = set()
         self._homeless: set[int] = set()
         self._lent_at: dict[int, float] = {}
-        self._blamed: dict[str, str] = {}
         self._failure: BaseException | None = None
         self._closed = False
         self._count, self._actors = count, list[Actor[Evaluator]]()
@@ -223,10 +222,6 @@ class Supervisor:
 
     # Losses
 
-    def blame(self, actor: str, reason: str) -> None:
-        """Say why an actor is about to be lost."""
-        self._blamed[actor] = reason
-
     def _lost(self, engines: Engines, error: BaseException) -> LostError | None:
         """What was lost where an error says so; engines come back in the background, all of them as if new."""
         actor = lost_actor(error)
@@ -236,7 +231,7 @@ class Supervisor:
             return LostError(why_lost(error), engine=False)
         if actor not in self._index_of:
             return None
-        reason = self._blamed.get(actor, why_lost(error))
+        reason = why_lost(error)
         with self._changed:
             for index in engines:
                 if index in self._up:
@@ -251,7 +246,7 @@ class Supervisor:
         try:
             ray.get(actor.call(Evaluator.spent))
         except Exception as error:
-            self._replace(index, actor, self._blamed.get(actor.id, why_lost(error)))
+            self._replace(index, actor, why_lost(error))
             return
         self._is_up(index)
 
@@ -285,7 +280,7 @@ class Supervisor:
                 self.stats[index] = self._prepare(actor)
             except Exception as error:
                 lost = lost_actor(error) == actor.id
-                reason = self._blamed.get(actor.id, why_lost(error))
+                reason = why_lost(error)
                 actor.kill()
                 if not lost or tried == _STARTS:
                     self._fail(error if not lost else _does_not_start(index, reason))

@@ -87,6 +87,7 @@ class World:
         monkeypatch.setattr(ray, "kill", self.killed.append)
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": self.gpus})
         monkeypatch.setattr(module, "check_engines_fit", lambda _engine: None)
+        monkeypatch.setattr(module, "Watch", lambda _actors, headless: SimpleNamespace(close=lambda: None))
         monkeypatch.setattr(module, "start_evaluator", self._start_evaluator)
         monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
         monkeypatch.setattr(module, "compiled_ahead", self._compiled_ahead)

@@ -1,0 +1,129 @@
+"""Actors that hang are noticed, apart from their work, and killed; a head that is gone is noticed, too."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from mergebench_ray import heartbeat
+from mergebench_ray.heartbeat import Watch
+from mergebench_ray.ray_errors import why_lost
+
+
+class Store:
+    """Stands for Ray's store, and for the node that all of it is on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.values: dict[bytes, bytes] = {}
+        self.is_away = False
+        monkeypatch.setattr(heartbeat.internal_kv, "_internal_kv_get", self._get)
+        monkeypatch.setattr(heartbeat.internal_kv, "_internal_kv_put", self._put)
+        monkeypatch.setattr(
+            heartbeat.internal_kv, "_internal_kv_del", lambda key, namespace: self.values.pop(key, None)
+        )
+        self.head = socket.create_server(("127.0.0.1", 0))
+        address = ":".join(map(str, self.head.getsockname()))
+        context = SimpleNamespace(gcs_address=address, get_node_id=lambda: "here")
+        monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+        self.nodes = [{"NodeID": "here", "Alive": True}, {"NodeID": "there", "Alive": False}]
+        monkeypatch.setattr(ray, "nodes", lambda: self.nodes)
+        monkeypatch.setattr(heartbeat, "_EVERY_SECONDS", 0.05)
+        monkeypatch.setattr(heartbeat, "_SILENT_SECONDS", 0.5)
+        monkeypatch.setattr(heartbeat, "_HEADLESS_SECONDS", 0.5)
+
+    def _get(self, key: bytes, namespace: bytes) -> bytes | None:
+        if self.is_away:
+            raise ConnectionError
+        return self.values.get(key)
+
+    def _del(self, key: bytes, namespace: bytes) -> None:
+        self.values.pop(key, None)
+
+    def _put(self, key: bytes, value: bytes, overwrite: bool, namespace: bytes) -> None:
+        self.values[key] = value
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    store = Store(monkeypatch)
+    yield store
+    store.head.close()
+
+
+@contextmanager
+def worker(store: Store, actor: str, in_step: Callable[[], float] = lambda: 0.0) -> Iterator[tuple[Any, Any]]:
+    """A process that waits, named as Ray's are, and an event that stops its signs of life."""
+    waiting = subprocess.Popen(["ray::Worker", "-c", "input()"], executable=sys.executable, stdin=subprocess.PIPE)
+    stopped = threading.Event()
+
+    said = {"pid": waiting.pid, "node": "here"}
+    threading.Thread(target=heartbeat._beat, args=(actor, said, in_step, stopped), daemon=True).start()
+    yield waiting, stopped
+    stopped.set()
+    waiting.kill()
+    waiting.communicate()
+
+
+def test_what_gives_no_sign_of_life_is_killed_and_what_does_is_not(store: Store) -> None:
+    with worker(store, "a") as (hangs, stopped), worker(store, "b") as (works, _):
+        watch = Watch(lambda: ["a", "b", "starting"], headless=lambda: None)
+        stopped.set()
+        assert hangs.wait(timeout=20) == -signal.SIGKILL
+        assert works.poll() is None
+        watch.close()
+    error = ray.exceptions.ActorDiedError()
+    error.actor_id = "a"
+    assert "it hung, without a sign of life for" in why_lost(error)
+    assert why_lost(error) == "its process was killed or crashed", "what came back under the id hangs no more"
+
+
+def test_what_spins_in_one_step_is_killed(store: Store) -> None:
+    with worker(store, "a", in_step=lambda: 301.0) as (spins, _):
+        watch = Watch(lambda: ["a"], headless=lambda: None)
+        assert spins.wait(timeout=20) == -signal.SIGKILL
+        watch.close()
+
+
+def test_nothing_is_killed_while_the_store_is_away(store: Store) -> None:
+    with worker(store, "a") as (works, stopped):
+        watch = Watch(lambda: ["a"], headless=lambda: None)
+        store.is_away = True
+        stopped.set()
+        with pytest.raises(subprocess.TimeoutExpired):
+            works.wait(timeout=1.5)
+        watch.close()
+
+
+def test_a_head_that_is_gone_is_noticed(store: Store) -> None:
+    noticed = threading.Event()
+    Watch(list, headless=noticed.set)
+    assert not noticed.wait(1.0)
+    store.head.close()
+    assert noticed.wait(20)
+
+
+def test_a_node_that_is_lost_under_the_driver_is_noticed(store: Store) -> None:
+    noticed = threading.Event()
+    Watch(list, headless=noticed.set)
+    assert not noticed.wait(0.5)
+    store.nodes[0]["Alive"] = False
+    assert noticed.wait(20)
+
+
+def test_only_processes_of_ray_are_killed() -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    heartbeat._kill_here(stranger.pid)
+    with pytest.raises(subprocess.TimeoutExpired):
+        stranger.wait(timeout=0.5)
+    stranger.kill()
+    stranger.communicate()
