@@ -41,13 +41,16 @@ class Host:
         self.address, self.home = address, home
         self._process, self._path = process, path
 
-    def run(self, script: str, *, folder: Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, script: str, *, folder: Path, home: Path | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         """Run a script of Bash as someone does who has just logged in on this host, in a folder.
 
         Args:
             script: what is typed.
             folder: where.
             home: another HOME than the host's.
+            timeout: seconds after which it is given up.
         """
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return _there(
@@ -55,6 +58,7 @@ class Host:
             *_ENTERED,
             command=["bash", "-e", "-c", f"cd '{folder}'\n{script}"],
             env={**kept, **_SETTINGS, "PATH": self._path, "HOME": str(home or self.home)},
+            timeout=timeout,
         )
 
 
@@ -134,13 +138,21 @@ def _first_process(preparation: str) -> Iterator[int]:
 
 def _ip(process: int, commands: str) -> None:
     """Commands of `ip`, in the network of a process."""
-    done = _there(process, "net", command=["ip", "-batch", "-"], input=commands)
+    done = _there(process, "net", command=["ip", "-batch", "-"], stdin=commands)
     if done.returncode:
         raise RuntimeError(f"ip: {done.stderr.strip()}")
 
 
-def _there(process: int, *namespaces: str, command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+def _there(
+    process: int,
+    *namespaces: str,
+    command: list[str],
+    stdin: str = "",
+    env: dict[str, str] | None = None,
+    timeout: float = 60,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in namespaces of a process."""
     enter = ["nsenter", f"--target={process}", *(f"--{kind}" for kind in namespaces), "--"]
-    if "input" not in options:
-        options["stdin"] = subprocess.DEVNULL
-    return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(
+        [*enter, *command], input=stdin, env=env, timeout=timeout, capture_output=True, text=True, check=False
+    )
