@@ -106,8 +106,11 @@ def test_a_budget_ends_what_tune_drives_where_it_ends_a_plain_loop(tmp_path: Pat
     tuned(tmp_path / "tune", options)
     MadeUpSearch(tmp_path / "plain", MadeUpScorer(), options).drive()
     assert table(tmp_path / "tune") == table(tmp_path / "plain")
-    for name in ("decisions.jsonl", "sittings.jsonl"):
-        assert (tmp_path / "tune" / name).read_text() == (tmp_path / "plain" / name).read_text()
+    tune, plain = tmp_path / "tune", tmp_path / "plain"
+    assert (tune / "decisions.jsonl").read_text() == (plain / "decisions.jsonl").read_text()
+    begun, *enough = JsonLines(tune / "sittings.jsonl").read()
+    assert list(begun) == ["searching"]  # only since then no budget refuses to begin
+    assert enough == JsonLines(plain / "sittings.jsonl").read()
 
 
 def test_a_search_ends_in_one_line_where_nothing_is_left_to_try_also_when_it_goes_on(tmp_path: Path) -> None:
