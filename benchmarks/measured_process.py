@@ -69,14 +69,6 @@ def memory_group(limit: int) -> Iterator[Path]:
         group.rmdir()
 
 
-def peak_of(group: Path) -> int:
-    """Most bytes that a control group's processes took together."""
-    for name in ("memory.peak", "memory.max_usage_in_bytes"):
-        if (group / name).exists():
-            return int((group / name).read_text())
-    return 0
-
-
 def forget_files(folder: Path) -> None:
     """Have the system give up what it holds of files in memory, so that they are read from the disk."""
     for file in folder.rglob("*"):

@@ -3,8 +3,8 @@
     python benchmarks/made_up_family.py FOLDER
     python benchmarks/merge_larger_than_memory.py FOLDER [--limit 6] [--methods task_arithmetic dare ties]
 
-Before each of them the system gives up what it holds of the files in memory, and digests are not remembered. Needs the
-right to make a control group.
+Copies and merges take turns, since the load of a machine changes. Before each of them the system gives up what it holds
+of the files in memory; digests are not remembered. Needs the right to make a control group.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measured_process import forget_files, measure, memory_group, peak_of
+from measured_process import Measured, forget_files, measure, memory_group
 
 from mergebench_ray.bank import compiled_ahead
 
@@ -40,28 +40,32 @@ def main(folder: Path, limit: int, methods: list[str]) -> None:
     given = [item for one in specialists for item in ("--specialist", f"{one.name}={one}")]
     read = sum(file.stat().st_size for file in files)
     print(f"{read / 1e9:.1f} GB read, {files[0].stat().st_size / 1e9:.1f} GB written, at most {limit} GiB together\n")
-    print("| what | seconds | of the copy | processor, s | peak of a process, MB | peak together, MB |")
+    print("| method | seconds | copies before and after | of their mean | processor, s | peak of a process, MB |")
     print("| --- " * 6 + "|")
-    copied = 0.0
     with compiled_ahead([(method, {}) for method in methods], [one.name for one in specialists]):
         pass
-    for method in ("copy", *methods):
-        out = folder / "out"
-        forget_files(folder)
-        with tempfile.TemporaryDirectory() as cache, memory_group(limit << 30) as group:
-            kept = os.environ.get("MERGEBENCH_RAY_CACHE") or "~/.cache/mergebench_ray"
-            (Path(cache) / "kernels").symlink_to(Path(kept).expanduser() / "kernels")
-            if method == "copy":
-                command = [sys.executable, "-c", COPY, out, *files]
-            else:
-                command = [sys.executable, "-m", "mergebench_ray", "merge", "--method", method, "--base", base, *given]
-                command = ["env", f"MERGEBENCH_RAY_CACHE={cache}", *command, "--out", out]
-            taken = measure(command, group)
-            together = peak_of(group)
-        copied = copied or taken.wall
-        shutil.rmtree(out) if out.is_dir() else out.unlink()
-        figures = f"{taken.wall:.0f} | {taken.wall / copied:.2f} | {taken.processor:.0f}"
-        print(f"| {method} | {figures} | {taken.peak / 1e6:.0f} | {together / 1e6:.0f} |", flush=True)
+    copy: list[str | Path] = [sys.executable, "-c", COPY, folder / "out", *files]
+    before = _measured(folder, limit, copy).wall
+    for method in methods:
+        command = [sys.executable, "-m", "mergebench_ray", "merge", "--method", method, "--base", base, *given]
+        taken = _measured(folder, limit, [*command, "--out", folder / "out"])
+        after = _measured(folder, limit, copy).wall
+        ratio = f"{2 * taken.wall / (before + after):.2f}"
+        copies, rest = f"{before:.0f}, {after:.0f}", f"{taken.processor:.0f} | {taken.peak / 1e6:.0f}"
+        print(f"| {method} | {taken.wall:.0f} | {copies} | {ratio} | {rest} |", flush=True)
+        before = after
+
+
+def _measured(folder: Path, limit: int, command: list[str | Path]) -> Measured:
+    """Run a command that writes `out` in the folder, with nothing in memory before, and remove that."""
+    out = folder / "out"
+    forget_files(folder)
+    with tempfile.TemporaryDirectory() as cache, memory_group(limit << 30) as group:
+        kept = os.environ.get("MERGEBENCH_RAY_CACHE") or "~/.cache/mergebench_ray"
+        (Path(cache) / "kernels").symlink_to(Path(kept).expanduser() / "kernels")
+        taken = measure(["env", f"MERGEBENCH_RAY_CACHE={cache}", *command], group)
+    shutil.rmtree(out) if out.is_dir() else out.unlink()
+    return taken
 
 
 if __name__ == "__main__":

@@ -79,12 +79,12 @@ def compare(method: str, models: tuple[Path, dict[str, Path]], mergekit: Path, r
     ]
     commands = [[*ours, *OURS[method], "--out", out], [mergekit, file, out]]
     taken: list[list[Measured]] = [[], []]
-    for number in range(rounds + 1):
+    measure(commands[0])  # compiles
+    shutil.rmtree(out)
+    for _ in range(rounds):
         for command, measured in zip(commands, taken, strict=True):
-            shutil.rmtree(out, ignore_errors=True)
-            one = measure(command)
-            if number:  # the first round compiles
-                measured.append(one)
+            measured.append(measure(command))
+            shutil.rmtree(out)
     rows = [[median(getattr(one, what) for one in side) for side in taken] for what in ("wall", "processor", "peak")]
     seconds = [f"{mine:.1f} | {its:.1f} | {mine / its:.2f}" for mine, its in rows[:2]]
     peak = f"{rows[2][0] / 1e6:.0f} | {rows[2][1] / 1e6:.0f}"
@@ -95,11 +95,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mergekit", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", choices=OURS, default=list(OURS))
     parser.add_argument("--models", type=Path, help="where the models are, or are written")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = plain_models(options.models or Path(folder) / "models")
         print("| method | wall, s | mergekit | ratio | processor, s | mergekit | ratio | peak, MB | mergekit |")
         print("| --- " * 9 + "|")
-        for one in OURS:
+        for one in options.methods:
             compare(one, found, options.mergekit, options.rounds, Path(folder))
