@@ -85,7 +85,7 @@ def run_status(path: Path) -> RunStatus:
         since=sittings.first(),
         last_row=max((one.finished for one in trials), default=None),
         candidates=dict(Counter(map(_outcome, searched(trials)))),
-        most=sweep.search.trials if sweep.search.budget is None else None,
+        most=sweep.search.most_candidates if sweep.search.budget is None else None,
         best="" if best is None else f"{describe(best)}, {with_objective(best)}",
         on_test="" if on_test is None else with_objective(on_test),
         tokens=sum(map(tokens_of, trials)),

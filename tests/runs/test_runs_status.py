@@ -9,7 +9,8 @@ import pytest
 
 from made_up_trials import made_up_trials, raced
 from mergebench_ray.commands.status import status_lines
-from mergebench_ray.config import Sweep
+from mergebench_ray.config import SearchOptions, Sweep
+from mergebench_ray.config.sweep import DEFAULT_TRIALS
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs.opening import open_run
 from mergebench_ray.runs.run_folder import RunFolder
@@ -55,6 +56,12 @@ def test_a_run_that_is_over_names_its_winner_and_its_report(tmp_path: Path) -> N
     assert found.on_test
     assert str(RunFolder(tmp_path / "run").report_file) in found.next_step
     assert json.loads(json.dumps(found.to_dict()))["state"] == "finished"
+
+
+def test_a_sweep_that_does_not_say_how_many_candidates_has_as_many_as_is_usual(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", SWEEP.model_copy(update={"search": SearchOptions()}), resume=False):
+        pass
+    assert run_status(tmp_path / "run").most == DEFAULT_TRIALS
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path) -> None:
