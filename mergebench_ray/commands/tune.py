@@ -250,11 +250,11 @@ def _run(
         best = best_candidate(store.trials())
         view.trial_finished(trial, best)
         watch.finished(trial, best)
-        watch.metrics.moved(session.bank.bytes_moved)
+        watch.moved(session.bank.bytes_moved)
 
     def lost(line: str) -> None:
         view.note(line)
-        watch.metrics.failed()
+        watch.failed()
 
     warm_up = [AVERAGE_MERGE, SIMPLE_MERGE, *_one_of_each(space.corners())]
     for note in models.notes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ _NEEDS: dict[TrackerName, tuple[str, str]] = {
     "trackio": ("trackio", "trackio"),
 }
 """Tracker -> what its client is imported as, and the package that brings it."""
+_LOGIN = re.compile(r"(?<=://)[^\s'\"]*@")
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,21 @@ def begin_tracking(name: TrackerName, run: TrackedRun) -> Tracker:
         InputError: its client cannot begin: nobody is logged in, or nobody answers.
     """
     check_tracker(name)
-    file = importlib.import_module(f"mergebench_ray.watching.trackers.{name}")
     try:
-        tracker: Tracker = file.begin(run)
+        tracker: Tracker = importlib.import_module(f"mergebench_ray.watching.trackers.{name}").begin(run)
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"tracking: {name} cannot begin ({reason:.300}); see its documentation for how to log in or to work "
-            "offline, or leave tracking out"
-        ) from error
+            f"tracking: {name} cannot begin ({reason_of(error):.300}); see its documentation for how to log in or to "
+            "work offline, or leave tracking out"
+        ) from None  # whose text may hold a password
     return tracker
+
+
+def reason_of(error: Exception) -> str:
+    """Why a client failed, in one line."""
+    return without_logins(" ".join(str(error).split())) or type(error).__name__
+
+
+def without_logins(text: str) -> str:
+    """A text with three stars for whatever addresses in it hold to log in with: clients tell whole addresses."""
+    return _LOGIN.sub("***@", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from mergebench_ray.runs.leaderboard import best_candidate
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial, TrialStore, searched
 from mergebench_ray.watching.metrics import SearchMetrics
-from mergebench_ray.watching.tracker import TrackedRun, Tracker, begin_tracking
+from mergebench_ray.watching.tracker import TrackedRun, Tracker, begin_tracking, reason_of, without_logins
 
 
 @contextmanager
@@ -52,17 +53,18 @@ class Watch:
             self._tracker = begin_tracking(sweep.tracking, tracked)
             self._tell()
 
-    @property
-    def metrics(self) -> SearchMetrics:
-        """The metrics; not before Ray is up."""
-        if self._metrics is None:
-            self._metrics = SearchMetrics(self._sweep.name)
-        return self._metrics
-
     def finished(self, trial: Trial, best: Trial | None) -> None:
         """A candidate came to its end; `best` is the best one so far."""
-        self.metrics.finished(trial, best)
+        self._measure(lambda metrics: metrics.finished(trial, best))
         self._tell()
+
+    def moved(self, num_bytes: int) -> None:
+        """Merges have read and written so many bytes since the run's engines were up."""
+        self._measure(lambda metrics: metrics.moved(num_bytes))
+
+    def failed(self) -> None:
+        """An engine, a shard or a node was lost, or brought back."""
+        self._measure(lambda metrics: metrics.failed())
 
     def won(self, best: Trial) -> None:
         """The run has found its best model: as it was scored on test."""
@@ -85,8 +87,18 @@ class Watch:
             if best is not None and best.objective.value is not None:
                 values["best"] = best.objective.value
             self._try(lambda step=step, values=values: tracker.log(step, values))  # type: ignore[misc]
-        if self._tracker is not None and told < len(rows):
-            self._told.write_text(json.dumps({str(self._sweep.tracking): len(rows)}))
+        if told < len(rows):
+            count = json.dumps({str(self._sweep.tracking): len(rows)})
+            self._try(lambda: self._told.write_text(count))
+
+    def _measure(self, do: Callable[[SearchMetrics], None]) -> None:
+        """Tell the metrics, which are made when Ray is up."""
+        try:
+            if self._metrics is None:
+                self._metrics = SearchMetrics(self._sweep.name)
+            do(self._metrics)
+        except Exception as error:
+            logging.getLogger(__name__).warning("a metric was not told", exc_info=error)
 
     def _read_told(self) -> int:
         """How many rows this run's tracker has; a lost count has it told all again."""
@@ -96,16 +108,18 @@ class Watch:
             return 0
         return found if isinstance(found, int) else 0
 
-    def _try(self, do: Callable[[], None]) -> None:
+    def _try(self, do: Callable[[], object]) -> None:
         if self._tracker is None:
             return
         try:
             do()
         except Exception as error:
             self._tracker = None
-            logging.getLogger(__name__).warning("the tracker failed", exc_info=error)
-            reason = " ".join(str(error).split()) or type(error).__name__
-            self._note(f"{self._sweep.tracking} is told nothing more ({reason:.200}); it is when the run goes on")
+            lines = without_logins("".join(traceback.format_exception(error)))
+            logging.getLogger(__name__).warning("the tracker failed: %s", lines)
+            self._note(
+                f"{self._sweep.tracking} is told nothing more ({reason_of(error):.200}); it is when the run goes on"
+            )
 
 
 def numbers_of(trial: Trial) -> dict[str, float]:

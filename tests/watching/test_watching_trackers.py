@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
+import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,6 +144,36 @@ def test_a_service_that_cannot_begin_is_one_line(offline: Path, monkeypatch: pyt
     with pytest.raises(InputError, match=r"tracking: mlflow cannot begin \(.*no-such-store") as caught:
         begin_tracking("mlflow", TrackedRun("x", "0" * 32, offline, {}))
     assert "\n" not in str(caught.value)
+
+
+def test_a_client_that_does_not_come_up_is_one_line(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mergebench_ray.watching.trackers.trackio", None)
+    with pytest.raises(InputError, match=r"tracking: trackio cannot begin \(import of "):
+        begin_tracking("trackio", TrackedRun("x", "0" * 32, offline, {}))
+
+
+def test_a_server_that_does_not_answer_is_given_up_soon_and_no_password_is_said(
+    offline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.setenv(name, "")  # so that what is set here is undone
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"request to http://\*\*\*@127\.0\.0\.1:9/") as caught:
+        begin_tracking("mlflow", TrackedRun("x", "0" * 32, offline, {}))
+    assert time.monotonic() - began < 60
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_command_line_is_told_to_nobody(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["mergebench-ray", "tune", "--set", "search.storage=postgresql://me:hunter2@there"]
+    )
+    begin_tracking("wandb", TrackedRun("x", "0123456789abcdef" * 2, offline / "run", {})).end({})
+    kept = [file.read_bytes() for file in offline.glob("run/wandb/offline-run-*/**/*") if file.is_file()]
+    assert kept
+    assert not any(b"hunter2" in content for content in kept)
 
 
 def test_every_tracker_has_a_file_and_a_reader() -> None:

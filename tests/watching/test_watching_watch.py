@@ -33,10 +33,11 @@ class Told:
         self.values: list[Mapping[str, float]] = []
         self.ends: list[Mapping[str, float]] = []
         self.breaks_at = -1
+        self.says = "the wire\nis cut"
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if step == self.breaks_at:
-            raise OSError("the wire\nis cut")
+            raise OSError(self.says)
         self.steps.append(step)
         self.values.append(values)
 
@@ -103,6 +104,29 @@ def test_a_tracker_that_breaks_is_noted_once_and_told_everything_when_the_run_go
     told.breaks_at = -1
     sitting(tmp_path / "run", rows[-1:], resume=True)
     assert told.steps == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_a_broken_tracker_says_is_shown_and_logged_without_its_password(
+    told: Told, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told.breaks_at, told.says = 0, "request to https://me:hunter2@there:80/api failed"
+    [note], _ = sitting(tmp_path / "run", made_up_trials(2, test=False))
+    assert "(request to https://***@there:80/api failed)" in note
+    assert "https://***@there:80/api" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_a_search_goes_on_where_metrics_fail_or_the_count_cannot_be_kept(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_run: str) -> None:
+        raise RuntimeError("no metrics")
+
+    monkeypatch.setattr(module, "SearchMetrics", fail)
+    monkeypatch.setattr(RunFolder, "tracked_file", property(lambda run: run.path / "gone" / "tracked.json"))
+    [note], _ = sitting(tmp_path / "run", made_up_trials(2, test=False))
+    assert "No such file" in note
+    assert told.steps == [0]
 
 
 @pytest.mark.parametrize("damage", ["", "[]", '{"mlflow": "x"}'])

@@ -13,6 +13,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from mergebench_ray.watching.tracker import PROJECT, TrackedRun
 
 _ID = f"{PROJECT}.run"
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+"""The search waits for the server. By itself the client would wait for one that is gone for a quarter of an hour."""
 
 
 class MlflowTracker:
@@ -40,6 +42,8 @@ class MlflowTracker:
 
 def begin(run: TrackedRun) -> MlflowTracker:
     """Begin a run, or go on with it; `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` say where."""
+    for variable, value in _PATIENCE.items():
+        os.environ.setdefault(variable, value)
     client = MlflowClient()
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
     experiment = client.get_experiment_by_name(name)

@@ -32,8 +32,8 @@ class WandbTracker:
 
 def begin(run: TrackedRun) -> WandbTracker:
     """Begin a run, or go on with it. `WANDB_MODE=offline` keeps everything in the run's folder."""
-    # The terminal is the live view's.
-    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True)
+    # The terminal is the live view's. What the client would tell of the machine holds the command line, and passwords.
+    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True)
     begun = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         id=run.id,
