@@ -254,6 +254,12 @@ def _new_folder(path: Path, option: str) -> Path:
     return target
 
 
+def workplace_of(path: Path) -> Path:
+    """Where `whole_folder` prepares a folder, or the nearest folder above that is there by now."""
+    place = _workplace(path.resolve())
+    return next(one for one in (place, *place.parents) if one.is_dir())
+
+
 def _workplace(target: Path) -> Path:
     """Where a folder is prepared: beside it, or in it where it cannot be replaced, as where a volume is mounted."""
     fixed = target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK))

@@ -20,6 +20,7 @@ from mergebench_ray.files import (
     open_regular,
     whole_file,
     whole_folder,
+    workplace_of,
 )
 from small_disks import small_disk
 
@@ -232,3 +233,13 @@ def test_a_disk_that_is_mounted_to_be_read_is_refused(disk: Path) -> None:
     for check in (check_new_file, check_new_folder, check_writable):
         with pytest.raises(InputError, match="Read-only file system"):
             check(disk / "out")
+
+
+def test_where_a_folder_is_prepared_is_known_before(disk: Path, tmp_path: Path) -> None:
+    assert workplace_of(tmp_path / "some" / "out") == tmp_path
+    assert workplace_of(disk) == disk, "what is mounted is filled in its place"
+    (tmp_path / "link").symlink_to(disk)
+    assert workplace_of(tmp_path / "link" / "out") == disk
+    (disk / "empty").mkdir()
+    (tmp_path / "leads").symlink_to(disk / "empty")
+    assert workplace_of(tmp_path / "leads") == disk, "not beside the link"

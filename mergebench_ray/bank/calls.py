@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from mergebench_ray.bank.window_worker import WindowWorker
+from mergebench_ray.checkpoints import TensorFiles
 from mergebench_ray.checkpoints.read_once import ReadOnce
 from mergebench_ray.progress import Meter
 
@@ -87,12 +88,12 @@ class RayCalls:
 
     @staticmethod
     def can_write(folder: Path) -> bool:
-        """Whether every node of the cluster sees a folder of this one, and there are cores for tasks."""
+        """Whether every node of the cluster can write in a folder of this one, and there are cores for tasks."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         nodes = [str(node["NodeID"]) for node in ray.nodes() if node["Alive"]]
-        look = ray.remote(num_cpus=0)(os.path.exists)
+        look = ray.remote(num_cpus=0)(_may_write)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".") as probe:
             there = [
                 look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(probe.name)
@@ -139,4 +140,13 @@ _RETRIES = 5
 
 def _called(worker: WindowWorker, method: str, *arguments: Any) -> tuple[Any, list[tuple[int, str, str]]]:
     torch.set_num_threads(1)
-    return getattr(worker, method)(*arguments), worker.hashed()
+    answer = getattr(worker, method)(*arguments)
+    for one in arguments:
+        if isinstance(one, TensorFiles):
+            # Of a node that is lost afterwards, nobody would do again what had not gone from its memory to the disk.
+            one.leave()
+    return answer, worker.hashed()
+
+
+def _may_write(path: str) -> bool:
+    return os.access(path, os.W_OK)

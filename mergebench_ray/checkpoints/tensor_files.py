@@ -101,6 +101,14 @@ class TensorFiles:
             stream.close()
         self._streams = {}
 
+    def leave(self) -> None:
+        """Have on disk what was written in a process that this was pickled to, and close the files there."""
+        try:
+            for stream in self._streams.values():
+                os.fsync(stream.fileno())
+        finally:
+            self._close()
+
     def _stream(self, file_name: str) -> BinaryIO:
         """The open file; in a process that this was pickled to it is opened first."""
         if file_name not in self._streams:

@@ -20,7 +20,7 @@ from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import check_new_folder
+from mergebench_ray.files import check_new_folder, workplace_of
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.progress import Progress
 
@@ -234,11 +234,10 @@ def _calibrator(models: Models, request: MergeRequest, parameters: Mapping[str, 
 
 
 def _calls_on_cluster(out: Path) -> Calls | None:
-    """Tasks of a cluster, where all its nodes see what they are to write."""
+    """Tasks of a cluster, where all its nodes can write what they are to write."""
     from mergebench_ray.bank.calls import RayCalls
 
-    there = next(folder for folder in out.absolute().parents if folder.exists())
-    return RayCalls() if RayCalls.can_write(there) else None
+    return RayCalls() if RayCalls.can_write(workplace_of(out)) else None
 
 
 def _is_connected() -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from bank_in_process import files_of, merge_streamed, write_from_bank
 from mergebench_ray.bank import Layout, StreamedBank
+from mergebench_ray.bank.calls import _called, _may_write
 from mergebench_ray.bank.layout import LayoutTensor
 from mergebench_ray.bank.windows import window_runs
-from mergebench_ray.checkpoints import Checkpoint, resolve
+from mergebench_ray.checkpoints import Checkpoint, TensorFiles, resolve
 from mergebench_ray.checkpoints.read_once import ReadOnce
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods import get_method, method_names, parse_parameters
@@ -198,3 +201,33 @@ def test_what_is_held_does_not_depend_on_the_size_of_the_models(models: Models, 
     held = [buffers.get() for _ in range(buffers.qsize())]
     assert 1 <= len(held) <= 2
     assert all(buffer.shape[1] < 2 * WINDOW < bank.layout.size for buffer in held)
+
+
+class OneTask:
+    """Writes and is sure that it is done, as a worker in a task on another node."""
+
+    def write(self, files: TensorFiles) -> int:
+        return files.write("weight", 0, torch.ones(8))
+
+    def hashed(self) -> list[tuple[int, str, str]]:
+        return []
+
+
+def test_what_a_task_has_written_is_on_disk_when_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_disk: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: on_disk.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(torch, "set_num_threads", lambda _count: None)
+    with TensorFiles(tmp_path, {"weight": ((8,), torch.bfloat16)}, 1 << 20) as files:
+        worker: Any = OneTask()
+        _called(worker, "write", pickle.loads(pickle.dumps(files)))
+        [file] = tmp_path.glob("*.safetensors")
+        assert on_disk == [file.stat().st_ino], "or what a lost node had in memory would stay zeros in the model"
+
+
+def test_a_folder_that_a_node_may_only_read_is_not_written_by_tasks(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 64 << 10) as disk:
+        (disk / "probe").touch()
+        assert _may_write(str(disk / "probe"))
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        assert not _may_write(str(disk / "probe"))
+    assert not _may_write(str(tmp_path / "missing"))
