@@ -46,10 +46,10 @@ class RaceOrder:
         value, error = (found.value, found.standard_error) if is_known(found.value) else (None, None)
         return ObjectiveEstimate(value, error, found.answered, self.race.items)
 
-    def kept_scores(self, folder: Path, row: Trial) -> list[float]:
-        """What counts of all items of a model that a run has scored in full, in the race's order."""
+    def kept_scores(self, folder: Path, row: Trial, count: int | None = None) -> list[float]:
+        """What counts of the first items of a model that a run has scored in full: of all where no number is given."""
         found = list(scores_by_item(folder, row).values())
-        return self._filled([found[place][0] for place in self.places])
+        return self._filled([found[place][0] for place in self.places[:count]])
 
     def _filled(self, scores: Sequence[float | None]) -> list[float]:
         """Scores of the race's first items, with the task's mean for those that its metric leaves out.

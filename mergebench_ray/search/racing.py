@@ -348,7 +348,7 @@ class Racing:
         number, count = int(first["candidate"]), int(first["answered"])
         row = rows.get(number)
         if row is not None and row.role == "candidate":
-            scores = self._raced.kept_scores(self._store.folder, row)[:count]
+            scores = self._raced.kept_scores(self._store.folder, row, count)
         else:
             try:
                 scores = self._raced.scores(self._reopened(number).items, count)

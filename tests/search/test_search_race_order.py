@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from made_up_races import made_up_items
+from made_up_races import MEAN, made_up_items
+from mergebench_ray.search import race_order
 from mergebench_ray.search.race.contrasts import Contrasts
 from mergebench_ray.search.race.items import Items
 from mergebench_ray.search.race.order import shuffled_order, stratified_order
+from mergebench_ray.search.race.pool import Pool
+from mergebench_ray.search.race_order import RaceOrder
 
 
 def test_every_prefix_has_its_share_of_each_domain_and_stratum() -> None:
@@ -60,3 +66,20 @@ class _Unused:
 
     def slopes(self, scores: object) -> dict[str, float]:
         raise AssertionError("when items are looked at depends on no score")
+
+
+def test_first_items_count_the_same_from_a_runs_folder_as_when_they_were_answered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where a metric leaves items out, or a search that was killed would not find its own decisions."""
+    items = made_up_items(per_domain=20)
+    scores = np.random.default_rng(0).choice([0.0, 1.0, None], len(items)).tolist()
+    places = tuple(stratified_order(items, 0).tolist())
+    order = RaceOrder(Pool(items.taken(np.array(places)), MEAN), places)
+    kept = {("domain", "task", str(place)): (score, "") for place, score in enumerate(scores)}
+    monkeypatch.setattr(race_order, "scores_by_item", lambda _folder, _row: kept)
+    answered: Any = {place: SimpleNamespace(row={"score": score}) for place, score in enumerate(scores)}
+    row: Any = None
+    for count in (1, 20, 40, len(items)):
+        assert order.kept_scores(tmp_path, row, count) == order.scores(answered, count)
+    assert order.kept_scores(tmp_path, row) == order.scores(answered, len(items))
