@@ -323,7 +323,7 @@ def _suggestion(row: Trial, wanted: Wanted) -> dict[str, Any] | None:
         if not isinstance(parameter, Fixed):
             per = isinstance(parameter, Range) and parameter.per == "specialist"
             groups = parameter.layer_groups if isinstance(parameter, Range) else 1
-            point[name] = _as_searched(row.parameters.get(name), per_specialist=per, per_group=groups > 1)
+            point[name] = _as_searched(row.parameters.get(name), per_specialist=per, groups=groups)
     try:
         [suggestion] = wanted.space.points([point])
     except InputError:
@@ -331,13 +331,19 @@ def _suggestion(row: Trial, wanted: Wanted) -> dict[str, Any] | None:
     return suggestion
 
 
-def _as_searched(value: Any, *, per_specialist: bool, per_group: bool) -> Any:
-    """A complete hyper-parameter as a point has it: equal numbers that are searched as one are one."""
+def _as_searched(value: Any, *, per_specialist: bool, groups: int) -> Any:
+    """A complete hyper-parameter as a point has it.
+
+    Equal numbers that are searched as one are one; of neighbouring groups of layers, where they are written once, they
+    are one a group again.
+    """
     if isinstance(value, Mapping):
-        parts = {name: _as_searched(one, per_specialist=True, per_group=per_group) for name, one in value.items()}
+        parts = {name: _as_searched(one, per_specialist=True, groups=groups) for name, one in value.items()}
         return next(iter(parts.values())) if not per_specialist and _are_equal(parts.values()) else parts
-    if isinstance(value, list) and not per_group and _are_equal(value):
+    if isinstance(value, list) and groups == 1 and _are_equal(value):
         return value[0]
+    if isinstance(value, list) and value and groups % len(value) == 0:
+        return [number for number in value for _ in range(groups // len(value))]
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -135,6 +136,18 @@ class TestFind:
         found, notes = find_candidates(wanted(str(tmp_path), one_for_all, recipe=recipe))
         assert [one.suggestion for one in found] == [{"task_arithmetic.scaling_coef": 0.5}]
         assert len(notes) == 1
+
+    def test_neighbouring_groups_with_one_number_lie_in_a_space_of_more_groups(self) -> None:
+        """A recipe writes that number once."""
+        coefficient = {"low": 0.0, "high": 1.0, "per": "specialist", "layer_groups": 4}
+        row: Any = SimpleNamespace(
+            method="task_arithmetic",
+            parameters={"scaling_coef": {"coding": [0.3, 0.5], "math": 0.2, "safety": [0.1, 0.2, 0.3, 0.4]}},
+        )
+        found = warm_start._suggestion(row, wanted("a", {"task_arithmetic": {"scaling_coef": coefficient}}))
+        assert found is not None
+        each = {name: [found[f"task_arithmetic.scaling_coef.{name}.{group}"] for group in range(4)] for name in DOMAINS}
+        assert each == {"coding": [0.3, 0.3, 0.5, 0.5], "math": [0.2] * 4, "safety": [0.1, 0.2, 0.3, 0.4]}
 
     def test_one_folder_needs_no_list_and_a_user_that_is_not_there_is_refused(self) -> None:
         assert SearchOptions(warm_start="runs/*").warm_start == ["runs/*"]  # type: ignore[arg-type]
