@@ -34,6 +34,8 @@ from mergebench_ray.runs.run_folder import RunFolder
 if TYPE_CHECKING:  # a wrong --out is refused before this is imported
     from mergebench_ray.runs.trials import Trial
 
+_LOCK_SECONDS = 0.3
+"""`status` holds the lock for a moment when it looks whether somebody works in a folder."""
 _FREE = ("search.trials", "search.budget", "search.choice", "tracking")  # may be others when a run goes on
 
 
@@ -233,7 +235,7 @@ def _locked(run: RunFolder) -> Iterator[None]:
     """Hold an advisory lock; the kernel frees it when the process ends, however it ends."""
     was_there = run.lock_file.exists()
     try:
-        held = FileLock(run.lock_file, timeout=0, fallback_to_soft=False).acquire()
+        held = FileLock(run.lock_file, timeout=_LOCK_SECONDS, fallback_to_soft=False).acquire()
     except Timeout:
         raise InputError(
             f"{run.path}: another process is working in this run's folder; wait for it or end it"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,16 @@ def test_a_run_that_somebody_works_in_is_under_way_and_reading_it_disturbs_nothi
     assert found.candidates == {"scored": 2, "stopped": 4}
     assert found.most == 9
     assert status_lines(found)[0].startswith("x: under way")
+
+
+def test_a_run_may_begin_while_somebody_looks_at_it(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", SWEEP, resume=False) as run:
+        pass
+    with run.lock_file.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        with open_run(tmp_path / "run", SWEEP, resume=True):
+            pass
 
 
 def test_a_run_that_was_killed_says_how_to_go_on(tmp_path: Path) -> None:
