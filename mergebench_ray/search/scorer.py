@@ -19,6 +19,7 @@ from mergebench_ray.evaluation.evaluator import Evaluator, grade_together
 from mergebench_ray.evaluation.graded import GradedItems, GradedShare
 from mergebench_ray.evaluation.order import Order
 from mergebench_ray.evaluation.ordered_scoring import Answered, Look, OrderedScoring
+from mergebench_ray.ray_actors import Actor
 from mergebench_ray.scores import Scores
 from mergebench_ray.search.earlier_items import NOTHING, Known
 from mergebench_ray.search.losses import Losses
@@ -144,7 +145,7 @@ class CandidateScorer:
             with self._engines.lent(everything=True) as engines:
                 started, actors = time.perf_counter(), self._engines.of(engines)
                 ray.get([one.call(Evaluator.load_checkpoint, checkpoint, base) for one in actors])
-                return self._answer(engines, split, domains, known, 0.0, time.perf_counter() - started)
+                return self._answer(engines, actors, split, domains, known, 0.0, time.perf_counter() - started)
 
         return self._required(checkpoint.digest(), str(checkpoint), score)
 
@@ -278,11 +279,12 @@ class CandidateScorer:
         engines = self._engines.acquire()
         try:
             with self._engines.watched(engines):
-                merge_seconds, load_seconds = self._load(engines, recipe)
+                actors = self._engines.of(engines)
+                merge_seconds, load_seconds = self._load(actors, recipe)
                 if before.items:
                     # All of this is wanted, so nothing is gained by computing little at a time.
                     order = replace(order, looks=(), start=before.count, end=self._until[number], in_flight=None)
-                scoring = OrderedScoring(self._engines.of(engines), "validation", order, before.answered)
+                scoring = OrderedScoring(actors, "validation", order, before.answered)
         except BaseException:
             self._engines.release(engines)
             raise
@@ -315,9 +317,11 @@ class CandidateScorer:
     def _without_asking(self, split: Split, version: str, known: Known) -> Measurement:
         return self._measured(Standing(version, known.items, Cost(reused=known.sources)), split)
 
-    def _load(self, engines: Engines, recipe: Recipe) -> tuple[float, float]:
-        """Merge a recipe into engines; what both took."""
-        actors = self._engines.of(engines)
+    def _load(self, actors: Sequence[Actor[Evaluator]], recipe: Recipe) -> tuple[float, float]:
+        """Merge a recipe into engines; what both took.
+
+        Those alone may be asked for it: one that took the place of a lost one meanwhile holds other weights.
+        """
         with self._bank_lock:
             merged = self._bank.merge(recipe)
             started = time.perf_counter()
@@ -334,11 +338,13 @@ class CandidateScorer:
         self, recipe: Recipe, split: Split, domains: list[str] | None, known: Known, everything: bool = False
     ) -> Measurement:
         with self._engines.lent(everything=everything) as engines:
-            return self._answer(engines, split, domains, known, *self._load(engines, recipe))
+            actors = self._engines.of(engines)
+            return self._answer(engines, actors, split, domains, known, *self._load(actors, recipe))
 
     def _answer(
         self,
         engines: Engines,
+        actors: Sequence[Actor[Evaluator]],
         split: Split,
         domains: list[str] | None,
         known: Known,
@@ -346,7 +352,7 @@ class CandidateScorer:
         load_seconds: float,
     ) -> Measurement:
         started = time.perf_counter()
-        scores, items = grade_together(self._engines.of(engines), split, domains, known.items)
+        scores, items = grade_together(actors, split, domains, known.items)
         seconds = time.perf_counter() - started
         return Measurement(scores, merge_seconds, load_seconds, seconds, engines, items, known.sources)
 

@@ -26,7 +26,7 @@ from mergebench_ray.search import scorer as module
 from mergebench_ray.search.losses import Losses
 from mergebench_ray.search.scorer import CandidateScorer, GivenUp, Measurement, Step
 from mergebench_ray.search.standing import Cost, Standing
-from mergebench_ray.search.supervisor import Supervisor
+from mergebench_ray.search.supervisor import LostError, Supervisor
 
 
 class RecordingBank:
@@ -365,6 +365,30 @@ def test_what_a_sweep_cannot_do_without_ends_it_in_one_line_where_engines_are_lo
     parts.loses(times=3)
     with pytest.raises(StoppedError, match="model_soup: cannot be scored: 3 engines"):
         parts.scorer.score(parts.bank.recipe("model_soup", {}), "test")
+
+
+def test_only_engines_that_took_the_weights_are_asked_where_one_was_replaced_meanwhile(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[Any]] = []
+    up = threading.Event()
+    parts.supervisor._say = lambda _line: up.set()
+
+    def load(evaluator: RecordingEvaluator, manifest: str, places: Any) -> None:
+        evaluator.loaded.append(manifest)
+        with pytest.raises(LostError), parts.supervisor.watched((0,)):  # as by another thread that asks something
+            raise EngineDiedError(parts, 0)
+        assert up.wait(60)
+
+    def answer(evaluators: Sequence[ActorHere], *_: Any) -> tuple[Scores, GradedItems]:
+        asked.extend(one.actor.loaded for one in evaluators)
+        return Scores("test", {}, [], "v", 1.0, 1.0, 10, 0), {}
+
+    monkeypatch.setattr(RecordingEvaluator, "load", load)
+    monkeypatch.setattr(module, "grade_together", answer)
+    recipe = parts.bank.recipe("model_soup", {})
+    parts.scorer.score(recipe, "test")
+    assert (asked, len(parts.handles)) == ([[recipe.digest]], 2)
 
 
 def test_an_engine_that_is_lost_beside_others_ends_no_candidate_of_theirs(
