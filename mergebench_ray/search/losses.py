@@ -38,6 +38,11 @@ class Losses:
             self._strikes[digest] += 1
             self._reasons[digest] = reason
 
+    def forgive(self, digest: str) -> None:
+        """Count for a model from now on alone, in this sitting."""
+        with self._lock:
+            self._strikes.pop(digest, None)
+
     def given_up(self, digest: str) -> str | None:
         """Why a model is asked nothing more, in a few words; None as long as it may be."""
         if self._strikes[digest] < STRIKES:

@@ -244,10 +244,12 @@ class CandidateScorer:
         return Standing(go.before.version, {place: answered.graded.items[place] for place in places}, cost)
 
     def _step(self, number: int, recipe: Recipe) -> None:
+        found: Step | BaseException
         try:
-            found: Step | BaseException = Step(
-                recipe, self._repeated(recipe.digest, lambda: self._next(number, recipe))
-            )
+            step = self._repeated(recipe.digest, lambda: self._next(number, recipe))
+            if isinstance(step, GivenUp) and number in self._goes:
+                self.halt(number)  # another candidate that is the same was given up meanwhile
+            found = Step(recipe, step)
         except BaseException as error:  # whoever takes the step is told
             found = error
         with self._came:
@@ -293,7 +295,8 @@ class CandidateScorer:
     # One model
 
     def _required(self, digest: str, name: str, score: Callable[[], Measurement]) -> Measurement:
-        """Score what the sweep cannot do without."""
+        """Score what the sweep cannot do without, which every sitting tries anew: what was to blame may be mended."""
+        self._losses.forgive(digest)
         found = self._repeated(digest, score)
         if isinstance(found, GivenUp):
             raise StoppedError(f"{name}: cannot be scored: {found.reason}; see the engines' logs in the run's folder")

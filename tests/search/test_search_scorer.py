@@ -367,6 +367,27 @@ def test_what_a_sweep_cannot_do_without_ends_it_in_one_line_where_engines_are_lo
         parts.scorer.score(parts.bank.recipe("model_soup", {}), "test")
 
 
+def test_what_ended_a_sweep_is_tried_anew_when_it_goes_on(parts: Parts, tmp_path: Path) -> None:
+    recipe = parts.bank.recipe("model_soup", {})
+    parts.loses(times=3)
+    with pytest.raises(StoppedError, match="cannot be scored"):
+        parts.scorer.score(recipe, "test")
+    bank: Any = parts.bank
+    resumed = CandidateScorer(bank, parts.supervisor, Losses(tmp_path / "losses.jsonl", parts.said.append))
+    assert resumed.score(recipe, "test").engines == (0,)
+
+
+def test_engines_of_a_candidate_that_is_given_up_between_two_looks_are_free(looked: Parts) -> None:
+    digest = looked.step(0, 0.5).recipe.digest
+    for _ in range(3):
+        looked.losses.strike(digest, "under another candidate that is the same")
+    assert isinstance(looked.step(0, 0.5).found, GivenUp)
+    looked.scorer.begin(1, looked.bank.recipe("ties", {"density": 0.6}))
+    step = looked.scorer.take(1, timeout=20)
+    assert step is not None, "the engines were never given back"
+    assert isinstance(step.found, Look)
+
+
 def test_only_engines_that_took_the_weights_are_asked_where_one_was_replaced_meanwhile(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
