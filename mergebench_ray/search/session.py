@@ -69,8 +69,8 @@ class Session:
 
     def engine_share(self) -> float:
         """Share of the wall time since the engines were up in which they computed, 0 to 1."""
-        actors = self.engines.actors
-        return busy_seconds(actors) / ((time.perf_counter() - self.started) * len(actors))
+        wall = time.perf_counter() - self.started
+        return busy_seconds(self.engines.up) / (wall * len(self.engines.actors))
 
 
 @contextmanager

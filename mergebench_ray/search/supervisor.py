@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
@@ -74,6 +74,7 @@ class Supervisor:
         ]
         self._free = list(self._groups)
         self._changed = threading.Condition()
+        self._starting = threading.Lock()
         self._index_of: dict[str, int] = {}
         self._there: dict[str, ray.ObjectRef[None]] = {}
         self._up: set[int] = set()
@@ -93,6 +94,12 @@ class Supervisor:
     def actors(self) -> list[Actor[Evaluator]]:
         """The engines of now, in their order, whether they are up or not."""
         return list(self._actors)
+
+    @property
+    def up(self) -> list[Actor[Evaluator]]:
+        """Those of them that answer: none that starts, or has no place."""
+        with self._changed:
+            return [self._actors[index] for index in sorted(self._up)]
 
     # Start and end
 
@@ -119,7 +126,7 @@ class Supervisor:
 
     def close(self) -> None:
         """End all engines, and whatever waits for one."""
-        with self._changed:
+        with self._starting, self._changed:
             self._closed = True
             self._changed.notify_all()
         for actor in self._actors:
@@ -236,24 +243,25 @@ class Supervisor:
             for index in engines:
                 if index in self._up:
                     self._up.discard(index)
-                    is_lost = self._actors[index].id == actor
-                    begin = self._replace if is_lost else self._drain
-                    self._in_background(begin, index, self._actors[index], reason)
+                    now = time.monotonic()
+                    loss = _Loss(reason, now - self._lent_at.get(index, now))
+                    if self._actors[index].id == actor:
+                        self._in_background(self._replace, index, loss)
+                    else:
+                        self._in_background(self._drain, index, self._actors[index], loss)
         return LostError(reason, engine=not node_was_lost(error))
 
-    def _drain(self, index: int, actor: Actor[Evaluator], reason: str) -> None:
+    def _drain(self, index: int, actor: Actor[Evaluator], loss: _Loss) -> None:
         """Wait until an engine has nothing more to do; it may be lost as well, with its node."""
         try:
             ray.get(actor.call(Evaluator.spent))
         except Exception as error:
-            self._replace(index, actor, why_lost(error))
+            self._replace(index, replace(loss, reason=why_lost(error)))
             return
         self._is_up(index)
 
-    def _replace(self, index: int, actor: Actor[Evaluator], reason: str) -> None:
-        at_work = time.monotonic() - self._lent_at.get(index, time.monotonic())
-        actor.kill()
-        self._bring_up(index, self._begin_again(index), _Loss(reason, at_work))
+    def _replace(self, index: int, loss: _Loss) -> None:
+        self._bring_up(index, self._begin_again(index), loss)
 
     def _begin(self, index: int) -> Actor[Evaluator]:
         actor = self._start(index)
@@ -263,12 +271,12 @@ class Supervisor:
         return actor
 
     def _begin_again(self, index: int) -> Actor[Evaluator]:
-        actor = self._begin(index)
-        with self._changed:
-            self._actors[index] = actor
-            closed = self._closed
-        if closed:
-            actor.kill()
+        with self._starting:
+            self._check()  # once Ray has ended, it would start a session of its own for one that begins
+            self._actors[index].kill()
+            actor = self._begin(index)
+            with self._changed:
+                self._actors[index] = actor
         return actor
 
     def _bring_up(self, index: int, actor: Actor[Evaluator], loss: _Loss | None) -> None:
@@ -281,7 +289,6 @@ class Supervisor:
             except Exception as error:
                 lost = lost_actor(error) == actor.id
                 reason = why_lost(error)
-                actor.kill()
                 if not lost or tried == _STARTS:
                     self._fail(error if not lost else _does_not_start(index, reason))
                     return

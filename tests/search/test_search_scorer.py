@@ -432,6 +432,51 @@ def test_an_engine_that_finds_no_place_is_waited_for_and_said(parts: Parts, monk
     assert "engine 0 waits for a node with a place for it" in parts.said[0]
 
 
+def test_an_engine_without_a_place_is_none_of_those_that_are_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = Parts(monkeypatch, tmp_path, engines=2)
+    parts.begin()
+    both, began = parts.supervisor.up, threading.Event()
+
+    def wait(*_: Any) -> None:
+        began.set()
+        threading.Event().wait()
+
+    monkeypatch.setattr(parts.supervisor, "_await_place", wait)
+    with pytest.raises(LostError), parts.supervisor.watched((1,)):
+        raise EngineDiedError(parts, 1)
+    assert began.wait(60)
+    assert (parts.supervisor.up, len(parts.supervisor.actors)) == (both[:1], 2)
+
+
+def test_no_engine_begins_once_they_have_ended(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, ended, done = threading.Event(), threading.Event(), threading.Event()
+    failed: list[BaseException] = []
+
+    def dies(actor: ActorHere) -> None:
+        waits.set()
+        assert ended.wait(60)
+        error = RayActorError()
+        error.actor_id = actor.id
+        raise error
+
+    def fail(error: BaseException) -> None:
+        failed.append(error)
+        done.set()
+
+    monkeypatch.setattr(parts.supervisor, "_prepare", dies)
+    monkeypatch.setattr(parts.supervisor, "_fail", fail)
+    with pytest.raises(LostError), parts.supervisor.watched((0,)):
+        raise EngineDiedError(parts, 0)
+    assert waits.wait(60)
+    parts.supervisor.close()
+    ended.set()
+    assert done.wait(60)
+    assert len(parts.handles) == 2, "another one began"
+    assert isinstance(failed[0], StoppedError)
+
+
 def test_an_engine_that_is_lost_whenever_it_starts_ends_the_sweep_in_one_line(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
