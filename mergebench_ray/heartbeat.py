@@ -30,27 +30,31 @@ _SILENT_SECONDS = 40.0
 _HEADLESS_SECONDS = 30.0
 """Without a head, which Ray may be told to bring back in between; it gives up itself after a minute."""
 _STEP_SECONDS = 300.0
-"""In one step, after which an actor spins: the slowest take some ten seconds."""
+"""In one step, after which an actor spins, unless it says that its steps may take longer."""
+
+Step = tuple[float, float]
+"""For how many seconds an actor has been at one step, and how many one may take, where that is more than minutes."""
 
 
-def beat(in_step: Callable[[], float] = lambda: 0.0) -> None:
+def beat(step: Callable[[], Step] = lambda: (0.0, 0.0)) -> None:
     """Give signs of life of the actor that this process is, from a thread of its own; of nothing else.
 
     Args:
-        in_step: for how many seconds it has been at one step that should be a short one.
+        step: what it is at, where that should be short.
     """
     if not ray.is_initialized() or ray.get_runtime_context().worker.mode != ray.WORKER_MODE:
         return
     context = ray.get_runtime_context()
     said = {"pid": os.getpid(), "node": context.get_node_id()}
-    arguments = (str(context.get_actor_id()), said, in_step, threading.Event())
+    arguments = (str(context.get_actor_id()), said, step, threading.Event())
     threading.Thread(target=_beat, args=arguments, daemon=True).start()
 
 
-def _beat(actor: str, said: Mapping[str, Any], in_step: Callable[[], float], ended: threading.Event) -> None:
+def _beat(actor: str, said: Mapping[str, Any], step: Callable[[], Step], ended: threading.Event) -> None:
     for count in itertools.count():
         with suppress(Exception):  # Ray's store may be away for a while
-            value = json.dumps({**said, "count": count, "in_step": in_step()}).encode()
+            in_step, most = step()
+            value = json.dumps({**said, "count": count, "in_step": in_step, "most": most}).encode()
             internal_kv._internal_kv_put(_key(actor), value, overwrite=True, namespace=_NAMESPACE)
         if ended.wait(_EVERY_SECONDS):
             return
@@ -80,7 +84,7 @@ class Watch:
         self._head, self._head_seen = (host.strip("[]"), int(port)), time.monotonic()
         self._signs: dict[str, _Sign] = {}
         self._closed = threading.Event()
-        self._looked = time.monotonic()
+        self._looked = self._steady = time.monotonic()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def close(self) -> None:
@@ -95,7 +99,7 @@ class Watch:
             now = time.monotonic()
             if now - self._looked > 3 * _EVERY_SECONDS:
                 self._signs.clear()  # it was this process that stood still
-                self._head_seen = now
+                self._head_seen = self._steady = now  # and perhaps all others with it, in the midst of a step
             self._looked = now
             if not self._head_answers(now):
                 self._signs.clear()
@@ -133,7 +137,7 @@ class Watch:
         said = json.loads(value)
         if now - sign.since > _SILENT_SECONDS:
             self._kill(actor, said, f"it hung, without a sign of life for {now - sign.since:.0f} s")
-        elif said["in_step"] > _STEP_SECONDS:
+        elif min(said["in_step"], now - self._steady) > max(_STEP_SECONDS, said["most"]):
             self._kill(actor, said, f"it hung, in one step for {said['in_step']:.0f} s")
 
     def _kill(self, actor: str, said: dict[str, Any], reason: str) -> None:

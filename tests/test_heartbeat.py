@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from mergebench_ray import heartbeat
-from mergebench_ray.heartbeat import Watch
+from mergebench_ray.heartbeat import Step, Watch
 from mergebench_ray.ray_errors import why_lost
 
 
@@ -61,13 +61,13 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 
 @contextmanager
-def worker(store: Store, actor: str, in_step: Callable[[], float] = lambda: 0.0) -> Iterator[tuple[Any, Any]]:
+def worker(store: Store, actor: str, step: Callable[[], Step] = lambda: (0.0, 0.0)) -> Iterator[tuple[Any, Any]]:
     """A process that waits, named as Ray's are, and an event that stops its signs of life."""
     waiting = subprocess.Popen(["ray::Worker", "-c", "input()"], executable=sys.executable, stdin=subprocess.PIPE)
     stopped = threading.Event()
 
     said = {"pid": waiting.pid, "node": "here"}
-    threading.Thread(target=heartbeat._beat, args=(actor, said, in_step, stopped), daemon=True).start()
+    threading.Thread(target=heartbeat._beat, args=(actor, said, step, stopped), daemon=True).start()
     yield waiting, stopped
     stopped.set()
     waiting.kill()
@@ -87,10 +87,27 @@ def test_what_gives_no_sign_of_life_is_killed_and_what_does_is_not(store: Store)
     assert why_lost(error) == "its process was killed or crashed", "what came back under the id hangs no more"
 
 
-def test_what_spins_in_one_step_is_killed(store: Store) -> None:
-    with worker(store, "a", in_step=lambda: 301.0) as (spins, _):
-        watch = Watch(lambda: ["a"], headless=lambda: None)
+def test_what_spins_in_one_step_is_killed_and_a_step_that_may_take_so_long_is_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "_STEP_SECONDS", 0.5)
+    with worker(store, "a", step=lambda: (301.0, 0.0)) as (spins, _), worker(store, "b", lambda: (301.0, 900.0)) as b:
+        watch = Watch(lambda: ["a", "b"], headless=lambda: None)
         assert spins.wait(timeout=20) == -signal.SIGKILL
+        assert b[0].poll() is None
+        watch.close()
+
+
+def test_a_step_is_not_counted_from_before_this_process_stood_still(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "_STEP_SECONDS", 60.0)
+    with worker(store, "a", step=lambda: (301.0, 0.0)) as (works, _):
+        watch = Watch(lambda: ["a"], headless=lambda: None)
+        watch._steady -= 90.0
+        watch._looked -= 1.0  # for twenty times as long as between two looks
+        with pytest.raises(subprocess.TimeoutExpired):
+            works.wait(timeout=1.0)
         watch.close()
 
 

@@ -42,6 +42,8 @@ BASE_VERSION = "base"
 _RESET_ATTEMPTS = 5
 _RESET_PAUSE_S = 0.05
 _ALLOW_MORE = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+_SLOWEST_CPU = 2e10
+"""Bytes of weights times tokens in a second, at the least: two cores with AVX512-bf16 do twenty times as much."""
 
 
 def _ignore(_index: int, _answer: Answer) -> None:
@@ -124,6 +126,8 @@ class VLLMEngine:
         self.busy_seconds = 0.0
         self.tokens = 0
         self._step_began: float | None = None
+        tokens = self._llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+        self._longest_step = longest_step(model_folder, tokens) if on_cpu else 0.0
         self._max_model_len = max_model_len
         family = family_of(self._llm.llm_engine.vllm_config.model_config.hf_config.model_type)
         self._held = HeldWeights(family)
@@ -139,10 +143,10 @@ class VLLMEngine:
         return str(self._llm.get_weight_version())
 
     @property
-    def step_seconds(self) -> float:
-        """For how long it has been computing a step, from any thread; 0 between two."""
+    def present_step(self) -> tuple[float, float]:
+        """Seconds since it began to compute a step, 0 between two, and those after which it hangs; from any thread."""
         began = self._step_began
-        return 0.0 if began is None else time.perf_counter() - began
+        return 0.0 if began is None else time.perf_counter() - began, self._longest_step
 
     def holds(self, version: str) -> bool:
         """Whether the weights of this version are there, whole."""
@@ -365,6 +369,11 @@ class VLLMEngine:
             self._transport.close()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+
+
+def longest_step(model_folder: Path, tokens: int) -> float:
+    """Seconds that a step of so many tokens takes at most on a CPU; with large models and long prompts that is long."""
+    return sum(file.stat().st_size for file in model_folder.glob("*.safetensors")) * tokens / _SLOWEST_CPU
 
 
 def _with_room_to_score(model_folder: Path, max_model_len: int) -> int:

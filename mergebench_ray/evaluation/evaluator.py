@@ -95,7 +95,7 @@ class Evaluator:
         self._scoring: ShareScoring | None = None
         self._start_seconds = 0.0
         self._prepare_seconds = 0.0
-        beat(lambda: self._engine.step_seconds if "_engine" in vars(self) else 0.0)
+        beat(lambda: self._engine.present_step if "_engine" in vars(self) else (0.0, 0.0))
 
     def is_there(self) -> None:
         """Nothing: whoever called knows now that the actor has found its place."""

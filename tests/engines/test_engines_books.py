@@ -13,6 +13,7 @@ import torch
 from mergebench_ray.config import EngineOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import prepare_environment
+from mergebench_ray.engines.vllm_engine import longest_step
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import family_of
 from mergebench_ray.weights.held_weights import HeldWeights
@@ -33,6 +34,14 @@ def memory_file(content: torch.Tensor) -> tuple[int, str]:
     path = f"/proc/{os.getpid()}/fd/{descriptor}"
     os.write(descriptor, content.view(torch.uint8).numpy().tobytes())
     return descriptor, path
+
+
+@pytest.mark.parametrize(("parameters", "is_long"), [(135_000_000, False), (9_000_000_000, True)])
+def test_a_step_of_a_large_model_may_take_long_on_a_cpu(parameters: int, is_long: bool, tmp_path: Path) -> None:
+    for part in range(2):
+        (tmp_path / f"model-{part}.safetensors").touch()
+        os.truncate(tmp_path / f"model-{part}.safetensors", parameters)
+    assert (longest_step(tmp_path, 4096) > 900.0) == is_long
 
 
 def test_a_changed_tensor_takes_its_layer_with_it() -> None:
