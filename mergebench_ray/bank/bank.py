@@ -109,6 +109,7 @@ class Bank:
         in_process: bool = False,
         where: Sequence[Mapping[str, Any]] = (),
         calibrator: Calibrator | None = None,
+        begun: Callable[[Sequence[str]], None] = lambda _actors: None,
         progress: Progress | None = None,
         say: Callable[[str], None] = logger.warning,
     ) -> Bank:
@@ -123,6 +124,7 @@ class Bank:
             in_process: hold the weights in this process, without Ray.
             where: Ray's options for the actor of each shard, as a reservation says; else they are spread.
             calibrator: for methods that take calibration data.
+            begun: called with Ray's ids of the shards' actors, before they read anything.
             progress: called with (fraction done, what is happening).
             say: called with a line about a shard that was lost and what that took.
 
@@ -141,7 +143,8 @@ class Bank:
         else:
             if use_gpu is None:
                 use_gpu = ray.cluster_resources().get("GPU", 0) >= shards
-            made = ActorShards(base, ordered, layout, shards, threads, use_gpu, where, say)
+            made = actors = ActorShards(base, ordered, layout, shards, threads, use_gpu, where, say)
+            begun(actors.ids)
         try:
             places = made.load(_parameters_read(layout.size, progress))
             for problem in {place.problem for place in places if place.problem}:
@@ -150,11 +153,6 @@ class Bank:
         except BaseException:
             made.close()
             raise
-
-    @property
-    def actors(self) -> list[str]:
-        """Ray's ids of the actors that hold it; none of a bank in this process."""
-        return self._shards.ids if isinstance(self._shards, ActorShards) else []
 
     @property
     def statistics(self) -> Statistics:

@@ -21,6 +21,7 @@ from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.heartbeat import beat
 from mergebench_ray.judges.judge_engine import (
     FoundJudge,
     JudgedPairs,
@@ -64,10 +65,12 @@ class Judges:
     Attributes:
         functions: ask one, by name.
         digests: of what its verdicts depend on, by name.
+        actors: Ray's ids of those that give signs of life.
     """
 
     functions: Mapping[str, JudgeFunction]
     digests: Mapping[str, str]
+    actors: tuple[str, ...] = ()
 
 
 NO_JUDGES = Judges({}, {})
@@ -209,6 +212,7 @@ class JudgeActor(JudgeEngine):
     """
 
     def __init__(self, *pieces: bytes) -> None:
+        beat(lambda: self._engine.present_step if "_engine" in vars(self) else (0.0, 0.0))
         super().__init__(*from_values(pieces))
 
 
@@ -266,7 +270,8 @@ def running_judges(
             started = actors[name].call(JudgeEngine.start)
             if gpus:
                 ray.get(started)
-        yield Judges({name: RemoteJudge(actor) for name, actor in actors.items()}, digests(found))
+        functions = {name: RemoteJudge(actor) for name, actor in actors.items()}
+        yield Judges(functions, digests(found), tuple(actor.id for actor in actors.values()))
     finally:
         for actor in actors.values():
             actor.kill()

@@ -114,6 +114,7 @@ def open_session(
     report(0.0, f"starting {sweep.engine.count} vLLM engine(s), about half a minute, and loading the bank")
     losses = Losses(run.losses_file, note)
     bank: Bank | None = None
+    shards: list[str] = []
 
     def start(index: int) -> Actor[Evaluator]:
         where = places.of("engine", index)
@@ -129,7 +130,7 @@ def open_session(
 
     engines = Supervisor(start, prepare, sweep.engine.count, engines_per_candidate(sweep), losses.say)
     watch = Watch(
-        lambda: [*(actor.id for actor in engines.actors), *(bank.actors if bank is not None else [])],
+        lambda: [*(actor.id for actor in engines.actors), *shards, *judges.actors],
         headless=lambda: _end_without_head(run),
     )
     try:
@@ -145,6 +146,7 @@ def open_session(
                 use_gpu=None if placement is None else placement.bank_on_gpu,
                 where=places.all_of("shard"),
                 calibrator=calibrator,
+                begun=shards.extend,
                 progress=report,
                 say=losses.say,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ import ray
 
 from actors_here import ActorHere, fetch_here
 from mergebench_ray.config import Sweep
+from mergebench_ray.judges.judges import Judges
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search import session as module
 from mergebench_ray.search.session import open_session
@@ -87,11 +88,20 @@ class World:
         monkeypatch.setattr(ray, "kill", self.killed.append)
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": self.gpus})
         monkeypatch.setattr(module, "check_engines_fit", lambda _engine: None)
-        monkeypatch.setattr(module, "Watch", lambda _actors, headless: SimpleNamespace(close=lambda: None))
+        monkeypatch.setattr(module, "Watch", self._watch)
         monkeypatch.setattr(module, "start_evaluator", self._start_evaluator)
         monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
         monkeypatch.setattr(module, "compiled_ahead", self._compiled_ahead)
-        monkeypatch.setattr(module, "Bank", SimpleNamespace(load=lambda *_, **__: bank))
+        monkeypatch.setattr(module, "Bank", SimpleNamespace(load=self._load))
+
+    def _watch(self, actors: Callable[[], list[str]], headless: Any) -> Any:
+        self.watched = actors
+        return SimpleNamespace(close=lambda: None)
+
+    def _load(self, *_: Any, begun: Callable[[list[str]], None], **__: Any) -> RecordingBank:
+        begun(["shard"])
+        self.watched_while_loading = self.watched()
+        return self.bank
 
     def _start_evaluator(self, *_: Any) -> ActorHere:
         self.evaluators.append(ActorHere(RecordingEvaluator(len(self.evaluators))))
@@ -107,8 +117,9 @@ class World:
         sweep = Sweep.model_validate(content)
         models: Any = {"math": "m", "coding": "c"}
         nothing: Any = None
+        judges = Judges({}, {}, ("judge",))
         return open_session(
-            *(sweep, sweep.load_suite(), nothing, models, WARM_UP, RunFolder(folder), None, nothing, lambda *_: None),
+            *(sweep, sweep.load_suite(), nothing, models, WARM_UP, RunFolder(folder), None, judges, lambda *_: None),
             note=print,
         )
 
@@ -133,6 +144,12 @@ def test_a_session_begins_with_engines_that_know_the_items_and_a_bank_that_has_m
         assert not world.bank.closed
     assert world.killed == world.evaluators
     assert world.bank.closed
+
+
+def test_engines_shards_and_judges_are_watched_from_their_start(world: World, tmp_path: Path) -> None:
+    with world.open(tmp_path):
+        assert world.watched_while_loading == [*(one.id for one in world.evaluators), "shard", "judge"]
+        assert world.watched() == world.watched_while_loading
 
 
 def test_methods_are_compiled_ahead_on_cpus_alone(world: World, tmp_path: Path) -> None:
