@@ -19,7 +19,7 @@ from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.errors import StoppedError
 from mergebench_ray.heartbeat import beat
 from mergebench_ray.ray_actors import actors_of, by_value, from_values
-from mergebench_ray.ray_errors import input_errors, why_lost
+from mergebench_ray.ray_errors import input_errors, lost_actor, why_lost
 
 logger = logging.getLogger(__name__)
 
@@ -154,17 +154,19 @@ class ActorShards:
 
         Raises:
             StoppedError: it is lost again and again.
+            RayActorError: it cannot be made, whatever is tried.
         """
         for _ in range(_LOSSES):
             try:
                 return ray.get(begun)
             except (RayActorError, ObjectLostError) as error:
-                if not self._actors:
+                if not self._actors or lost_actor(error) is None:
                     raise
-                reason, began = why_lost(error), time.monotonic()
+                lost, reason, began = error, why_lost(error), time.monotonic()
             with suppress(RayActorError):  # the next call says so
+                there = self._actors[index].call(BankShard.where)
                 loading = self._actors[index].call(BankShard.load)
-                if not ray.wait([loading], timeout=_PLACE_SECONDS)[0]:
+                if not ray.wait([there], timeout=_PLACE_SECONDS)[0]:
                     self._say(
                         f"shard {index} of the bank was lost ({reason}), and waits for a node with a place for it"
                     )
@@ -175,7 +177,7 @@ class ActorShards:
         raise StoppedError(
             f"shard {index} of the bank was lost {_LOSSES} times in a row ({reason}): spread the bank over more shards "
             "(bank.shards) or give it more memory, and go on with the same command and --resume"
-        )
+        ) from lost
 
     def close(self) -> None:
         """End the actors."""
