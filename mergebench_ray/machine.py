@@ -54,14 +54,21 @@ def emulates_bf16() -> bool:
 
 def gpu_memory() -> tuple[int, ...]:
     """Bytes of each GPU of this machine, those alone that CUDA_VISIBLE_DEVICES leaves where it is set."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits"]
     try:
-        lines = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
-        found = [int(line) << 20 for line in lines]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        lines = [line.split(",") for line in said.splitlines() if line.strip()]
+        found = [(name.strip(), int(memory) << 20) for name, memory in lines]
     except (OSError, ValueError, subprocess.SubprocessError):
         return ()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return tuple(found)
-    numbers = [int(one) for one in visible.split(",") if one.strip().isdecimal()]
-    return tuple(found[one] for one in numbers if one < len(found))
+        return tuple(memory for _, memory in found)
+    # By number, or by the beginning of the name, as cluster schedulers do.
+    chosen = [one.strip() for one in visible.split(",") if one.strip()]
+    return tuple(
+        memory
+        for one in chosen
+        for number, (name, memory) in enumerate(found)
+        if (one == str(number) if one.isdecimal() else name.startswith(one))
+    )
