@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -75,6 +75,8 @@ class Supervisor:
         self._free = list(self._groups)
         self._changed = threading.Condition()
         self._starting = threading.Lock()
+        self._one_by_one = False
+        self._turn: AbstractContextManager[Any] = nullcontext()
         self._index_of: dict[str, int] = {}
         self._there: dict[str, ray.ObjectRef[None]] = {}
         self._up: set[int] = set()
@@ -104,7 +106,9 @@ class Supervisor:
     # Start and end
 
     def begin(self, *, one_by_one: bool = False) -> None:
-        """Begin to start all engines, or start each before the next begins."""
+        """Begin to start all engines, or start each before the next begins; those that take their place likewise."""
+        if one_by_one:
+            self._one_by_one, self._turn = True, threading.Lock()
         for index in range(self._count):
             self._actors.append(self._begin(index))
             if one_by_one:
@@ -267,7 +271,8 @@ class Supervisor:
         actor = self._start(index)
         self._index_of[actor.id] = index
         self._there[actor.id] = actor.call(Evaluator.is_there)
-        actor.call(Evaluator.start)
+        if not self._one_by_one:
+            actor.call(Evaluator.start)
         return actor
 
     def _begin_again(self, index: int) -> Actor[Evaluator]:
@@ -285,7 +290,8 @@ class Supervisor:
         while not self._closed:
             try:
                 self._await_place(index, actor)
-                self.stats[index] = self._prepare(actor)
+                with self._turn:
+                    self.stats[index] = self._prepare(actor)
             except Exception as error:
                 lost = lost_actor(error) == actor.id
                 reason = why_lost(error)

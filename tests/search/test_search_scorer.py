@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,7 +73,14 @@ class RecordingEvaluator:
 class Parts:
     """A scorer with its bank and engines; `score` is what any model scores in math."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, engines: int = 1, per_candidate: int = 1) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        folder: Path,
+        engines: int = 1,
+        per_candidate: int = 1,
+        one_by_one: bool = False,
+    ) -> None:
         monkeypatch.setattr(ray, "get", got)
         monkeypatch.setattr(ray, "kill", lambda _actor: None)
         monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
@@ -85,7 +93,7 @@ class Parts:
         self.bank = RecordingBank()
         self.handles: list[ActorHere] = []
         self.supervisor = Supervisor(self._start, lambda actor: actor.actor, engines, per_candidate, self.said.append)
-        self.supervisor.begin()
+        self.supervisor.begin(one_by_one=one_by_one)
         self.supervisor.wait()
         self.losses = Losses(folder / "losses.jsonl", self.said.append)
         bank: Any = self.bank
@@ -448,6 +456,28 @@ def test_an_engine_without_a_place_is_none_of_those_that_are_up(
         raise EngineDiedError(parts, 1)
     assert began.wait(60)
     assert (parts.supervisor.up, len(parts.supervisor.actors)) == (both[:1], 2)
+
+
+def test_engines_that_share_a_device_take_the_place_of_others_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = Parts(monkeypatch, tmp_path, engines=2, one_by_one=True)
+    starts, overlaps, alone = list[int](), list[int](), threading.Lock()
+
+    def prepare(_actor: ActorHere) -> None:
+        if not alone.acquire(blocking=False):
+            overlaps.append(1)
+            return
+        time.sleep(0.2)
+        starts.append(1)
+        alone.release()
+
+    monkeypatch.setattr(parts.supervisor, "_prepare", prepare)
+    for index in range(2):
+        with pytest.raises(LostError), parts.supervisor.watched((index,)):
+            raise EngineDiedError(parts, index)
+    assert parts.supervisor.acquire(everything=True) == (0, 1)
+    assert (len(starts), overlaps) == (2, [])
 
 
 def test_no_engine_begins_once_they_have_ended(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
