@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, StoppedError
 
 _UNKNOWN = ""
 _BLAMED: dict[str, str] = {}
@@ -16,13 +16,14 @@ _BLAMED: dict[str, str] = {}
 
 @contextmanager
 def input_errors() -> Iterator[None]:
-    """Let an `InputError` raised inside a Ray worker leave the block as itself, not as Ray's error around it."""
+    """Let an `InputError` or `StoppedError` of a Ray worker leave the block as itself, not as Ray's error around it."""
     try:
         yield
     except ray.exceptions.RayTaskError as error:
         cause = first_cause(error)
-        if isinstance(cause, InputError):
-            raise InputError(str(cause)) from error
+        for kind in (InputError, StoppedError):
+            if isinstance(cause, kind):
+                raise kind(str(cause)) from error
         raise
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import ray
 
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, StoppedError
 from mergebench_ray.ray_errors import input_errors
 
 
@@ -15,11 +15,14 @@ def around(cause: Exception) -> Exception:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_an_input_error_of_a_worker_behind_others_is_its_own_line(depth: int) -> None:
-    error: Exception = InputError("task t: wrong")
+@pytest.mark.parametrize("kind", [InputError, StoppedError])
+def test_a_line_for_people_of_a_worker_behind_others_is_that_line(
+    kind: type[InputError] | type[StoppedError], depth: int
+) -> None:
+    error: Exception = kind("task t: wrong")
     for _ in range(depth):
         error = around(error)
-    with pytest.raises(InputError) as found, input_errors():
+    with pytest.raises(kind) as found, input_errors():
         raise error
     assert str(found.value) == "task t: wrong"
 

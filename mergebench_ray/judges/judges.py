@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
+from ray.exceptions import RayActorError
 
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.config import EngineOptions, Suite
@@ -20,7 +21,7 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
-from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.errors import InputError, StoppedError, nearest
 from mergebench_ray.heartbeat import beat
 from mergebench_ray.judges.judge_engine import (
     FoundJudge,
@@ -31,6 +32,7 @@ from mergebench_ray.judges.judge_engine import (
     check_parser_name,
 )
 from mergebench_ray.ray_actors import Actor, actors_of, by_value, from_values
+from mergebench_ray.ray_errors import lost_actor, why_lost
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import chosen_domains, needed_judge
 from mergebench_ray.tasks.scored_task import ScoredTask
@@ -218,13 +220,31 @@ class JudgeActor(JudgeEngine):
 
 @dataclass(frozen=True)
 class RemoteJudge:
-    """A judge that runs in a Ray actor; a `JudgeFunction`."""
+    """A judge that runs in a Ray actor; a `JudgeFunction`.
 
+    Attributes:
+        name: the judge's.
+        actor: its actor.
+    """
+
+    name: str
     actor: Actor[JudgeActor]
 
     def __call__(self, pairs: Sequence[Pair]) -> JudgedPairs:
-        """Judge all pairs in one call of the actor."""
-        return ray.get(self.actor.call(JudgeEngine.judge, list(pairs)))
+        """Judge all pairs in one call of the actor.
+
+        Raises:
+            StoppedError: it is lost under them again and again.
+        """
+        try:
+            return ray.get(self.actor.call(JudgeEngine.judge, list(pairs)))
+        except RayActorError as error:
+            if lost_actor(error) is None:
+                raise
+            raise StoppedError(
+                f"judge {self.name} was lost {_RETRIES + 1} times under the same answers ({why_lost(error)}): see its "
+                "log in the run's folder, give it more memory, and go on with the same command and --resume"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -270,7 +290,7 @@ def running_judges(
             started = actors[name].call(JudgeEngine.start)
             if gpus:
                 ray.get(started)
-        functions = {name: RemoteJudge(actor) for name, actor in actors.items()}
+        functions = {name: RemoteJudge(name, actor) for name, actor in actors.items()}
         yield Judges(functions, digests(found), tuple(actor.id for actor in actors.values()))
     finally:
         for actor in actors.values():

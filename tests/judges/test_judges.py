@@ -8,10 +8,14 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
+from ray.exceptions import RayActorError
 
+from actors_here import ActorHere
 from command_line import CommandLine
 from made_up_trials import made_up_trials
 from mergebench_ray.checkpoints import resolve
@@ -23,13 +27,14 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import engine_dtype
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, StoppedError
 from mergebench_ray.evaluation import Evaluator
 from mergebench_ray.evaluation.grading import grade
 from mergebench_ray.evaluation.order import Share
 from mergebench_ray.judges.judge_engine import FoundJudge, JudgeEngine
 from mergebench_ray.judges.judges import (
     Judges,
+    RemoteJudge,
     _check_gpus,
     digests,
     find_judges,
@@ -385,6 +390,16 @@ def judges(options: EvaluationOptions, ray_cluster: None, tmp_path_factory: pyte
     assert notes == []
     with running_judges(found, EngineOptions(), tmp_path_factory.mktemp("log").joinpath) as running:
         yield running
+
+
+def test_a_judge_that_is_lost_again_and_again_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(_answer: Any) -> None:
+        raise RayActorError
+
+    monkeypatch.setattr(ray, "get", lost)
+    actor: Any = ActorHere(SimpleNamespace(judge=lambda _pairs: None))
+    with pytest.raises(StoppedError, match="judge mine was lost 4 times under the same answers"):
+        RemoteJudge("mine", actor)([("a request", "a response")])
 
 
 def test_a_judge_in_its_own_engine_decides_as_mergebench_says(
