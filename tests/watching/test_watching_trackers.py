@@ -97,6 +97,14 @@ READERS: dict[TrackerName, Callable[[Path, str], Logged]] = {
 }
 
 
+def kept(name: TrackerName, folder: Path, run_id: str, last: str) -> Any:
+    """What a tracker was told, once what it was told last is there: some write on after they have ended."""
+    deadline = time.monotonic() + 20
+    while last not in (found := READERS[name](folder, run_id)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -122,7 +130,7 @@ def test_what_it_is_told_is_kept_also_when_the_run_goes_on(
     again = begin_tracking(name, run)
     again.log(2, {"best": 0.75, "score/math": 0.0})
     again.end({"normalised_average": 0.875})
-    found: Any = READERS[name](offline, run.id)
+    found = kept(name, offline, run.id, "best/normalised_average")
     assert found["best"] == {0: 0.5, 1: 0.625, 2: 0.75}
     assert found["score/math"] == {0: 0.25, 1: 0.5, 2: 0.0}
     assert list(found["best/normalised_average"].values()) == [0.875]
@@ -166,14 +174,29 @@ def test_a_server_that_does_not_answer_is_given_up_soon_and_no_password_is_said(
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("name", READERS)
+def test_numbers_of_constraints_and_weights_are_told(offline: Path, name: TrackerName) -> None:
+    run = TrackedRun("x", "0123456789abcdef" * 2, offline / "run", {"suite": "smollm2-mini"})
+    tracker = begin_tracking(name, run)
+    tracker.log(
+        0, {"missed_by/safety >= 0/9": 0.25, "missed_by/safety <= 0/9": 0.5, "objective/math: 2, coding: 1": 1.0}
+    )
+    tracker.end({"tokens": 1.0})
+    found = kept(name, offline, run.id, "best/tokens")
+    told = [one[0] for key, one in found.items() if key.startswith(("missed", "objective"))]
+    assert sorted(told) == [0.25, 0.5, 1.0]
+
+
 def test_the_command_line_is_told_to_nobody(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         sys, "argv", ["mergebench-ray", "tune", "--set", "search.storage=postgresql://me:hunter2@there"]
     )
-    begin_tracking("wandb", TrackedRun("x", "0123456789abcdef" * 2, offline / "run", {})).end({})
-    kept = [file.read_bytes() for file in offline.glob("run/wandb/offline-run-*/**/*") if file.is_file()]
-    assert kept
-    assert not any(b"hunter2" in content for content in kept)
+    run = TrackedRun("x", "0123456789abcdef" * 2, offline / "run", {})
+    begin_tracking("wandb", run).end({"tokens": 1.0})
+    kept("wandb", offline, run.id, "best/tokens")
+    files = [file.read_bytes() for file in offline.glob("run/wandb/offline-run-*/**/*") if file.is_file()]
+    assert files
+    assert not any(b"hunter2" in content for content in files)
 
 
 def test_every_tracker_has_a_file_and_a_reader() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from mergebench_ray.watching.tracker import PROJECT, TrackedRun
 
 _ID = f"{PROJECT}.run"
+_NOT_TAKEN = re.compile(r"[^/\w.\- :]")
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """The search waits for the server. By itself the client would wait for one that is gone for a quarter of an hour."""
 
@@ -31,13 +33,18 @@ class MlflowTracker:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add the numbers of a step."""
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        metrics = [Metric(_name(name), value, now, step) for name, value in values.items()]
         self._client.log_batch(self._run_id, metrics=metrics)
 
     def end(self, values: Mapping[str, float]) -> None:
         """Log the best model's numbers."""
         self.log(0, {f"best/{name}": value for name, value in values.items()})
         self._client.set_terminated(self._run_id, "FINISHED" if values else "KILLED")
+
+
+def _name(name: str) -> str:
+    """A name that MLflow takes: those of constraints and weights hold what it does not."""
+    return _NOT_TAKEN.sub("_", name.replace(">=", "at least").replace("<=", "at most"))
 
 
 def begin(run: TrackedRun) -> MlflowTracker:
