@@ -18,6 +18,8 @@ from mergebench_ray.checkpoints.read_once import ReadOnce
 from mergebench_ray.progress import Meter
 
 _REPORT_SECONDS = 0.2
+_ROOM_SECONDS = 15
+"""How long a task may wait for a core, which includes starting a worker."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class RayCalls:
 
     @staticmethod
     def can_write(folder: Path) -> bool:
-        """Whether every node of the cluster can write in a folder of this one, and there are cores for tasks."""
+        """Whether every node of the cluster can write in a folder of this one, and a core is free or soon will be."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -99,7 +101,14 @@ class RayCalls:
                 look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(probe.name)
                 for node in nodes
             ]
-            return all(ray.get(there)) and ray.cluster_resources().get("CPU", 0) >= 1
+            if not all(ray.get(there)):
+                return False
+            # Cores may all be a search's, for days.
+            begun = look.options(num_cpus=1).remote(probe.name)
+            ready, _ = ray.wait([begun], timeout=_ROOM_SECONDS)
+            if not ready:
+                ray.cancel(begun)
+            return bool(ready)
 
     def shared(self, value: Any) -> Any:
         """A reference to it in Ray's object store."""

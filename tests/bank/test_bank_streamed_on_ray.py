@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from bank_in_process import files_of, merge_streamed
 from mergebench_ray.bank.calls import RayCalls
@@ -86,3 +88,13 @@ def test_a_merge_beside_a_cluster_is_made_of_its_tasks(tmp_path: Path, monkeypat
 
 def test_nodes_that_see_the_folder_can_write_there(tmp_path: Path) -> None:
     assert RayCalls.can_write(tmp_path)
+
+
+def test_a_cluster_whose_cores_are_all_taken_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergebench_ray.bank.calls._ROOM_SECONDS", 1)
+    taken = placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+    ray.get(taken.ready(), timeout=60)
+    try:
+        assert not RayCalls.can_write(tmp_path)
+    finally:
+        remove_placement_group(taken)
