@@ -77,6 +77,9 @@ def hosts(count: int, folder: Path) -> Iterator[list[Host]]:
     with ExitStack() as stack:
         switch = stack.enter_context(_first_process("true"))
         _ip(switch, f"link add switch type bridge\naddr add {_NETWORK}.254/24 dev switch\nlink set switch up")
+        names = folder / "hosts"
+        lines = [f"{_NETWORK}.{number} host{number}" for number in range(1, count + 1)]
+        names.write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
         made = []
         for number in range(1, count + 1):
             address = f"{_NETWORK}.{number}"
@@ -86,7 +89,7 @@ def hosts(count: int, folder: Path) -> Iterator[list[Host]]:
             Path("/tmp/ray").mkdir(exist_ok=True)  # only to put the host's own over it
             process = stack.enter_context(
                 _first_process(
-                    f"hostname host{number}; mount --bind '{temporary}' /tmp/ray; "
+                    f"hostname host{number}; mount --bind '{names}' /etc/hosts; mount --bind '{temporary}' /tmp/ray; "
                     f"mount -t tmpfs -o {_SHARED_MEMORY} tmpfs /dev/shm"
                 )
             )
