@@ -107,8 +107,9 @@ def merge(
     check_new_folder(out, num_bytes=sum(info.numel * _ITEM_BYTES for info in models.base.tensors.values()))
     if request.recipe is not None and parameters != request.recipe.parameters and not accept_changes:
         raise InputError(
-            "recipe: 'parameters' are not written out with every default and for every specialist, so the merge "
-            "would have another digest; write them out, or go on with --accept-changes"
+            "recipe: 'parameters' are not written out as this version does, with every default, for every specialist, "
+            "and what is the same once, so the merge would have another digest; its weights are those that the recipe "
+            "says: go on with --accept-changes"
         )
     expected = _Expected(request.recipe, accept_changes)
     here = address is None and "RAY_ADDRESS" not in os.environ and not _is_connected()
