@@ -222,7 +222,7 @@ class Suite(Strict):
         extended = content.get("extends")
         other = cls._load(extended, path.parent, (*extending, path)) if isinstance(extended, str) else None
         suite = parse_model(cls, content if other is None else _over(other, content), str(path))
-        suite._folder = path.parent
+        suite._folder = path.parent.absolute()  # workers on a cluster start in folders of their own
         suite._extended_tasks = other.tasks_paths if other is not None else ()
         return suite
 

@@ -103,3 +103,14 @@ def test_what_a_suite_cannot_extend_or_take_over_is_named(
 ) -> None:
     with pytest.raises(InputError, match=message):
         suite(tmp_path, **content)
+
+
+def test_where_tasks_lie_does_not_depend_on_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of a cluster starts in another folder than the command did."""
+    (tmp_path / "tasks").mkdir()
+    suite(tmp_path, extends="smollm2-mini", tasks_folder="tasks")
+    monkeypatch.chdir(tmp_path)
+    own = Suite.load("suite.yaml")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert own.tasks_paths[-1] == tmp_path / "tasks"
