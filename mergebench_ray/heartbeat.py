@@ -68,7 +68,7 @@ class _Sign:
     since: float
 
 
-class Watch:
+class Watchdog:
     """Kills actors that hang, and notices when Ray itself is gone, from a thread.
 
     Args:

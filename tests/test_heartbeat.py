@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from mergebench_ray import heartbeat
-from mergebench_ray.heartbeat import Step, Watch
+from mergebench_ray.heartbeat import Step, Watchdog
 from mergebench_ray.ray_errors import why_lost
 
 
@@ -76,7 +76,7 @@ def worker(store: Store, actor: str, step: Callable[[], Step] = lambda: (0.0, 0.
 
 def test_what_gives_no_sign_of_life_is_killed_and_what_does_is_not(store: Store) -> None:
     with worker(store, "a") as (hangs, stopped), worker(store, "b") as (works, _):
-        watch = Watch(lambda: ["a", "b", "starting"], headless=lambda: None)
+        watch = Watchdog(lambda: ["a", "b", "starting"], headless=lambda: None)
         stopped.set()
         assert hangs.wait(timeout=20) == -signal.SIGKILL
         assert works.poll() is None
@@ -92,7 +92,7 @@ def test_what_spins_in_one_step_is_killed_and_a_step_that_may_take_so_long_is_no
 ) -> None:
     monkeypatch.setattr(heartbeat, "_STEP_SECONDS", 0.5)
     with worker(store, "a", step=lambda: (301.0, 0.0)) as (spins, _), worker(store, "b", lambda: (301.0, 900.0)) as b:
-        watch = Watch(lambda: ["a", "b"], headless=lambda: None)
+        watch = Watchdog(lambda: ["a", "b"], headless=lambda: None)
         assert spins.wait(timeout=20) == -signal.SIGKILL
         assert b[0].poll() is None
         watch.close()
@@ -103,7 +103,7 @@ def test_a_step_is_not_counted_from_before_this_process_stood_still(
 ) -> None:
     monkeypatch.setattr(heartbeat, "_STEP_SECONDS", 60.0)
     with worker(store, "a", step=lambda: (301.0, 0.0)) as (works, _):
-        watch = Watch(lambda: ["a"], headless=lambda: None)
+        watch = Watchdog(lambda: ["a"], headless=lambda: None)
         watch._steady -= 90.0
         watch._looked -= 1.0  # for twenty times as long as between two looks
         with pytest.raises(subprocess.TimeoutExpired):
@@ -113,7 +113,7 @@ def test_a_step_is_not_counted_from_before_this_process_stood_still(
 
 def test_nothing_is_killed_while_the_store_is_away(store: Store) -> None:
     with worker(store, "a") as (works, stopped):
-        watch = Watch(lambda: ["a"], headless=lambda: None)
+        watch = Watchdog(lambda: ["a"], headless=lambda: None)
         store.is_away = True
         stopped.set()
         with pytest.raises(subprocess.TimeoutExpired):
@@ -123,7 +123,7 @@ def test_nothing_is_killed_while_the_store_is_away(store: Store) -> None:
 
 def test_a_head_that_is_gone_is_noticed(store: Store) -> None:
     noticed = threading.Event()
-    Watch(list, headless=noticed.set)
+    Watchdog(list, headless=noticed.set)
     assert not noticed.wait(1.0)
     store.head.close()
     assert noticed.wait(20)
@@ -131,7 +131,7 @@ def test_a_head_that_is_gone_is_noticed(store: Store) -> None:
 
 def test_a_node_that_is_lost_under_the_driver_is_noticed(store: Store) -> None:
     noticed = threading.Event()
-    Watch(list, headless=noticed.set)
+    Watchdog(list, headless=noticed.set)
     assert not noticed.wait(0.5)
     store.nodes[0]["Alive"] = False
     assert noticed.wait(20)

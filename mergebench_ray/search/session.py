@@ -19,7 +19,7 @@ from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.fields import Split
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
 from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats
-from mergebench_ray.heartbeat import Watch
+from mergebench_ray.heartbeat import Watchdog
 from mergebench_ray.judges.judges import Judges
 from mergebench_ray.placement import Placement, engines_per_candidate
 from mergebench_ray.placement.starting import ANYWHERE, Reservation
@@ -129,7 +129,7 @@ def open_session(
         return stats
 
     engines = Supervisor(start, prepare, sweep.engine.count, engines_per_candidate(sweep), losses.say)
-    watch = Watch(
+    watch = Watchdog(
         lambda: [*(actor.id for actor in engines.actors), *shards, *judges.actors],
         headless=lambda: _end_without_head(run),
     )
