@@ -88,13 +88,13 @@ class World:
         monkeypatch.setattr(ray, "kill", self.killed.append)
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": self.gpus})
         monkeypatch.setattr(module, "check_engines_fit", lambda _engine: None)
-        monkeypatch.setattr(module, "Watch", self._watch)
+        monkeypatch.setattr(module, "Watchdog", self._watchdog)
         monkeypatch.setattr(module, "start_evaluator", self._start_evaluator)
         monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
         monkeypatch.setattr(module, "compiled_ahead", self._compiled_ahead)
         monkeypatch.setattr(module, "Bank", SimpleNamespace(load=self._load))
 
-    def _watch(self, actors: Callable[[], list[str]], headless: Any) -> Any:
+    def _watchdog(self, actors: Callable[[], list[str]], headless: Any) -> Any:
         self.watched = actors
         return SimpleNamespace(close=lambda: None)
 
