@@ -26,14 +26,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray import cloudpickle
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import made_up_search
 from made_up_search import MadeUpScorer, MadeUpSearch
-from mergebench_ray.ray_actors import actors_of
+from mergebench_ray.config import Recipe
 from mergebench_ray.runs.trials import read_trials, searched
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.run import search
@@ -53,9 +50,9 @@ class TimedScorer(MadeUpScorer):
         super().__init__()
         self.seconds, self.steps = 0.0, 0
 
-    def step(self, suggestion: Mapping[str, Any]) -> None:
+    def begin(self, number: int, recipe: Recipe) -> None:
         began = time.perf_counter()
-        super().step(suggestion)
+        super().begin(number, recipe)
         self.seconds, self.steps = self.seconds + time.perf_counter() - began, self.steps + 1
 
     def halt(self, number: int) -> Any:
@@ -63,9 +60,6 @@ class TimedScorer(MadeUpScorer):
         found = super().halt(number)
         self.seconds += time.perf_counter() - began
         return found
-
-    def taken(self) -> tuple[float, int]:
-        return self.seconds, self.steps
 
 
 @dataclass(frozen=True)
@@ -87,11 +81,11 @@ class Sitting:
 
 def made_up(race: Mapping[str, Any], candidates: int) -> Sitting:
     """A search of made-up models through Tune."""
-    scorer: Any = actors_of(TimedScorer, num_cpus=0, max_concurrency=2)()
+    scorer = TimedScorer()
     options = {"trials": candidates, "sampler": "RandomSampler", "race": dict(race)}
     starts: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        one = MadeUpSearch(Path(folder), scorer, lambda actor: actor, options)
+        one = MadeUpSearch(Path(folder), scorer, options)
         began = time.perf_counter()
         search(
             *(one.sweep, one.space, one.session, one.store, one.records, one.run, one.options, one.budget),
@@ -100,9 +94,7 @@ def made_up(race: Mapping[str, Any], candidates: int) -> Sitting:
             note=lambda _line: None,
         )
         ended = time.perf_counter()
-    seconds, steps = ray.get(scorer.call(TimedScorer.taken))
-    scorer.kill()
-    return Sitting(starts[1] - began, ended - starts[1] - seconds, candidates - 1, steps)
+    return Sitting(starts[1] - began, ended - starts[1] - scorer.seconds, candidates - 1, scorer.steps)
 
 
 def of_run(folder: Path) -> list[float]:
@@ -132,7 +124,6 @@ def main() -> None:
         return
     logging.disable(logging.WARNING)
     made_up_search.PER_DOMAIN = given.items // len(made_up_search.DOMAINS)
-    cloudpickle.register_pickle_by_value(made_up_search)  # type: ignore[no-untyped-call]
     found: dict[str, list[Sitting]] = {name: [] for name in _RACES}
     with ray_session(None):
         for _ in range(given.repeats):
