@@ -11,10 +11,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 
-from mergebench_ray.errors import StoppedError
+from mergebench_ray.errors import StoppedError, one_line
 from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats
 from mergebench_ray.ray_actors import Actor
-from mergebench_ray.ray_errors import lost_actor, node_was_lost, why_lost
+from mergebench_ray.ray_errors import first_cause, lost_actor, node_was_lost, why_lost
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,7 +22,7 @@ Engines = tuple[int, ...]
 """Indices of the engines that share a candidate's items."""
 
 _STARTS = 3
-"""So many engines in a row may be lost while they start."""
+"""So many engines in a row may be lost while they start; after that the search goes on without."""
 _PLACE_SECONDS = 90.0
 """After which an engine that has no process yet is taken to wait for a place."""
 _AGAIN_SECONDS = 0.5
@@ -81,16 +81,12 @@ class Supervisor:
         self._there: dict[str, ray.ObjectRef[None]] = {}
         self._up: set[int] = set()
         self._homeless: set[int] = set()
+        self._given_up: set[int] = set()
         self._lent_at: dict[int, float] = {}
         self._failure: BaseException | None = None
         self._closed = False
         self._count, self._actors = count, list[Actor[Evaluator]]()
         self.stats: dict[int, EvaluatorStats] = {}
-
-    @property
-    def num_groups(self) -> int:
-        """How many candidates are scored at once."""
-        return len(self._groups)
 
     @property
     def actors(self) -> list[Actor[Evaluator]]:
@@ -116,16 +112,16 @@ class Supervisor:
                     ray.get(self._actors[-1].call(Evaluator.start))
 
     def wait(self) -> None:
-        """Prepare all engines, side by side, and wait until they are up.
+        """Prepare all engines, side by side, and wait until they are up, but for those that are lost at every start.
 
         Raises:
             RayError: what one of them failed with.
-            StoppedError: one was lost three times in a row.
+            StoppedError: all were lost three times in a row.
         """
         for index, actor in enumerate(self._actors):
             self._in_background(self._bring_up, index, actor, None)
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or len(self._up) == len(self._actors))
+            self._changed.wait_for(lambda: self._failure or len(self._up | self._given_up) == len(self._actors))
             self._check()
 
     def close(self) -> None:
@@ -142,7 +138,7 @@ class Supervisor:
         """Wait for a free group of engines, or for all engines but those that no node has a place for.
 
         Raises:
-            StoppedError: an engine does not come back.
+            StoppedError: no engine comes back.
         """
         with self._changed:
             while True:
@@ -160,7 +156,7 @@ class Supervisor:
     def release(self, engines: Engines) -> None:
         """Give engines back."""
         with self._changed:
-            self._free += [group for group in self._groups if group[0] in engines]
+            self._free += [group for group in self._groups if not set(group).isdisjoint(engines)]
             for index in engines:
                 self._lent_at.pop(index, None)
             self._changed.notify_all()
@@ -293,10 +289,14 @@ class Supervisor:
                 with self._turn:
                     self.stats[index] = self._prepare(actor)
             except Exception as error:
-                lost = lost_actor(error) == actor.id
-                reason = why_lost(error)
-                if not lost or tried == _STARTS:
-                    self._fail(error if not lost else _does_not_start(index, reason))
+                is_lost = lost_actor(error) == actor.id
+                # What is wrong with model or settings shows at the first start; one that takes another's place may
+                # fail since its device is not in order yet.
+                if not is_lost and loss is None:
+                    self._fail(error)
+                    return
+                if tried == _STARTS:
+                    self._give_up(index, why_lost(error) if is_lost else one_line(first_cause(error)))
                     return
                 tried += 1
                 actor = self._begin_again(index)
@@ -330,6 +330,22 @@ class Supervisor:
             self._up.add(index)
             self._changed.notify_all()
 
+    def _give_up(self, index: int, reason: str) -> None:
+        """Go on with the other engines; where there are none, the search ends."""
+        said = f"engine {index} failed to start {_STARTS} times in a row ({reason})"
+        with self._changed:
+            self._given_up.add(index)
+            # Whoever shared a candidate's items with it goes on without.
+            self._groups, self._free = (
+                [left for group in groups if (left := tuple(one for one in group if one not in self._given_up))]
+                for groups in (self._groups, self._free)
+            )
+            if not self._groups:
+                self._failure = self._failure or _none_left(index, said)
+            self._changed.notify_all()
+        if self._failure is None:
+            self._say(f"{said}: the search goes on without it; see engine-{index}.log in the run's folder")
+
     def _fail(self, error: BaseException) -> None:
         with self._changed:
             self._failure = self._failure or error
@@ -351,11 +367,10 @@ class Supervisor:
         threading.Thread(target=run, daemon=True).start()
 
 
-def _does_not_start(index: int, reason: str) -> StoppedError:
+def _none_left(index: int, said: str) -> StoppedError:
     return StoppedError(
-        f"engine {index} was lost {_STARTS} times in a row while it started ({reason}): see engine-{index}.log in the "
-        "run's folder, give engines less (engine.kv_cache_gib, engine.max_num_seqs) or more memory, and go on with "
-        "the same command and --resume"
+        f"{said}, and no other is left: see engine-{index}.log in the run's folder, give engines less "
+        "(engine.kv_cache_gib, engine.max_num_seqs) or more memory, and go on with the same command and --resume"
     )
 
 

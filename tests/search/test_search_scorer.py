@@ -507,21 +507,63 @@ def test_no_engine_begins_once_they_have_ended(parts: Parts, monkeypatch: pytest
     assert isinstance(failed[0], StoppedError)
 
 
-def test_an_engine_that_is_lost_whenever_it_starts_ends_the_sweep_in_one_line(
+def dies(actor: ActorHere) -> None:
+    error = RayActorError()
+    error.actor_id = actor.id
+    raise error
+
+
+def test_the_search_ends_in_one_line_where_its_last_engine_is_lost_whenever_it_starts(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts.begin()
-
-    def dies(evaluator: RecordingEvaluator) -> None:
-        error = RayActorError()
-        error.actor_id = str(id(evaluator))
-        raise error
-
-    monkeypatch.setattr(parts.supervisor, "_prepare", lambda actor: dies(actor.actor))
+    monkeypatch.setattr(parts.supervisor, "_prepare", dies)
     parts.loses()
-    with pytest.raises(StoppedError, match="engine 0 was lost 3 times in a row while it started"):
+    with pytest.raises(StoppedError, match=r"engine 0 failed to start 3 times in a row .* and no other is left"):
         parts.step(0, 0.5)
     assert len(parts.handles) == 4
+
+
+def fails(_actor: ActorHere) -> None:
+    raise RuntimeError("no memory left on the device")
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"), [(dies, "its process was killed or crashed"), (fails, "RuntimeError: no memory left")]
+)
+@pytest.mark.parametrize("per_candidate", [1, 2])
+def test_the_search_goes_on_with_the_other_engines_where_one_does_not_start_again(
+    start: Any, reason: str, per_candidate: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = Parts(monkeypatch, tmp_path, engines=2, per_candidate=per_candidate)
+    parts.begin()
+    monkeypatch.setattr(parts.supervisor, "_prepare", start)
+    parts.loses()
+    assert isinstance(parts.step(0, 0.5).found, Measurement)
+    assert parts.scorer.score(parts.bank.recipe("model_soup", {}), "test").engines == (1,)
+    [line] = parts.said
+    assert line.startswith(f"engine 0 failed to start 3 times in a row ({reason}")
+    assert line.endswith("the search goes on without it; see engine-0.log in the run's folder")
+
+
+def test_a_search_begins_with_the_engines_that_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    parts = Parts(monkeypatch, tmp_path, engines=2)
+    supervisor = Supervisor(
+        parts._start, lambda actor: dies(actor) if parts.handles.index(actor) != 3 else actor.actor, 2, 1, print
+    )
+    supervisor.begin()
+    supervisor.wait()
+    assert supervisor.acquire(everything=True) == (1,)
+
+
+def test_an_engine_that_fails_at_its_first_start_ends_the_search_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = Parts(monkeypatch, tmp_path)
+    supervisor = Supervisor(parts._start, fails, 2, 1, print)
+    supervisor.begin()
+    with pytest.raises(RuntimeError, match="no memory left"):
+        supervisor.wait()
 
 
 def test_an_error_that_no_loss_explains_reaches_whoever_takes_the_step(parts: Parts) -> None:
