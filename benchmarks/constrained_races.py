@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,8 @@ def main() -> None:
                 random = np.random.default_rng([7, seed])
                 candidates = random.permutation(len(values))
                 order = stratified_order(answers.items, int(random.integers(2**31)))
-                race = KINDS[kind](answers.items.taken(order), answers.objective, constraints=goal.constraints)
+                make: Any = KINDS[kind]  # those that know of constraints
+                race = make(answers.items.taken(order), answers.objective, constraints=goal.constraints)
                 drive(race, candidates, answers.scores[:, order])
                 finished = race.finished()
                 asked.append(sum(map(race.board.answered, range(len(values)))) / answers.scores.size)
