@@ -22,6 +22,10 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
 from mergebench_ray.tasks.task_files import FILE_FORMATS
 
+# For the counts of its hub the library would tell a server of every data set that is loaded, files of this machine
+# included; where no name resolves it waits for that, a task after the other.
+datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 _LARGEST_CELL = 2**31 - 1  # the csv module's own limit of 128 KiB is less than some tests of programs

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
 import pytest
 from lm_eval.utils import apply_template
 
@@ -250,6 +253,21 @@ def test_data_files_are_looked_for_beside_the_task_file(folder: Path, monkeypatc
     file.write_text(file.read_text().replace("training_split: train\n", ""))
     assert len(one_task(folder, "capital_text", "exact_match").items) == 4
     assert len(one_task(folder, "capital_text", "exact_match", "test").items) == 6
+
+
+def test_no_server_is_told_of_data_that_are_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def look_up(host: object, *_: object, **__: object) -> list[object]:
+        asked.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    for module in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+    write_choice_task(folder)
+    assert one_task(folder, "capital_choice", "acc").items
+    assert asked == []
 
 
 def test_data_files_in_the_working_folder_are_still_found_unless_they_may_be_others(
