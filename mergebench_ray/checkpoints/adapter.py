@@ -17,14 +17,15 @@ from torch import Tensor
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.digest import tensors_digest
 from mergebench_ray.checkpoints.json_files import read_json_object
-from mergebench_ray.checkpoints.safetensors_file import read_elements, read_header
+from mergebench_ray.checkpoints.model_files import ADAPTER_CONFIG, ModelFiles
+from mergebench_ray.checkpoints.safetensors_file import read_elements
 from mergebench_ray.checkpoints.weight_files import PICKLE_REASON
 from mergebench_ray.config import ModelRef
 from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import ModelFamily
+from mergebench_ray.progress import Progress, silent
 
-_CONFIG_NAME = "adapter_config.json"
 _WEIGHTS_NAME = "adapter_model.safetensors"
 _BLOCK_ELEMENTS = 1 << 18
 _REMEDY = "apply it with peft's merge_and_unload, save the model and give its folder instead"
@@ -74,24 +75,21 @@ class AdapterCheckpoint(Checkpoint):
     do: they are what it is scored with, and no merge takes them.
     """
 
-    def __init__(self, ref: ModelRef, base: Checkpoint, adapter_folder: Path) -> None:
+    def __init__(self, ref: ModelRef, base: Checkpoint, files: ModelFiles) -> None:
         """Read the adapter's configuration and header.
 
         Raises:
             InputError: if it is not plain LoRA on linear layers of this base, naming what is not.
         """
         self.ref = ref
-        self.folder = base.folder
         self.config = base.config
-        self._base = base
-        options = read_json_object(adapter_folder / _CONFIG_NAME)
-        _refuse_unless_plain(adapter_folder / _CONFIG_NAME, options, base.family)
-        self.tokenizer_folder = (
-            adapter_folder if (adapter_folder / "tokenizer.json").is_file() else base.tokenizer_folder
-        )
+        self._base, self._files = base, files
+        adapter_folder = files.folder
+        options = read_json_object(adapter_folder / ADAPTER_CONFIG)
+        _refuse_unless_plain(adapter_folder / ADAPTER_CONFIG, options, base.family)
         rank = options["r"]
         self._scale = options["lora_alpha"] / (math.sqrt(rank) if options.get("use_rslora") else rank)
-        self._stored = read_header(_weights_file(adapter_folder))
+        self._stored = files.header(_weights_name(files))
         self._whole, factors, self.notes = _sort_tensors(adapter_folder / _WEIGHTS_NAME, self._stored, base)
         self._factors = _pair_factors(adapter_folder / _WEIGHTS_NAME, factors, base, rank)
         for name in self._whole.keys() & self._factors.keys():
@@ -102,6 +100,22 @@ class AdapterCheckpoint(Checkpoint):
             else info
             for name, info in base.tensors.items()
         }
+
+    @property
+    def folder(self) -> Path:
+        """The base's."""
+        return self._base.folder
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The adapter's, where it brings a tokenizer; else the base's."""
+        own = self._files.folder
+        return own if (own / "tokenizer.json").is_file() else self._base.tokenizer_folder
+
+    def fetch(self, progress: Progress = silent) -> None:
+        """Have the weights of base and adapter on this node, too."""
+        self._base.fetch(progress)
+        self._files.fetch(progress)
 
     def digest(self) -> str:
         """SHA-256 of base, factors and scale."""
@@ -172,11 +186,11 @@ def _refuse_saved_layers(file: Path, modules: Any, family: ModelFamily) -> None:
         raise InputError(f"{file}: modules_to_save = {_short(modules)} is not plain LoRA; {_REMEDY}")
 
 
-def _weights_file(folder: Path) -> Path:
-    file = folder / _WEIGHTS_NAME
-    if not file.is_file() and (folder / "adapter_model.bin").is_file():
-        raise InputError(f"{folder}: only pickled weights (adapter_model.bin); {PICKLE_REASON}")
-    return file
+def _weights_name(files: ModelFiles) -> str:
+    present = files.names()
+    if _WEIGHTS_NAME not in present and "adapter_model.bin" in present:
+        raise InputError(f"{files.folder}: only pickled weights (adapter_model.bin); {PICKLE_REASON}")
+    return _WEIGHTS_NAME
 
 
 def _sort_tensors(

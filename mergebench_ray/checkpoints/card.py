@@ -79,7 +79,7 @@ def evaluation_result(
 def _front_matter(recipe: Recipe, results: Sequence[EvalResult]) -> ModelCardData:
     """Only models of the hub can be linked as base models; local folders are named in the recipe below."""
     references = [ModelRef.parse(text) for text in (recipe.base, *dict(sorted(recipe.specialists.items())).values())]
-    sources = [part.source for ref in references for part in (ref, ref.adapter) if part is not None]
+    sources = [part.hub_id for ref in references for part in (ref, ref.adapter) if part is not None]
     linked = list(dict.fromkeys(name for name in sources if _HUB_ID.fullmatch(name) and not Path(name).exists()))
     return ModelCardData(
         base_model=linked or None,

@@ -18,6 +18,8 @@ from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import ModelFamily, family_of
 from mergebench_ray.families.configuration import num_layers
+from mergebench_ray.object_storage.fetched import RemoteFile
+from mergebench_ray.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class TensorInfo:
         dtype: type that `Checkpoint.read` returns.
         file: file that holds the stored bytes.
         offset: position of the first stored byte in that file.
-        state: what that file was when its header was read.
+        state: what that file was when its header was read; of object storage, the object and where its copies are.
     """
 
     name: str
@@ -38,7 +40,7 @@ class TensorInfo:
     dtype: torch.dtype
     file: Path = field(repr=False)
     offset: int = field(repr=False)
-    state: FileState = field(repr=False)
+    state: FileState | RemoteFile = field(repr=False)
 
     @property
     def numel(self) -> int:
@@ -52,28 +54,44 @@ class TensorInfo:
 
 
 class Checkpoint(ABC):
-    """A model on disk, known by its headers and configuration only.
+    """A model on disk or in object storage, known by its headers and configuration only.
 
     Instances hold no weights and no open files: they can be pickled and sent to the actors that read their own part.
     All methods may be called from several threads at once.
 
     Attributes:
         ref: the reference it was resolved from.
-        folder: where configuration and tokenizer lie.
         config: content of its config.json.
         tensors: the tensors by name, sorted.
-        tokenizer_folder: where the files lie that say how this model reads texts; `folder` but for some adapters.
         corrected_settings: what `config` says otherwise than the folder's config.json, since the weights show it.
         notes: what was decided where the files left a choice, a line each.
     """
 
     ref: ModelRef
-    folder: Path
-    tokenizer_folder: Path
     config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
     notes: Sequence[str] = ()
     corrected_settings: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Where configuration and tokenizer lie on this node."""
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the files lie that say how this model reads texts; `folder` but for some adapters."""
+        return self.folder
+
+    @abstractmethod
+    def fetch(self, progress: Progress = silent) -> None:
+        """Have all of a model's files on this node, for whoever reads its folder; most are there already.
+
+        What reads the checkpoint itself need not ask: it fetches the files that it reads.
+
+        Raises:
+            InputError: one was replaced, or cannot be fetched.
+        """
 
     @abstractmethod
     def digest(self) -> str:

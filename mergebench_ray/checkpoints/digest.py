@@ -16,7 +16,7 @@ import torch
 
 from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints.checkpoint import TensorInfo, require_finite
-from mergebench_ray.checkpoints.file_state import FileState
+from mergebench_ray.checkpoints.file_state import FileState, as_seen
 from mergebench_ray.checkpoints.json_files import parse_json
 from mergebench_ray.checkpoints.safetensors_file import read_into, require_state
 from mergebench_ray.digests import canonical_digest
@@ -88,7 +88,7 @@ def digest_entries(tensors: Mapping[str, TensorInfo]) -> list[DigestEntry]:
     entries = []
     for file in sorted({info.file for info in tensors.values()}):
         ranges = _ranges_in(file, tensors.values())
-        entry = _entry_file(file, _state_of(ranges), ranges)
+        entry = _entry_file(*_seen(file, ranges), ranges)
         entries.append(DigestEntry(tuple(ranges), _entry(entry, set(ranges)), entry))
     return entries
 
@@ -104,17 +104,17 @@ class _Range:
 
 def _file_tensor_digests(file: Path, tensors: Iterable[TensorInfo]) -> dict[str, str]:
     ranges = _ranges_in(file, tensors)
-    return _remembered(file, _state_of(ranges), ranges)
+    return _remembered(*_seen(file, ranges), ranges)
 
 
 def _ranges_in(file: Path, tensors: Iterable[TensorInfo]) -> dict[str, _Range]:
     return {info.name: _Range(info.offset, info.num_bytes, info) for info in tensors if info.file == file}
 
 
-def _state_of(ranges: Mapping[str, _Range]) -> FileState:
+def _seen(file: Path, ranges: Mapping[str, _Range]) -> tuple[Path, FileState]:
     tensor = next(iter(ranges.values())).tensor
     assert tensor is not None
-    return tensor.state
+    return as_seen(file, tensor.state)
 
 
 def _remembered(file: Path, state: FileState, ranges: Mapping[str, _Range]) -> dict[str, str]:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from mergebench_ray.files import open_regular
+from mergebench_ray.object_storage.fetched import RemoteFile
+
 
 @dataclass(frozen=True)
 class FileState:
@@ -38,6 +41,20 @@ class FileState:
         if self.size != seen.size:
             return "became shorter" if self.size < seen.size else "became longer"
         return "was changed" if self.host == seen.host and self != seen else None
+
+
+def as_seen(file: Path, state: FileState | RemoteFile) -> tuple[Path, FileState]:
+    """A file and the state in which it was seen; of an object in storage, those of this node's copy of it.
+
+    Raises:
+        InputError: the object was replaced, or cannot be fetched.
+        OSError: the copy cannot be read.
+    """
+    if isinstance(state, FileState):
+        return file, state
+    copy = state.here()
+    with open_regular(copy) as stream:
+        return copy, FileState.of(stream.fileno())
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A checkpoint in a folder of single or sharded safetensors files."""
+"""A checkpoint in a folder of single or sharded safetensors files, on disk or in object storage."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from torch import Tensor
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.digest import tensors_digest
 from mergebench_ray.checkpoints.json_files import read_json_object
+from mergebench_ray.checkpoints.model_files import ModelFiles
 from mergebench_ray.checkpoints.safetensors_file import have_equal_values, read_elements, read_elements_into
 from mergebench_ray.checkpoints.weight_files import refuse_other_weights, stored_tensors
 from mergebench_ray.config import ModelRef
 from mergebench_ray.families import family_of
 from mergebench_ray.families.configuration import has_tied_head
+from mergebench_ray.progress import Progress, silent
 
 
 class FolderCheckpoint(Checkpoint):
@@ -27,17 +29,17 @@ class FolderCheckpoint(Checkpoint):
     configuration is corrected.
     """
 
-    def __init__(self, ref: ModelRef, folder: Path) -> None:
+    def __init__(self, ref: ModelRef, files: ModelFiles) -> None:
         """Read configuration and headers.
 
         Raises:
             InputError: if a file is missing, broken, a pickle, or named outside the folder.
         """
         self.ref = ref
-        self.folder = self.tokenizer_folder = folder
-        stored, notes = stored_tensors(folder)
+        self._files = files
+        stored, notes = stored_tensors(files)
         self.config = read_json_object(self.config_file)
-        refuse_other_weights(folder, self.config)
+        refuse_other_weights(self.folder, self.config)
         copies, own = _sort_heads(stored, self.config, self.config_file)
         if own:
             notes.append(
@@ -51,6 +53,15 @@ class FolderCheckpoint(Checkpoint):
         self.tensors = {
             name: stored[name] for name in sorted(stored) if name not in copies and not family.is_recomputed(name)
         }
+
+    @property
+    def folder(self) -> Path:
+        """Where all but perhaps the weights lies on this node."""
+        return self._files.folder
+
+    def fetch(self, progress: Progress = silent) -> None:
+        """Have the weights there, too."""
+        self._files.fetch(progress)
 
     def digest(self) -> str:
         """SHA-256 of the weights; read once, then remembered until a file changes."""

@@ -1,4 +1,4 @@
-"""Headers alone, for whoever plans: of models that are here, that ship as shapes, or that lie on the hub."""
+"""Headers alone, for whoever plans: of models that are here, ship as shapes, or lie on the hub or in object storage."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from torch import Tensor
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.file_state import FileState
 from mergebench_ray.checkpoints.json_files import read_json_object
+from mergebench_ray.checkpoints.model_files import CONFIG_NAME, remote_files
 from mergebench_ray.checkpoints.resolving import resolve
 from mergebench_ray.checkpoints.safetensors_file import DTYPES
 from mergebench_ray.checkpoints.sources import explained_hub_errors, is_fetched, is_on_hub
+from mergebench_ray.checkpoints.weight_files import refuse_other_weights, stored_tensors
 from mergebench_ray.config import ModelRef
 from mergebench_ray.config.yaml_files import read_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import family_of
 from mergebench_ray.families.configuration import has_tied_head, tensor_shapes
+from mergebench_ray.object_storage.address import Address, is_address
+from mergebench_ray.progress import Progress, silent
 
 _SHAPES = Path(__file__).with_name("shapes.yaml")
 _NO_FILE = FileState(host="", size=0, inode=0, modified=0, changed=0)
@@ -43,7 +47,6 @@ class HeaderCheckpoint(Checkpoint):
 
     def __init__(self, ref: ModelRef, config: Mapping[str, Any], shapes: Shapes) -> None:
         self.ref = ref
-        self.folder = self.tokenizer_folder = Path(str(ref))
         self.config = dict(config)
         family = family_of(self.config.get("model_type"))
         tied = has_tied_head(self.config, self.config_file)
@@ -52,6 +55,14 @@ class HeaderCheckpoint(Checkpoint):
             for name, (shape, dtype) in sorted(shapes.items())
             if not family.is_recomputed(name) and not (tied and family.is_output_head(name))
         }
+
+    @property
+    def folder(self) -> Path:
+        """Of no folder; for messages alone."""
+        return Path(str(self.ref))
+
+    def fetch(self, progress: Progress = silent) -> None:
+        """There is nothing to fetch for whoever plans."""
 
     def digest(self) -> str:
         """Nobody knows it before the weights are here.
@@ -69,7 +80,8 @@ def resolve_headers(ref: ModelRef | str) -> Checkpoint:
     """Find a checkpoint without fetching weights.
 
     A model of this machine, the hub's cache included, is what `resolve` finds. Else MergeBench's are known by shapes
-    that come with this package, and of others configuration and headers are asked of the hub by ranges of bytes.
+    that come with this package, and of others configuration and headers are asked of the hub, or of object storage, by
+    ranges of bytes. A GGUF file is fetched, as its shapes are those of what transformers makes of it.
 
     Raises:
         InputError: as `resolve`.
@@ -82,7 +94,9 @@ def resolve_headers(ref: ModelRef | str) -> Checkpoint:
         base = resolve_headers(ref.model)
         shapes = {name: (info.shape, info.dtype) for name, info in base.tensors.items()}
         return HeaderCheckpoint(ref, base.config, shapes)
-    config = shipped_config(ref.source)
+    if is_address(ref.source):
+        return _in_storage(ref)
+    config = shipped_config(ref.hub_id)
     if config is not None:
         return HeaderCheckpoint(ref, config, _shapes_of(json.dumps(config)))
     return _on_hub(ref)
@@ -90,7 +104,14 @@ def resolve_headers(ref: ModelRef | str) -> Checkpoint:
 
 def is_here(ref: ModelRef) -> bool:
     """Whether nothing that a reference names, its adapter included, would have to be fetched."""
-    return all(one is None or not is_on_hub(one) or is_fetched(one) for one in (ref.model, ref.adapter))
+    return all(one is None or _is_here(one) for one in (ref.model, ref.adapter))
+
+
+def _is_here(ref: ModelRef) -> bool:
+    if is_address(ref.source):
+        address = Address.parse(ref.source)
+        return address.name.endswith(".gguf") or remote_files(address).are_here()
+    return not is_on_hub(ref) or is_fetched(ref)
 
 
 def shipped_config(source: str) -> dict[str, Any] | None:
@@ -111,14 +132,24 @@ def _shapes_of(config: str) -> Shapes:
     return {name: (shape, torch.bfloat16) for name, shape in tensor_shapes(json.loads(config), _SHAPES).items()}
 
 
+def _in_storage(ref: ModelRef) -> Checkpoint:
+    """Configuration and headers, a few ranges of bytes."""
+    remote = remote_files(Address.parse(ref.source), headers_only=True)
+    with remote.named():
+        stored, _ = stored_tensors(remote, compare=False)
+        config = read_json_object(remote.folder / CONFIG_NAME)
+        refuse_other_weights(remote.folder, config)
+        return HeaderCheckpoint(ref, config, {name: (info.shape, info.dtype) for name, info in stored.items()})
+
+
 def _on_hub(ref: ModelRef) -> Checkpoint:
     """Configuration and headers, a few ranges of bytes."""
     from huggingface_hub import errors, get_safetensors_metadata, hf_hub_download
 
     try:
         with explained_hub_errors(ref):
-            config = read_json_object(Path(hf_hub_download(ref.source, "config.json", revision=ref.revision)))
-            metadata = get_safetensors_metadata(ref.source, revision=ref.revision)
+            config = read_json_object(Path(hf_hub_download(ref.hub_id, "config.json", revision=ref.revision)))
+            metadata = get_safetensors_metadata(ref.hub_id, revision=ref.revision)
     except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
         raise InputError(f"model {ref}: has no safetensors that can be read ({error}); give another") from error
     shapes = {

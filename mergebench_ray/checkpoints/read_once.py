@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo, requir
 from mergebench_ray.checkpoints.digest import digest_entries
 from mergebench_ray.checkpoints.folder import FolderCheckpoint
 from mergebench_ray.checkpoints.safetensors_file import bytes_of, read_elements_into
+from mergebench_ray.progress import Progress, silent
 
 _BLOCK_BYTES = 8 << 20
 _OF_NOTHING = hashlib.sha256().hexdigest()
@@ -30,8 +32,7 @@ class ReadOnce(Checkpoint):
     """
 
     def __init__(self, checkpoint: FolderCheckpoint) -> None:
-        self.ref, self.folder, self.config = checkpoint.ref, checkpoint.folder, checkpoint.config
-        self.tensors, self.tokenizer_folder = checkpoint.tensors, checkpoint.tokenizer_folder
+        self.ref, self.config, self.tensors = checkpoint.ref, checkpoint.config, checkpoint.tensors
         self.notes, self.corrected_settings = checkpoint.notes, checkpoint.corrected_settings
         self._checkpoint = checkpoint
         self._entries = [entry for entry in digest_entries(checkpoint.tensors) if entry.remembered is None]
@@ -42,6 +43,15 @@ class ReadOnce(Checkpoint):
         # Who it is sent to hashes what nobody has hashed yet.
         left = {name: growing for name, growing in self._growing.items() if growing.num_left}
         return {**self.__dict__, "_growing": left}
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's."""
+        return self._checkpoint.folder
+
+    def fetch(self, progress: Progress = silent) -> None:
+        """Have the checkpoint's files on this node."""
+        self._checkpoint.fetch(progress)
 
     @property
     def is_known(self) -> bool:

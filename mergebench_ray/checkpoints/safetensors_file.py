@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints.checkpoint import TensorInfo
-from mergebench_ray.checkpoints.file_state import FileState
+from mergebench_ray.checkpoints.file_state import FileState, as_seen
 from mergebench_ray.checkpoints.json_files import parse_json
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
+from mergebench_ray.object_storage.fetched import RemoteFile
+from mergebench_ray.object_storage.objects import read_range
 
 DTYPES = {
     "BF16": torch.bfloat16,
@@ -33,6 +35,8 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _MAX_HEADER_BYTES = 100_000_000
+_FIRST_BYTES = 1 << 16
+"""What is asked for first of a file whose header has an unknown length: longer than most headers."""
 _BLOCK_ELEMENTS = 1 << 22
 _MAX_DIMENSIONS = 64
 
@@ -46,14 +50,35 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     try:
         with open_regular(file) as stream:
             state = FileState.of(stream.fileno())
-            length = int.from_bytes(stream.read(8), "little")
-            if state.size < 8 or length > min(_MAX_HEADER_BYTES, state.size - 8):
-                raise InputError(f"{file}: truncated or not a safetensors file ({state.size} bytes); fetch it again")
-            content = stream.read(length)
+            length = _header_length(file, stream.read(8), state.size)
+            return _tensors_of(file, state, state.size, stream.read(length))
     except FileNotFoundError:
         raise InputError(f"{file}: this file of the checkpoint is missing; fetch the checkpoint again") from None
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the file") from error
+
+
+def read_remote_header(remote: RemoteFile) -> dict[str, TensorInfo]:
+    """Read the tensor index of a safetensors file in object storage by ranges of bytes, and no other bytes.
+
+    Raises:
+        InputError: as `read_header`; or it was replaced meanwhile.
+    """
+    seen, file = remote.seen, remote.folder.folder / remote.name
+    begin = bytes(read_range(seen, 0, min(_FIRST_BYTES, seen.size)))
+    length = _header_length(file, begin[:8], seen.size)
+    rest = read_range(seen, len(begin), 8 + length) if 8 + length > len(begin) else b""
+    return _tensors_of(file, remote, seen.size, begin[8 : 8 + length] + rest)
+
+
+def _header_length(file: Path, begin: bytes, size: int) -> int:
+    length = int.from_bytes(begin, "little")
+    if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
+        raise InputError(f"{file}: truncated or not a safetensors file ({size} bytes); fetch it again")
+    return length
+
+
+def _tensors_of(file: Path, state: FileState | RemoteFile, size: int, content: bytes) -> dict[str, TensorInfo]:
     try:
         header = parse_json(content)
     except ValueError as error:
@@ -63,13 +88,13 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     if not isinstance(header, dict):
         raise InputError(f"{file}: its header is not a mapping, so it is not a safetensors file; fetch it again")
     header.pop("__metadata__", None)
-    data_start = 8 + length
+    data_start = 8 + len(content)
     tensors = {name: _tensor_info(file, state, name, entry, data_start) for name, entry in header.items()}
-    _check_layout(file, list(tensors.values()), data_start, state.size)
+    _check_layout(file, list(tensors.values()), data_start, size)
     return tensors
 
 
-def _tensor_info(file: Path, state: FileState, name: str, entry: Any, data_start: int) -> TensorInfo:
+def _tensor_info(file: Path, state: FileState | RemoteFile, name: str, entry: Any, data_start: int) -> TensorInfo:
     try:
         dtype_name, shape = entry["dtype"], entry["shape"]
         begin, end = entry["data_offsets"]
@@ -147,7 +172,7 @@ def read_elements_into(info: TensorInfo, start: int, out: Tensor) -> None:
 def advise(info: TensorInfo, start: int, count: int, advice: int) -> None:
     """Tell the system what its file cache is to do with elements of a tensor, as in `os.posix_fadvise`."""
     size = info.dtype.itemsize
-    with suppress(OSError), open_regular(info.file) as stream:
+    with suppress(OSError), open_regular(as_seen(info.file, info.state)[0]) as stream:
         os.posix_fadvise(stream.fileno(), info.offset + start * size, count * size, advice)
 
 
@@ -170,13 +195,14 @@ def have_equal_values(one: TensorInfo, other: TensorInfo) -> bool:
     return True
 
 
-def read_into(file: Path, state: FileState, position: int, buffer: memoryview) -> None:
-    """Fill `buffer` from a position of a file.
+def read_into(file: Path, state: FileState | RemoteFile, position: int, buffer: memoryview) -> None:
+    """Fill `buffer` from a position of a file, which is fetched if it is one of object storage.
 
     Raises:
         InputError: if the file is gone, ends early, or is not in the state any more that was seen before.
     """
     try:
+        file, state = as_seen(file, state)
         with open_regular(file) as stream:
             require_state(file, stream.fileno(), state)
             done = 0

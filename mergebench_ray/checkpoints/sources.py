@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mergebench_ray.checkpoints.accompanying_files import ACCOMPANYING
 from mergebench_ray.config import ModelRef
-from mergebench_ray.config.reference import exists_here
+from mergebench_ray.config.reference import HUB_ID, HUB_SCHEME, exists_here
 from mergebench_ray.errors import InputError
 from mergebench_ray.install_hints import install_command
+from mergebench_ray.object_storage.address import is_address
 
 _PACKAGE = "package:"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _FETCHED = ["*.safetensors", "*.json", *ACCOMPANYING, *map(str.lower, ACCOMPANYING)]
 # Copies in other formats that some models carry beside their weights or in subfolders.
 _NOT_FETCHED = ["*/*.safetensors", "consolidated*.safetensors", "model.*.safetensors"]
@@ -38,21 +37,23 @@ def locate(ref: ModelRef) -> Path:
 
 
 def check_there(ref: ModelRef) -> None:
-    """Check that what a reference (with its adapter) names on this machine is there; the hub is not asked.
+    """Check that what a reference (with its adapter) names on this machine is there; hub and storage are not asked.
 
     Raises:
         InputError: as `locate`.
     """
     for one in (ref.model, ref.adapter):
-        if one is not None and not is_on_hub(one):
+        if one is not None and not is_on_hub(one) and not is_address(one.source):
             locate(one)
 
 
 def is_on_hub(ref: ModelRef) -> bool:
     """Whether a reference (without its adapter) names a model on the hub, not a file or folder of this machine."""
+    if ref.source.startswith(HUB_SCHEME):
+        return True
     if ref.revision is None and exists_here(ref.source):
         return False
-    return not ref.source.startswith((".", "/", "~")) and _HUB_ID.fullmatch(ref.source) is not None
+    return not ref.source.startswith((".", "/", "~")) and HUB_ID.fullmatch(ref.source) is not None
 
 
 def _locate_in_package(ref: ModelRef) -> Path:
@@ -79,7 +80,7 @@ def is_fetched(ref: ModelRef) -> bool:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        folder = Path(snapshot_download(ref.source, revision=ref.revision, local_files_only=True))
+        folder = Path(snapshot_download(ref.hub_id, revision=ref.revision, local_files_only=True))
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError):
         return False
     index = folder / "model.safetensors.index.json"
@@ -98,7 +99,7 @@ def _fetch(ref: ModelRef) -> Path:
 
     with explained_hub_errors(ref):
         folder = snapshot_download(
-            ref.source, revision=ref.revision, allow_patterns=_FETCHED, ignore_patterns=_NOT_FETCHED
+            ref.hub_id, revision=ref.revision, allow_patterns=_FETCHED, ignore_patterns=_NOT_FETCHED
         )
     return Path(folder)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints.checkpoint import is_finite
+from mergebench_ray.checkpoints.model_files import INDEX_NAME
 from mergebench_ray.checkpoints.safetensors_file import DTYPES, bytes_of
-from mergebench_ray.checkpoints.weight_files import INDEX_NAME
 from mergebench_ray.errors import InputError
 from mergebench_ray.progress import Progress
 

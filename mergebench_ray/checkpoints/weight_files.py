@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from mergebench_ray.checkpoints.accompanying_files import is_accompanying, is_licence
 from mergebench_ray.checkpoints.checkpoint import TensorInfo
 from mergebench_ray.checkpoints.json_files import read_json_object
-from mergebench_ray.checkpoints.safetensors_file import have_equal_values, read_header
+from mergebench_ray.checkpoints.model_files import ADAPTER_CONFIG, CONFIG_NAME, INDEX_NAME, SAFETENSORS, ModelFiles
+from mergebench_ray.checkpoints.safetensors_file import have_equal_values
 from mergebench_ray.errors import InputError
 
 SINGLE_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
 PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 PICKLE_REASON = "loading a pickle runs any code it holds, so it is refused; save the model as safetensors"
-_ADAPTER_CONFIG = "adapter_config.json"
-_SAFETENSORS = ".safetensors"
 # Names under which other programs keep a model's weights, so a reader may take them for this model's.
 _OTHER_WEIGHTS = ("pytorch_model*.bin", "consolidated*.pt*", "tf_model*.h5", "flax_model*.msgpack", "*.gguf")
 
 
-def stored_tensors(folder: Path) -> tuple[dict[str, TensorInfo], list[str]]:
+def stored_tensors(files: ModelFiles, *, compare: bool = True) -> tuple[dict[str, TensorInfo], list[str]]:
     """The tensors of the files that transformers and vLLM both read, and a note for weights that neither does.
 
     Files may be links (the hub's cache is made of them); names may not lead out of the folder.
 
+    Args:
+        files: of the model.
+        compare: read tensors that are there twice, and refuse them where they differ.
+
     Raises:
         InputError: no weights; or which files hold them is ambiguous; or one of them is broken.
     """
-    present = _entries(folder)
-    if _ADAPTER_CONFIG in present and {SINGLE_NAME, INDEX_NAME} & present:
+    folder, present = files.folder, files.names()
+    if ADAPTER_CONFIG in present and {SINGLE_NAME, INDEX_NAME} & present:
         raise InputError(
             f"{folder}: holds a model and an adapter, which transformers would apply to it; "
             f"move the adapter to a folder of its own and write MODEL+ADAPTER where it is meant"
@@ -46,11 +46,11 @@ def stored_tensors(folder: Path) -> tuple[dict[str, TensorInfo], list[str]]:
                 f"{folder}: {SINGLE_NAME} lies beside an index that names other files ({min(read)}): transformers "
                 f"reads the one, vLLM the others; remove what is of an earlier save"
             )
-        tensors = _sharded(folder, weight_map)
+        tensors = _sharded(files, weight_map, compare)
     else:
-        file = _single_file(folder, present)
-        read = {file.name}
-        tensors = read_header(file)
+        name = _single_file(folder, present)
+        read = {name}
+        tensors = files.header(name)
     return tensors, _notes(present, read)
 
 
@@ -63,45 +63,17 @@ def refuse_other_weights(folder: Path, config: Mapping[str, Any]) -> None:
     named = config.get("transformers_weights")
     if named not in (None, SINGLE_NAME, INDEX_NAME):
         raise InputError(
-            f"{folder / 'config.json'}: transformers_weights names {named!r}, which vLLM would not read; "
+            f"{folder / CONFIG_NAME}: transformers_weights names {named!r}, which vLLM would not read; "
             f"save the weights as {SINGLE_NAME}"
         )
 
 
-def _entries(folder: Path) -> set[str]:
-    """Names in a folder.
-
-    Raises:
-        InputError: what should be a file of the model is a pipe, device or broken link, which readers wait for or miss.
-    """
-    try:
-        # Hidden files are nobody's weights: some systems leave one beside each file that they copy.
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror}); check the folder") from error
-    for entry in entries:
-        if not _is_of_model(entry.name):
-            continue
-        try:
-            mode = entry.stat().st_mode
-        except OSError as error:
-            raise InputError(f"{entry}: cannot be read ({error.strerror}); fetch the checkpoint again") from error
-        # Licences may have a folder of their own.
-        if not stat.S_ISREG(mode) and not (stat.S_ISDIR(mode) and is_licence(entry.name)):
-            raise InputError(f"{entry}: not a regular file (a folder, pipe or device); check the checkpoint")
-    return {entry.name for entry in entries}
-
-
-def _is_of_model(name: str) -> bool:
-    return name in ("config.json", INDEX_NAME, _ADAPTER_CONFIG) or name.endswith(_SAFETENSORS) or is_accompanying(name)
-
-
-def _single_file(folder: Path, present: Iterable[str]) -> Path:
-    if _ADAPTER_CONFIG in present:
+def _single_file(folder: Path, present: Iterable[str]) -> str:
+    if ADAPTER_CONFIG in present:
         raise InputError(f"{folder}: holds an adapter, not a model; write BASE+{folder}")
-    files = sorted(name for name in present if name.endswith(_SAFETENSORS))
+    files = sorted(name for name in present if name.endswith(SAFETENSORS))
     if len(files) == 1:
-        return folder / files[0]
+        return files[0]
     if SINGLE_NAME in files:
         others = ", ".join(name for name in files if name != SINGLE_NAME)
         raise InputError(
@@ -124,7 +96,7 @@ def _notes(present: Iterable[str], read: set[str]) -> list[str]:
     other = sorted(
         name
         for name in present
-        if name not in read and (name.endswith(_SAFETENSORS) or any(fnmatch(name, one) for one in _OTHER_WEIGHTS))
+        if name not in read and (name.endswith(SAFETENSORS) or any(fnmatch(name, one) for one in _OTHER_WEIGHTS))
     )
     notes = [f"{', '.join(other)} lies there too and is not read"] if other else []
     if len(read) == 1 and INDEX_NAME not in present and SINGLE_NAME not in read:
@@ -132,11 +104,12 @@ def _notes(present: Iterable[str], read: set[str]) -> list[str]:
     return notes
 
 
-def _sharded(folder: Path, weight_map: Mapping[str, str]) -> dict[str, TensorInfo]:
+def _sharded(files: ModelFiles, weight_map: Mapping[str, str], compare: bool) -> dict[str, TensorInfo]:
+    folder = files.folder
     stored: dict[str, TensorInfo] = {}
     for file_name in sorted(set(weight_map.values())):
-        for name, info in read_header(folder / file_name).items():
-            if name in stored:
+        for name, info in files.header(file_name).items():
+            if name in stored and compare:
                 _refuse_unless_equal(folder, stored[name], info)
             if name not in stored or weight_map.get(name) == file_name:
                 stored[name] = info
@@ -164,7 +137,7 @@ def _weight_map(index: Path) -> dict[str, str]:
             raise InputError(
                 f"{index}: tensor {name!r} is said to be in {file_name!r}, outside the folder; don't use it"
             )
-        if not file_name.endswith(_SAFETENSORS):
+        if not file_name.endswith(SAFETENSORS):
             raise InputError(f"{index}: {file_name!r} is not a safetensors file; {PICKLE_REASON}")
     return weight_map
 

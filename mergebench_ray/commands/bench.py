@@ -28,6 +28,7 @@ from mergebench_ray.commands.peak_memory import interpreter_memory, peak_memory
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import EngineOptions, Suite
 from mergebench_ray.engines import GenerationRequest, VLLMEngine
+from mergebench_ray.engines.of_checkpoint import engine_of
 from mergebench_ray.files import whole_file
 from mergebench_ray.machine import computing_device
 from mergebench_ray.methods import get_method, method_names
@@ -68,6 +69,7 @@ def bench(
     check_bench(model, json_file)
     models = _models(model)
     with progress_line(show_progress) as report:
+        models.fetch(report)
         figures: dict[str, Any] = {"machine": _machine(), "model": _sizes(models)}
         report(0.0, "timing the fused passes beside a plain copy")
         figures["methods"] = measure_methods()
@@ -122,7 +124,7 @@ def _measure_swaps(models: Models, report: Progress) -> dict[str, Any]:
         bank_seconds = time.perf_counter() - started
         report(0.5, "starting vLLM, about half a minute")
         started = time.perf_counter()
-        engine = VLLMEngine(models.base.folder, EngineOptions(), max_model_len=256)
+        engine = engine_of(models.base, EngineOptions(), max_model_len=256)
         start_seconds = time.perf_counter() - started
         report(0.6, "swapping candidates")
         swaps = [_swap(bank, engine, 0.2 + 0.1 * index) for index in range(_SWAPS + 1)][1:]

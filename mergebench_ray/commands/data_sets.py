@@ -12,6 +12,7 @@ import datasets
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+from mergebench_ray.checkpoints.model_files import remote_files
 from mergebench_ray.checkpoints.sources import is_on_hub, locate
 from mergebench_ray.config import ModelRef
 from mergebench_ray.config.calibration import CalibrationSource
@@ -21,6 +22,7 @@ from mergebench_ray.config.suite import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import judge_settings, judged_tasks
+from mergebench_ray.object_storage.address import Address, is_address
 from mergebench_ray.tasks.local_data import SUFFIXES, LocalSplits, dataset_id, local_source, missing_file
 from mergebench_ray.tasks.protocol import data_split
 from mergebench_ray.tasks.task_files import find_task_file, task_manager
@@ -130,14 +132,17 @@ def _judge_model(judge: Judge, use: tuple[str, ...], hub: _Hub) -> DataSet:
     if not is_on_hub(reference):
         problem = ""
         try:
-            locate(reference)
+            if is_address(reference.source):
+                remote_files(Address.parse(reference.source), headers_only=True)
+            else:
+                locate(reference)
         except InputError as error:
             problem = str(error)
         return DataSet(judge.model, use, (), "local", reference.source, judge.gated, problem)
-    if (cached := _downloaded("models", reference.source)) is not None:
+    if (cached := _downloaded("models", reference.hub_id)) is not None:
         return DataSet(judge.model, use, (), "cache", str(cached), judge.gated or None, "")
-    problem, gated = hub.problem(reference.source)
-    place = f"{constants.ENDPOINT}/{reference.source}"
+    problem, gated = hub.problem(reference.hub_id)
+    place = f"{constants.ENDPOINT}/{reference.hub_id}"
     return DataSet(judge.model, use, (), "hub", place, judge.gated or gated, problem)
 
 

@@ -105,6 +105,8 @@ def evaluate(
     loaded = load_checked_tasks(chosen, options, [which], found, base)[which]
     notes += notes_of(loaded)
     check_accompanying_files(checkpoint.folder)
+    with progress_line(show_progress) as report:
+        checkpoint.fetch(report)
     # Reads every byte, where it is not remembered: what is not finite is refused before an engine starts.
     digest = checkpoint.digest()
     # On a GPU the engine leaves half of it to a judge.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, fit, resolve
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
+from mergebench_ray.progress import Progress, silent
 
 if TYPE_CHECKING:  # judges' modules take seconds to import, and a merge has none
     from mergebench_ray.judges.judge_engine import FoundJudge
@@ -34,6 +35,15 @@ class Models:
     def num_layers(self) -> int:
         """Transformer layers of the base."""
         return self.base.num_layers
+
+    def fetch(self, progress: Progress = silent) -> None:
+        """Have weights that are in object storage on this node, those of one model after the other.
+
+        Raises:
+            InputError: as `Checkpoint.fetch`.
+        """
+        for checkpoint in (self.base, *self.specialists.values()):
+            checkpoint.fetch(progress)
 
 
 def resolve_models(

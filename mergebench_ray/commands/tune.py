@@ -27,6 +27,7 @@ from mergebench_ray.commands.plan import (
     plan_of,
     plan_of_headers,
 )
+from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.commands.ready_sweep import ReadySweep, earlier_runs, find_taken, make_ready
 from mergebench_ray.commands.run_log import log_to
 from mergebench_ray.commands.unusable_specialists import explanation
@@ -145,6 +146,8 @@ def tune(
     cluster = cluster_of(address)  # only now, when what an earlier run of this process held is given back
     _require_fit(plan_of(ready, cluster))
     check_gpu_hours(checked, cluster)
+    with progress_line(show_progress) as report:
+        ready.models.fetch(report)
     if checked.search.storage is not None:
         open_storage(RunFolder(folder), checked.search)  # makes its tables, before there is a folder
     with (

@@ -19,6 +19,7 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import LoadReport, VLLMEngine
 from mergebench_ray.engines.engine_proof import prove
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
+from mergebench_ray.engines.of_checkpoint import engine_of
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import GradedItems, GradedShare, Spent
 from mergebench_ray.evaluation.order import Order, Share
@@ -271,14 +272,7 @@ def start_evaluator(
     if base.ref.adapter is not None:
         raise InputError(f"base {base}: an adapter cannot be the base; merge it into a folder first")
     num_gpus = engine_options.gpus if ray.cluster_resources().get("GPU") else 0
-    make_engine = functools.partial(
-        VLLMEngine,
-        base.folder,
-        engine_options,
-        suite.max_model_len,
-        log_file=log_file,
-        settings=dict(base.corrected_settings),
-    )
+    make_engine = functools.partial(engine_of, base, engine_options, suite.max_model_len, log_file)
     counted = {"num_cpus": _ENGINE_CPUS, "num_gpus": num_gpus, **where}
     make = actors_of(Evaluator, runtime_env={"env_vars": ACTOR_ENVIRONMENT}, **counted)
     return make(suite, options, make_engine, judges, base)

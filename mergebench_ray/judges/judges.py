@@ -19,8 +19,8 @@ from mergebench_ray.config.fields import Split
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model
-from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
+from mergebench_ray.engines.of_checkpoint import engine_of
 from mergebench_ray.errors import InputError, StoppedError, nearest
 from mergebench_ray.heartbeat import beat
 from mergebench_ray.judges.judge_engine import (
@@ -276,7 +276,7 @@ def running_judges(
         for (name, one), place in zip(found.items(), where or [{}] * len(found), strict=True):
             options = EngineOptions(**one.judge.model_dump(include=set(EngineSettings.model_fields)))
             log = None if log_file is None else log_file(name)
-            make_engine = functools.partial(VLLMEngine, one.checkpoint.folder, options, one.max_model_len, log_file=log)
+            make_engine = functools.partial(engine_of, one.checkpoint, options, one.max_model_len, log)
             counted = {"num_cpus": 0, "num_gpus": one.judge.gpus if gpus else 0, **place}
             make = actors_of(
                 JudgeActor,

@@ -1,0 +1,167 @@
+"""Models in object storage, on a server of this machine: what is asked of it, what is fetched, what is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mergebench_ray.checkpoints import resolve
+from mergebench_ray.checkpoints.headers import is_here, resolve_headers
+from mergebench_ray.config import ModelRef
+from mergebench_ray.errors import InputError
+from object_server import KEYS, ObjectServer, stored
+from tiny_gguf import tiny_gguf
+
+WEIGHTS = ".safetensors"
+
+
+def test_who_plans_reads_headers_and_no_weights(server: ObjectServer, models: dict[str, Path]) -> None:
+    planned = resolve_headers(stored("base"))
+    here = resolve(str(models["base"]))
+    assert {name: (one.shape, one.dtype) for name, one in planned.tensors.items()} == {
+        name: (one.shape, one.dtype) for name, one in here.tensors.items()
+    }
+    assert planned.config == here.config
+    size = (models["base"] / "model.safetensors").stat().st_size
+    assert 0 < server.bytes_read(WEIGHTS) <= 1 << 16 < size // 10
+    assert not is_here(ModelRef.parse(stored("base")))
+    assert resolve_headers(f"{stored('base')}+{stored('adapter')}").tensors.keys() == here.tensors.keys()
+    assert server.bytes_read("adapter_model.safetensors") == 0
+
+
+def test_a_node_fetches_what_it_reads_once_however_many_ask(
+    server: ObjectServer, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = resolve(f"{models['base']}+{models['adapter']}")
+    checkpoint = resolve(f"{stored('base')}+{stored('adapter')}")
+    assert server.bytes_read(WEIGHTS) <= 2 << 16
+    server.forget()
+    sent = pickle.dumps(checkpoint)
+    # As on another node, where nothing is yet.
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "another"))
+    there = pickle.loads(sent)
+    name = "model.layers.0.mlp.down_proj.weight"
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda start: there.read(name, start, 64), range(0, 512, 64)))
+    assert all(bool((part == here.read(name, 64 * i, 64)).all()) for i, part in enumerate(parts))
+    assert there.digest() == here.digest()
+    sizes = [models[kind] / file for kind, file in (("base", "model"), ("adapter", "adapter_model"))]
+    assert server.bytes_read(WEIGHTS) == sum(file.with_suffix(WEIGHTS).stat().st_size for file in sizes)
+    assert there.folder.is_relative_to(tmp_path / "another")
+    assert (there.folder / "tokenizer.json").read_bytes() == (models["base"] / "tokenizer.json").read_bytes()
+    there.fetch()
+    assert is_here(ModelRef.parse(stored("base")))
+
+
+def test_objects_that_were_replaced_are_refused_and_never_mixed_with_what_was_fetched(
+    server: ObjectServer, models: dict[str, Path]
+) -> None:
+    server.put(models["math"], "changing")
+    before, early = resolve(stored("changing")), resolve(stored("changing"))
+    assert early.digest() == resolve(str(models["math"])).digest()
+    server.put(models["code"], "changing")
+    # What was here when the command began is what it goes on with; what was not is refused.
+    assert before.digest() == early.digest()
+    assert resolve(stored("changing")).digest() == resolve(str(models["code"])).digest()
+    shutil.rmtree(before.folder)
+    with pytest.raises(InputError, match=rf"{stored('changing')}/\S+: was replaced while it was in use"):
+        before.read("model.norm.weight")
+
+
+@pytest.mark.parametrize(
+    ("reference", "problem"),
+    [
+        ("s3://nowhere/model", "s3://nowhere/model: there is no bucket 'nowhere'"),
+        (stored("nothing"), "there are no files; give the folder that holds the checkpoint"),
+        (stored("family"), f"there are no files, but {stored('family/small')}; give the folder"),
+        (stored("pickled"), f"{stored('pickled')}: only pickled weights"),
+        (stored("family/small"), f"{stored('family/small')}/config.json: this file of the checkpoint is missing"),
+        (stored("base/model.bin"), "a pickle"),
+        (stored("base/model.gguf"), "no such file"),
+    ],
+)
+def test_what_is_not_there_is_one_line(
+    server: ObjectServer, models: dict[str, Path], tmp_path: Path, reference: str, problem: str
+) -> None:
+    for name, file, content in (
+        ("pickled", "pytorch_model.bin", b"x"),
+        ("family/small", "model.safetensors", (models["base"] / "model.safetensors").read_bytes()),
+    ):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / file).write_bytes(content)
+        server.put(tmp_path / name, name)
+    with pytest.raises(InputError) as refused:
+        resolve(reference)
+    assert problem in str(refused.value)
+    assert str(tmp_path) not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("reference", "problem"),
+    [
+        ("gcs://bucket/model", "nothing is known of gcs://; did you mean 'gs'?"),
+        ("https://host/model", "nothing is known of https://; known: gs, hf, s3"),
+        ("s3:/bucket/model", "begin it with s3:// or gs://"),
+        ("s3://bucket", "write s3://BUCKET/FOLDER"),
+        ("s3://bucket/../model", "no part is empty, '.' or '..'"),
+        ("s3://bucket/model?endpoint=x", "takes no options"),
+        ("hf://owner/name/folder", "write hf://owner/name or hf://owner/name@revision"),
+        (f"s3://AKIA+a+b:{KEYS['AWS_SECRET_ACCESS_KEY']}@bucket/model", "write MODEL or MODEL+ADAPTER"),
+        (f"s3://AKIA:{KEYS['AWS_SECRET_ACCESS_KEY']}@bucket/model", "keys and passwords come from the environment"),
+    ],
+)
+def test_an_address_that_is_none_is_one_line_without_what_may_be_a_key(reference: str, problem: str) -> None:
+    with pytest.raises(InputError) as refused:
+        ModelRef.parse(reference)
+    assert problem in str(refused.value)
+    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in str(refused.value)
+
+
+def test_addresses_are_read_and_printed_as_they_are_written() -> None:
+    for text in (
+        "s3://bucket/a@b/model",
+        "gs://b.c/x+s3://bucket/adapter",
+        "hf://owner/name@main",
+        "./base+gs://b-c/a",
+    ):
+        assert str(ModelRef.parse(text)) == text
+    assert ModelRef.parse("hf://owner/name@main").hub_id == "owner/name"
+    assert ModelRef.parse("s3://bucket/model/") == ModelRef("s3://bucket/model")
+
+
+def test_no_server_no_keys_and_no_permission_are_one_line_each(
+    server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.refuse = lambda method, path: method == "GET"
+    with pytest.raises(InputError, match="no permission: it cannot be listed") as refused:
+        resolve(stored("base"))
+    assert not any(key in str(refused.value) for key in KEYS.values())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(InputError, match="S3 is out of reach; check the network, and the endpoint"):
+        resolve(stored("base"))
+
+
+def test_copies_in_other_formats_are_not_fetched(server: ObjectServer, models: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(models["base"], tmp_path / "copies")
+    weights = folder / "model.safetensors"
+    index = {"weight_map": dict.fromkeys(resolve(str(folder)).tensors, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copyfile(weights, folder / "consolidated.safetensors")
+    weights.rename(folder / "model-00001-of-00001.safetensors")
+    found = resolve(server.put(folder, "copies"))
+    found.fetch()
+    assert found.digest() == resolve(str(models["base"])).digest()
+    assert found.notes == resolve(str(folder)).notes
+    assert server.bytes_read("consolidated.safetensors") == 0
+
+
+def test_a_gguf_file_in_storage_is_fetched_and_dequantised(server: ObjectServer, tmp_path: Path) -> None:
+    (tmp_path / "gguf").mkdir()
+    file = tiny_gguf(tmp_path / "gguf" / "tiny.gguf")
+    server.put(file.parent, "gguf")
+    assert resolve(stored("gguf/tiny.gguf")).digest() == resolve(str(file)).digest()
