@@ -28,6 +28,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _FULL_DISK_TEXTS = ("No space left on device", "disk is full", "no space left on the disk")
 _PART = ".part"
 _TEMPORARY = re.compile(rf"\..*\.[0-9a-f]{{8}}(?:{re.escape(_PART)})?", re.DOTALL)  # earlier versions had no ending
+_SCHEME = re.compile(r"[a-z][a-z0-9]{1,4}:")
 _LAST = "config.json"  # without it nothing takes a folder for a model
 
 
@@ -192,6 +193,21 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             sync_folder(place)
 
 
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which is removed at the end, as is what killed processes left of theirs.
+
+    Raises:
+        InputError: it cannot be made, or the disk is full.
+    """
+    with _made(path.parent, path, keep=True) as folder, ExitStack() as held:
+        with _explained(path):
+            _remove_abandoned(folder, path.name)
+            temporary = held.enter_context(_held(folder, path.name, Path.mkdir))
+        with _explained_if_full(path):
+            yield temporary
+
+
 def _temporary(folder: Path, name: str) -> Path:
     return folder / f".{name}.{secrets.token_hex(4)}{_PART}"
 
@@ -340,6 +356,12 @@ def _made(folder: Path, path: Path | None = None, *, keep: bool = False) -> Iter
 @contextmanager
 def explain_refusals(path: Path, option: str) -> Iterator[None]:
     """Turn what the system says of a path into one line; a null byte is a ValueError, a loop of links RuntimeError."""
+    if len(path.parts) > 1 and _SCHEME.fullmatch(path.parts[0]):
+        # As a path it has lost a slash, and would be a folder of that name here.
+        raise InputError(
+            f"output {path.parts[0]}//{'/'.join(path.parts[1:])}: only the model of `merge` is written to s3:// and "
+            f"gs://; choose another {option}, on a disk"
+        )
     try:
         yield
     except InputError:

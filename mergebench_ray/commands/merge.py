@@ -6,13 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints import Checkpoint, model_card, reserved_model, write_model
 from mergebench_ray.checkpoints.read_once import digests_are_remembered
 from mergebench_ray.commands.merge_checks import MergeRequest, checked_merge
@@ -20,8 +21,10 @@ from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import check_new_folder, workplace_of
+from mergebench_ray.files import check_new_folder, scratch_folder, workplace_of
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+from mergebench_ray.object_storage.address import Address, output_place
+from mergebench_ray.object_storage.published import publish
 from mergebench_ray.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,16 +37,16 @@ _ITEM_BYTES = 2  # bf16
 
 @dataclass(frozen=True)
 class MergeResult:
-    """A merged model on disk.
+    """A merged model.
 
     Attributes:
-        folder: where it is.
+        folder: where it is; of object storage, its address.
         recipe: what determines it.
         merge_seconds: the fused pass, with what had to be prepared for it.
         notes: rules that were applied where checkpoints differ, a line each.
     """
 
-    folder: Path
+    folder: Path | str
     recipe: Recipe
     merge_seconds: float
     notes: list[str] = field(default_factory=list)
@@ -70,7 +73,7 @@ def merge(
     Give `method`, `base`, `specialists` and `parameters`, or a `recipe`, whose digests must match the models.
 
     Args:
-        out: folder of the model; must not exist, or be empty.
+        out: folder of the model; must not exist, or be empty. Of s3://bucket/folder and gs://bucket/folder, too.
         method: name of the merging method.
         base: reference of the base.
         specialists: name -> reference.
@@ -88,7 +91,7 @@ def merge(
     Raises:
         InputError: wrong input; nothing is written.
     """
-    out = Path(out)
+    place = output_place(out)
     request = checked_merge(
         out,
         method,
@@ -104,7 +107,9 @@ def merge(
     )
     models = resolve_models(request.base, request.specialists, allow)
     parameters = complete_parameters(request.method, request.parameters, list(models.specialists), models.num_layers)
-    check_new_folder(out, num_bytes=sum(info.numel * _ITEM_BYTES for info in models.base.tensors.values()))
+    folder = place if isinstance(place, Path) else cache_folder("outputs") / "model"
+    option = "--out" if isinstance(place, Path) else "MERGEBENCH_RAY_CACHE"
+    check_new_folder(folder, option, num_bytes=sum(info.numel * _ITEM_BYTES for info in models.base.tensors.values()))
     if request.recipe is not None and parameters != request.recipe.parameters and not accept_changes:
         raise InputError(
             "recipe: 'parameters' are not written out as this version does, with every default, for every specialist, "
@@ -116,12 +121,15 @@ def merge(
     # One shard on this machine needs no cluster.
     streamed = shards == 1 and here
     every = [models.base, *models.specialists.values()]
-    if request.recipe is not None and (not streamed or digests_are_remembered(every)):
-        expected.check_models(models.base.digest(), {name: one.digest() for name, one in models.specialists.items()})
     with ExitStack() as stack:
         report = stack.enter_context(progress_line(show_progress))
         for note in request.notes:
             report(0.0, note)
+        models.fetch(report)
+        if request.recipe is not None and (not streamed or digests_are_remembered(every)):
+            digests = {name: one.digest() for name, one in models.specialists.items()}
+            expected.check_models(models.base.digest(), digests)
+        folder = stack.enter_context(_brought_to(place, report))
         calibrator = _calibrator(models, request, parameters)
         if calibrator is not None:
             calibrator.report_to(report)
@@ -130,10 +138,23 @@ def merge(
         if calibrator is not None or not streamed:
             # Ray starts a worker ahead for each core; only calibration has use for them.
             stack.enter_context(_ray(address, 0 if calibrator is None else None))
-        calls = None if here else _calls_on_cluster(out)
+        calls = None if here else _calls_on_cluster(folder)
         if streamed or (shards == 1 and calls is not None):
-            return _merge_streamed(out, models, request.method, parameters, calibrator, expected, report, calls)
-        return _merge_in_bank(out, models, request.method, parameters, calibrator, expected, report, shards)
+            result = _merge_streamed(folder, models, request.method, parameters, calibrator, expected, report, calls)
+        else:
+            result = _merge_in_bank(folder, models, request.method, parameters, calibrator, expected, report, shards)
+    return result if isinstance(place, Path) else replace(result, folder=str(place))
+
+
+@contextmanager
+def _brought_to(place: Path | Address, report: Progress) -> Iterator[Path]:
+    """The folder to write a model to, which goes to object storage at the end of the block where it is to be there."""
+    if isinstance(place, Path):
+        yield place
+        return
+    with scratch_folder(cache_folder("outputs") / "model") as scratch:
+        yield scratch / "model"
+        publish(scratch / "model", place, report)
 
 
 @dataclass(frozen=True)

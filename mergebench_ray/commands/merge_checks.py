@@ -16,6 +16,8 @@ from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+from mergebench_ray.object_storage.address import Address, output_place
+from mergebench_ray.object_storage.published import check_new_address
 from mergebench_ray.ray_address import check_ray
 
 _MANY_LAYERS = 1000  # before it is known how many the model has
@@ -65,7 +67,11 @@ def checked_merge(
     Raises:
         InputError: naming option or key, value and rule.
     """
-    check_new_folder(Path(out))
+    place = output_place(out)
+    if isinstance(place, Address):
+        check_new_address(place)
+    else:
+        check_new_folder(place)
     notes: list[str] = []
     written = recipe if isinstance(recipe, Recipe) else None
     if isinstance(recipe, Path | str):

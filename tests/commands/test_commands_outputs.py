@@ -84,6 +84,16 @@ def test_a_bad_place_is_refused_before_anything_is_looked_at(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_address_is_refused_where_only_a_disk_will_do(run: CommandLine, command: str) -> None:
+    if command == "merge":
+        for address in ("s4://bucket/x", "hf://owner/name"):
+            assert f"output {address}: cannot be written" in run.refused(*COMMANDS[command], address)
+    else:
+        line = run.refused(*COMMANDS[command], "s3://bucket/x")
+        assert "output s3://bucket/x: only the model of `merge` is written to s3:// and gs://" in line
+
+
 def test_items_that_are_there_already_are_not_replaced(run: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "x.items.parquet").write_text("kept")
     line = run.refused("evaluate", "./none", "--suite", "smollm2-mini", "--out", tmp_path / "x")

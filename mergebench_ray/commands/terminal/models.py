@@ -60,7 +60,7 @@ Scores = Annotated[Path | None, typer.Option(help="Write scores here as JSON, it
 
 
 def merge(
-    out: Annotated[Path, typer.Option(help="Folder of the merged model.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder of the merged model; s3:// and gs://, too.")],
     method: Method = None,
     base: Annotated[str | None, typer.Option(help="Reference of the base.")] = None,
     specialist: Specialists = None,

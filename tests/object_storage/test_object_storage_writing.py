@@ -1,0 +1,113 @@
+"""A merge goes to object storage whole or not at all: what is written, what is left of it, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mergebench_ray import merge
+from mergebench_ray.checkpoints import resolve
+from mergebench_ray.errors import InputError
+from mergebench_ray.object_storage.address import Address
+from mergebench_ray.object_storage.published import check_new_address, publish
+from object_server import BUCKET, KEYS, ObjectServer, stored
+
+UNDER_WAY = "holds an upload that is under way or was killed"
+
+
+def merged(out: Path | str, base: object = stored("base")) -> None:
+    where = str(base).removesuffix("base")
+    specialists = {name: f"{where}{name}" for name in ("math", "code")}
+    merge(out=out, method="task_arithmetic", base=str(base), specialists=specialists)
+
+
+def test_a_merge_from_storage_to_storage_is_byte_for_byte_the_one_on_disk(
+    server: ObjectServer, models: dict[str, Path], tmp_path: Path
+) -> None:
+    merged(stored("merges/new"))
+    merged(tmp_path / "of-storage")
+    merged(tmp_path / "of-disk", models["base"])
+    written = server.content("merges/new")
+    assert written == {file.name: file.read_bytes() for file in (tmp_path / "of-storage").iterdir()}
+    of_disk = {file.name: file.read_bytes() for file in (tmp_path / "of-disk").iterdir()}
+    # The card names the models as they were named.
+    assert {name for name in of_disk if written[name] != of_disk[name]} == {"README.md"}
+    assert of_disk.keys() == written.keys()
+    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in written["README.md"].decode()
+    assert not list((tmp_path / "cache" / "outputs").iterdir())
+    with pytest.raises(InputError, match=rf"output {stored('merges/new')} exists already: choose another --out"):
+        merged(stored("merges/new"))
+
+
+def test_what_a_killed_upload_leaves_is_no_model(server: ObjectServer, models: dict[str, Path], tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from mergebench_ray.object_storage import address, published;"
+        "published.publish(Path(sys.argv[1]), address.Address.parse(sys.argv[2]))"
+    )
+    publisher = subprocess.Popen([sys.executable, "-c", program, str(models["base"]), stored("merges/killed")])
+    put: list[str] = []
+
+    def kill(method: str, path: str) -> None:
+        if method == "PUT" and path.endswith("model.safetensors"):
+            put.append(path)
+            publisher.send_signal(signal.SIGKILL)
+
+    server.before = kill
+    assert publisher.wait(60) == -signal.SIGKILL
+    assert put
+    left = server.content("merges/killed")
+    assert left
+    assert "config.json" not in left
+    with pytest.raises(InputError, match=r"config\.json: this file of the checkpoint is missing|no safetensors"):
+        resolve(stored("merges/killed"))
+    with pytest.raises(InputError, match=UNDER_WAY):
+        check_new_address(Address.parse(stored("merges/killed")))
+
+
+def test_an_upload_that_fails_removes_what_it_wrote(server: ObjectServer, models: dict[str, Path]) -> None:
+    server.refuse = lambda method, path: method == "PUT" and path.endswith("config.json")
+    with pytest.raises(InputError, match="no permission: it cannot be written"):
+        publish(models["base"], Address.parse(stored("merges/failed")))
+    assert server.content("merges/failed") == {}
+
+
+def test_of_two_that_write_to_one_place_one_is_refused(server: ObjectServer, models: dict[str, Path]) -> None:
+    def write(name: str) -> str:
+        try:
+            publish(models[name], Address.parse(stored("merges/both")))
+        except InputError:
+            return ""
+        return name
+
+    with ThreadPoolExecutor(2) as pool:
+        (winner,) = filter(None, pool.map(write, ("math", "code")))
+    assert server.content("merges/both") == {file.name: file.read_bytes() for file in models[winner].iterdir()}
+
+
+def test_a_place_that_may_not_be_written_is_one_line_before_models_are_touched(server: ObjectServer) -> None:
+    server.refuse = lambda method, path: method == "PUT"
+    refusal = r"no permission: it cannot be written with the credentials of AWS that are set \(AccessDenied\)"
+    with pytest.raises(InputError, match=refusal):
+        merged(stored("merges/refused"))
+    assert server.bytes_read() == 0
+
+
+def test_google_cloud_storage_is_read_and_written_too(
+    server: ObjectServer, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its lists and objects are those of S3, as far as models go; moto answers for it.
+    key = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+    (tmp_path / "key.json").write_text(json.dumps(key))
+    monkeypatch.setenv("GOOGLE_BASE_URL", os.environ["AWS_ENDPOINT_URL"])
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "key.json"))
+    publish(models["base"], Address.parse(f"gs://{BUCKET}/merges/google"))
+    found = resolve(f"gs://{BUCKET}/merges/google")
+    assert found.digest() == resolve(str(models["base"])).digest()
+    assert found.folder.parent.name == "objects"
