@@ -21,6 +21,7 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mergebench_ray.ray_errors import blame
+from mergebench_ray.steps import STEP_SECONDS, Step
 
 _log = logging.getLogger(__name__)
 _NAMESPACE = b"mergebench_ray"
@@ -29,11 +30,6 @@ _SILENT_SECONDS = 40.0
 """Without a sign of life, after which an actor hangs; with the time between two it is noticed within a minute."""
 _HEADLESS_SECONDS = 30.0
 """Without a head, which Ray may be told to bring back in between; it gives up itself after a minute."""
-_STEP_SECONDS = 300.0
-"""In one step, after which an actor spins, unless it says that its steps may take longer."""
-
-Step = tuple[float, float]
-"""For how many seconds an actor has been at one step, and how many one may take, where that is more than minutes."""
 
 
 def beat(step: Callable[[], Step] = lambda: (0.0, 0.0)) -> None:
@@ -137,7 +133,7 @@ class Watchdog:
         said = json.loads(value)
         if now - sign.since > _SILENT_SECONDS:
             self._kill(actor, said, f"it hung, without a sign of life for {now - sign.since:.0f} s")
-        elif min(said["in_step"], now - self._steady) > max(_STEP_SECONDS, said["most"]):
+        elif min(said["in_step"], now - self._steady) > (said["most"] or STEP_SECONDS):
             self._kill(actor, said, f"it hung, in one step for {said['in_step']:.0f} s")
 
     def _kill(self, actor: str, said: dict[str, Any], reason: str) -> None:

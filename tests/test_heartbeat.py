@@ -16,8 +16,10 @@ import pytest
 import ray
 
 from mergebench_ray import heartbeat
-from mergebench_ray.heartbeat import Step, Watchdog
+from mergebench_ray import steps as steps_module
+from mergebench_ray.heartbeat import Watchdog
 from mergebench_ray.ray_errors import why_lost
+from mergebench_ray.steps import STEP_SECONDS, Step, Steps
 
 
 class Store:
@@ -90,7 +92,7 @@ def test_what_gives_no_sign_of_life_is_killed_and_what_does_is_not(store: Store)
 def test_what_spins_in_one_step_is_killed_and_a_step_that_may_take_so_long_is_not(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat, "_STEP_SECONDS", 0.5)
+    monkeypatch.setattr(heartbeat, "STEP_SECONDS", 0.5)
     with worker(store, "a", step=lambda: (301.0, 0.0)) as (spins, _), worker(store, "b", lambda: (301.0, 900.0)) as b:
         watch = Watchdog(lambda: ["a", "b"], headless=lambda: None)
         assert spins.wait(timeout=20) == -signal.SIGKILL
@@ -98,10 +100,33 @@ def test_what_spins_in_one_step_is_killed_and_a_step_that_may_take_so_long_is_no
         watch.close()
 
 
+def test_what_hangs_in_a_step_is_killed_when_that_step_has_taken_longer_than_it_may(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps_module, "_LEAST_SECONDS", 0.5)
+    hanging, working = Steps(), Steps()
+    both = worker(store, "a", hanging.present), worker(store, "b", working.present)
+    with hanging.step(0.1), working.step(60.0), both[0] as (hangs, _), both[1] as (works, _):
+        watch = Watchdog(lambda: ["a", "b"], headless=lambda: None)
+        assert hangs.wait(timeout=20) == -signal.SIGKILL
+        assert works.poll() is None
+        watch.close()
+
+
+def test_of_several_steps_the_one_nearest_to_its_end_is_told() -> None:
+    steps = Steps()
+    assert steps.present() == (0.0, 0.0)
+    with steps.step(1e6), steps.step(), steps.step(STEP_SECONDS):
+        assert steps.present()[1] == 0.0
+        with steps.step(1.0):
+            assert steps.present()[1] == steps_module._LEAST_SECONDS + 1.0
+    assert steps.present() == (0.0, 0.0)
+
+
 def test_a_step_is_not_counted_from_before_this_process_stood_still(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat, "_STEP_SECONDS", 60.0)
+    monkeypatch.setattr(heartbeat, "STEP_SECONDS", 60.0)
     with worker(store, "a", step=lambda: (301.0, 0.0)) as (works, _):
         watch = Watchdog(lambda: ["a"], headless=lambda: None)
         watch._steady -= 90.0

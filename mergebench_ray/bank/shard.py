@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -23,10 +24,17 @@ from mergebench_ray.bank.work import Work, segments_of
 from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of, require_finite
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, magnitude_histogram
 from mergebench_ray.methods import Solver
+from mergebench_ray.steps import SLOWEST_FETCH, Steps
 from mergebench_ray.weights.memory_file import MemoryFile, pin, unpin
 
 _READ_BLOCK = 1 << 22
 _ROW = 32
+_SLOWEST_READ = 5e4
+"""Entries of a checkpoint that are read in a second, at the least."""
+_SLOWEST_PASS = 5e7
+"""Bytes that a pass moves in a second, at the least: the eager one on a single thread does ten times as much."""
+_COMPILE_SECONDS = 240.0
+"""In which a pass is compiled the first time, or found in the cache, at the most; others may be at it, too."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class BankShard:
         shards: how many there are.
         threads: threads of the passes on a CPU.
         use_gpu: whether to hold the weights on the GPU that Ray assigned.
+        steps: told what it is at; None where nobody asks.
     """
 
     def __init__(
@@ -93,7 +102,9 @@ class BankShard:
         shards: int,
         threads: int,
         use_gpu: bool,
+        steps: Steps | None = None,
     ) -> None:
+        self._steps = Steps() if steps is None else steps
         self._base_checkpoint = base
         self._checkpoints = list(specialists.values())
         self._layout = layout
@@ -115,7 +126,7 @@ class BankShard:
         self._histograms: Tensor | None = None
         self._totals: dict[str, int] = {}
         self._companions = CompanionArrays(layout, *self._range, self._device)
-        self._solutions = Solutions([base, *self._checkpoints], self._device)
+        self._solutions = Solutions([base, *self._checkpoints], self._device, self._steps)
         self._entries_read = 0
         self._loading, self._loaded = threading.Lock(), False
 
@@ -164,12 +175,13 @@ class BankShard:
         companion_bytes = 0
         problem = None
         if segments:
-            merge = self._pass(work.kernel, work.scalars[0], torch.bfloat16)
-            problem = merge.problem
-            companions = self._companions.of(work.companions)
-            companion_bytes = sum(array.itemsize for array in companions)
-            merge.run(self._base, self._vectors(), segments, self._output, self._threads, companions)
-            self._publish(segments)
+            with self._passing(_pass_key(work.kernel, torch.bfloat16)):
+                merge = self._pass(work.kernel, work.scalars[0], torch.bfloat16)
+                problem = merge.problem
+                companions = self._companions.of(work.companions)
+                companion_bytes = sum(array.itemsize for array in companions)
+                merge.run(self._base, self._vectors(), segments, self._output, self._threads, companions)
+                self._publish(segments)
         for overlap, index in todo:
             self._held[overlap.tensor.name, overlap.tensor.part] = work.fingerprints[index]
         entries = sum(segment.stop - segment.start for segment in segments)
@@ -212,7 +224,8 @@ class BankShard:
         if self._histograms is None:
             self.load()
             # A GPU counts with all it has, and would have to hold what each thread needs beside the weights.
-            with ThreadPoolExecutor(self._threads if self._device.type == "cpu" else 1) as pool:
+            one_each = ThreadPoolExecutor(self._threads if self._device.type == "cpu" else 1)
+            with self._passing(""), one_each as pool:
                 total = torch.stack(list(pool.map(magnitude_histogram, self._vectors())))
             for _, vectors in self._streamed_blocks():
                 total += torch.stack([magnitude_histogram(vector) for vector in vectors])
@@ -225,8 +238,9 @@ class BankShard:
         key = _pass_key(kernel, torch.float32) + json.dumps(scalars, sort_keys=True)
         if key not in self._totals:
             self.load()
-            run = self._pass(kernel, scalars, torch.float32)
-            total = run.total(self._base, self._vectors(), scalars, self._threads)
+            with self._passing(_pass_key(kernel, torch.float32)):
+                run = self._pass(kernel, scalars, torch.float32)
+                total = run.total(self._base, self._vectors(), scalars, self._threads)
             for base, vectors in self._streamed_blocks():
                 total += run.total(base, vectors, scalars, self._threads)
             self._totals[key] = total
@@ -252,6 +266,12 @@ class BankShard:
             unpin(self._file.tensor)
         self._file.close()
 
+    def _passing(self, key: str) -> AbstractContextManager[None]:
+        """A step that goes over all that this shard holds; one that is the first of a pass may compile it."""
+        moved = (2 * len(self._checkpoints) + 2) * self._base.nbytes  # a companion of each task vector included
+        compiling = 0.0 if not key or key in self._passes else _COMPILE_SECONDS
+        return self._steps.step(compiling + moved / _SLOWEST_PASS)
+
     def _groups_beginning_here(self, solver: Solver) -> list[tuple[str, ...]]:
         starts = {tensor.name: tensor.start for tensor in reversed(self._layout.merged)}
         return [group for group in solver.groups if self._range[0] <= starts[group[0]] < self._range[1]]
@@ -274,15 +294,19 @@ class BankShard:
 
     def _read_one(self, checkpoint: Checkpoint, block: Overlap) -> Tensor:
         count = block.stop - block.start
-        values = read_in_shape_of(self._base_checkpoint, checkpoint, block.tensor.name, block.first, count)
-        require_finite(checkpoint, block.tensor.name, values)
+        to_fetch = checkpoint.tensors[block.tensor.name].bytes_to_fetch
+        with self._steps.step(count / _SLOWEST_READ + to_fetch / SLOWEST_FETCH):
+            values = read_in_shape_of(self._base_checkpoint, checkpoint, block.tensor.name, block.first, count)
+            require_finite(checkpoint, block.tensor.name, values)
         return values.to(self._device)
 
     def _streamed_blocks(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Base and task vectors of this shard's share of the tensors that are not resident."""
         for overlap in self._layout.streamed_overlaps(*self._streamed_range):
             for block in _blocks(overlap):
-                yield self._read(block)
+                read = self._read(block)
+                with self._steps.step():  # what is made of it
+                    yield read
 
     def _changed(self, work: Work) -> list[tuple[Overlap, int]]:
         """Find this shard's part of each tensor whose content must change, with its index in the layout."""

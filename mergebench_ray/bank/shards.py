@@ -20,6 +20,7 @@ from mergebench_ray.errors import StoppedError
 from mergebench_ray.heartbeat import beat
 from mergebench_ray.ray_actors import actors_of, by_value, from_values
 from mergebench_ray.ray_errors import input_errors, lost_actor, why_lost
+from mergebench_ray.steps import Steps
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,10 @@ class BankShardActor(BankShard):
     """
 
     def __init__(self, *pieces: bytes) -> None:
-        beat()
-        super().__init__(*from_values(pieces))
+        steps = Steps()
+        beat(steps.present)
+        base, specialists, layout, index, shards, threads, use_gpu = from_values(pieces)
+        super().__init__(base, specialists, layout, index, shards, threads, use_gpu, steps)
 
 
 class ActorShards:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from typing import Any
 
 import torch
@@ -12,6 +13,11 @@ from torch import Tensor
 from mergebench_ray.checkpoints import Checkpoint, require_finite
 from mergebench_ray.kernels.threads import torch_threads
 from mergebench_ray.methods import Solver
+from mergebench_ray.steps import SLOWEST_FETCH, STEP_SECONDS, Steps
+
+_OPERATIONS = 20  # for each entry and row or column of each model: a decomposition of all of it
+_SLOWEST = 5e9
+"""Of those in a second, at the least."""
 
 
 class Solutions:
@@ -20,11 +26,12 @@ class Solutions:
     Args:
         checkpoints: the base and the specialists in the order of their sorted names.
         device: where to compute.
+        steps: told what it is at.
     """
 
-    def __init__(self, checkpoints: Sequence[Checkpoint], device: torch.device) -> None:
+    def __init__(self, checkpoints: Sequence[Checkpoint], device: torch.device, steps: Steps) -> None:
         self._checkpoints = checkpoints
-        self._device = device
+        self._device, self._steps = device, steps
         self._systems: dict[tuple[str, ...], Any] = {}
         self._system_key = ""
 
@@ -36,15 +43,22 @@ class Solutions:
             self._systems, self._system_key = {}, solver.system_key
 
         def solve(group: tuple[str, ...]) -> list[Tensor]:
-            if solver.system_key and group not in self._systems:
-                self._systems[group] = solver.system(group, self._weights, self._device)
-            solved = solver.solve(group, self._systems.get(group))
-            return [tensor.to("cpu", torch.bfloat16).flatten() for tensor in solved]
+            with self._steps.step(self._longest(group)):
+                if solver.system_key and group not in self._systems:
+                    self._systems[group] = solver.system(group, self._weights, self._device)
+                solved = solver.solve(group, self._systems.get(group))
+                return [tensor.to("cpu", torch.bfloat16).flatten() for tensor in solved]
 
         # The libraries behind torch count threads partly for all, partly for each calling thread.
         one_each = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         with torch_threads(1), one_each as pool:
             yield from zip(groups, pool.map(solve, groups), strict=True)
+
+    def _longest(self, group: tuple[str, ...]) -> float:
+        shapes = [self._checkpoints[0].tensors[name].shape for name in group]
+        cubic = sum(prod(shape) * max(shape) for shape in shapes) * len(self._checkpoints)
+        to_fetch = sum(one.tensors[name].bytes_to_fetch for one in self._checkpoints for name in group)
+        return STEP_SECONDS + _OPERATIONS * cubic / _SLOWEST + to_fetch / SLOWEST_FETCH
 
     def _weights(self, name: str) -> list[Tensor]:
         shape = self._checkpoints[0].tensors[name].shape

@@ -24,6 +24,7 @@ from mergebench_ray.checkpoints.read_once import ReadOnce, hashed_as_read
 from mergebench_ray.checkpoints.safetensors_file import advise
 from mergebench_ray.kernels import MAGNITUDES, BlockFunction, Pass, Scalars, magnitude_histogram
 from mergebench_ray.machine import usable_cores
+from mergebench_ray.steps import Steps
 
 _BUFFER_BYTES = 512 << 20
 _ITEM_BYTES = torch.bfloat16.itemsize
@@ -142,7 +143,7 @@ class WindowWorker:
         assert work.solver is not None
         for group in groups:
             self._end_if_stopped()
-            for _, solved in Solutions(self.models, _CPU).of(work.solver, [group], 1):
+            for _, solved in Solutions(self.models, _CPU, Steps()).of(work.solver, [group], 1):
                 for name, values in zip(group, solved, strict=True):
                     files.write(name, 0, values)
 

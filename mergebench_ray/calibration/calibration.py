@@ -21,11 +21,13 @@ from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import CalibrationInput, CalibrationOptions, CalibrationRecord, CalibrationSource
 from mergebench_ray.config.calibration import no_calibration_data
 from mergebench_ray.errors import InputError
+from mergebench_ray.heartbeat import Watchdog, beat
 from mergebench_ray.kernels.threads import torch_threads
 from mergebench_ray.methods import Calibrated, CalibrationRequest
 from mergebench_ray.progress import Progress, silent
 from mergebench_ray.ray_actors import Actor, actors_of
 from mergebench_ray.ray_errors import input_errors, why_lost
+from mergebench_ray.steps import STEP_SECONDS, Step
 
 logger = logging.getLogger(__name__)
 
@@ -144,10 +146,13 @@ class CalibrationWorker:
 
     def __init__(self) -> None:
         self._state = (0.0, "loading the model")
+        self._noted, self._longest = time.monotonic(), STEP_SECONDS
+        beat(self._step)
 
     def run(self, job: CalibrationJob, store: StatisticStore, device: str) -> None:
         """Compute and write."""
         began = time.perf_counter()
+        self._noted, self._longest = time.monotonic(), STEP_SECONDS + job.longest_step(device)
         with torch_threads(1):
             statistic = run_job(job, torch.device(device), self._note)
         store.write(job, statistic, time.perf_counter() - began)
@@ -157,7 +162,11 @@ class CalibrationWorker:
         return self._state
 
     def _note(self, fraction: float, text: str) -> None:
-        self._state = (fraction, text)
+        self._state, self._noted = (fraction, text), time.monotonic()
+
+    def _step(self) -> Step:
+        """Since the last note of progress; it is begun for one job, and ended with it."""
+        return time.monotonic() - self._noted, self._longest
 
 
 def _run(jobs: Sequence[CalibrationJob], store: StatisticStore, progress: Progress) -> None:
@@ -172,6 +181,8 @@ def _run(jobs: Sequence[CalibrationJob], store: StatisticStore, progress: Progre
     lost: Counter[int] = Counter()
     running: dict[ray.ObjectRef[None], tuple[Actor[CalibrationWorker], CalibrationJob]] = {}
     finished = 0
+    # Whoever calibrates in a search notices by itself that Ray is gone.
+    watch = Watchdog(lambda: [worker.id for worker, _ in list(running.values())], headless=lambda: None)
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -201,6 +212,7 @@ def _run(jobs: Sequence[CalibrationJob], store: StatisticStore, progress: Progre
             share = (finished + sum(fraction for _, (fraction, _) in states)) / len(jobs)
             progress(share, _line(states, share))
     finally:
+        watch.close()
         for worker, _job in running.values():
             worker.kill()
 

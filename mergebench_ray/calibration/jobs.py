@@ -18,6 +18,10 @@ from mergebench_ray.kernels.regression import regression_system, solve_regressio
 from mergebench_ray.progress import Progress
 
 _BATCH = 8
+_SLOWEST_READ = 1e7
+"""Bytes in a second, at the least."""
+_SLOWEST_CPU = 5e9
+"""Bytes of weights times tokens in a second, at the least, forwards and backwards on one thread."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,16 @@ class CalibrationJob:
     def memory(self) -> int:
         """Bytes that it takes at most."""
         return job_bytes(self.kind, self.base, len(self.specialists), self.dtype)
+
+    def longest_step(self, device: str) -> float:
+        """Seconds from one note of its progress to the next at most, by its bytes, and on a CPU by its tokens."""
+        most = self.memory / _SLOWEST_READ
+        if device == "cpu":
+            weights, samples = sum(info.num_bytes for info in self.base.tensors.values()), _BATCH
+            if self.kind in OF_ALL_SPECIALISTS:  # all samples, layer by layer
+                weights, samples = weights // self.base.num_layers, max(map(len, self.samples.values()))
+            most += weights * samples * self.max_length / _SLOWEST_CPU
+        return most
 
 
 @dataclass(frozen=True)

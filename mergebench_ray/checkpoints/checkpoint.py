@@ -52,6 +52,13 @@ class TensorInfo:
         """Size in bytes."""
         return self.numel * int(self.dtype.itemsize)
 
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Size of its file where that is in object storage and not on this node yet: whoever reads it fetches it."""
+        if isinstance(self.state, RemoteFile) and not self.state.folder.is_here(self.state.name):
+            return self.state.seen.size
+        return 0
+
 
 class Checkpoint(ABC):
     """A model on disk or in object storage, known by its headers and configuration only.

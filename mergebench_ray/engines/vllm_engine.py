@@ -32,6 +32,7 @@ from mergebench_ray.engines.transports import WeightTransport, transport_class
 from mergebench_ray.errors import InputError, refusing
 from mergebench_ray.families import family_of
 from mergebench_ray.machine import computing_device, usable_cores
+from mergebench_ray.steps import STEP_SECONDS, Step, Steps
 from mergebench_ray.weights.held_weights import HeldWeights
 from mergebench_ray.weights.manifest import WeightManifest
 
@@ -44,6 +45,8 @@ _RESET_PAUSE_S = 0.05
 _ALLOW_MORE = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 _SLOWEST_CPU = 2e10
 """Bytes of weights times tokens in a second, at the least: two cores with AVX512-bf16 do twenty times as much."""
+_SLOWEST_LOAD = 1e7
+"""Bytes of weights in a second, at the least, from wherever they come."""
 
 
 def _ignore(_index: int, _answer: Answer) -> None:
@@ -125,9 +128,10 @@ class VLLMEngine:
         self.tokenizer: Any = self._llm.get_tokenizer()
         self.busy_seconds = 0.0
         self.tokens = 0
-        self._step_began: float | None = None
+        self._steps = Steps()
         tokens = self._llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
-        self._longest_step = longest_step(model_folder, tokens) if on_cpu else 0.0
+        self._longest_step = longest_step(model_folder, tokens) if on_cpu else STEP_SECONDS
+        self._longest_load = _weight_bytes(model_folder) / _SLOWEST_LOAD
         self._max_model_len = max_model_len
         family = family_of(self._llm.llm_engine.vllm_config.model_config.hf_config.model_type)
         self._held = HeldWeights(family)
@@ -143,10 +147,9 @@ class VLLMEngine:
         return str(self._llm.get_weight_version())
 
     @property
-    def present_step(self) -> tuple[float, float]:
-        """Seconds since it began to compute a step, 0 between two, and those after which it hangs; from any thread."""
-        began = self._step_began
-        return 0.0 if began is None else time.perf_counter() - began, self._longest_step
+    def present_step(self) -> Step:
+        """What it computes or loads, as `beat` wants it; from any thread."""
+        return self._steps.present()
 
     def holds(self, version: str) -> bool:
         """Whether the weights of this version are there, whole."""
@@ -185,7 +188,8 @@ class VLLMEngine:
         if self._held.differ_from_base():
             self._folder.require_unchanged()
             self._held.begin()
-            self._llm.collective_rpc("read_base_again")
+            with self._loading():
+                self._llm.collective_rpc("read_base_again")
             self._folder.require_unchanged()
         self._make_current(BASE_VERSION)
         self._held.complete(None)
@@ -205,20 +209,24 @@ class VLLMEngine:
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Meet the sender; once."""
-        self._llm.init_weight_transfer_engine({"init_info": init_info})
+        with self._loading():  # waits for the sender
+            self._llm.init_weight_transfer_engine({"init_info": init_info})
 
     def start_weight_update(self) -> None:
         """Make the weights ready to be replaced."""
         self._held.begin()
-        self._llm.start_weight_update()
+        with self._loading():
+            self._llm.start_weight_update()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Replace some weights."""
-        self._llm.update_weights({"update_info": update_info})
+        with self._loading():
+            self._llm.update_weights({"update_info": update_info})
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Make the replaced weights the ones that answer, under a new version."""
-        self._llm.finish_weight_update()
+        with self._loading():
+            self._llm.finish_weight_update()
         self._make_current(weight_version)
 
     def _make_current(self, weight_version: str | None) -> None:
@@ -356,12 +364,15 @@ class VLLMEngine:
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:
-        started = self._step_began = time.perf_counter()
+        started = time.perf_counter()
         try:
-            yield
+            with self._steps.step(self._longest_step):
+                yield
         finally:
-            self._step_began = None
             self.busy_seconds += time.perf_counter() - started
+
+    def _loading(self) -> contextlib.AbstractContextManager[None]:
+        return self._steps.step(self._longest_load)
 
     def close(self) -> None:
         """Stop vLLM and free its memory."""
@@ -373,7 +384,11 @@ class VLLMEngine:
 
 def longest_step(model_folder: Path, tokens: int) -> float:
     """Seconds that a step of so many tokens takes at most on a CPU; with large models and long prompts that is long."""
-    return sum(file.stat().st_size for file in model_folder.glob("*.safetensors")) * tokens / _SLOWEST_CPU
+    return max(STEP_SECONDS, _weight_bytes(model_folder) * tokens / _SLOWEST_CPU)
+
+
+def _weight_bytes(model_folder: Path) -> int:
+    return sum(file.stat().st_size for file in model_folder.glob("*.safetensors"))
 
 
 def _with_room_to_score(model_folder: Path, max_model_len: int) -> int:

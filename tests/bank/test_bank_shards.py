@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from bank_in_process import LocalBank
 from mergebench_ray.bank import Layout
+from mergebench_ray.bank import shard as shard_module
 from mergebench_ray.bank.layout import shard_range
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.errors import InputError
-from mergebench_ray.methods import get_method, method_names, parse_parameters
+from mergebench_ray.kernels import Pass
+from mergebench_ray.methods import Solver, get_method, method_names, parse_parameters
+from mergebench_ray.steps import STEP_SECONDS, Step
 from tiny_models import tiny_adapter, tiny_llama, tiny_specialist
 
 pytestmark = pytest.mark.usefixtures("without_compiler")
@@ -45,6 +49,43 @@ def same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(
         torch.equal(first[name].view(torch.int16), second[name].view(torch.int16)) for name in first
     )
+
+
+def test_a_shard_that_hangs_in_whatever_it_does_shows_it(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = LocalBank(*models)
+    [shard] = one.bank._shards._shards  # type: ignore[attr-defined]
+    seen: dict[str, list[Step]] = {}
+
+    def watch(owner: Any, name: str) -> None:
+        before = getattr(owner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            seen.setdefault(name, []).append(shard._steps.present())
+            return before(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    class Watched(Solver):
+        groups, system_key, key = ((one.bank.layout.merged[0].name,),), "", "k"
+
+        def solve(self, group: Sequence[str], system: Any) -> list[Tensor]:
+            return [torch.zeros(1)]
+
+    watch(shard_module, "read_in_shape_of")
+    watch(shard_module, "magnitude_histogram")
+    watch(Pass, "run")
+    watch(Pass, "total")
+    watch(Watched, "solve")
+    shard._read_all()
+    for method in ("ties", "consensus", "task_arithmetic"):
+        one.merge(method, PARAMETERS[method])
+    one.merge("task_arithmetic", {"scaling_coef": 0.3})
+    assert len(list(shard._solutions.of(Watched(), Watched.groups, 1))) == 1
+    assert set(seen) == {"read_in_shape_of", "magnitude_histogram", "run", "total", "solve"}
+    assert all(began > 0.0 for steps in seen.values() for began, _ in steps), "it was at none of its steps"
+    first, again = seen["run"][-2][1], seen["run"][-1][1]
+    assert 60.0 < again < 70.0 < STEP_SECONDS <= first, "the first pass may compile"
+    assert shard._steps.present() == (0.0, 0.0)
 
 
 DATA_FREE = [name for name in method_names() if not get_method(name).calibration_samples(parse_parameters(name, {}))]

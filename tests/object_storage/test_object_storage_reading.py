@@ -46,9 +46,11 @@ def test_a_node_fetches_what_it_reads_once_however_many_ask(
     monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "another"))
     there = pickle.loads(sent)
     name = "model.layers.0.mlp.down_proj.weight"
+    assert there.tensors[name].bytes_to_fetch == (models["base"] / "model.safetensors").stat().st_size
     with ThreadPoolExecutor(8) as pool:
         parts = list(pool.map(lambda start: there.read(name, start, 64), range(0, 512, 64)))
     assert all(bool((part == here.read(name, 64 * i, 64)).all()) for i, part in enumerate(parts))
+    assert there.tensors[name].bytes_to_fetch == 0
     assert there.digest() == here.digest()
     sizes = [models[kind] / file for kind, file in (("base", "model"), ("adapter", "adapter_model"))]
     assert server.bytes_read(WEIGHTS) == sum(file.with_suffix(WEIGHTS).stat().st_size for file in sizes)
