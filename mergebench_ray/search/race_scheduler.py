@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.searcher import Searcher
 
 from mergebench_ray.config import Recipe
+from mergebench_ray.errors import StoppedError
 from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.space import OPTUNA_NUMBER
@@ -22,6 +24,8 @@ from mergebench_ray.search.untried import SAME_AS
 
 _WAIT_SECONDS = 0.5
 """For which a trial's result waits for what it stands for, before Tune asks again and may do something else."""
+_LOSSES = 10
+"""So many times a trial's actor may be lost, with whatever node it was put on, before it has taken a step."""
 
 
 class RaceScheduler(TrialScheduler):
@@ -58,6 +62,7 @@ class RaceScheduler(TrialScheduler):
         self._waiting: set[int] = set()
         self._chosen: int | None = None
         self._came = 0
+        self._losses: Counter[int] = Counter()
         self.error: BaseException | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,6 +123,7 @@ class RaceScheduler(TrialScheduler):
 
     def _stepped(self, tune_controller: Any, trial: TuneTrial) -> str:
         number = trial.config[OPTUNA_NUMBER]
+        self._losses.pop(number, None)
         step = self._scorer.take(number, _WAIT_SECONDS)
         if step is None:
             return self.CONTINUE
@@ -171,7 +177,15 @@ class RaceScheduler(TrialScheduler):
         """Nothing: it was decided here."""
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Nothing: its actor was lost, and Tune begins the trial again."""
+        """Its actor was lost, and Tune begins the trial again, as often as it may be lost."""
+        with self.noted():
+            self._losses[number := trial.config[OPTUNA_NUMBER]] += 1
+            if self._losses[number] == _LOSSES:
+                raise StoppedError(
+                    f"Ray Tune's process for candidate {number} was lost {_LOSSES} times in a row before it did "
+                    "anything: see Ray's logs on the nodes of the cluster for why its workers end, and go on with the "
+                    "same command and --resume"
+                )
 
     @contextmanager
     def noted(self) -> Iterator[None]:

@@ -153,7 +153,7 @@ def _drive(sweep: Sweep, searcher: StudySearch, scheduler: RaceScheduler) -> Non
                 storage_path=folder,
                 verbose=0,
                 callbacks=[_Silent()],
-                failure_config=tune.FailureConfig(max_failures=-1),  # its actors may be lost with any node
+                failure_config=tune.FailureConfig(max_failures=-1),  # the scheduler counts
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )

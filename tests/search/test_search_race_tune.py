@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import threading
 from collections.abc import Iterable, Sequence
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 
 from made_up_search import MadeUpScorer, MadeUpSearch
+from mergebench_ray.errors import StoppedError
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.trials import TrialStore, searched
+from mergebench_ray.search import race_scheduler, run
 from mergebench_ray.search.run import search
+from mergebench_ray.search.trainable import CandidateTrial
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 POOL = {"trials": 12, "race": {"kind": "pool", "survivors": 4}}
@@ -99,6 +103,19 @@ def test_two_groups_of_engines_race_at_once_and_tune_prints_nothing(
     rows = searched(one.store.trials())
     assert sorted(row.optuna_number or 0 for row in rows) == list(range(12))
     assert {row.role for row in rows} == {"candidate", "stopped"}
+
+
+def test_a_search_ends_in_one_line_where_tunes_own_processes_are_lost_whenever_they_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LostTrial(CandidateTrial):
+        def step(self) -> dict[str, Any]:
+            os._exit(1)
+
+    monkeypatch.setattr(run, "CandidateTrial", LostTrial)
+    monkeypatch.setattr(race_scheduler, "_LOSSES", 2)
+    with pytest.raises(StoppedError, match="Ray Tune's process for candidate 0 was lost 2 times in a row before it"):
+        tuned(tmp_path)
 
 
 def test_a_budget_ends_what_tune_drives_where_it_ends_a_plain_loop(tmp_path: Path) -> None:
