@@ -177,6 +177,8 @@ def _run(jobs: Sequence[CalibrationJob], store: StatisticStore, progress: Progre
         return
     needed = max(job.memory for job in jobs)
     on_gpu, at_once = _room_for(needed)
+    if not ray.cluster_resources().get("memory"):
+        needed = 0  # Ray was told of none anywhere, and would look for it for ever
     waiting = list(jobs)
     lost: Counter[int] = Counter()
     running: dict[ray.ObjectRef[None], tuple[Actor[CalibrationWorker], CalibrationJob]] = {}
@@ -224,6 +226,8 @@ def _room_for(needed: int) -> tuple[bool, int]:
         InputError: if no node has as much memory left.
     """
     left = ray._private.state.available_resources_per_node().values()
+    if not ray.cluster_resources().get("memory"):
+        left = [{**node, "memory": needed} for node in left]  # one a node at a time, where nobody knows
     free = [node.get("memory", 0) for node in left]
     workers = sum(int(memory // needed) for memory in free)
     if workers == 0:

@@ -18,14 +18,13 @@ def job_bytes(kind: str, base: Checkpoint, specialists: int, dtype: str) -> int:
         dtype: what is computed in.
     """
     item = 2 if dtype == "bfloat16" else _FLOAT
-    parameters = sum(info.numel for info in base.tensors.values())
     merged = sum(info.numel for name, info in base.tensors.items() if base.family.is_merged(name))
     if kind == "layerwise":
         # Layer by layer, neither a whole model nor all Gram matrices are ever there, but the solution is.
-        layer = (parameters * item * (specialists + 1) + gram_bytes(base) * specialists) // base.num_layers
+        layer = (base.num_parameters * item * (specialists + 1) + gram_bytes(base) * specialists) // base.num_layers
         return layer + merged * _FLOAT + _WORKER_BYTES
     statistic = gram_bytes(base) if kind == "gram" else merged * _FLOAT
-    return parameters * item + statistic + _WORKER_BYTES
+    return base.num_parameters * item + statistic + _WORKER_BYTES
 
 
 def gram_bytes(base: Checkpoint) -> int:

@@ -158,6 +158,11 @@ class Checkpoint(ABC):
         return family_of(self.config.get("model_type"))
 
     @property
+    def num_parameters(self) -> int:
+        """Elements of all tensors."""
+        return sum(info.numel for info in self.tensors.values())
+
+    @property
     def num_layers(self) -> int:
         """Number of transformer layers.
 

@@ -188,6 +188,8 @@ def tune(
                     plan = plan_of(ready, running_cluster())
                     run.write_plan(plan)
                     placement = _require_fit(plan)
+                    for note in plan.cluster.notes:
+                        view.phase(note)
                     with running_budget(ready, run, store, began, placement.gpus) as budget:
                         result = _run(ready, placement, run, store, budget, view, watch)
                     watch.won(result.test)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.machine import available_memory, gpu_memory, usable_cores
 from mergebench_ray.placement.records import Cluster, Node
 
+T = TypeVar("T")
 _PROBE_SECONDS = 60.0
 _MARKET = "ray.io/market-type"
 
@@ -41,6 +43,8 @@ def running_cluster() -> Cluster:
     alive.sort(key=lambda node: (node["NodeID"] != here, node["NodeManagerAddress"], node["NodeID"]))
     left = ray._private.state.available_resources_per_node()
     gpus = _memory_of_gpus([node for node in alive if node["Resources"].get("GPU")])
+    # Ray drops what is 0 from all that a node has.
+    free_memory = _asked(available_memory, [node for node in alive if "memory" not in node["Resources"]])
     nodes = []
     for node in alive:
         free = left.get(node["NodeID"], node["Resources"])  # of a node that has just come nothing else is known
@@ -48,38 +52,46 @@ def running_cluster() -> Cluster:
         nodes.append(
             Node(
                 name=f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})",
-                host_memory=int(free.get("memory", 0)),
+                host_memory=free_memory.get(node["NodeID"], int(free.get("memory", 0))),
                 gpu_memory=gpus.get(node["NodeID"], ())[:whole],
                 cores=float(free.get("CPU", 0)),
                 node_id=node["NodeID"],
                 spot=node.get("Labels", {}).get(_MARKET) == "spot",
+                counts_memory=node["NodeID"] not in free_memory,
             )
         )
     return Cluster(nodes=tuple(nodes), has_own_store=True)
 
 
 def _memory_of_gpus(nodes: list[dict[str, Any]]) -> dict[str, tuple[int, ...]]:
-    """Asks each node that has some, by its id."""
+    """That of each node that has some, by its id."""
+    found = _asked(gpu_memory, nodes)
+    for node in nodes:
+        name, told, there = node["NodeManagerAddress"], int(node["Resources"]["GPU"]), len(found[node["NodeID"]])
+        if there < told:
+            raise InputError(
+                f"node {name}: Ray was told of {told} GPU(s), and {there} are there; start it again with "
+                f"--num-gpus {there}"
+            )
+    return found
+
+
+def _asked(question: Callable[[], T], nodes: list[dict[str, Any]]) -> dict[str, T]:
+    """What a function says on each node, by its id."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if not nodes:
         return {}
-    probe = ray.remote(num_cpus=0)(gpu_memory)
+    probe = ray.remote(num_cpus=0)(question)
     asked = {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         asked[node["NodeID"]] = probe.options(scheduling_strategy=there).remote()
     done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_PROBE_SECONDS)
-    found: dict[str, tuple[int, ...]] = {}
     for node in nodes:
-        name, told = node["NodeManagerAddress"], int(node["Resources"]["GPU"])
         if asked[node["NodeID"]] not in done:
-            raise InputError(f"node {name}: does not say in {_PROBE_SECONDS:g} s what GPUs it has; look there")
-        found[node["NodeID"]] = memory = ray.get(asked[node["NodeID"]])
-        if len(memory) < told:
             raise InputError(
-                f"node {name}: Ray was told of {told} GPU(s), and {len(memory)} are there; start it again with "
-                f"--num-gpus {len(memory)}"
+                f"node {node['NodeManagerAddress']}: does not say in {_PROBE_SECONDS:g} s what it has; look there"
             )
-    return found
+    return {name: ray.get(one) for name, one in asked.items()}

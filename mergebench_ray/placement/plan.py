@@ -83,12 +83,10 @@ def make_plan(
         tokens_per_answer: prompt and answer, on average.
     """
     sizes = ModelSizes.of(sweep, base, specialists)
-    judged = {
-        name: (one.judge, sum(info.numel for info in one.checkpoint.tensors.values())) for name, one in judges.items()
-    }
+    judged = {name: (one.judge, one.checkpoint.num_parameters) for name, one in judges.items()}
     placement = find_placement(sweep, sizes, judged, cluster)
     together = engines_per_candidate(sweep)
-    notes = list(notes or [])
+    notes = [*(notes or []), *cluster.notes]
     if placement is not None and (shards := shards_on_gpus(sweep, sizes, judged, placement)) is not None:
         notes.append(f"the bank does not fit the GPUs and is in host memory; with bank.shards: {shards} it would fit")
     return Plan(

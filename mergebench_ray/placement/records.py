@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 WHOLE = 10_000
 """Ray counts GPUs in ten-thousandths, and so do shares of a device here."""
+_MOST_NAMED = 4
 
 PartKind = Literal["driver", "object store", "shard", "engine", "judge", "calibration"]
 
@@ -29,6 +30,7 @@ class Node(Record):
         cores: that may be used; None where nobody has said.
         node_id: Ray's; empty where the node is one that is only planned for.
         spot: whether it may be taken away at any time.
+        counts_memory: whether Ray can set aside memory on it.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Node(Record):
     cores: float | None = None
     node_id: str = ""
     spot: bool = False
+    counts_memory: bool = True
 
 
 class Cluster(Record):
@@ -72,6 +75,19 @@ class Cluster(Record):
     def only_spot_gpus(self) -> bool:
         """Whether every GPU may be taken away, and not every node."""
         return all(node.spot for node in self.nodes if node.gpu_memory) and not all(node.spot for node in self.nodes)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is taken for granted of its nodes, a line at most."""
+        uncounted = [node for node in self.nodes if not node.counts_memory]
+        if not uncounted:
+            return []
+        names = ", ".join(f"{node.name}: {gibibytes(node.host_memory)}" for node in uncounted[:_MOST_NAMED])
+        others = f", and {len(uncounted) - _MOST_NAMED} others" if len(uncounted) > _MOST_NAMED else ""
+        return [
+            f"Ray was told of no memory on {len(uncounted)} of {len(self.nodes)} nodes: what is free there now is "
+            f"planned with ({names}{others}), and none of it is set aside; ray start --memory BYTES says what there is"
+        ]
 
     def __str__(self) -> str:
         counted: dict[tuple[int, tuple[int, ...]], int] = {}

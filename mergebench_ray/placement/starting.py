@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.placement.placement import Placement
@@ -60,10 +60,17 @@ def reserved(placement: Placement) -> Iterator[Reservation]:
     options: dict[tuple[str, int], Options] = {}
     try:
         for node in range(len(placement.cluster.nodes)):
-            bundles = list(_bundles(placement, node))
+            target = placement.cluster.nodes[node].node_id or None
+            bundles = []
+            for bundle in _bundles(placement, node):
+                if _resources(placement, bundle):
+                    bundles.append(bundle)
+                elif target is not None:
+                    # Where Ray counts no memory, there is nothing of a shard in host memory that it could set aside.
+                    there = {"scheduling_strategy": NodeAffinitySchedulingStrategy(target, soft=True)}
+                    options |= {_key(one): {**_counted(placement, one), **there} for one in bundle}
             if not bundles:
                 continue
-            target = placement.cluster.nodes[node].node_id or None
             group = placement_group(
                 [_resources(placement, bundle) for bundle in bundles],
                 strategy="STRICT_PACK",
@@ -72,15 +79,17 @@ def reserved(placement: Placement) -> Iterator[Reservation]:
             groups[node] = group
             for index, bundle in enumerate(bundles):
                 where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-                for one in bundle:
-                    key = (one.part.kind, one.part.index)
-                    options[key] = {**_counted(placement, one), "scheduling_strategy": where}
+                options |= {_key(one): {**_counted(placement, one), "scheduling_strategy": where} for one in bundle}
         _wait(groups, placement)
         yield Reservation(options)
     finally:
         for group in groups.values():
             with suppress(Exception):  # the cluster may be gone
                 remove_placement_group(group)
+
+
+def _key(one: Placed) -> tuple[PartKind, int]:
+    return one.part.kind, one.part.index
 
 
 def _bundles(placement: Placement, node: int) -> Iterator[list[Placed]]:
@@ -114,7 +123,7 @@ def _counted(placement: Placement, one: Placed) -> Options:
     return {
         "num_cpus": _CPUS_OF_A_CORE * one.part.cores,
         "num_gpus": gpus,
-        "memory": placement.host_memory(one),
+        "memory": placement.host_memory(one) if placement.cluster.nodes[one.node].counts_memory else 0,
     }
 
 

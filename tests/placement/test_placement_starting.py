@@ -13,6 +13,7 @@ import ray
 from ray.cluster_utils import Cluster as Raylets
 
 from mergebench_ray.errors import InputError
+from mergebench_ray.machine import available_memory
 from mergebench_ray.placement import Cluster, Node, Part, Placed, Placement
 from mergebench_ray.placement.clusters import running_cluster
 from mergebench_ray.placement.packing import pack
@@ -37,6 +38,32 @@ def test_parts_start_where_they_are_planned_and_what_has_no_room_is_refused_with
     # In a process of its own: this one may speak with the session's Ray.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         pool.submit(check_two_nodes).result()
+
+
+@pytest.mark.ray
+def test_a_node_on_which_ray_counts_no_memory_is_planned_with_what_is_free_there() -> None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(check_uncounted_memory).result()
+
+
+def check_uncounted_memory() -> None:
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _memory=0)
+    assert "memory" not in ray.cluster_resources()
+    cluster = running_cluster()
+    free, [note] = available_memory(), cluster.notes
+    assert 0.5 * free < cluster.nodes[0].host_memory < 2 * free
+    assert note.startswith("Ray was told of no memory on 1 of 1 nodes")
+    parts = [
+        Part(kind="shard", name="bank shard", host_memory=100 * MIB),
+        Part(kind="engine", name="engine", host_memory=100 * MIB, cores=1.0),
+    ]
+    placed = pack(parts, cluster)
+    assert placed is not None
+    with reserved(Placement(cluster=cluster, placed=tuple(placed), bank_on_gpu=False)) as places:
+        where = ray.remote(lambda: ray.get_runtime_context().get_node_id())
+        found = [where.options(**places.of(part.kind, 0)).remote() for part in parts]
+        assert set(ray.get(found, timeout=60)) == {cluster.nodes[0].node_id}
+    ray.shutdown()
 
 
 def check_two_nodes() -> None:
