@@ -11,17 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from mergebench_ray.checkpoints import check_accompanying_files, resolve
+from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, resolve
 from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.commands.ready_sweep import load_checked_tasks
 from mergebench_ray.commands.sweep_models import find_checked_judges
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation import check_engines_fit, score_together, start_evaluator
+from mergebench_ray.evaluation import score_together, start_evaluator
 from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.files import whole_file
+from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import running_judges
+from mergebench_ray.placement import Placement, place_engines
+from mergebench_ray.placement.changes import lack
+from mergebench_ray.placement.clusters import running_cluster
+from mergebench_ray.placement.starting import reserved
 from mergebench_ray.runs.evaluation_file import EvaluationFile, items_file
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.scores import Scores
@@ -114,15 +119,21 @@ def evaluate(
     with (
         progress_line(show_progress) as report,
         ray_session(address),
-        running_judges(found, engine_options) as running,
+        reserved(placement := _placement(engine_options, base, found)) as places,
+        running_judges(found, engine_options, None, places.all_of("judge")) as running,
     ):
-        check_engines_fit(engine_options)
-        notes = [*checkpoint.notes, *notes]
+        notes = [*checkpoint.notes, *placement.cluster.notes, *notes]
         for note in notes:
             report(0.0, note)
         report(0.1, "starting vLLM, about half a minute")
-        evaluators = [start_evaluator(chosen, base, engine_options, options, None, running) for _ in range(engines)]
-        stats = ray.get([evaluator.call(Evaluator.start) for evaluator in evaluators])
+        evaluators, started = [], []
+        for index in range(engines):
+            where = places.of("engine", index)
+            evaluators.append(start_evaluator(chosen, base, engine_options, options, None, running, where))
+            started.append(evaluators[-1].call(Evaluator.start))
+            if placement.shares_devices:  # each measures how much of its GPU is free, and takes its share
+                ray.wait(started, num_returns=len(started))
+        stats = ray.get(started)
         notes.append(stats[0].proof)
         if checkpoint.ref.adapter is not None:
             ray.get([evaluator.call(Evaluator.load_checkpoint, checkpoint, base) for evaluator in evaluators])
@@ -132,6 +143,21 @@ def evaluate(
             evaluator.kill()
     result = EvaluationResult(model, digest, chosen.name, scores, notes)
     return result if target is None else keep(result, target, question_rows(loaded))
+
+
+def _placement(engine: EngineOptions, base: Checkpoint, judges: Mapping[str, FoundJudge]) -> Placement:
+    """Where engines and judges go on the cluster that Ray is connected to.
+
+    Raises:
+        InputError: there is no room for them.
+    """
+    cluster = running_cluster()
+    judged = {name: (one.judge, one.checkpoint.num_parameters) for name, one in judges.items()}
+    found = place_engines(engine, base.num_parameters, judged, cluster)
+    if isinstance(found, Placement):
+        return found
+    fewer = "use fewer engines, or " if engine.count > 1 else ""
+    raise InputError(f"engine.count = {engine.count}: {lack(found, cluster)}: {fewer}take more or larger nodes")
 
 
 def keep(result: EvaluationResult, target: Path, questions: Iterable[QuestionRow]) -> EvaluationResult:

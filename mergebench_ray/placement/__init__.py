@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergebench_ray.placement.placement import Placement, find_placement
+from mergebench_ray.placement.placement import Placement, find_placement, place_engines
 from mergebench_ray.placement.plan import Plan, engines_per_candidate, make_plan
 from mergebench_ray.placement.records import Cluster, Node, Part, Placed
 
@@ -16,4 +16,5 @@ __all__ = [
     "engines_per_candidate",
     "find_placement",
     "make_plan",
+    "place_engines",
 ]

@@ -28,7 +28,7 @@ def what_is_lacking(sweep: Sweep, sizes: ModelSizes, judges: Judges, cluster: Cl
     change = _smallest_change(_Case((), sweep, judges, cluster), sizes)
     remedy = f"use {change}" if change else "take more and larger nodes, or a smaller model"
     bank_on_gpu = places_of_the_bank(sweep, cluster)[-1]
-    return f"{_lack(parts_on(sweep, sizes, judges, cluster, bank_on_gpu), cluster)}: {remedy}"
+    return f"{lack(parts_on(sweep, sizes, judges, cluster, bank_on_gpu), cluster)}: {remedy}"
 
 
 def shards_on_gpus(sweep: Sweep, sizes: ModelSizes, judges: Judges, placement: Placement) -> int | None:
@@ -42,8 +42,8 @@ def shards_on_gpus(sweep: Sweep, sizes: ModelSizes, judges: Judges, placement: P
     return None
 
 
-def _lack(parts: list[Part], cluster: Cluster) -> str:
-    """What there is too little of, the first that can be said for certain."""
+def lack(parts: list[Part], cluster: Cluster) -> str:
+    """What there is too little of, the first that can be said for certain, as the beginning of a line."""
     largest = max(parts, key=lambda part: part.host_memory)
     most = max(node.host_memory for node in cluster.nodes)
     if largest.host_memory > most:

@@ -10,7 +10,7 @@ from typing import Any
 from mergebench_ray.calibration.sizes import gram_bytes, job_bytes
 from mergebench_ray.checkpoints import Checkpoint, merged_names
 from mergebench_ray.config import Choices, Fixed, Sweep
-from mergebench_ray.config.engine import EngineSettings
+from mergebench_ray.config.engine import EngineOptions, EngineSettings
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.families.configuration import attention_heads
@@ -56,7 +56,7 @@ class ModelSizes:
         """The sizes of a sweep's models, which fit together."""
         names = merged_names(base, specialists.values())
         return cls(
-            parameters=sum(info.numel for info in base.tensors.values()),
+            parameters=base.num_parameters,
             merged=sum(base.tensors[name].numel for name in names),
             specialists=len(specialists),
             gram=gram_bytes(base),
@@ -91,16 +91,7 @@ def parts_of(
     """
     kinds = set(calibration_kinds(sweep))
     parts = [*_shards(sweep.bank.shards, kinds, sizes, bank_on_gpu)]
-    model = sizes.parameters * engine_bytes(sweep.engine.dtype, gpus=gpus)
-    for index in range(sweep.engine.count):
-        part = _engine(sweep.engine, model, gpus)
-        # A specialist is scored from a copy in memory.
-        copy = sizes.parameters * _BYTES
-        parts.append(part.model_copy(update={"index": index, "host_memory": part.host_memory + copy}))
-    for index, (name, (judge, parameters)) in enumerate(judges.items()):
-        part = _engine(judge, parameters * engine_bytes("auto", gpus=gpus), gpus)
-        parts.append(part.model_copy(update={"kind": "judge", "index": index, "name": f"judge {name}", "cores": 0.0}))
-    parts.append(Part(kind="driver", name="driver", host_memory=_DRIVER_BYTES, node=0))
+    parts += scoring_parts(sweep.engine, sizes.parameters, judges, gpus=gpus)
     if kinds:
         largest = max(sizes.calibration[kind] for kind in kinds)
         parts.append(Part(kind="calibration", name="calibration of one specialist", host_memory=largest))
@@ -109,6 +100,30 @@ def parts_of(
         for node in range(nodes):
             parts.append(Part(kind="object store", index=node, name="Ray's object store", host_memory=store, node=node))
     return parts
+
+
+def scoring_parts(
+    engine: EngineOptions, parameters: int, judges: Mapping[str, tuple[Judge, int]], *, gpus: bool
+) -> list[Part]:
+    """Engines, judges and whoever asks them: what scores models.
+
+    Args:
+        engine: the engines' options.
+        parameters: of the model that they start with.
+        judges: by name, settings and parameters.
+        gpus: whether they run on GPUs.
+    """
+    parts = []
+    model = parameters * engine_bytes(engine.dtype, gpus=gpus)
+    for index in range(engine.count):
+        part = _engine(engine, model, gpus)
+        # A specialist is scored from a copy in memory.
+        copy = parameters * _BYTES
+        parts.append(part.model_copy(update={"index": index, "host_memory": part.host_memory + copy}))
+    for index, (name, (judge, count)) in enumerate(judges.items()):
+        part = _engine(judge, count * engine_bytes("auto", gpus=gpus), gpus)
+        parts.append(part.model_copy(update={"kind": "judge", "index": index, "name": f"judge {name}", "cores": 0.0}))
+    return [*parts, Part(kind="driver", name="driver", host_memory=_DRIVER_BYTES, node=0)]
 
 
 def engine_bytes(dtype: str, *, gpus: bool) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from mergebench_ray.config import Sweep
+from mergebench_ray.config import EngineOptions, Sweep
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.placement.packing import pack
-from mergebench_ray.placement.parts import ModelSizes, parts_of
+from mergebench_ray.placement.parts import ModelSizes, parts_of, scoring_parts
 from mergebench_ray.placement.records import Cluster, Part, PartKind, Placed, Record, fetched_bytes
 
 _ON_GPUS_ONLY = frozenset({"ipc", "nccl", "nccl_m2n"})
@@ -85,6 +85,13 @@ def find_placement(
         if placed is not None:
             return Placement(cluster=cluster, placed=tuple(placed), bank_on_gpu=bank_on_gpu)
     return None
+
+
+def place_engines(engine: EngineOptions, parameters: int, judges: Judges, cluster: Cluster) -> Placement | list[Part]:
+    """A placement of engines and judges without a bank; where there is none, what would have to be placed."""
+    parts = scoring_parts(engine, parameters, judges, gpus=cluster.gpus > 0)
+    placed = pack(parts, cluster)
+    return parts if placed is None else Placement(cluster=cluster, placed=tuple(placed), bank_on_gpu=False)
 
 
 def places_of_the_bank(sweep: Sweep, cluster: Cluster) -> list[bool]:

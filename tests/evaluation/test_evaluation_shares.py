@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from actors_here import ActorHere, fetch_here
 from mergebench_ray import evaluate
@@ -81,9 +83,21 @@ def test_more_engines_than_the_cluster_has_room_for_are_refused(
     suite: Suite, ray_cluster: None, base_folder: Path, tmp_path: Path
 ) -> None:
     too_many = usable_cores() + 1
-    with pytest.raises(InputError, match=rf"engine.count = {too_many}: .* CPUs, the cluster has"):
+    with pytest.raises(InputError, match=rf"engine.count = {too_many}: its {too_many} engines .* use fewer engines"):
         evaluate(str(base_folder), suite=str(tmp_path / "suite.yaml"), engines=too_many, out=tmp_path / "scores.json")
     assert not (tmp_path / "scores.json").exists()
+
+
+def test_an_engine_is_refused_and_does_not_wait_where_others_use_the_cluster(
+    suite: Suite, ray_cluster: None, base_folder: Path, tmp_path: Path
+) -> None:
+    taken = placement_group([{"CPU": ray.cluster_resources()["CPU"] - 0.5}])
+    assert taken.wait(60)
+    try:
+        with pytest.raises(InputError, match=r"engine.count = 1: its 1 engines are counted as a core each, and there"):
+            evaluate(str(base_folder), suite=str(tmp_path / "suite.yaml"))
+    finally:
+        remove_placement_group(taken)
 
 
 def test_few_rounds_of_a_search_make_engines_share_a_candidate() -> None:
