@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PART_BYTES = 16 << 20
 _PARTS_AT_ONCE = 4
+_MOST_PARTS = 9000
+"""Of an upload; stores take 10,000."""
 _REQUEST_SECONDS = 120
 _RETRIES: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
 _ENVIRONMENT = ("AWS_", "GOOGLE_", "GCS_")
@@ -127,8 +129,13 @@ def create(address: Address, content: bytes) -> None:
         obstore.put(_store(address), address.key, content, mode="create", use_multipart=False)
 
 
-def upload(file: Path, address: Address) -> None:
+def upload(file: Path, address: Address, between: Callable[[int], None]) -> None:
     """Write an object with the content of a file, a few parts of it in memory at a time.
+
+    Args:
+        file: the file.
+        address: where to.
+        between: told of the bytes that are sent next; what it raises ends the upload, and there is no object.
 
     Raises:
         InputError: it cannot be written.
@@ -136,13 +143,23 @@ def upload(file: Path, address: Address) -> None:
     """
     import obstore
 
-    with explained(address, "written"), file.open("rb") as stream:
+    size = file.stat().st_size
+    part = max(_PART_BYTES, -(-size // _MOST_PARTS))
+
+    def parts() -> Iterator[bytes]:
+        with file.open("rb") as stream:
+            while block := stream.read(part):
+                between(len(block))
+                yield block
+
+    content = parts() if size > part else b"".join(parts())
+    with explained(address, "written"):
         obstore.put(
             _store(address),
             address.key,
-            stream,
-            use_multipart=file.stat().st_size > _PART_BYTES,
-            chunk_size=_part_bytes(file.stat().st_size),
+            content,
+            use_multipart=size > part,
+            chunk_size=part,
             max_concurrency=_PARTS_AT_ONCE,
         )
 
@@ -229,11 +246,6 @@ def _seen(address: Address, meta: Mapping[str, Any]) -> RemoteObject:
     if not meta["e_tag"]:
         raise InputError(f"{address}: the store gives no ETag, so a change would not be noticed; copy it to a disk")
     return RemoteObject(address, int(meta["size"]), str(meta["e_tag"]))
-
-
-def _part_bytes(size: int) -> int:
-    """Bytes of a part of an upload, of which stores take 10,000."""
-    return max(_PART_BYTES, -(-size // 9000))
 
 
 def _store(address: Address) -> S3Store | GCSStore:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 
 from mergebench_ray import interrupts
 from mergebench_ray.errors import InputError
@@ -50,10 +51,16 @@ def publish(folder: Path, address: Address, progress: Progress = silent) -> None
     sizes = {name: file.stat().st_size for name, file in files.items()}
     meter = Meter(progress, f"writing {address}", sum(sizes.values()))
 
-    def write(name: str) -> None:
-        upload(files[name], address / name)
-        meter.add(sizes[name])
+    stopped = Event()
+
+    def sent(num_bytes: int) -> None:
+        if stopped.is_set():
+            raise InputError(f"{address}: not written, as another file could not be")
+        meter.add(num_bytes)
         meter.report()
+
+    def write(name: str) -> None:
+        upload(files[name], address / name, sent)
 
     _claim(address)
     with _removed(address, [_LAST, *files]):
@@ -62,7 +69,9 @@ def publish(folder: Path, address: Address, progress: Progress = silent) -> None
             for _ in pool.map(write, sorted(files.keys() - {_LAST})):
                 pass
         finally:
+            stopped.set()
             pool.shutdown(cancel_futures=True)
+            stopped.clear()
         _require_all(address, sizes)
         write(_LAST)
 

@@ -16,6 +16,7 @@ from mergebench_ray import merge
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.errors import InputError
 from mergebench_ray.object_storage.address import Address
+from mergebench_ray.object_storage.objects import upload
 from mergebench_ray.object_storage.published import check_new_address, publish
 from object_server import BUCKET, KEYS, ObjectServer, stored
 
@@ -76,6 +77,24 @@ def test_an_upload_that_fails_removes_what_it_wrote(server: ObjectServer, models
     with pytest.raises(InputError, match="no permission: it cannot be written"):
         publish(models["base"], Address.parse(stored("merges/failed")))
     assert server.content("merges/failed") == {}
+
+
+def test_a_file_of_many_parts_is_there_as_a_whole_or_not_at_all(server: ObjectServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(40 << 20))
+    target = Address.parse(stored("merges/parts/file"))
+    sent: list[int] = []
+
+    def interrupt(num_bytes: int) -> None:
+        sent.append(num_bytes)
+        if len(sent) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upload(tmp_path / "file", target, interrupt)
+    assert server.content("merges/parts") == {}
+    upload(tmp_path / "file", target, sent.append)
+    assert server.content("merges/parts") == {"file": (tmp_path / "file").read_bytes()}
+    assert max(sent) <= 16 << 20
 
 
 def test_of_two_that_write_to_one_place_one_is_refused(server: ObjectServer, models: dict[str, Path]) -> None:
