@@ -1,10 +1,11 @@
 """Kills parts of a sweep while it runs: engines, shards, nodes, the driver, the head, two at once; and hangs some.
 
-    python benchmarks/chaos.py --out FOLDER [--kills 30] [--hangs 3] [--seed 0] [--kinds engine,shard,...]
+    python benchmarks/chaos.py --out FOLDER [--kills 30] [--hangs 3] [--seed 0] [--kinds engine,shard,...] [--minutes 8]
 
 Runs one sweep of the built-in models with nothing happening to it and once with kills at moments that the seed says, on
 a cluster of three raylets of this machine; whatever ends the command is followed by `--resume`. Compares both tables
-and both best models byte for byte, and prints what each kind of loss took.
+and both best models byte for byte, and prints what each kind of loss took. With `--minutes` a sitting ends after so
+many, and all it has started with it; the same command goes on, until there is nothing left to do.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import random
 import re
@@ -34,7 +36,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.runs.trials import Trial, read_trials
 
 DOMAINS = ["coding", "math", "safety"]
-CANDIDATES = 8
+CANDIDATES = 60  # so that the sweep is not over before the last kill
 SWEEP = {
     "name": "chaos",
     "suite": "smollm2-mini",
@@ -45,7 +47,7 @@ SWEEP = {
     },
     "search": {"trials": CANDIDATES},
     "evaluation": {
-        **{"domains": DOMAINS, "validation_items": 12, "test_items": 6, "final_items": 6},
+        **{"domains": DOMAINS, "validation_items": 6, "test_items": 4, "final_items": 4},
         **{"allow_code_execution": True, "reuse": False},
     },
     "bank": {"shards": 2},
@@ -113,15 +115,18 @@ class Sweep:
     """The command, begun again with `--resume` as often as it takes."""
 
     def __init__(self, folder: Path, machines: Machines) -> None:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "sweep.yaml").write_text(to_yaml(SWEEP))
         self.run, self._folder, self._machines = folder / "run", folder, machines
-        self.restarts, self.ends = 0, list[str]()
+        self.begun, self.ends = len([*folder.glob("output-*.txt")]), list[str]()
         self._begin()
 
-    def _begin(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "mergebench_ray", "tune", "sweep.yaml", "--out", "run", *arguments]
-        self._output = (self._folder / f"output-{self.restarts}.txt").open("w+")
+    def _begin(self) -> None:
+        command = [sys.executable, "-m", "mergebench_ray", "tune", "sweep.yaml", "--out", "run"]
+        command += ["--resume"] if (self.run / "sweep.yaml").exists() else []
+        self._file = self._folder / f"output-{self.begun}.txt"
+        self.begun += 1
+        self._output = self._file.open("w+")
         self.process = subprocess.Popen(
             [*command, "--address", self._machines.address],
             cwd=self._folder,
@@ -137,15 +142,19 @@ class Sweep:
         if status == 0:
             return True
         self.ends.append(self.output().splitlines()[-1][:300] if self.output() else f"status {status}")
-        self.restarts += 1
-        if self.restarts > 60:
+        if len(self.ends) > 60:
             raise SystemExit(f"it does not come to its end: {self.ends[-1]}")
-        self._begin(*(["--resume"] if (self.run / "sweep.yaml").exists() else []))
+        self._begin()
         return False
 
     def output(self) -> str:
         self._output.flush()
-        return (self._folder / f"output-{self.restarts}.txt").read_text()
+        return self._file.read_text()
+
+    def steps(self) -> int:
+        """Steps of candidates, and models, that have come to their end: each is on disk before the next begins."""
+        decisions = self.run / "decisions.jsonl"
+        return len(self.rows()) + (len(decisions.read_text().splitlines()) if decisions.exists() else 0)
 
     def rows(self) -> list[Trial]:
         with contextlib.suppress(InputError):
@@ -169,33 +178,67 @@ def best_model(run: Path) -> str:
     return content.hexdigest()
 
 
+class State:
+    """What was done in all sittings, kept in a file.
+
+    Args:
+        file: of it.
+        plan: of the hits, where there is no such file.
+    """
+
+    def __init__(self, file: Path, plan: list[str]) -> None:
+        self._file = file
+        kept = json.loads(file.read_text()) if file.exists() else {}
+        self.plan: list[str] = kept.get("plan", plan)
+        self.took: dict[str, list[float]] = defaultdict(list, kept.get("took", {}))
+        self.seen = set[str](kept.get("seen", []))
+        self.ends: list[str] = kept.get("ends", [])
+        self.seconds: float = kept.get("seconds", 0.0)
+
+    def write(self) -> None:
+        """Keep it."""
+        kept = {"plan": self.plan, "took": self.took, "seen": sorted(self.seen), "ends": self.ends}
+        self._file.write_text(json.dumps({**kept, "seconds": self.seconds}))
+
+    @property
+    def hits(self) -> int:
+        """How many there were."""
+        return sum(map(len, self.took.values()))
+
+
 class Chaos:
     """Kills and hangs, one after the other, each once the sweep is at work again."""
 
-    def __init__(self, sweep: Sweep, machines: Machines, plan: list[str], seed: int) -> None:
-        self.sweep, self.machines, self.plan = sweep, machines, plan
-        self._random = random.Random(seed)
-        self.took: dict[str, list[float]] = defaultdict(list)
-        self.done: list[str] = []
+    def __init__(self, sweep: Sweep, machines: Machines, state: State, calm: Path, seed: int, until: float) -> None:
+        self.sweep, self.machines, self.state, self._until = sweep, machines, state, until
+        self._expected = table(read_trials(calm))
+        self._hit_pids = set[int]()
+        self._random = random.Random(f"{seed} {state.hits}")
 
-    def run(self) -> None:
-        """Until the plan is through or the sweep is."""
-        while self.plan and not self._over():
-            if not self._at_work():
+    def run(self) -> bool:
+        """Until the plan is through and the sweep is; False where the sitting ends before."""
+        plan = self.state.plan
+        while not self._over():
+            if time.monotonic() > self._until:
+                return False
+            if not plan or not self._at_work():
                 time.sleep(0.2)
                 continue
             time.sleep(self._random.uniform(0.0, 2 * _SETTLED_SECONDS))
             if self._over():
-                return
-            kind = self.plan.pop(0)
-            at, rows = time.monotonic(), len(self.sweep.rows())
-            print(f"{len(self.done) + 1}: {kind}, with {rows} rows", flush=True)
-            self.done.append(kind)
+                break
+            kind, at, steps = plan[0], time.monotonic(), self.sweep.steps()
+            rows = self.sweep.rows()
+            strays = len([one for one in table(rows) if one not in self._expected])
+            print(f"{self.state.hits + 1}: {kind}, with {len(rows)} rows, {strays} of them strange", flush=True)
+            self.state.seen |= {repr(one) for one in rows}
+            self._hit_pids.clear()
             for part in kind.removeprefix("hang ").split("+"):
                 self._hit(part, hang=kind.startswith("hang"))
-            self._await_work(at, kind)
-        while not self._over():
-            time.sleep(0.5)
+            self._await_work(at, kind, steps)
+            plan.pop(0)
+            self.state.write()
+        return True
 
     def _over(self) -> bool:
         return self.sweep.is_over()
@@ -203,15 +246,15 @@ class Chaos:
     def _at_work(self) -> bool:
         return bool(_named(_ENGINE)) and bool(_named(_SHARD)) and "scoring" in self.sweep.output()
 
-    def _await_work(self, at: float, kind: str) -> None:
-        """Until the sweep has scored a model again."""
-        rows = len(self.sweep.rows())
+    def _await_work(self, at: float, kind: str, steps: int) -> None:
+        """Until the sweep has come a step further."""
         deadline = at + _PATIENCE_SECONDS
-        while len(self.sweep.rows()) == rows and not self._over():
+        while self.sweep.steps() == steps and not self._over():
             if time.monotonic() > deadline:
                 raise SystemExit(f"{kind}: nothing happened for {_PATIENCE_SECONDS} s\n{self.sweep.output()[-3000:]}")
             time.sleep(0.2)
-        self.took[kind].append(time.monotonic() - at)
+        self.state.took[kind].append(time.monotonic() - at)
+        print(f"   {self.state.took[kind][-1]:.0f} s", flush=True)
 
     def _hit(self, part: str, *, hang: bool) -> None:
         number = signal.SIGSTOP if hang else signal.SIGKILL
@@ -228,10 +271,12 @@ class Chaos:
             engines = {process.pid for process in _named(_ENGINE)}
             self.machines.lose_node(lambda raylet: bool(engines & _descendants(raylet)))
         else:
-            found = _named(_ENGINE if part == "engine" else _SHARD)
+            found = [one for one in _named(_ENGINE if part == "engine" else _SHARD) if one.pid not in self._hit_pids]
             if found:
+                chosen = self._random.choice(found)
+                self._hit_pids.add(chosen.pid)
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    self._random.choice(found).send_signal(number)
+                    chosen.send_signal(number)
 
 
 def calm_run(folder: Path) -> Path:
@@ -245,7 +290,7 @@ def calm_run(folder: Path) -> Path:
     while not sweep.is_over():
         time.sleep(0.5)
     machines.end()
-    print(f"calm: {time.monotonic() - began:.0f} s, {len(sweep.rows())} rows, begun again {sweep.restarts} times")
+    print(f"calm: {time.monotonic() - began:.0f} s, {len(sweep.rows())} rows, begun again {len(sweep.ends)} times")
     return run
 
 
@@ -257,39 +302,60 @@ def main() -> None:
     parser.add_argument("--hangs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", type=lambda text: tuple(text.split(",")), default=KINDS)
+    parser.add_argument("--minutes", type=float, default=24 * 60.0, help="of a sitting; the same command goes on")
     options = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    chosen = random.Random(options.seed)
-    plan = [options.kinds[place % len(options.kinds)] for place in range(options.kills)]
-    plan += [f"hang {HANGS[place % len(HANGS)]}" for place in range(options.hangs)]
-    chosen.shuffle(plan)
-
+    until = time.monotonic() + 60 * options.minutes
     calm = calm_run(options.out)
-    machines = Machines()
-    began = time.monotonic()
-    sweep = Sweep(options.out / f"chaos-{options.seed}-{int(time.time())}", machines)
-    chaos = Chaos(sweep, machines, plan, options.seed)
+    folder = options.out / f"chaos-{options.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    state = State(folder / "state.json", planned(options.kinds, options.kills, options.hangs, options.seed))
+    machines, began = Machines(), time.monotonic()
+    sweep = Sweep(folder, machines)
     try:
-        chaos.run()
+        is_over = Chaos(sweep, machines, state, calm, options.seed, until).run()
     finally:
         if sweep.process.poll() is None:
             sweep.process.kill()
         machines.end()
-    print(f"chaos: {time.monotonic() - began:.0f} s, {len(chaos.done)} of {len(chaos.done) + len(plan)} hits")
-    for line in sweep.ends:
+        state.ends += sweep.ends
+        state.seconds += time.monotonic() - began
+        state.write()
+    if not is_over:
+        print(f"{state.hits} hits, {len(state.plan)} to come: the same command goes on")
+        raise SystemExit(3)
+    raise SystemExit(0 if told(state, calm, sweep.run) else 1)
+
+
+def planned(kinds: tuple[str, ...], kills: int, hangs: int, seed: int) -> list[str]:
+    """Hits in an order that the seed says, each kind as often as the others."""
+    plan = [kinds[place % len(kinds)] for place in range(kills)]
+    plan += [f"hang {HANGS[place % len(HANGS)]}" for place in range(hangs)]
+    random.Random(seed).shuffle(plan)
+    return plan
+
+
+def told(state: State, calm: Path, run: Path) -> bool:
+    """Whether both came to the same; what was seen is printed."""
+    print(f"chaos: {state.seconds:.0f} s, {state.hits} hits, {len(state.plan)} planned that found it over")
+    for line in state.ends:
         print(f"  ended and went on: {line}")
-    log = (sweep.run / "run.log").read_text()
+    log = (run / "run.log").read_text()
     for line in re.findall(r".*(?:was lost|given up|waits for a node).*", log):
         print(f"  {line}")
-    print("seconds until the next model was scored, by kind:")
-    for kind, seconds in sorted(chaos.took.items()):
+    print("seconds until the next step of a candidate, by kind:")
+    for kind, seconds in sorted(state.took.items()):
         print(f"  {kind:14} {len(seconds):2} times, median {statistics.median(seconds):5.1f}, most {max(seconds):5.1f}")
-    expected, found = table(read_trials(calm)), table(read_trials(sweep.run))
-    print(f"rows: {len(expected)} calm, {len(found)} here, {len(found) - len(set(map(str, found)))} repeated")
+    expected, rows = table(read_trials(calm)), read_trials(run)
+    found = table(rows)
+    # With times and costs, in which a model that was scored again would differ.
+    lost = state.seen - {repr(one) for one in rows}
+    repeated = len(found) - len(set(map(str, found)))
+    print(f"rows: {len(expected)} calm, {len(found)} here, {len(lost)} lost or scored again, {repeated} repeated")
     print(f"tables are {'the same' if found == expected else 'NOT THE SAME'}")
-    same = best_model(calm) == best_model(sweep.run)
+    same = best_model(calm) == best_model(run)
     print(f"best models are {'the same, byte for byte' if same else 'NOT THE SAME'}")
-    raise SystemExit(0 if found == expected and same else 1)
+    return found == expected and same and not lost and not repeated
 
 
 if __name__ == "__main__":
