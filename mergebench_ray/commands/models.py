@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, fit, resolve
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
+from mergebench_ray.object_storage.fetched import RemoteFile, require_room
 from mergebench_ray.progress import Progress, silent
 
 if TYPE_CHECKING:  # judges' modules take seconds to import, and a merge has none
@@ -40,9 +41,12 @@ class Models:
         """Have weights that are in object storage on this node, those of one model after the other.
 
         Raises:
-            InputError: as `Checkpoint.fetch`.
+            InputError: as `Checkpoint.fetch`; or there is no room for all of them.
         """
-        for checkpoint in (self.base, *self.specialists.values()):
+        checkpoints = [self.base, *self.specialists.values()]
+        states = (info.state for one in checkpoints for info in one.tensors.values())
+        require_room(state for state in states if isinstance(state, RemoteFile))
+        for checkpoint in checkpoints:
             checkpoint.fetch(progress)
 
 

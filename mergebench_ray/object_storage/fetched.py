@@ -71,7 +71,7 @@ class RemoteFolder:
         missing = {name: objects[name] for name in sorted(names) if not _is_whole(folder / name, objects[name])}
         if missing:
             total = sum(one.size for one in missing.values())
-            _require_room(folder.parent, self.address, total)
+            _require_room(total)
             meter = Meter(progress, f"fetching {self.address}", total)
             folder.mkdir(exist_ok=True)
 
@@ -121,12 +121,22 @@ def _is_whole(file: Path, one: RemoteObject) -> bool:
         return False
 
 
-def _require_room(cache: Path, address: Address, num_bytes: int) -> None:
+def require_room(files: Iterable[RemoteFile]) -> None:
+    """Find out whether this node has room for all of some files together, as far as they are not here yet.
+
+    Raises:
+        InputError: it has not.
+    """
+    _require_room(sum(file.seen.size for file in set(files) if not file.folder.is_here(file.name)))
+
+
+def _require_room(num_bytes: int) -> None:
+    cache = cache_folder(_PART)
     free = shutil.disk_usage(cache).free
     if free < num_bytes:
         raise InputError(
-            f"{address}: {num_bytes / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} GB are free at {cache}: free "
-            "some, or set MERGEBENCH_RAY_CACHE to a folder with more room"
+            f"{num_bytes / 1e9:.2f} GB are to be fetched from object storage, and {free / 1e9:.2f} GB are free at "
+            f"{cache}: free some, or set MERGEBENCH_RAY_CACHE to a folder with more room"
         )
 
 

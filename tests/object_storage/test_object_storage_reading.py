@@ -12,9 +12,11 @@ import pytest
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.checkpoints.headers import is_here, resolve_headers
+from mergebench_ray.commands.models import resolve_models
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
 from object_server import KEYS, ObjectServer, stored
+from small_disks import small_disk
 from tiny_gguf import tiny_gguf
 
 WEIGHTS = ".safetensors"
@@ -160,6 +162,18 @@ def test_copies_in_other_formats_are_not_fetched(server: ObjectServer, models: d
     assert found.digest() == resolve(str(models["base"])).digest()
     assert found.notes == resolve(str(folder)).notes
     assert server.bytes_read("consolidated.safetensors") == 0
+
+
+def test_models_that_do_not_all_find_room_are_refused_before_one_is_fetched(
+    server: ObjectServer, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (models["base"] / "model.safetensors").stat().st_size
+    with small_disk(tmp_path / "disk", 5 * size // 2) as disk:
+        monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(disk))
+        found = resolve_models(stored("base"), {name: stored(name) for name in ("math", "code")})
+        with pytest.raises(InputError, match=r"GB are to be fetched from object storage, and .* are free"):
+            found.fetch()
+    assert server.bytes_read(WEIGHTS) <= 3 << 16
 
 
 def test_a_gguf_file_in_storage_is_fetched_and_dequantised(server: ObjectServer, tmp_path: Path) -> None:
