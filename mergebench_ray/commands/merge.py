@@ -123,12 +123,12 @@ def merge(
     every = [models.base, *models.specialists.values()]
     with ExitStack() as stack:
         report = stack.enter_context(progress_line(show_progress))
-        for note in request.notes:
-            report(0.0, note)
         models.fetch(report)
         if request.recipe is not None and (not streamed or digests_are_remembered(every)):
             digests = {name: one.digest() for name, one in models.specialists.items()}
             expected.check_models(models.base.digest(), digests)
+        for note in request.notes:
+            report(0.0, note)
         folder = stack.enter_context(_brought_to(place, report))
         calibrator = _calibrator(models, request, parameters)
         if calibrator is not None:

@@ -114,6 +114,5 @@ def _split(text: str) -> tuple[str, str | None]:
 
 
 def _wrong(text: str, problem: str) -> InputError:
-    """What is wrong with a reference, of which no more is shown than says which it is."""
-    shown = hide_passwords_in(text)
-    return InputError(f"model reference {shown[:80]!r}{'...' if len(shown) > 80 else ''}: {problem}")
+    """What is wrong with a reference, in which nothing is shown that may be a password."""
+    return InputError(f"model reference {hide_passwords_in(text)!r}: {problem}")
