@@ -80,10 +80,10 @@ class RemoteFolder:
                     if not _is_whole(folder / name, missing[name]):
                         _fetch(missing[name], folder / name, meter)
 
-            small = [name for name, one in missing.items() if one.size <= _RANGE_BYTES]
+            # Large ones one after the other, as each is fetched in several ranges at once.
             with ThreadPoolExecutor(_RANGES_AT_ONCE) as pool:
-                list(pool.map(bring, small))
-            for name in missing.keys() - set(small):
+                list(pool.map(bring, (name for name, one in missing.items() if one.size <= _RANGE_BYTES)))
+            for name in (name for name, one in missing.items() if one.size > _RANGE_BYTES):
                 bring(name)
         return folder
 

@@ -52,14 +52,20 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_hub_id_is_found_in_the_cache_when_offline(hub_cache: Path) -> None:
-    for reference in ("owner/tiny", "owner/tiny@main", f"owner/tiny@{COMMIT}"):
+    for reference in (
+        "owner/tiny",
+        "owner/tiny@main",
+        f"owner/tiny@{COMMIT}",
+        "hf://owner/tiny",
+        "hf://owner/tiny@main",
+    ):
         checkpoint = resolve(reference)
         assert checkpoint.folder == hub_cache
         assert checkpoint.read("model.norm.weight").dtype == torch.bfloat16
 
 
 def test_a_hub_id_or_revision_that_cannot_be_fetched_is_one_clear_line(hub_cache: Path) -> None:
-    for reference in ("owner/other", "owner/tiny@never"):
+    for reference in ("owner/other", "owner/tiny@never", "hf://owner/other"):
         with pytest.raises(InputError, match=f"model {reference}: not in the local cache, and the hub is offline"):
             resolve(reference)
 

@@ -15,6 +15,7 @@ from mergebench_ray.checkpoints.headers import is_here, resolve_headers
 from mergebench_ray.commands.models import resolve_models
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
+from mergebench_ray.object_storage import fetched
 from object_server import KEYS, ObjectServer, stored
 from small_disks import small_disk
 from tiny_gguf import tiny_gguf
@@ -39,6 +40,7 @@ def test_who_plans_reads_headers_and_no_weights(server: ObjectServer, models: di
 def test_a_node_fetches_what_it_reads_once_however_many_ask(
     server: ObjectServer, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fetched, "_RANGE_BYTES", 100_000)
     here = resolve(f"{models['base']}+{models['adapter']}")
     checkpoint = resolve(f"{stored('base')}+{stored('adapter')}")
     assert server.bytes_read(WEIGHTS) <= 2 << 16
