@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.bank.calibrator import Calibrator, calibration_record, require_calibrator
+from mergebench_ray.bank.inner_products import products_by_tensor
 from mergebench_ray.bank.layout import Layout
 from mergebench_ray.bank.shard import BankShard, ShardPlace, this_node
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
@@ -25,6 +26,7 @@ from mergebench_ray.machine import usable_cores
 from mergebench_ray.methods import (
     Calibrated,
     CalibrationRequest,
+    InnerProducts,
     Statistics,
     complete_parameters,
     get_method,
@@ -92,6 +94,7 @@ class Bank:
         self._last: Merged | None = None
         self.bytes_moved = 0
         self._copies: dict[int, MemoryFile] = {}
+        self._inner_products: Mapping[str, InnerProducts] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies of other nodes' output, and who is told of losses, belong to the process that made them.
@@ -312,6 +315,13 @@ class _BankStatistics:
         """Exact counts of the magnitudes of every task vector, int64 [K, 32768]."""
         answers = self._bank._shards.call(BankShard.histograms)
         return torch.stack([torch.tensor(answer) for answer in answers]).sum(0)
+
+    def inner_products(self) -> Mapping[str, InnerProducts]:
+        """Exact inner products of base and task vectors, by name of each merged tensor; made once."""
+        bank = self._bank
+        if bank._inner_products is None:
+            bank._inner_products = products_by_tensor(bank._shards.call(BankShard.inner_products))
+        return bank._inner_products
 
     def calibrated(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
         """A statistic on disk, made first if it is not there."""

@@ -37,6 +37,7 @@ def measure_methods(
 
 def _measure(name: str, arrays: RehearsalArrays, rounds: int) -> dict[str, Any]:
     method = get_method(name)
+    arrays = arrays.of(method.Parameters.as_many(arrays.specialists))
     parameters = parse_parameters(name, complete_parameters(name, {}, arrays.specialists, arrays.layout.num_layers))
     prepared = method.prepare(parameters, arrays)
     work = plan_work(arrays.layout, method, parameters, prepared, arrays.specialists, {})

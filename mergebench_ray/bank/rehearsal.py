@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,14 @@ from mergebench_ray.families import family_of
 from mergebench_ray.helper_process import helper_process
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars, magnitude_histogram
 from mergebench_ray.machine import usable_cores
-from mergebench_ray.methods import Calibrated, CalibrationRequest, complete_parameters, get_method, parse_parameters
+from mergebench_ray.methods import (
+    Calibrated,
+    CalibrationRequest,
+    InnerProducts,
+    complete_parameters,
+    get_method,
+    parse_parameters,
+)
 
 _CPU = torch.device("cpu")
 NUM_LAYERS = 30  # with the widths below, the 106 M merged parameters of SmolLM2-135M
@@ -73,6 +81,15 @@ class RehearsalArrays:
         self._histograms: Tensor | None = None
         self._totals: dict[BlockFunction, Pass] = {}
 
+    def of(self, specialists: Sequence[str]) -> RehearsalArrays:
+        """The same arrays with the first few specialists alone."""
+        if len(specialists) == len(self.specialists):
+            return self
+        some = copy(self)
+        some.specialists, some.vectors = specialists, self.vectors[: len(specialists)]
+        some._histograms, some._totals = None, {}
+        return some
+
     @property
     def num_entries(self) -> int:
         """Entries of a task vector."""
@@ -89,6 +106,12 @@ class RehearsalArrays:
         if function not in self._totals:
             self._totals[function] = Pass(function, len(self.vectors), scalars, torch.float32, self.device)
         return self._totals[function].total(self.base, self.vectors, scalars, self.threads)
+
+    def inner_products(self) -> Mapping[str, InnerProducts]:
+        """Stand for those of unlike models of one length."""
+        count = len(self.specialists) + 1
+        one = [[1.0 if row == column else 0.5 for column in range(count)] for row in range(count)]
+        return dict.fromkeys((tensor.name for tensor in self.layout.merged), one)
 
     def calibrated(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
         """Stands for files that are not there; `companions` makes up their content."""

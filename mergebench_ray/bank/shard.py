@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mergebench_ray.bank.companions import CompanionArrays
+from mergebench_ray.bank.inner_products import Products, products_of
 from mergebench_ray.bank.layout import Layout, Overlap, shard_range
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.work import Work, segments_of
@@ -125,6 +126,7 @@ class BankShard:
         self._passes: dict[str, Pass] = {}
         self._histograms: Tensor | None = None
         self._totals: dict[str, int] = {}
+        self._products: Products | None = None
         self._companions = CompanionArrays(layout, *self._range, self._device)
         self._solutions = Solutions([base, *self._checkpoints], self._device, self._steps)
         self._entries_read = 0
@@ -233,6 +235,14 @@ class BankShard:
         counts: NDArray[Any] = self._histograms.numpy()
         return counts
 
+    def inner_products(self) -> Products:
+        """Inner products of base and task vectors over the blocks that begin in this shard; made once."""
+        if self._products is None:
+            self.load()
+            torch.set_num_threads(self._threads)
+            self._products = products_of(self._layout.overlaps(*self._range), self._block)
+        return self._products
+
     def total(self, kernel: BlockFunction, scalars: Scalars) -> int:
         """Sum of an element-wise function over this shard's entries; made once for the same scalars."""
         key = _pass_key(kernel, torch.float32) + json.dumps(scalars, sort_keys=True)
@@ -299,6 +309,16 @@ class BankShard:
             values = read_in_shape_of(self._base_checkpoint, checkpoint, block.tensor.name, block.first, count)
             require_finite(checkpoint, block.tensor.name, values)
         return values.to(self._device)
+
+    def _block(self, block: Overlap) -> list[Tensor]:
+        """Base and task vectors of a block that begins here; what is beyond this shard's range is read."""
+        begin, stop = self._range
+        window = slice(block.start - begin, min(block.stop, stop) - begin)
+        here = [self._base[window], *self._task_vectors[:, window].unbind()]
+        if block.stop <= stop:
+            return here
+        base, vectors = self._read(Overlap(block.tensor, stop, block.stop))
+        return [torch.cat(parts) for parts in zip(here, [base, *vectors], strict=True)]
 
     def _streamed_blocks(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Base and task vectors of this shard's share of the tensors that are not resident."""

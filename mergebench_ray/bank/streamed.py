@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mergebench_ray.bank.calibrator import Calibrator, calibration_record, require_calibrator
 from mergebench_ray.bank.calls import Call, Calls, ThreadCalls
+from mergebench_ray.bank.inner_products import products_by_tensor
 from mergebench_ray.bank.layout import Layout
 from mergebench_ray.bank.window_worker import WindowWorker
 from mergebench_ray.bank.windows import Window, window_runs
@@ -21,7 +22,14 @@ from mergebench_ray.checkpoints.read_once import ReadOnce
 from mergebench_ray.config import Recipe
 from mergebench_ray.kernels import MAGNITUDES, BlockFunction, Scalars
 from mergebench_ray.machine import available_memory, usable_cores
-from mergebench_ray.methods import Calibrated, CalibrationRequest, complete_parameters, get_method, parse_parameters
+from mergebench_ray.methods import (
+    Calibrated,
+    CalibrationRequest,
+    InnerProducts,
+    complete_parameters,
+    get_method,
+    parse_parameters,
+)
 from mergebench_ray.progress import Meter, Progress, silent
 
 WINDOW = 1 << 22
@@ -69,6 +77,7 @@ class StreamedBank:
         self._calibrator = calibrator
         self._progress = progress
         self._histograms: Tensor | None = None
+        self._inner_products: Mapping[str, InnerProducts] | None = None
 
     @property
     def num_entries(self) -> int:
@@ -128,6 +137,13 @@ class StreamedBank:
         self._worker.compile(function, scalars, torch.float32)
         return sum(self._over_all("electing", "total", function, scalars))
 
+    def inner_products(self) -> Mapping[str, InnerProducts]:
+        """Exact inner products of base and task vectors, by name of each merged tensor; made once."""
+        if self._inner_products is None:
+            runs = window_runs(self.layout.merged, self._worker.whole_blocks)
+            self._inner_products = products_by_tensor(self._over(runs, "comparing", "inner_products"))
+        return self._inner_products
+
     def calibrated(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
         """A statistic on disk, made first if it is not there."""
         self._hash_the_rest()  # which it begins with
@@ -166,6 +182,10 @@ class StreamedBank:
     def _over_all(self, what: str, method: str, *arguments: Any) -> Iterator[Any]:
         """Call a method of the worker with all runs of the entries that count for statistics."""
         runs = chain(*(window_runs(part, self._worker.window) for part in (self.layout.merged, self.layout.streamed)))
+        return self._over(runs, what, method, *arguments)
+
+    def _over(self, runs: Iterable[Sequence[Window]], what: str, method: str, *arguments: Any) -> Iterator[Any]:
+        """Call a method of the worker with each run."""
         models = len(self._worker.models)
         return self._run(what, [Call(method, (*arguments, run), models * _num_bytes(run)) for run in runs])
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Event, Lock
 from typing import Any
@@ -16,13 +17,22 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.bank.companions import CompanionFile
+from mergebench_ray.bank.inner_products import Products, products_of
+from mergebench_ray.bank.layout import Overlap
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.windows import Window
 from mergebench_ray.bank.work import Work, segments_of
 from mergebench_ray.checkpoints import Checkpoint, TensorFiles, fill_in_shape_of, require_finite
 from mergebench_ray.checkpoints.read_once import ReadOnce, hashed_as_read
 from mergebench_ray.checkpoints.safetensors_file import advise
-from mergebench_ray.kernels import MAGNITUDES, BlockFunction, Pass, Scalars, magnitude_histogram
+from mergebench_ray.kernels import (
+    INNER_PRODUCT_BLOCK,
+    MAGNITUDES,
+    BlockFunction,
+    Pass,
+    Scalars,
+    magnitude_histogram,
+)
 from mergebench_ray.machine import usable_cores
 from mergebench_ray.steps import Steps
 
@@ -51,6 +61,7 @@ class WindowWorker:
     Attributes:
         models: base and specialists, hashed as they are read.
         window: most entries of a window.
+        whole_blocks: most entries of a window that is cut between blocks of inner products.
     """
 
     def __init__(
@@ -59,6 +70,7 @@ class WindowWorker:
         self.models = [hashed_as_read(model) for model in (base, *specialists)]
         arrays = len(self.models) + 1
         self.window = min(window, max(1 << 16, _BUFFER_BYTES // (arrays * _ITEM_BYTES * threads)))
+        self.whole_blocks = max(self.window - self.window % INNER_PRODUCT_BLOCK, INNER_PRODUCT_BLOCK)
         self._threads = threads
         self._forget_pages = forget
         self._begin()
@@ -108,6 +120,13 @@ class WindowWorker:
         threads = _threads_of(add)
         return sum(add.total(base, vectors, scalars, threads) for _, (base, *vectors, _) in self._windows(run))
 
+    def inner_products(self, run: Sequence[Window]) -> Products:
+        """Inner products of base and task vectors over the blocks of windows that are cut between blocks."""
+        found = []
+        for window, (*arrays, _) in self._windows(run):
+            found += products_of(window.overlaps, partial(_of_window, window, arrays))
+        return found
+
     def merge(
         self, work: Work, indices: Mapping[tuple[str, int], int], files: TensorFiles, run: Sequence[Window]
     ) -> None:
@@ -155,7 +174,9 @@ class WindowWorker:
 
     def _windows(self, run: Sequence[Window]) -> Iterator[tuple[Window, list[Tensor]]]:
         """Each window with base, task vectors and room for a result, bf16 [n], until the next one."""
-        with self._buffer() as buffer:
+        # Of one size where runs are cut alike, so that it serves the next one.
+        most = max(self.window, *(window.size for window in run))
+        with self._buffer(most) as buffer:
             self._read_ahead(run[:1])
             for index, window in enumerate(run):
                 self._end_if_stopped()
@@ -163,11 +184,12 @@ class WindowWorker:
                 yield window, self._read(window, buffer)
 
     @contextmanager
-    def _buffer(self) -> Iterator[Tensor]:
-        try:
+    def _buffer(self, entries: int) -> Iterator[Tensor]:
+        room = entries + -entries % _ROW
+        buffer = None
+        with suppress(Empty):
             buffer = self._buffers.get_nowait()
-        except Empty:
-            room = self.window + -self.window % _ROW
+        if buffer is None or buffer.shape[1] < room:
             buffer = torch.empty(len(self.models) + 1, room, dtype=torch.bfloat16)
         try:
             yield buffer
@@ -206,6 +228,10 @@ class WindowWorker:
 def _threads_of(run: Pass) -> int:
     """Threads of a pass in each calling thread: an eager pass is for one of these at a time."""
     return 1 if run.is_compiled else usable_cores()
+
+
+def _of_window(window: Window, arrays: Sequence[Tensor], overlap: Overlap) -> list[Tensor]:
+    return [array[window.place_of(overlap)] for array in arrays]
 
 
 def _read_companion(companion: CompanionFile, window: Window) -> Tensor:

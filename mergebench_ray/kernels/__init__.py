@@ -9,22 +9,26 @@ from mergebench_ray.lazy import lazy_names
 if TYPE_CHECKING:
     from mergebench_ray.kernels.block import Block, BlockFunction, Scalars
     from mergebench_ray.kernels.compiled import warn_not_compiled
+    from mergebench_ray.kernels.exact_products import INNER_PRODUCT_BLOCK, inner_products, sum_of_blocks
     from mergebench_ray.kernels.histogram import MAGNITUDES, kth_smallest_magnitude, magnitude_histogram
     from mergebench_ray.kernels.passes import Pass, Segment
     from mergebench_ray.kernels.random import random_numbers, scramble, specialist_key, tensor_keys, threshold_of
 
 __all__ = [
+    "INNER_PRODUCT_BLOCK",
     "MAGNITUDES",
     "Block",
     "BlockFunction",
     "Pass",
     "Scalars",
     "Segment",
+    "inner_products",
     "kth_smallest_magnitude",
     "magnitude_histogram",
     "random_numbers",
     "scramble",
     "specialist_key",
+    "sum_of_blocks",
     "tensor_keys",
     "threshold_of",
     "warn_not_compiled",
@@ -35,15 +39,18 @@ __getattr__ = lazy_names(
     {
         "Block": "block",
         "BlockFunction": "block",
+        "INNER_PRODUCT_BLOCK": "exact_products",
         "MAGNITUDES": "histogram",
         "Pass": "passes",
         "Scalars": "block",
         "Segment": "passes",
+        "inner_products": "exact_products",
         "kth_smallest_magnitude": "histogram",
         "magnitude_histogram": "histogram",
         "random_numbers": "random",
         "scramble": "random",
         "specialist_key": "random",
+        "sum_of_blocks": "exact_products",
         "tensor_keys": "random",
         "threshold_of": "random",
         "warn_not_compiled": "compiled",

@@ -12,11 +12,12 @@ from mergebench_ray.methods.parameters import (
 )
 from mergebench_ray.methods.registry import complete_parameters, get_method, method_names, parse_parameters, register
 from mergebench_ray.methods.solver import Solver
-from mergebench_ray.methods.statistics import Calibrated, CalibrationRequest, Statistics
+from mergebench_ray.methods.statistics import Calibrated, CalibrationRequest, InnerProducts, Statistics
 
 __all__ = [
     "Calibrated",
     "CalibrationRequest",
+    "InnerProducts",
     "Method",
     "MethodParameters",
     "ScalingCoefficient",

@@ -73,10 +73,13 @@ class MethodParameters(Strict):
     """Hyper-parameters of a method; unknown names are refused.
 
     A field listed in `per_specialist` may be one number or a mapping from specialist to number (or to what a tensor's
-    layer and kind make a number of); `completed` writes it out for every specialist.
+    layer and kind make a number of); `completed` writes it out for every specialist. `at_least` and `at_most` say
+    how many specialists can be merged.
     """
 
     per_specialist: ClassVar[frozenset[str]] = frozenset()
+    at_least: ClassVar[int] = 1
+    at_most: ClassVar[int | None] = None
 
     def completed(self, specialists: Sequence[str], layers: int) -> dict[str, Any]:
         """All hyper-parameters as plain JSON values, in one canonical form.
@@ -84,10 +87,22 @@ class MethodParameters(Strict):
         Raises:
             ValueError: naming the parameter and the rule.
         """
+        self._check_count(len(specialists))
         values = self.model_dump(mode="json")
         for name in sorted(self.per_specialist):
             values[name] = _expand(name, values[name], specialists, layers)
         return values
+
+    @classmethod
+    def as_many(cls, specialists: Sequence[str]) -> list[str]:
+        """The first of these, as many as can be merged."""
+        return list(specialists[: cls.at_most])
+
+    def _check_count(self, count: int) -> None:
+        least, most = self.at_least, self.at_most
+        if count < least or (most is not None and count > most):
+            wanted = f"exactly {least}" if least == most else f"at least {least}" if most is None else f"at most {most}"
+            raise ValueError(f"merges {wanted} specialist{'s' * (wanted[-1] != '1')}, not {count}")
 
 
 def _expand(name: str, value: Any, specialists: Sequence[str], layers: int) -> dict[str, Any]:

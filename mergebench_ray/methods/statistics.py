@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mergebench_ray.kernels import BlockFunction, Scalars
+
+
+InnerProducts = Sequence[Sequence[float]]
+"""Inner products of the base and each task vector with one another, [K + 1][K + 1], of one tensor."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,9 @@ class Statistics(Protocol):
 
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         """Sum of an element-wise function over those entries; its values must be small whole numbers (|v| <= 8)."""
+
+    def inner_products(self) -> Mapping[str, InnerProducts]:
+        """Exact inner products of base and task vectors, by name of each merged tensor."""
 
     def calibrated(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
         """A statistic of every specialist, in the order of their sorted names, or one of all of them."""

@@ -93,10 +93,11 @@ DATA_FREE = [name for name in method_names() if not get_method(name).calibration
 
 @pytest.mark.parametrize("method", DATA_FREE)
 def test_bits_do_not_depend_on_shards_or_threads(models: Models, method: str) -> None:
-    parameters = PARAMETERS.get(method, {})
-    one = LocalBank(*models).merge(method, parameters)
+    parameters, (base, specialists) = PARAMETERS.get(method, {}), models
+    some = {name: specialists[name] for name in get_method(method).Parameters.as_many(sorted(specialists))}
+    one = LocalBank(base, some).merge(method, parameters)
     for shards, threads in [(1, 3), (2, 1), (3, 2), (7, 1)]:
-        cut = LocalBank(*models, shards=shards, threads=threads).merge(method, parameters)
+        cut = LocalBank(base, some, shards=shards, threads=threads).merge(method, parameters)
         assert same_bits(one, cut), f"{shards} shards, {threads} threads"
 
 

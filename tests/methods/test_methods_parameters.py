@@ -55,8 +55,9 @@ def test_equal_merges_have_equal_parameters(value: Any) -> None:
 
 def test_completed_parameters_complete_to_themselves() -> None:
     for method in method_names():
-        once = complete(method, {})
-        assert complete(method, once) == once
+        specialists = get_method(method).Parameters.as_many(["coding", "math"])
+        once = complete_parameters(method, {}, specialists, 4)
+        assert complete_parameters(method, once, specialists, 4) == once
 
 
 def test_layer_groups_stay_lists() -> None:
@@ -197,3 +198,24 @@ def test_an_unknown_method_is_answered_with_the_closest() -> None:
         get_method("tie")
     with pytest.raises(InputError, match=r"known: .*task_arithmetic"):
         get_method("zzz")
+
+
+@pytest.mark.parametrize(
+    ("method", "specialists", "wanted"),
+    [
+        ("slerp", ["a", "b"], "merges exactly 1 specialist, not 2"),
+        ("nuslerp", ["a"], "merges exactly 2 specialists, not 1"),
+        ("model_stock", ["a"], "merges at least 2 specialists, not 1"),
+    ],
+)
+def test_a_method_says_how_many_specialists_it_merges(method: str, specialists: list[str], wanted: str) -> None:
+    with pytest.raises(InputError, match=f"{method}: {wanted}"):
+        complete_parameters(method, {}, specialists, 4)
+
+
+@pytest.mark.parametrize("method", ["linear", "multislerp"])
+def test_weights_that_add_up_to_nothing_are_refused_with_the_tensor(method: str) -> None:
+    parameters = parse_parameters(method, {"weight": {"a": 0.5, "b": -0.5}})
+    products = {"w": [[1.0, 0.1, 0.2], [0.1, 1.0, 0.3], [0.2, 0.3, 1.0]]}
+    with pytest.raises(InputError, match="the weights of w add up to 0"):
+        get_method(method).scalars(parameters, products, TensorPlace("w", 0, 4), ["a", "b"])

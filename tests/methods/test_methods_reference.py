@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,13 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dare", {"p": 0.0}),
     ("consensus", {"mu": 0.6, "k": 3, "scaling_coef": 1.1}),
     ("localize_and_stitch", {"sparsity": 0.3, "overlap": "mergebench"}),
+    ("linear", {"weight": dict(zip(SPECIALISTS, [0.1, 0.9, 0.3, 0.5, 0.2])), "base_weight": 0.5}),
+    ("linear", {"weight": 0.3, "base_weight": 0.1, "normalize": False}),
+    ("slerp", {"t": 0.3}),
+    ("nuslerp", {"weight": dict(zip(SPECIALISTS[:2], [0.2, 0.7])), "around": "zero"}),
+    ("multislerp", {"weight": dict(zip(SPECIALISTS, [0.1, 0.9, 0.3, 0.5, 0.2])), "around": "zero"}),
+    ("multislerp", {"weight": 0.3, "normalize": False}),
+    ("karcher", {"weight": dict(zip(SPECIALISTS, [0.1, 0.9, 0.3, 0.5, 0.2])), "around": "base"}),
 ]
 
 
@@ -86,13 +93,15 @@ def test_a_method_without_a_reference_is_told_where_it_goes() -> None:
 @pytest.mark.parametrize(("method", "parameters"), CASES)
 def test_method_equals_its_definition(models: Models, method: str, parameters: dict[str, Any]) -> None:
     base, specialists = models.weights()
-    completed = complete_parameters(method, parameters, SPECIALISTS, layers=2)
-    expected = reference_of(method)(base, specialists, **completed)
-    merged = LocalBank(models.base, models.specialists).merge(method, parameters)
+    chosen = get_method(method).Parameters.as_many(SPECIALISTS)
+    completed = complete_parameters(method, parameters, chosen, layers=2)
+    expected = reference_of(method)(base, {name: specialists[name] for name in chosen}, **completed)
+    merged = LocalBank(models.base, {name: models.specialists[name] for name in chosen}).merge(method, parameters)
     assert set(merged) == set(expected)
     assert all("embed" not in name and "lm_head" not in name for name in merged)
     for name, tensor in expected.items():
-        assert_equal_but_for_rounding(merged[name], tensor, base[name], name)
+        others = [specialists[one][name] for one in chosen]
+        assert_equal_but_for_rounding(merged[name], tensor, base[name], name, others)
         # A wrong threshold, mask or sign shows as entries that move or stay where the definition says otherwise.
         moved = merged[name] != base[name]
         assert torch.equal(moved, tensor != base[name]) or method not in ("ties", "localize_and_stitch"), name
@@ -161,10 +170,13 @@ def test_untied_head_counts_for_the_threshold(tmp_path: Path) -> None:
     ]
 
 
-def assert_equal_but_for_rounding(merged: Tensor, expected: Tensor, base: Tensor, name: str) -> None:
-    """At most one bf16 number apart; where the sum nearly cancels the base, a few float32 roundings of the base."""
+def assert_equal_but_for_rounding(
+    merged: Tensor, expected: Tensor, base: Tensor, name: str, others: Iterable[Tensor] = ()
+) -> None:
+    """At most one bf16 number apart; where terms nearly cancel out, a few float32 roundings of them."""
     distance = (bf16_order(merged) - bf16_order(expected)).abs()
-    cancelled = (merged.float() - expected.float()).abs() <= 2**-22 * base.float().abs()
+    terms = base.float().abs() + sum((other[: len(base)].float() - base.float()).abs() for other in others)
+    cancelled = (merged.float() - expected.float()).abs() <= 2**-22 * terms
     assert bool(((distance <= 1) | cancelled).all()), f"{name}: {int(distance.max())} bf16 numbers apart"
 
 

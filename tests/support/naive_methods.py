@@ -8,6 +8,8 @@ only.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -119,3 +121,110 @@ def localize_and_stitch(base: Model, specialists: dict[str, Model], sparsity: fl
                 owners = mask[name].int() + (mask[name] & last).int()
             merged[name] += vector[name].float() * mask[name] / owners.clamp(min=1)
     return finish(base, merged)
+
+
+def in_each_tensor(
+    base: Model, specialists: dict[str, Model], merge: Callable[[Tensor, list[Tensor]], Tensor]
+) -> Model:
+    """Merge each tensor by itself: flat float64 base and specialists in the order of their names, rounded once."""
+    vectors = task_vectors(base, specialists)
+    merged = {}
+    for name in filter(is_merged, base):
+        flat_base = base[name].double().flatten()
+        tensors = [flat_base + vector[name].double().flatten() for vector in vectors]
+        merged[name] = merge(flat_base, tensors).view(base[name].shape).bfloat16()
+    return merged
+
+
+def linear(
+    base: Model, specialists: dict[str, Model], weight: dict[str, float], base_weight: float, normalize: bool
+) -> Model:
+    def merge(start: Tensor, tensors: list[Tensor]) -> Tensor:
+        weights = [base_weight, *(weight[name] for name in sorted(specialists))]
+        total = sum(w * tensor for w, tensor in zip(weights, [start, *tensors]))
+        return total / sum(weights) if normalize else total
+
+    return in_each_tensor(base, specialists, merge)
+
+
+def model_stock(base: Model, specialists: dict[str, Model]) -> Model:
+    def merge(start: Tensor, tensors: list[Tensor]) -> Tensor:
+        vectors = [tensor - start for tensor in tensors]
+        cosine = sum(one @ two / (one.norm() * two.norm()).clamp(1e-6) for one, two in combinations(vectors, 2))
+        count = len(vectors)
+        cosine = cosine / math.comb(count, 2)
+        share = count * cosine / (1 + (count - 1) * cosine)
+        return share * sum(tensors) / count + (1 - share) * start
+
+    return in_each_tensor(base, specialists, merge)
+
+
+def between(one: Tensor, two: Tensor, share: float) -> Tensor:
+    """On the great circle, of vectors that are not parallel; one without a length is at a right angle to all."""
+    angle = torch.acos(one @ two / (one.norm() * two.norm()).clamp(1e-8))
+    return (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * two) / torch.sin(angle)
+
+
+def slerp(base: Model, specialists: dict[str, Model], t: dict[str, float]) -> Model:
+    (share,) = t.values()
+
+    def merge(start: Tensor, tensors: list[Tensor]) -> Tensor:
+        (end,) = tensors
+        parallel = start @ end / (start.norm() * end.norm()).clamp(1e-8) > 0.9995
+        return (1 - share) * start + share * end if parallel else between(start, end, share)
+
+    return in_each_tensor(base, specialists, merge)
+
+
+def nuslerp(base: Model, specialists: dict[str, Model], weight: dict[str, float], around: str) -> Model:
+    first, second = (weight[name] for name in sorted(specialists))
+
+    def merge(start: Tensor, tensors: list[Tensor]) -> Tensor:
+        centre = start if around == "base" else torch.zeros_like(start)
+        return centre + between(*(tensor - centre for tensor in tensors), second / (first + second))
+
+    return in_each_tensor(base, specialists, merge)
+
+
+def multislerp(
+    base: Model, specialists: dict[str, Model], weight: dict[str, float], normalize: bool, around: str
+) -> Model:
+    given = torch.tensor([weight[name] for name in sorted(specialists)], dtype=torch.float64)
+    weights = given / given.sum() if normalize else given
+
+    def merge(start: Tensor, tensors: list[Tensor]) -> Tensor:
+        centre = start if around == "base" else torch.zeros_like(start)
+        rays = torch.stack([tensor - centre for tensor in tensors])
+        units = rays / rays.norm(dim=1, keepdim=True)
+        mean = weights @ units
+        mean = mean / mean.norm()
+        tangent = weights @ (units - (units @ mean)[:, None] * mean)
+        angle = tangent.norm() + 1e-8
+        return centre + (angle.cos() * mean + angle.sin() * tangent / angle) * (weights @ rays.norm(dim=1))
+
+    return in_each_tensor(base, specialists, merge)
+
+
+def karcher(
+    base: Model, specialists: dict[str, Model], weight: dict[str, float], steps: int, tolerance: float, around: str
+) -> Model:
+    given = torch.tensor([weight[name] for name in sorted(specialists)], dtype=torch.float64)
+    weights = given / given.sum()
+
+    def merge(start: Tensor, tensors: list[Tensor]) -> Tensor:
+        centre = start if around == "base" else torch.zeros_like(start)
+        rays = torch.stack([tensor - centre for tensor in tensors])
+        units = rays / rays.norm(dim=1, keepdim=True)
+        mean = weights @ units
+        mean = mean / mean.norm()
+        for _ in range(steps):
+            angles = torch.acos((units @ mean).clamp(-1, 1))
+            pulls = torch.where(angles < tolerance, 0.0, weights * angles / angles.sin().clamp(1e-30))
+            step = pulls @ (units - angles.cos()[:, None] * mean)
+            if step.norm() < tolerance:
+                break
+            mean = step.norm().cos() * mean + step.norm().sin() * step / step.norm()
+            mean = mean / mean.norm()
+        return centre + (weights @ rays.norm(dim=1)) * mean
+
+    return in_each_tensor(base, specialists, merge)
