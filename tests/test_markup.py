@@ -17,7 +17,7 @@ from mergebench_ray.markup import csv_text, markdown_text, terminal_text
 from mergebench_ray.report.method_table import methods_csv, methods_markdown
 from mergebench_ray.report.terminal_table import terminal_table
 from mergebench_ray.runs.comparison import Run, compare
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
 
 HOSTILE = [
     "=HYPERLINK(1)",

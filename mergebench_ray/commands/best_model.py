@@ -22,7 +22,8 @@ from mergebench_ray.runs.leaderboard import (
 )
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.summary import leads_of
-from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial
 from mergebench_ray.search.session import Session
 
 

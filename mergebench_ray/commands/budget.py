@@ -11,7 +11,7 @@ from mergebench_ray.config.race import NONE
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import Sittings
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, Work
 

@@ -61,15 +61,8 @@ from mergebench_ray.runs.opening import begin_again, check_same_items, open_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import Sittings, budget_finding
 from mergebench_ray.runs.summary import RunSummary, leads_of
-from mergebench_ray.runs.trials import (
-    SEARCHED,
-    Trial,
-    TrialStore,
-    proposed,
-    read_trials,
-    searched,
-    unusable_specialists,
-)
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import SEARCHED, Trial, proposed, read_trials, searched, unusable_specialists
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay

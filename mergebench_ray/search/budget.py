@@ -23,7 +23,8 @@ from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
 from mergebench_ray.placement.answers import items_at_the_end, least_items
 from mergebench_ray.runs.spending import UNITS, Sittings, Worked, amount, seconds_of, tokens_of
-from mergebench_ray.runs.trials import SEARCHED, Trial, TrialStore, proposed, read_trials
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import SEARCHED, Trial, proposed, read_trials
 from mergebench_ray.search.standing import Cost
 
 Measure = Literal["tokens", "seconds"]

@@ -7,7 +7,8 @@ from typing import Any
 
 from mergebench_ray.config import Recipe
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.search.race_candidate import Candidate
 from mergebench_ray.search.race_order import RaceOrder
 from mergebench_ray.search.records import Records, repeated

@@ -25,7 +25,8 @@ from mergebench_ray.runs.leaderboard import (
     short_of_floors,
     values_of,
 )
-from mergebench_ray.runs.trials import Trial, TrialStore, is_known
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, is_known
 from mergebench_ray.search.objectives.errors import Measured, difference
 from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.records import SIMPLE, Records

@@ -10,7 +10,8 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import check_looks
 from mergebench_ray.evaluation.order import Order
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.race.items import Items
 from mergebench_ray.search.race.kinds import look_of, make_race, race_class

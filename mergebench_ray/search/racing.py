@@ -18,7 +18,8 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.ordered_scoring import Look
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.search.budget import UnderWay
 from mergebench_ray.search.candidate_rows import CandidateRows
 from mergebench_ray.search.race.decision import Decision

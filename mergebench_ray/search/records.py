@@ -17,7 +17,8 @@ from mergebench_ray.config.objective import KNEE
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import GradedItems
 from mergebench_ray.judges.judges import parse_error_lines
-from mergebench_ray.runs.trials import Role, Trial, TrialStore, engine_names
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Role, Trial, engine_names
 from mergebench_ray.scores import DomainScore, ObjectiveEstimate, Scores
 from mergebench_ray.search.earlier_items import NONE_EARLIER, EarlierItems, Known
 from mergebench_ray.search.objectives.errors import Measured, standard_error

@@ -17,7 +17,8 @@ from mergebench_ray.config.race import RaceOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, proposed
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, proposed
 from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay
 from mergebench_ray.search.race_choice import order_of, race_of, race_of_run, raced_besides

@@ -21,7 +21,8 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_file
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, read_trials, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, read_trials, searched
 from mergebench_ray.search.earlier_items import versions_that_matter
 from mergebench_ray.search.kept_items import kept_digests
 from mergebench_ray.search.space import METHOD, Space

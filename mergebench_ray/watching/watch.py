@@ -13,7 +13,8 @@ from typing import Any
 from mergebench_ray.config import Sweep
 from mergebench_ray.runs.leaderboard import best_candidate
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.watching.metrics import SearchMetrics
 from mergebench_ray.watching.tracker import TrackedRun, Tracker, begin_tracking, reason_of, without_logins
 

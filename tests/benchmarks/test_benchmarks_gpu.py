@@ -13,7 +13,7 @@ import pytest
 from made_up_trials import made_up_trials
 from mergebench_ray import merge
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
 from tiny_models import tiny_llama, tiny_specialist
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "gpu"

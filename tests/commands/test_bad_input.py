@@ -18,7 +18,7 @@ from made_up_trials import made_up_trials
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import Recipe
 from mergebench_ray.config.yaml_files import to_yaml
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
 from tiny_models import tiny_gemma2, tiny_llama, tiny_specialist
 
 

@@ -13,7 +13,8 @@ from mergebench_ray.commands import best_model as module
 from mergebench_ray.config import Recipe
 from mergebench_ray.files import whole_folder
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore, ObjectiveValue
 
 

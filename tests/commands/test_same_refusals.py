@@ -10,7 +10,8 @@ import pytest
 
 from command_line import CommandLine
 from mergebench_ray.config.yaml_files import to_yaml
-from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial
 from task_files import capital_items, write_generation_task, write_lines
 from tiny_models import tiny_llama, tiny_specialist
 

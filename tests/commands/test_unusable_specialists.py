@@ -20,7 +20,8 @@ from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.items import write_questions
 from mergebench_ray.runs.opening import check_run_folder, open_run
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, unusable_specialists
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, unusable_specialists
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.tasks.scored_task import items_digest
 

@@ -32,7 +32,8 @@ from mergebench_ray.report.items import (
 from mergebench_ray.report.method_table import methods_csv, methods_latex, methods_markdown
 from mergebench_ray.runs.comparison import NOT_COMPARABLE, compare, read_runs, reservations, wall_seconds
 from mergebench_ray.runs.leaderboard import best_of_each_method
-from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import TaskScore, combine_tasks
 
 KEYWORDS = {"harmbench": "1 - keyword_refusal", "xstest": "keyword_refusal_accuracy"}

@@ -15,7 +15,8 @@ from made_up_trials import for_front, made_up_trials
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.leaderboard import best_candidate, by_choice, front
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial
 
 TWO = ["math", "safety"]
 

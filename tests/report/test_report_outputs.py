@@ -14,7 +14,7 @@ from made_up_trials import made_up_trials
 from mergebench_ray.commands.report import report
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs import comparison
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
 from small_disks import small_disk
 
 OPTIONS = ("out", "csv", "markdown", "latex")

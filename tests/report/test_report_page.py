@@ -14,7 +14,8 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.leaderboard import best_candidate, distinct, leaderboard
 from mergebench_ray.runs.summary import RunSummary
-from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore
 
 

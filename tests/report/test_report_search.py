@@ -14,7 +14,8 @@ from mergebench_ray.report.grown_ranges import grown_ranges
 from mergebench_ray.report.importance import importances
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.summary import RunSummary
-from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial
 
 
 def page(folder: Path, trials: list[Trial]) -> str:

@@ -21,7 +21,7 @@ from mergebench_ray.report.method_sections import items_section
 from mergebench_ray.report.method_table import methods_csv, methods_latex, methods_markdown
 from mergebench_ray.report.pages import run_page
 from mergebench_ray.runs.comparison import Run, compare
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
 
 TRIALS = made_up_trials(2)
 ITEMS = [

@@ -20,7 +20,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk
 from mergebench_ray.runs.opening import check_run_folder, open_run
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
 from small_disks import small_disk
 
 

@@ -17,7 +17,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.runs.opening import open_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.status import RunStatus, run_status
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
 
 SWEEP = Sweep.model_validate(
     {"name": "x", "suite": "smollm2-mini", "methods": {"model_soup": None}, "search": {"trials": 9}}

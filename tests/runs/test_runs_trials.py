@@ -14,7 +14,8 @@ import pytest
 
 from made_up_trials import made_up_trials
 from mergebench_ray.errors import InputError
-from mergebench_ray.runs.trials import Trial, TrialStore, read_trials
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, read_trials
 
 ITEMS = [
     {"domain": "math", "task": "mini_math", "item": "m1", "prompt_digest": "aa", "answer": "7", "score": 1.0},
@@ -102,7 +103,7 @@ import os, signal
 from pathlib import Path
 import pyarrow.parquet as pq
 from made_up_trials import made_up_trials
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
 store = TrialStore(Path({str(tmp_path)!r}))
 first, second = made_up_trials(0)[:2]
 store.append(first)

@@ -21,7 +21,8 @@ from mergebench_ray.placement.answers import expected_answers
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import Sittings, Worked, tokens_of
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.scores import DomainScore, ObjectiveEstimate
 from mergebench_ray.search.budget import Budget, RunBudget, UnderWay, Work, check_before
 from mergebench_ray.search.standing import Cost

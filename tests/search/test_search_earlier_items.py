@@ -25,7 +25,8 @@ from mergebench_ray.evaluation.graded import GradedItem
 from mergebench_ray.evaluation.grading import ABSENT
 from mergebench_ray.installed_code import installed_code, source_file, sources_below, sources_of
 from mergebench_ray.methods import registry
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.search.earlier_items import EarlierItems, answer_conditions, run_folders
 from mergebench_ray.search.kept_items import value_of, value_text
 from mergebench_ray.tasks.item_digests import item_digests

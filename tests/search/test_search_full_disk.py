@@ -16,7 +16,8 @@ from mergebench_ray.config.sweep import SearchOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial
 from mergebench_ray.search.study import open_storage
 
 OPTIONS = {"trials": 12, "race": {"kind": "pool", "survivors": 4}}

@@ -13,7 +13,8 @@ import pytest
 from made_up_races import DOMAINS, MEAN, WeightedMean, Worst, made_up_items, run_race
 from made_up_search import MadeUpScorer, MadeUpSearch
 from mergebench_ray.config.constraints import Condition
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.search.objectives.goal import Constraint
 from mergebench_ray.search.race.bounds import Bounds
 from mergebench_ray.search.race.front import FrontPool

@@ -16,7 +16,8 @@ from made_up_search import MadeUpScorer, MadeUpSearch
 from mergebench_ray.config.race import RaceOptions
 from mergebench_ray.runs.front import non_dominated
 from mergebench_ray.runs.json_lines import JsonLines
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.search.race.front import FrontPool
 from mergebench_ray.search.race.order import stratified_order
 from mergebench_ray.search.race_choice import expected_share

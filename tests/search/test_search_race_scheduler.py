@@ -13,7 +13,8 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search.searcher import Searcher
 
 from made_up_search import MadeUpScorer, MadeUpSearch
-from mergebench_ray.runs.trials import TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import searched
 from mergebench_ray.search import run as search_run
 from mergebench_ray.search.race_scheduler import RaceScheduler, StudySearch
 

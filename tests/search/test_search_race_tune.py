@@ -15,7 +15,8 @@ import pytest
 from made_up_search import MadeUpScorer, MadeUpSearch
 from mergebench_ray.errors import StoppedError
 from mergebench_ray.runs.json_lines import JsonLines
-from mergebench_ray.runs.trials import TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import searched
 from mergebench_ray.search import race_scheduler, run
 from mergebench_ray.search.run import search
 from mergebench_ray.search.trainable import CandidateTrial

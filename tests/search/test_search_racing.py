@@ -18,7 +18,8 @@ from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.leaderboard import best_candidate
 from mergebench_ray.runs.opening import _num_candidates
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, searched
 
 ITEMS = len(DOMAINS) * PER_DOMAIN
 POOL = {"trials": 14, "sampler": "RandomSampler", "race": {"kind": "pool", "survivors": 4}}

@@ -15,7 +15,8 @@ from mergebench_ray.config import Recipe, SearchOptions
 from mergebench_ray.config.fields import Split
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import GradedItem
-from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore, Scores
 from mergebench_ray.search.earlier_items import NONE_EARLIER, Known
 from mergebench_ray.search.records import Records

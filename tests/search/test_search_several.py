@@ -16,7 +16,8 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.estimates import estimate_mean
 from mergebench_ray.runs.leaderboard import front
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.checks import read_sweep
 from mergebench_ray.search.finals import choose, choose_by, finalists

@@ -18,7 +18,8 @@ from mergebench_ray.config.yaml_files import parse_model, to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.runs.json_lines import JsonLines
 from mergebench_ray.runs.opening import _num_candidates
-from mergebench_ray.runs.trials import Trial, TrialStore, proposed, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, proposed, searched
 from mergebench_ray.search import warm_start
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.warm_start import Wanted, find_candidates

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mergebench_ray.runs.json_lines import JsonLines
-from mergebench_ray.runs.trials import TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
 
 
 class Killed(BaseException):

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mergebench_ray.runs.trials import Trial, TrialStore
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore
 
 

@@ -23,7 +23,8 @@ from mergebench_ray.evaluation.ordered_scoring import Look
 from mergebench_ray.kernels.histogram import MAGNITUDES
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import Sittings
-from mergebench_ray.runs.trials import Trial, TrialStore, proposed
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, proposed
 from mergebench_ray.scores import DomainScore, ItemRow, Scores
 from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay, Work

@@ -15,7 +15,8 @@ from made_up_trials import made_up_trials, raced
 from mergebench_ray.config import Sweep
 from mergebench_ray.runs.opening import open_run
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trials import Trial, TrialStore, searched
+from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.watching import watch as module
 from mergebench_ray.watching.metrics import SearchMetrics
 from mergebench_ray.watching.watch import watching
