@@ -43,7 +43,7 @@ from triton.compiler import ASTSource
 from mergebench_ray.bank.rehearsal import RehearsalArrays, smollm2_layout
 from mergebench_ray.bank.work import plan_work
 from mergebench_ray.kernels.block import BlockFunction, scalar_tensors
-from mergebench_ray.kernels.compiled import GPU_OPTIONS, export
+from mergebench_ray.kernels.compiling import GPU_OPTIONS, export
 from mergebench_ray.kernels.forms import Form
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.cache import cache_folder
-from mergebench_ray.kernels import Block, BlockFunction, Pass, compiled, eager
+from mergebench_ray.kernels import Block, BlockFunction, Pass, compiled, compiling, eager
 from mergebench_ray.kernels.block import scalar_tensors
 from mergebench_ray.kernels.forms import Form
 from mergebench_ray.methods import get_method
@@ -103,9 +103,9 @@ def test_a_kernel_with_other_bits_than_plain_torch_is_found() -> None:
     run, (scalars,), form = Pass(function, 1, {}, dtype, CPU), scalar_tensors([{}], CPU), Form.of(function, dtype, CPU)
     assert run.is_compiled
     kernel = cache_folder("kernels") / compiled._key(run._eager.signature, scalars, dtype, CPU, form)
-    compiled._try_out(function, kernel, 1, scalars, dtype, form)
+    compiling.try_out(function, kernel, 1, scalars, dtype, form)
     with pytest.raises(SystemExit, match=r"4\d+ of 4\d+ entries differ from what plain torch computes"):
-        compiled._try_out(BlockFunction(difference_of_two), kernel, 1, scalars, dtype, form)
+        compiling.try_out(BlockFunction(difference_of_two), kernel, 1, scalars, dtype, form)
 
 
 @pytest.mark.compiler
