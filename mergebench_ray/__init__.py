@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mergebench_ray.commands.merge import MergeResult, merge
     from mergebench_ray.commands.plan import plan
     from mergebench_ray.commands.replay import replay
-    from mergebench_ray.commands.tune import TuneResult, tune
+    from mergebench_ray.commands.tune import tune
+    from mergebench_ray.commands.tune_result import TuneResult
     from mergebench_ray.config import ModelRef, Recipe, Suite, Sweep
     from mergebench_ray.errors import InputError
     from mergebench_ray.search.replay.replay import ReplayResult
@@ -28,7 +29,7 @@ _HOMES = {
     "ReplayResult": "search.replay.replay",
     "Suite": "config",
     "Sweep": "config",
-    "TuneResult": "commands.tune",
+    "TuneResult": "commands.tune_result",
     "evaluate": "commands.evaluate",
     "merge": "commands.merge",
     "plan": "commands.plan",
