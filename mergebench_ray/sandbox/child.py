@@ -13,7 +13,6 @@ on standard output, a line of JSON each. The launcher itself reads only headers.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import gc
 import json
@@ -22,136 +21,32 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
-    from mergebench_ray.sandbox import kernel, landlock, system_calls, values
+    from mergebench_ray.sandbox import kernel, values
     from mergebench_ray.sandbox import room as rooms
+    from mergebench_ray.sandbox.setup import ESSENTIAL, Others, Setup, find_setup, isolate
+    from mergebench_ray.sandbox.untrusted import Channel, ProgramEnded, Untrusted, describe, raised, returned
 else:
     # The package around this one is out of reach, and must be: its modules would come along into every program.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from sandbox import kernel, landlock, system_calls, values
+    from sandbox import kernel, values
     from sandbox import room as rooms
+    from sandbox.setup import ESSENTIAL, Others, Setup, find_setup, isolate
+    from sandbox.untrusted import Channel, ProgramEnded, Untrusted, describe, raised, returned
 
     sys.path.pop()
     # A program finds no further module of the folder by way of these.
     sys.modules["sandbox"].__path__ = []
 
 HEADER_BYTES = 512
-ESSENTIAL = ("files (Landlock)", "processes and sockets (seccomp)")
-"""What a program must be kept from; everything else is a second wall."""
 _DESCRIPTORS = 64  # more than a launcher ever has open
 _OUTCOME_BYTES = 4096
-_REPLY_BYTES = 2**24
-_PART_BYTES = 2**16
-_MESSAGE_CHARACTERS = 200
 _CHECK_MEMORY_BYTES = 2**30  # a check may hold large expected values; it is no stranger's code
 _GRACE_SECONDS = 0.5
-_LEFT_OUT = {"pyarrow"}  # pandas works without it; its memory and threads do not survive limits and forks
 _WATCH_SECONDS = 0.005  # between two looks at a room
-_COUNT_SECONDS = 1.0  # between two counts of other processes
-_NEW_PROCESSES = 256  # of others, that may begin before the next count
-_ENDS = (StopIteration, StopAsyncIteration)
 _OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
-
-
-class ProgramEnded(BaseException):
-    """The program's process stopped answering. No `Exception`, so that no check can take it for one of its own."""
-
-
-class Channel:
-    """Lines over a pair of pipes."""
-
-    def __init__(self, incoming: int, outgoing: int) -> None:
-        self._incoming = incoming
-        self._outgoing = outgoing
-
-    def send(self, text: str) -> None:
-        """Send one line."""
-        data = memoryview(text.encode() + b"\n")
-        while data:
-            data = data[os.write(self._outgoing, data) :]
-
-    def lines(self) -> Iterator[bytes]:
-        """The lines of the other side, until it closes its end or sends one that is too long."""
-        parts: list[bytes] = []
-        size = 0
-        while (part := os.read(self._incoming, _PART_BYTES)) and size < _REPLY_BYTES:
-            *complete, rest = part.split(b"\n")
-            for end in complete:
-                yield b"".join([*parts, end])
-                parts, size = [], 0
-            parts.append(rest)
-            size += len(rest)
-
-
-class Untrusted:
-    """The program as the check sees it: each attribute is one of its functions, called in the program's process.
-
-    Arguments and results go by value. An error of a built-in class arrives as that class.
-    """
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._replies = channel.lines()
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            request = values.to_json((name, args, kwargs))
-            try:
-                self._channel.send(request)
-            except BrokenPipeError:
-                raise ProgramEnded from None
-            return self._result()
-
-        return call
-
-    def _result(self) -> Any:
-        reply = next(self._replies, None)
-        if reply is None:
-            raise ProgramEnded
-        try:
-            kind, content = values.from_json(reply)
-        except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError):
-            raise ProgramEnded from None
-        if kind == "raised":
-            name, message = content
-            error = getattr(builtins, str(name), None)
-            # The end of an iteration would end one of the check's own, such as `map`, before its asserts.
-            if isinstance(error, type) and issubclass(error, Exception) and not issubclass(error, _ENDS):
-                raise error(message)
-            raise RuntimeError(f"{name}: {message}")
-        return content
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What this system lets the launcher do to its programs.
-
-    Attributes:
-        folder: where they get their rooms.
-        readable: folders of packages that they may import, and of what those need.
-        user: whom programs and checks run as; None for this process's own user.
-        read_any_file: whether they keep the right to read files of all users, within what Landlock allows.
-        namespaces: whether the launcher has a process table, network and mounts of its own.
-        threads: whether the kernel counts their threads, so that they may start some.
-        lacking: what the system does not isolate.
-    """
-
-    folder: str
-    readable: tuple[str, ...]
-    user: int | None
-    read_any_file: bool
-    namespaces: bool
-    threads: bool
-    lacking: tuple[str, ...] = ()
-
-    @property
-    def shares_user(self) -> bool:
-        """Whether the limit on processes counts others too, which are none of the sandbox's."""
-        return self.threads and not self.namespaces and self.user in (None, kernel.NOBODY)
 
 
 def main() -> None:
@@ -171,85 +66,6 @@ def main() -> None:
         room.close()
         answer(result)
     rooms.remove_tree(folder)  # whoever started this may have been killed
-
-
-def find_setup(folder: str, modules: dict[str, str]) -> Setup:
-    """Move into namespaces if the system permits them, import packages, and try in forks what else it grants."""
-    user = kernel.unprivileged_user()
-    namespaces = kernel.enter_namespaces(user)
-    kernel.keep_memory_private()
-    if not kernel.may_become(user):
-        user = None
-    if user is not None:
-        os.chmod(folder, 0o711)
-    readable = import_modules(modules)
-    setup = Setup(
-        folder=folder,
-        readable=readable,
-        user=user,
-        read_any_file=user is not None and not kernel.can_read(user, (folder, *landlock.libraries(), *readable)),
-        namespaces=namespaces,
-        threads=kernel.counts_threads(user),
-    )
-    lacking = [] if namespaces else ["network and process table (namespaces)"]
-    with contextlib.suppress(ValueError):  # a machine whose system calls are not listed
-        system_calls.prepare(threads=setup.threads)
-    found = kernel.in_fork(lambda: isolate(setup, None))
-    lacking += ESSENTIAL if found is None else found
-    if not setup.threads:
-        lacking.append("threads, so that programs may start none (a user other than root)")
-    return replace(setup, lacking=tuple(lacking))
-
-
-def isolate(setup: Setup, room: str | None) -> list[str]:
-    """Take from this process every right that the system lets us; return what it did not let us take.
-
-    Args:
-        setup: of the launcher.
-        room: the one folder in which files may be made and changed; None for nowhere.
-    """
-    rules = landlock.Confinement(room, setup.readable)
-    kernel.give_up_privileges(setup.user, read_any_file=setup.read_any_file)
-    refused = (rules.enforce(), system_calls.refuse_system_calls(threads=setup.threads))
-    return [name for name, done in zip(ESSENTIAL, refused) if not done]
-
-
-class Others:
-    """Processes of the programs' user that are none of ours, where they share its limit."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._counted_at = -_COUNT_SECONDS
-        self._count = 0
-
-    def count(self) -> int:
-        """How many there may be while the next program runs."""
-        if self._setup.shares_user and time.monotonic() - self._counted_at > _COUNT_SECONDS:
-            self._count = kernel.count_processes(self._setup.user) + _NEW_PROCESSES
-            self._counted_at = time.monotonic()
-        return self._count
-
-
-def import_modules(modules: dict[str, str]) -> tuple[str, ...]:
-    """Import packages that lie outside the standard library, without opening their neighbours to the programs.
-
-    Returns:
-        the folders of the packages, and of others from beside them that they needed.
-    """
-    # Threads would forbid the forks their own: numerical libraries start one per core unless told otherwise.
-    threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    os.environ.update(dict.fromkeys(threads, "1"))
-    for name in _LEFT_OUT - modules.keys():
-        sys.modules[name] = None  # type: ignore[assignment]
-    for name, folder in modules.items():
-        sys.path.append(folder)
-        __import__(name)
-        sys.path.pop()
-    for name in threads:
-        del os.environ[name]
-    came = [name for name, module in sys.modules.items() if module is not None and "." not in name]
-    beside = {os.path.join(folder, name) for folder in modules.values() for name in came}
-    return tuple(sorted(filter(os.path.isdir, beside)))
 
 
 def run_job(job: dict[str, Any], setup: Setup, room: rooms.Room) -> dict[str, str]:
@@ -353,29 +169,6 @@ def serve_program(job: dict[str, Any], setup: Setup, room: str, program: str, re
             reply = raised(error)
         channel.send(reply)
     os._exit(0)
-
-
-def returned(result: object) -> str:
-    """The reply that carries a function's result."""
-    try:
-        return values.to_json(("returned", result))
-    except TypeError:
-        return f'{{"tuple": ["returned", {values.other_to_json(result)}]}}'
-
-
-def raised(error: BaseException) -> str:
-    """The reply that carries an error."""
-    return values.to_json(("raised", (type(error).__name__, describe(error).partition(": ")[2])))
-
-
-def describe(error: BaseException) -> str:
-    """An error in one short line, even if its class fails to say."""
-    name = type(error).__name__
-    try:
-        text = f"{name}: {error}".split("\n")[0]
-    except Exception:
-        text = name
-    return text[:_MESSAGE_CHARACTERS]
 
 
 def failed(message: str) -> dict[str, str]:

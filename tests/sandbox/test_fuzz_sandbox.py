@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mergebench_ray.sandbox import values
 
-# What the checker takes as the end of the program (`child.Untrusted`).
+# What the checker takes as the end of the program (`untrusted.Untrusted`).
 REFUSED = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
 
 json_values = st.recursive(

@@ -25,7 +25,7 @@ def run_beside_kernel(script: str) -> str:
 
 
 def kernel_lacks() -> str:
-    script = "import sandbox.child as c, tempfile; print(*c.find_setup(tempfile.mkdtemp(), {}).lacking, sep='; ')"
+    script = "import sandbox.setup as s, tempfile; print(*s.find_setup(tempfile.mkdtemp(), {}).lacking, sep='; ')"
     return run_beside_kernel(script)
 
 

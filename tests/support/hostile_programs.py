@@ -73,7 +73,7 @@ HOSTILE = {
         '            setattr(module, name, lambda *_: {"outcome": "passed", "message": ""})'
     ),
     "checker's files changed": (
-        "import json\nfor name in ('runner', 'child', 'system_calls', 'kernel', 'landlock', 'room', 'values'):\n"
+        "import json\nfor name in ('runner', 'child', 'setup', 'untrusted', 'system_calls', 'kernel', 'landlock', 'room', 'values'):\n"
         "    try: open(f'SANDBOX/{name}.py', 'a').write('broken(')\n    except OSError: pass"
     ),
     "assert and equality disarmed": (
