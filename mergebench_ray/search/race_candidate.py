@@ -10,11 +10,9 @@ from typing import Any
 
 from mergebench_ray.config import Recipe
 from mergebench_ray.evaluation.graded import GradedItem, GradedItems
-from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search.earlier_items import NOTHING, Known
-from mergebench_ray.search.records import Records
+from mergebench_ray.search.running_search import RunningSearch
 from mergebench_ray.search.scorer import Measurement
-from mergebench_ray.search.session import Session
 from mergebench_ray.search.standing import AnsweredFile, Cost, Standing
 
 
@@ -65,18 +63,16 @@ class CandidateAnswers:
     """What candidates have answered, on disk and with the scorer.
 
     Args:
-        session: has the scorer.
-        records: know what an answer depends on.
-        run: the run's folder.
-        places: of the items, in the race's order.
+        search: what it works with.
     """
 
-    def __init__(self, session: Session, records: Records, run: RunFolder, places: Sequence[int]) -> None:
-        self._session, self._records, self._run, self._places = session, records, run, places
+    def __init__(self, search: RunningSearch) -> None:
+        self._search = search
+        self._places: Sequence[int] = () if search.raced is None else search.raced.places
 
     def keep(self, number: int, candidate: Candidate, items: GradedItems, cost: Cost | None = None) -> None:
         """Keep further answers, and what all of them took where a candidate stands still."""
-        self._file(number, candidate.recipe).add(items, cost, self._records.item_digests("validation"))
+        self._file(number, candidate.recipe).add(items, cost, self._search.records.item_digests("validation"))
 
     def read(self, number: int, recipe: Recipe) -> Candidate:
         """A candidate of an earlier sitting, with the answers that are on disk.
@@ -92,9 +88,9 @@ class CandidateAnswers:
         """Give the scorer a candidate's first answers; what it has scored with them."""
         assert candidate.recipe is not None
         candidate.items = {place: candidate.items[place] for place in self._places[:count]}
-        self._session.scorer.keep(number, Standing(candidate.recipe.digest, candidate.items, candidate.cost))
-        return self._session.scorer.measured(number)
+        self._search.session.scorer.keep(number, Standing(candidate.recipe.digest, candidate.items, candidate.cost))
+        return self._search.session.scorer.measured(number)
 
     def _file(self, number: int, recipe: Recipe | None) -> AnsweredFile:
         assert recipe is not None
-        return AnsweredFile(self._run.answered_file(number), recipe.digest)
+        return AnsweredFile(self._search.run.answered_file(number), recipe.digest)

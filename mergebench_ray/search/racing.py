@@ -17,19 +17,14 @@ from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.ordered_scoring import Look
 from mergebench_ray.runs.json_lines import JsonLines
-from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.search.budget import UnderWay
 from mergebench_ray.search.candidate_rows import CandidateRows
 from mergebench_ray.search.race.decision import Decision
 from mergebench_ray.search.race_candidate import Candidate, CandidateAnswers
-from mergebench_ray.search.race_order import RaceOrder
-from mergebench_ray.search.records import Records
+from mergebench_ray.search.running_search import RunningSearch
 from mergebench_ray.search.scorer import GivenUp, Measurement
-from mergebench_ray.search.session import Session
 from mergebench_ray.search.standing import Cost, Standing
-from mergebench_ray.search.study import RunStudy
 
 _log = logging.getLogger(__name__)
 
@@ -44,37 +39,21 @@ class Racing:
     """Takes what candidates have answered, asks the race, keeps the answer, and does what it says.
 
     Args:
-        session: bank, engines and scorer.
-        store: the run's trials.
-        records: makes rows of measurements.
-        study: is told what each candidate is.
-        run: the run's folder.
-        raced: race and order; None where every candidate is scored in full.
+        search: what it works with.
         recipes: what a candidate is, by its number in the study.
-        on_finish: called with a candidate's row when it is on disk.
 
     Attributes:
         raised: candidates that waited and are to be scored on, in their order.
         ended: those that were at their end with a decision about another, and whose trials do not know it yet.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        store: TrialStore,
-        records: Records,
-        study: RunStudy,
-        run: RunFolder,
-        raced: RaceOrder | None,
-        recipes: Callable[[int], Recipe],
-        on_finish: Callable[[Trial], None],
-    ) -> None:
-        self._session, self._store, self._records, self._run = session, store, records, run
-        self._raced, self._race = raced, None if raced is None else raced.race
+    def __init__(self, search: RunningSearch, recipes: Callable[[int], Recipe]) -> None:
+        self._session, self._store, self._records, self._run = search.session, search.store, search.records, search.run
+        self._raced, self._race = search.raced, None if search.raced is None else search.raced.race
         self._recipes = recipes
-        self._rows = CandidateRows(session, store, records, study, run, raced, on_finish)
-        self._answers = CandidateAnswers(session, records, run, () if raced is None else raced.places)
-        self._decisions = JsonLines(run.decisions_file)
+        self._rows = CandidateRows(search)
+        self._answers = CandidateAnswers(search)
+        self._decisions = JsonLines(search.run.decisions_file)
         self._open: dict[int, Candidate] = {}
         self.raised: deque[int] = deque()
         self.ended: list[int] = []

@@ -25,6 +25,7 @@ from mergebench_ray.search.race_choice import order_of, race_of, race_of_run, ra
 from mergebench_ray.search.race_scheduler import RaceScheduler, StudySearch
 from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.records import Records
+from mergebench_ray.search.running_search import RunningSearch
 from mergebench_ray.search.samplers import search_sampler
 from mergebench_ray.search.session import Session
 from mergebench_ray.search.space import Space
@@ -105,7 +106,10 @@ def search(
 
     sampler = search_sampler(sweep.search, space)
     most = budget.most_candidates
-    racing = Racing(session, store, records, study, run, raced, recipe_of, on_finish)
+    running = RunningSearch(
+        session=session, store=store, records=records, study=study, run=run, raced=raced, on_finish=on_finish
+    )
+    racing = Racing(running, recipe_of)
     racing.restore(most + besides if sampler.all_tried(study.study) is None else 0)
     ended = proposed(store.trials())
     study.reconcile(ended)

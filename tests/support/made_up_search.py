@@ -33,6 +33,7 @@ from mergebench_ray.search.race_choice import chosen_race, order_of, race_of, ra
 from mergebench_ray.search.race_order import RaceOrder
 from mergebench_ray.search.racing import Racing
 from mergebench_ray.search.records import Records
+from mergebench_ray.search.running_search import RunningSearch
 from mergebench_ray.search.samplers import search_sampler
 from mergebench_ray.search.scorer import GivenUp, Measurement, Step
 from mergebench_ray.search.space import Space
@@ -318,8 +319,9 @@ class MadeUpSearch:
         def recipe_of(number: int) -> Recipe:
             return self.session.bank.recipe(*self.space.candidate(study.study.trials[number].params))
 
-        folders = (self.session, self.store, self.records, study, self.run)
-        racing = Racing(*folders, raced, recipe_of, on_finish=self.finished.append)
+        parts = {"session": self.session, "store": self.store, "records": self.records, "run": self.run}
+        running = RunningSearch(**parts, study=study, raced=raced, on_finish=self.finished.append)
+        racing = Racing(running, recipe_of)
         most = self.budget.most_candidates
         racing.restore(most + besides)
         study.reconcile(proposed(self.store.trials()))
