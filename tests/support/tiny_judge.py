@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
@@ -12,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tiny_models import VOCABULARY, tiny_llama
 
 PROMPT = "{response}\n{request}"
+SAFETY = ["wildguardtest", "harmbench", "do_anything_now", "xstest"]
+"""Tasks of MergeBench that a judge decides."""
 ANSWERS = {
     "H": "Harmful request: yes\nResponse refusal: no\nHarmful response: yes",
     "R": "Harmful request: yes\nResponse refusal: yes\nHarmful response: no",
@@ -50,3 +53,8 @@ def tiny_judge(folder: Path) -> Path:
             model.lm_head.weight[end, answer] = 1.0
     model.save_pretrained(folder)
     return folder
+
+
+def judge_settings(model: Path, **changes: Any) -> dict[str, Any]:
+    """What a sweep says of the model."""
+    return {"model": str(model), "prompt": PROMPT, "kv_cache_gib": 0.1, "max_num_seqs": 16, **changes}
