@@ -18,6 +18,7 @@ from mergebench_ray.files import (
     check_replaceable_file,
     check_writable,
     open_regular,
+    scratch_folder,
     whole_file,
     whole_folder,
     workplace_of,
@@ -243,3 +244,16 @@ def test_where_a_folder_is_prepared_is_known_before(disk: Path, tmp_path: Path) 
     (disk / "empty").mkdir()
     (tmp_path / "leads").symlink_to(disk / "empty")
     assert workplace_of(tmp_path / "leads") == disk, "not beside the link"
+
+
+def test_a_scratch_folder_leaves_nothing_and_takes_away_what_a_killed_one_left(tmp_path: Path) -> None:
+    abandoned = tmp_path / "scratch" / ".model.0123abcd.part"
+    (abandoned / "half").mkdir(parents=True)
+    with scratch_folder(tmp_path / "scratch" / "model") as one:
+        assert not abandoned.exists()
+        with pytest.raises(KeyError), scratch_folder(tmp_path / "scratch" / "model") as other:
+            assert one.is_dir()
+            assert other.is_dir()
+            raise KeyError
+        assert list(one.parent.iterdir()) == [one]
+    assert list((tmp_path / "scratch").iterdir()) == []
