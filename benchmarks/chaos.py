@@ -305,6 +305,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=24 * 60.0, help="of a sitting; the same command goes on")
     options = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing that was started may stay behind
     until = time.monotonic() + 60 * options.minutes
     calm = calm_run(options.out)
     folder = options.out / f"chaos-{options.seed}"
