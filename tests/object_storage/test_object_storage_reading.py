@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.checkpoints.headers import is_here, resolve_headers
@@ -16,7 +17,7 @@ from mergebench_ray.commands.models import resolve_models
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
 from mergebench_ray.object_storage import fetched
-from object_server import KEYS, ObjectServer, stored
+from object_server import BUCKET, KEYS, ObjectServer, stored
 from small_disks import small_disk
 from tiny_gguf import tiny_gguf
 
@@ -62,6 +63,20 @@ def test_a_node_fetches_what_it_reads_once_however_many_ask(
     assert (there.folder / "tokenizer.json").read_bytes() == (models["base"] / "tokenizer.json").read_bytes()
     there.fetch()
     assert is_here(ModelRef.parse(stored("base")))
+
+
+def test_who_reads_a_part_of_a_model_fetches_the_files_that_hold_it(
+    server: ObjectServer, models: dict[str, Path], tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(models["base"], dtype="auto", trust_remote_code=False)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
+    found, here = resolve(server.put(tmp_path / "shards", "shards")), resolve(str(tmp_path / "shards"))
+    server.forget()
+    wanted = here.tensors["model.layers.1.mlp.up_proj.weight"]
+    assert bool((found.read(wanted.name) == here.read(wanted.name)).all())
+    asked = [request.path for request in server.requests if request.path.endswith(WEIGHTS)]
+    assert asked == [f"/{BUCKET}/shards/{wanted.file.name}"]
+    assert server.bytes_read(WEIGHTS) == wanted.file.stat().st_size
 
 
 def test_objects_that_were_replaced_are_refused_and_never_mixed_with_what_was_fetched(
