@@ -37,8 +37,9 @@ class RaceOptions(Strict):
         default=None,
         ge=1,
         le=10**5,
-        description="Sequences that an engine computes at a time: with few, little is thrown away at a stop. None for "
-        "one look's items on CPUs, four looks' on GPUs, and without a race for as many as vLLM takes.",
+        description="Sequences that an engine computes at a time: with few, little is thrown away at a stop. (On CPUs "
+        "nothing is at the first look: other items begin after it.) None for one look's items on CPUs, four looks' on "
+        "GPUs, and without a race for as many as vLLM takes.",
     )
     scheduler_options: dict[Line, Plain] = Field(
         default_factory=dict, description="Keyword arguments of a scheduler of Ray Tune."

@@ -286,7 +286,7 @@ class VLLMEngine:
         return answers
 
     def stream(
-        self, prompts: Iterable[Prompt], in_flight: int | None = None
+        self, prompts: Iterable[Prompt], in_flight: int | None = None, alone: int = 0
     ) -> Generator[list[tuple[int, Answer]], None, None]:
         """Answer prompts in the order given: what each of vLLM's steps completed, often nothing.
 
@@ -298,6 +298,7 @@ class VLLMEngine:
             prompts: of a batch, all or some.
             in_flight: how many sequences are computed at a time; None leaves that to vLLM, which knows of all prompts
                 from the start.
+            alone: how many of the first prompts are complete before another begins; all of them begin at once.
 
         Yields:
             indices of requests with their answers.
@@ -309,11 +310,14 @@ class VLLMEngine:
             raise RuntimeError("the engine's weights are undefined since a load failed; load a candidate first")
         to_come = deque(prompts)
         begun: dict[str, Prompt] = {}
+        rest = len(to_come) - alone
         try:
             while to_come or begun:
                 with self._busy():
-                    room = math.inf if in_flight is None else in_flight - sum(one.sequences for one in begun.values())
-                    while to_come and room > 0:
+                    room = math.inf
+                    if in_flight is not None and len(to_come) <= rest:
+                        room = in_flight - sum(one.sequences for one in begun.values())
+                    while to_come and room > 0 and (len(to_come) != rest or not begun):
                         room -= to_come[0].sequences
                         self._begin(begun, to_come.popleft())
                     answered = self._step(begun)

@@ -31,10 +31,15 @@ class LookGrader:
         questions: tasks and their items.
         looks: by look, its items.
         judges: the judges that the tasks need.
+
+    Attributes:
+        handed_out: looks so far.
+        judge_seconds: that judges took for these.
+        judge_tokens: that they read and wrote for these.
     """
 
     def __init__(self, questions: Questions, looks: Sequence[Sequence[int]], judges: Judges) -> None:
-        self.judge_seconds, self.judge_tokens = 0.0, 0
+        self.handed_out, self.judge_seconds, self.judge_tokens = 0, 0.0, 0
         self._judges = judges
         self._programs, self._judging = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._to_come = deque(_Look(questions, items) for items in looks)
@@ -70,6 +75,7 @@ class LookGrader:
         """
         while self._to_come and (wait or self._to_come[0].is_complete()):
             look = self._to_come.popleft()
+            self.handed_out += 1
             judged = look.judged.result() if look.judged is not None else Judged({}, 0.0, 0)
             self.judge_seconds += judged.seconds
             self.judge_tokens += judged.tokens

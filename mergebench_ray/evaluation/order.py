@@ -28,6 +28,8 @@ class Order:
         in_flight: sequences that an engine computes at a time. The smaller, the less is thrown away at a stop, and the
             slower are items that are not. Answers in bf16 depend a little on what is computed beside them, so it is one
             number for all candidates that are compared. None leaves it to the engine.
+        alone: how many of the first items are complete before another begins: after those most candidates are stopped,
+            and nothing is thrown away. Like `in_flight` it is one number for all candidates.
         looks: numbers of items, growing: the first 20 of the order are looked at as soon as they are complete, say,
             then the first 40. All of them are, whatever stands here.
         start: how many of the first items are known already, so that they are not asked.
@@ -36,6 +38,7 @@ class Order:
 
     places: tuple[int, ...]
     in_flight: int | None
+    alone: int = 0
     looks: tuple[int, ...] = ()
     start: int = 0
     end: int | None = None
@@ -52,6 +55,10 @@ class Order:
         Items are dealt out in turn, so that the shares of each look are equal, give or take one item.
         """
         return self.places[share.index :: share.count]
+
+    def alone_of(self, share: Share) -> frozenset[int]:
+        """Places of a share's items that are complete before another begins; none where they were answered before."""
+        return frozenset(self.places[share.index : self.alone : share.count] if self.start == 0 else ())
 
     def by_look(self, share: Share) -> list[list[int]]:
         """Places of a share's items that each look adds, in this order."""

@@ -15,7 +15,7 @@ from mergebench_ray.evaluation.graded import GradedShare, Spent
 from mergebench_ray.evaluation.grading import ABSENT, check_looks, graded_apart, task_estimate
 from mergebench_ray.evaluation.look_grader import LookGrader
 from mergebench_ray.evaluation.order import Order, Share
-from mergebench_ray.evaluation.share_scoring import ShareScoring
+from mergebench_ray.evaluation.share_scoring import Alone, ShareScoring
 from mergebench_ray.judges.judges import NO_JUDGES, Judges
 from mergebench_ray.scores import ItemRow, Scores, TaskScore, combine_tasks, in_common, task_names
 from mergebench_ray.tasks.scored_task import ScoredTask
@@ -130,7 +130,13 @@ class PreparedSplit:
         wanted = {item for look in looks for item in look}
         asked = portion.asked
         prompts = [one for one in portion.batch.prompts if any(asked[index].item in wanted for index in one.requests)]
-        return ShareScoring(engine, asked, prompts, order.in_flight, LookGrader(questions, looks, self._judges))
+        first = order.alone_of(share)
+        alone = Alone(
+            prompts=sum(any(asked[index].item in first for index in one.requests) for one in prompts),
+            looks=sum(first.issuperset(look) for look in looks),
+        )
+        grader = LookGrader(questions, looks, self._judges)
+        return ShareScoring(engine, asked, prompts, order.in_flight, grader, alone)
 
     def combine(self, shares: Sequence[GradedShare], *, partial: bool = False) -> Scores:
         """Scores from all shares of one candidate's items.

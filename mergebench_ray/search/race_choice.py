@@ -107,5 +107,7 @@ def order_of(options: RaceOptions, raced: RaceOrder, *, on_gpus: bool) -> Order:
     """How the engines are asked."""
     look = look_of(options)
     in_flight = options.in_flight or look * (_LOOKS_IN_FLIGHT_ON_GPUS if on_gpus else 1)
-    is_looked_at = options.kind != NONE
-    return Order(raced.places, in_flight, tuple(range(look, len(raced.places), look)) if is_looked_at else ())
+    # A GPU computes few sequences hardly faster than many, so that what goes on would only wait.
+    alone = 0 if on_gpus else in_flight if options.kind == NONE else raced.race.first_look
+    looks = () if options.kind == NONE else tuple(range(look, len(raced.places), look))
+    return Order(raced.places, in_flight, alone, looks)

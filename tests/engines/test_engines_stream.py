@@ -64,6 +64,26 @@ def test_few_are_in_flight_and_the_next_of_the_order_begins_when_one_ends(
     assert {index for index, _ in found} == set(range(batch.size))
 
 
+def test_the_first_of_the_order_are_complete_before_another_begins(
+    engine: VLLMEngine, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, alone = engine._begin, IN_FLIGHT + 2
+    others: list[int] = []
+
+    def note(under_way: dict[str, Any], prompt: Any) -> None:
+        others.append(len(under_way))
+        begin(under_way, prompt)
+
+    monkeypatch.setattr(engine, "_begin", note)
+    engine.forget_prefixes()
+    found = [index for answered in engine.stream(batch.prompts, IN_FLIGHT, alone) for index, _ in answered]
+    first = [index for prompt in batch.prompts[:alone] for index in prompt.requests]
+    assert others[: alone + 1] == [*range(alone), 0]
+    assert max(others[alone:]) < IN_FLIGHT
+    assert sorted(found[: len(first)]) == sorted(first)
+    assert sorted(found) == list(range(batch.size))
+
+
 def test_answers_until_a_stop_are_those_of_the_whole_and_the_next_are_those_of_a_calm_engine(
     engine: VLLMEngine, batch: Batch
 ) -> None:

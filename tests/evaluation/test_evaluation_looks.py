@@ -72,6 +72,20 @@ def test_looks_come_in_the_order_and_each_is_complete(evaluator: Evaluator, whol
     assert fetched(evaluator, ORDER) == whole
 
 
+def test_a_stop_at_the_first_look_throws_nothing_away(evaluator: Evaluator, engine: VLLMEngine) -> None:
+    order = replace(ORDER, alone=4)
+    whole = fetched(evaluator, replace(order, looks=()))
+    assert fetched(evaluator, order) == whole
+    fetched(evaluator, replace(order, looks=(), end=4))
+    wanted = evaluator.spent().spent.tokens
+    looks = evaluator.looks("test", order, Share())
+    first = next(looks)
+    assert sorted(first) == sorted(PLACES[:4])
+    looks.close()
+    assert evaluator.spent().spent.tokens == wanted
+    assert {place: first[place].row for place in PLACES[:4]} == dict(zip(PLACES, whole[:4], strict=False))
+
+
 def test_items_in_order_score_what_they_score_in_any_other(evaluator: Evaluator, whole: list[ItemRow]) -> None:
     usual = evaluator.score("test").items
     assert [row["score"] for row in whole] == [usual[place]["score"] for place in PLACES]

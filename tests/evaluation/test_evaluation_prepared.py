@@ -93,7 +93,7 @@ class InstantEngine:
     def __init__(self, engine: VLLMEngine) -> None:
         self.tokenizer, self.batch, self.forget_prefixes = engine.tokenizer, engine.batch, engine.forget_prefixes
 
-    def stream(self, prompts: Sequence[Prompt], in_flight: int | None) -> Iterator[list[tuple[int, Any]]]:
+    def stream(self, prompts: Sequence[Prompt], in_flight: int | None, alone: int) -> Iterator[list[tuple[int, Any]]]:
         for prompt in prompts:
             yield [(index, (-float(index), False)) for index in prompt.requests]
 
@@ -159,9 +159,9 @@ def test_programs_are_graded_while_other_answers_are_still_made(
     happened: list[str] = []
     stream, grade = engine.stream, grading.grade
 
-    def note_answers(prompts: Sequence[Prompt], in_flight: int | None) -> Iterator[Any]:
+    def note_answers(prompts: Sequence[Prompt], in_flight: int | None, alone: int) -> Iterator[Any]:
         missing = sum(len(prompt.requests) for prompt in prompts)
-        for answered in stream(prompts, in_flight):
+        for answered in stream(prompts, in_flight, alone):
             missing -= len(answered)
             if not missing:
                 happened.append("all answered")
