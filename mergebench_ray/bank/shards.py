@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError
 
 from mergebench_ray.bank.layout import Layout
 from mergebench_ray.bank.shard import BankShard, ShardPlace
@@ -167,13 +167,8 @@ class ActorShards:
                     raise
                 lost, reason, began = error, why_lost(error), time.monotonic()
             with suppress(RayActorError):  # the next call says so
-                there = self._actors[index].call(BankShard.where)
-                loading = self._actors[index].call(BankShard.load)
-                if not ray.wait([there], timeout=_PLACE_SECONDS)[0]:
-                    self._say(
-                        f"shard {index} of the bank was lost ({reason}), and waits for a node with a place for it"
-                    )
-                ray.get(loading)
+                self._await(index, reason)
+                ray.get(self._actors[index].call(BankShard.load))
                 seconds = time.monotonic() - began
                 self._say(f"shard {index} of the bank was lost ({reason}): it was back after {seconds:.0f} s")
             begun = self._actors[index].call(method, *arguments, **options)
@@ -181,6 +176,21 @@ class ActorShards:
             f"shard {index} of the bank was lost {_LOSSES} times in a row ({reason}): spread the bank over more shards "
             "(bank.shards) or give it more memory, and go on with the same command and --resume"
         ) from lost
+
+    def _await(self, index: int, reason: str) -> None:
+        """Wait until a shard that was lost has its new place; say that it waits where that takes long."""
+        patience, said = time.monotonic() + _PLACE_SECONDS, False
+        while True:
+            there = self._actors[index].call(BankShard.where)
+            came = ray.wait([there], timeout=max(0.0, patience - time.monotonic()))[0]
+            if not said and (not came or time.monotonic() > patience):
+                self._say(f"shard {index} of the bank was lost ({reason}), and waits for a node with a place for it")
+                said = True
+            try:
+                ray.get(there)
+                return
+            except ActorUnavailableError:  # for a while Ray refuses calls, as if they had found it and lost it again
+                time.sleep(_POLL_SECONDS)
 
     def close(self) -> None:
         """End the actors."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 
 from mergebench_ray.bank.shard import BankShard
 from mergebench_ray.bank.shards import ActorShards
@@ -53,6 +53,13 @@ def test_a_shard_without_a_place_is_said_to_wait(said: list[str]) -> None:
     handle = Handle(progress=[RayActorError(), 7], where=["not yet"], load=["comes then"])
     assert shards(handle, said).call(BankShard.progress) == [7]
     assert "waits for a node with a place for it" in said[0]
+
+
+def test_a_shard_that_ray_is_still_starting_is_not_lost_once_more(said: list[str]) -> None:
+    not_yet = [ActorUnavailableError("still starting", None) for _ in range(9)]
+    handle = Handle(progress=[RayActorError(), 7], where=[*not_yet, None], load=[None])
+    assert shards(handle, said).call(BankShard.progress) == [7]
+    assert len(said) == 1
 
 
 def test_what_a_shard_fails_with_while_it_is_made_is_raised_as_it_is(said: list[str]) -> None:
