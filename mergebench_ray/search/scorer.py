@@ -328,8 +328,12 @@ class CandidateScorer:
         with self._bank_lock:
             merged = self._bank.merge(recipe)
             started = time.perf_counter()
+            loads = [one.call(Evaluator.load, merged.manifest, merged.places) for one in actors]
             try:
-                ray.get([one.call(Evaluator.load, merged.manifest, merged.places) for one in actors])
+                # No merge may begin while one of them still reads, also where another is lost.
+                for load in loads:
+                    ray.wait([load], timeout=None)
+                ray.get(loads)
             except ray.exceptions.RayTaskError as error:
                 # Whatever it says: what a shard held that has begun again cannot be read.
                 if self._bank.holds(merged):
