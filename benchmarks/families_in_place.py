@@ -103,7 +103,7 @@ def measure(family: str) -> dict[str, Any]:
     from mergebench_ray.engines import VLLMEngine
     from mergebench_ray.engines.engine_proof import prove
     from mergebench_ray.errors import InputError
-    from mergebench_ray.weights.checkpoint_weights import checkpoint_in_memory
+    from mergebench_ray.weights.checkpoint_weights import checkpoint_weights
 
     with tempfile.TemporaryDirectory() as room:
         folders = make_models(family, Path(room))
@@ -118,8 +118,7 @@ def measure(family: str) -> dict[str, Any]:
         found = {"base": ask(engine)}
         engine.load(merged.manifest)
         found["candidate"] = ask(engine)
-        with checkpoint_in_memory(first, base) as manifest:
-            engine.load(manifest)
+        engine.load(checkpoint_weights(first, base))
         found["specialist"] = ask(engine)
         engine.restore_base()
         found["base again"] = ask(engine)

@@ -9,8 +9,8 @@ three must be the same number.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,8 @@ from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.engines import LoglikelihoodRequest, VLLMEngine
 from mergebench_ray.engines.same_function import SameFunction
 from mergebench_ray.errors import InputError, refusing
-from mergebench_ray.weights.checkpoint_weights import tensors_in_memory
-from mergebench_ray.weights.manifest import WeightManifest
+from mergebench_ray.weights.checkpoint_weights import stream_of
+from mergebench_ray.weights.stream import WeightStream
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 2e-2}
 """Largest error of the log-probability, in nats, by what the engine computes in. A right load gives the same number
@@ -79,8 +79,8 @@ def prove(engine: VLLMEngine, base: Checkpoint, max_model_len: int) -> EnginePro
     same = SameFunction(base, engine.norm_classes(), list(dict.fromkeys(answer)))
     renamed = [same.token(token) for token in answer]
     cold = _ask(engine, context, answer)
-    with _loading(base), _sent(same, base) as manifest:
-        engine.load(manifest)
+    with _loading(base):
+        engine.load(_sent(same, base))
     changed = abs(_ask(engine, context, renamed) - cold)
     with _loading(base):
         engine.restore_base()
@@ -117,15 +117,13 @@ def _ask(engine: VLLMEngine, context: Sequence[int], answer: Sequence[int]) -> f
     return engine.loglikelihood([LoglikelihoodRequest(context, answer)])[0][0]
 
 
-@contextmanager
-def _sent(same: SameFunction, base: Checkpoint) -> Iterator[WeightManifest]:
-    """The other weights in memory, in a type that holds the stored ones exactly."""
+def _sent(same: SameFunction, base: Checkpoint) -> WeightStream:
+    """The other weights, in a type that holds the stored ones exactly."""
     stored = {name: info for name, info in base.tensors.items() if info.dtype.is_floating_point}
     dtypes = {info.dtype for info in stored.values()}
     dtype = dtypes.pop() if dtypes in ({torch.bfloat16}, {torch.float16}) else torch.float32
     shapes = {name: info.shape for name, info in stored.items()}
-    with tensors_in_memory("proof", shapes, dtype, lambda name: same.change(name, base.read(name))) as manifest:
-        yield manifest
+    return stream_of("proof", shapes, dtype, base.family, lambda name: iter([same.change(name, base.read(name))]))
 
 
 def _loading(base: Checkpoint) -> AbstractContextManager[None]:

@@ -27,6 +27,13 @@ class Received:
 
     def __init__(self) -> None:
         self.names: Collection[str] | None = None
+        self._parts = 0
+
+    def add(self, names: Collection[str] | None) -> None:
+        """Note what a part of the load has brought, as vLLM says it: of one that says nothing, nothing is known."""
+        known = self.names if self._parts else ()
+        self.names = None if known is None or names is None else {*known, *names}
+        self._parts += 1
 
 
 @contextmanager

@@ -163,8 +163,9 @@ class VLLMEngine:
         """Replace the weights by a candidate's; only tensors whose fingerprint differs from the held one move.
 
         Raises:
-            OSError: if the memory of a tensor is gone. This and any other error during the replacement leave the
-                weights undefined: the engine refuses requests until a load, which then moves all tensors, succeeds.
+            OSError: if the memory of a tensor is gone. This and any other error during the replacement, such as what
+                a stream of tensors ends with, leave the weights undefined: the engine refuses requests until a load,
+                which then moves all tensors, succeeds.
             RuntimeError: if the prefix cache could not be reset.
         """
         if self._transport is None:
@@ -174,7 +175,7 @@ class VLLMEngine:
         self._transport.send(manifest, names)
         self.accept(manifest)
         moved = set(names)
-        elements = sum(piece.count for tensor in manifest.tensors if tensor.name in moved for piece in tensor.pieces)
+        elements = sum(tensor.count for tensor in manifest.tensors if tensor.name in moved)
         num_bytes = elements * getattr(torch, manifest.dtype).itemsize
         return LoadReport(manifest.version, time.perf_counter() - started, len(names), num_bytes)
 

@@ -31,7 +31,7 @@ from mergebench_ray.ray_actors import Actor, actors_of, call_is_cancelled
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
-from mergebench_ray.weights.checkpoint_weights import checkpoint_in_memory
+from mergebench_ray.weights.checkpoint_weights import checkpoint_weights
 from mergebench_ray.weights.manifest import WeightManifest
 
 _ENGINE_CPUS = 0.9
@@ -111,7 +111,7 @@ class Evaluator:
         return self.stats()
 
     def connect(self, localise: Callable[[WeightManifest, Any], WeightManifest]) -> None:
-        """Say how weights that lie on other nodes are brought to this one before each load (`Bank.localise`)."""
+        """Say how weights that lie on other nodes are brought to this one with each load (`Bank.localise`)."""
         self._localise = localise
 
     def load(self, manifest: WeightManifest, places: Any = None) -> LoadReport:
@@ -134,8 +134,7 @@ class Evaluator:
             return self.restore_base()
         if self._engine.holds(checkpoint.digest()):
             return LoadReport(checkpoint.digest(), 0.0, 0, 0)
-        with checkpoint_in_memory(checkpoint, base) as manifest:
-            return self._engine.load(manifest)
+        return self._engine.load(checkpoint_weights(checkpoint, base))
 
     def restore_base(self) -> LoadReport:
         """Put the base's weights back."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Generator
 from dataclasses import dataclass
+from math import prod
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,24 @@ class WeightTensor:
     pieces: tuple[Piece, ...]
     fingerprint: str
 
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class WeightBucket:
+    """Tensors that go into an engine together.
+
+    Attributes:
+        tensors: their pieces lie in memory of this node, and may be read until the next bucket is asked for.
+        is_last: whether no other bucket comes after it.
+    """
+
+    tensors: tuple[WeightTensor, ...]
+    is_last: bool = True
+
 
 @dataclass(frozen=True)
 class WeightManifest:
@@ -50,3 +70,8 @@ class WeightManifest:
     version: str
     dtype: str
     tensors: tuple[WeightTensor, ...]
+
+    def buckets(self, names: Collection[str]) -> Generator[WeightBucket, None, None]:
+        """The tensors of these names, in the manifest's order: all at once, where they lie in memory of this node."""
+        wanted = set(names)
+        yield WeightBucket(tuple(tensor for tensor in self.tensors if tensor.name in wanted))

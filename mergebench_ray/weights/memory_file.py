@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from math import prod
+from mmap import MADV_DONTNEED, PAGESIZE
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+_own: dict[str, Tensor] = {}
+"""What this process has mapped of its own: what is mapped twice counts twice as its memory."""
 
 
 class MemoryFile:
@@ -29,6 +35,7 @@ class MemoryFile:
         os.ftruncate(self._descriptor, max(size, 1) * dtype.itemsize)
         self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
         self.tensor: Tensor = map_memory(self.path, size, dtype)
+        _own[self.path] = self.tensor
 
     def touch(self) -> None:
         """Write zeros once, so that what is written first pays for no page faults."""
@@ -36,12 +43,25 @@ class MemoryFile:
 
     def close(self) -> None:
         """Give the memory back once nobody maps it any more."""
+        _own.pop(self.path, None)
         os.close(self._descriptor)
 
 
 def map_memory(path: str, size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """The first elements of a memory file, [size], shared with its owner."""
     return torch.from_file(path, shared=True, size=max(size, 1), dtype=dtype)[:size]
+
+
+def forget_pages(array: NDArray[Any]) -> None:
+    """Unmap mapped memory that has been read, whole pages of it: it counts as this process's own no longer.
+
+    What is in it stays, and comes back where it is read again. The memory must be shared with its owner, as Ray's
+    object store is.
+    """
+    start = array.ctypes.data
+    first, last = -(-start // PAGESIZE) * PAGESIZE, (start + array.nbytes) // PAGESIZE * PAGESIZE
+    if first < last:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), MADV_DONTNEED)
 
 
 def pin(memory: Tensor) -> str | None:
@@ -85,17 +105,20 @@ class MappedFiles:
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*shape)
 
     def _piece(self, path: str, offset: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        start, stop = offset * dtype.itemsize, (offset + count) * dtype.itemsize
+        content = _own[path].view(torch.uint8) if path in _own else self._content(path)
+        if not 0 <= start <= stop <= len(content):
+            raise ValueError(f"elements {offset} to {offset + count} lie outside {path}")
+        return content[start:stop].view(dtype)
+
+    def _content(self, path: str) -> torch.Tensor:
         status = os.stat(path)
         identity = (status.st_dev, status.st_ino)
         # A path such as /proc/PID/fd/N may name another file tomorrow; its inode tells.
         if path not in self._mapped or self._mapped[path][0] != identity:
             content = torch.from_file(path, shared=True, size=status.st_size, dtype=torch.uint8)
             self._mapped[path] = (identity, content)
-        start, stop = offset * dtype.itemsize, (offset + count) * dtype.itemsize
-        content = self._mapped[path][1]
-        if not 0 <= start <= stop <= len(content):
-            raise ValueError(f"elements {offset} to {offset + count} lie outside {path}")
-        return content[start:stop].view(dtype)
+        return self._mapped[path][1]
 
     def forget_dead(self) -> None:
         """Unmap files whose owner has gone, so that their memory is freed."""

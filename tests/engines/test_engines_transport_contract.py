@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
@@ -12,7 +13,10 @@ from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 from mergebench_ray.config.transports import TRANSPORTS
 from mergebench_ray.engines.transports import WeightTransport, transport_class
 from mergebench_ray.engines.transports.sender import BankSource, Rendezvous, SendingTransport
+from mergebench_ray.engines.transports.shared_memory import SharedMemoryTransport
+from mergebench_ray.families import family_of
 from mergebench_ray.weights.manifest import WeightManifest, WeightTensor
+from mergebench_ray.weights.stream import Bytes, WeightStream
 
 NAMES = [f"model.layers.{layer}.{name}.weight" for layer in (0, 1) for name in ("mlp.up_proj", "mlp.down_proj")]
 RENDEZVOUS = Rendezvous("127.0.0.1", 29501, num_workers=1)
@@ -21,6 +25,19 @@ RENDEZVOUS = Rendezvous("127.0.0.1", 29501, num_workers=1)
 def manifest(version: str) -> WeightManifest:
     tensors = tuple(WeightTensor(name, (2, 3), (), f"{version} {name}") for name in NAMES)
     return WeightManifest(version, "bfloat16", tensors)
+
+
+def streamed(version: str, fails_after: int = len(NAMES)) -> WeightStream:
+    """The same, each tensor in a bucket of its own."""
+
+    def source(tensors: Sequence[WeightTensor]) -> Iterator[Bytes]:
+        for number, tensor in enumerate(tensors):
+            if number == fails_after:
+                raise FileNotFoundError("gone")
+            yield np.full(2 * tensor.count, number, np.uint8)
+
+    plain = manifest(version)
+    return WeightStream(version, plain.dtype, plain.tensors, family_of("llama"), source, bucket_bytes=1)
 
 
 class Receiver:
@@ -114,6 +131,22 @@ def test_tensors_arrive_in_the_manifests_order_whatever_order_names_them(kind: t
     receiver = Receiver()
     connected(kind, receiver).send(manifest("first"), NAMES[::-1])
     assert receiver.names == NAMES
+
+
+def test_buckets_arrive_one_after_the_other_within_one_update() -> None:
+    receiver = Receiver()
+    connected(SharedMemoryTransport, receiver).send(streamed("first"), NAMES[1:])
+    assert receiver.calls == ["init", "start", "update", "update", "update", "finish"]
+    assert (receiver.names, receiver.version) == (NAMES[1:], "first")
+
+
+def test_where_a_bucket_does_not_come_the_update_is_ended_without_a_version() -> None:
+    receiver = Receiver()
+    transport = connected(SharedMemoryTransport, receiver)
+    with pytest.raises(FileNotFoundError, match="gone"):
+        transport.send(streamed("first", fails_after=2), NAMES)
+    assert receiver.calls == ["init", "start", "update", "update", "finish"]
+    assert receiver.version is None
 
 
 @pytest.mark.parametrize("step", ["start", "update", "finish"])

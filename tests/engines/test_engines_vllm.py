@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from mergebench_ray.engines import Generation, GenerationRequest, LoglikelihoodRequest, VLLMEngine
 from mergebench_ray.errors import InputError
-from mergebench_ray.weights.manifest import WeightManifest
+from mergebench_ray.families import family_of
+from mergebench_ray.weights.manifest import WeightManifest, WeightTensor
+from mergebench_ray.weights.memory_file import MappedFiles
+from mergebench_ray.weights.stream import Bytes, WeightStream
 from weight_server import Factors, WeightServer, factor_of
 
 VARIANTS: dict[str, Factors] = {
@@ -202,6 +205,51 @@ def test_a_load_that_fails_half_way_leaves_no_weights_to_answer_with(
         engine.loglikelihood([LoglikelihoodRequest([1, 2], [3])])
 
     assert engine.load(manifests["calm"]).tensors == len(sharp.tensors)
+    assert engine.generate(requests(engine)) == answers
+
+
+def streamed(manifest: WeightManifest, bucket_bytes: int, fails_after: int | None = None) -> WeightStream:
+    """The same weights, in buckets; so small that a layer is in several, all fused modules are cut."""
+    files = MappedFiles()
+
+    def read(tensors: Sequence[WeightTensor]) -> Iterator[Bytes]:
+        for number, tensor in enumerate(tensors):
+            if number == fails_after:
+                raise FileNotFoundError("a shard is gone")
+            pieces = list(map(dataclasses.astuple, tensor.pieces))
+            yield files.read([tensor.count], torch.bfloat16, pieces).view(torch.uint8).numpy()
+
+    return WeightStream(
+        manifest.version, manifest.dtype, manifest.tensors, family_of("llama"), read, bucket_bytes=bucket_bytes
+    )
+
+
+@pytest.mark.parametrize("bucket_bytes", [1, 3_000_000, 64 << 20])
+def test_weights_that_come_in_buckets_are_those_that_come_at_once(
+    engine: VLLMEngine, manifests: dict[str, WeightManifest], bucket_bytes: int
+) -> None:
+    engine.load(manifests["calm"])
+    calm = engine.generate(requests(engine))
+    engine.load(manifests["sharp"])
+    at_once = engine.loglikelihood([LoglikelihoodRequest(prompt(engine, QUESTIONS[0]), [5, 6, 7])])
+    report = engine.load(streamed(manifests["calm"], bucket_bytes))
+    assert (report.tensors, report.version) == (271, "calm")
+    assert engine.generate(requests(engine)) == calm
+    engine.load(streamed(manifests["sharp"], bucket_bytes))
+    assert engine.loglikelihood([LoglikelihoodRequest(prompt(engine, QUESTIONS[0]), [5, 6, 7])]) == at_once
+    assert engine.load(streamed(manifests["sharp"], bucket_bytes)).num_bytes == 0
+
+
+def test_a_stream_that_ends_half_way_leaves_no_weights_to_answer_with(
+    engine: VLLMEngine, manifests: dict[str, WeightManifest]
+) -> None:
+    engine.load(manifests["calm"])
+    answers = engine.generate(requests(engine))
+    with pytest.raises(FileNotFoundError, match="a shard is gone"):
+        engine.load(streamed(manifests["sharp"], 3_000_000, fails_after=100))
+    with pytest.raises(RuntimeError, match="undefined"):
+        engine.generate(requests(engine))
+    assert engine.load(streamed(manifests["calm"], 3_000_000)).tensors == len(manifests["calm"].tensors)
     assert engine.generate(requests(engine)) == answers
 
 
