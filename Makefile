@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST := $(BIN)/python -m pytest --durations 15 --durations-min 2
-FAST := $(PYTEST) -m fast -n 2 --dist loadfile
+FAST := OMP_NUM_THREADS=1 $(PYTEST) -m fast -n 2 --dist loadfile
 
 .PHONY: setup quickstart test test-fast coverage lint docs clean
 
@@ -34,7 +34,7 @@ quickstart: setup
 # to start or on one core. What the others print comes after; whole searches with a Ray of their own go with them.
 test: setup
 	@mkdir -p build
-	@$(PYTEST) -m 'apart or not (ray or vllm)' > build/other-tests.txt 2>&1 & others=$$!; \
+	@OMP_NUM_THREADS=1 $(PYTEST) -m 'apart or not (ray or vllm)' > build/other-tests.txt 2>&1 & others=$$!; \
 	trap "kill $$others" INT TERM; \
 	$(PYTEST) -m '(ray or vllm) and not apart'; starting=$$?; \
 	wait $$others; others=$$?; cat build/other-tests.txt; \

@@ -58,7 +58,8 @@ def pytest_collection(session: pytest.Session) -> None:
     from mergebench_ray.machine import usable_cores
 
     # Tests that look at vLLM's classes alone may import it before an engine is made.
-    prepare_environment(usable_cores(), log_file=None)
+    threads = int(os.environ.get("OMP_NUM_THREADS", usable_cores()))  # as make says where runs share the cores
+    prepare_environment(threads, log_file=None)
     tiers.watch()
 
 
