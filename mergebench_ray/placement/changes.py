@@ -15,6 +15,7 @@ from mergebench_ray.placement.parts import ModelSizes, calibration_kinds
 from mergebench_ray.placement.placement import Judges, Placement, find_placement, parts_on, places_of_the_bank
 from mergebench_ray.placement.records import Cluster, Part, gibibytes
 
+NODES_TO_COME = "ask for nodes first where the cluster starts them on demand (cluster/README.md)"
 _SHARDS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 _PARALLEL = (2, 4, 8)
 _SHARES_OF_GPU = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -28,7 +29,10 @@ def what_is_lacking(sweep: Sweep, sizes: ModelSizes, judges: Judges, cluster: Cl
     change = _smallest_change(_Case((), sweep, judges, cluster), sizes)
     remedy = f"use {change}" if change else "take more and larger nodes, or a smaller model"
     bank_on_gpu = places_of_the_bank(sweep, cluster)[-1]
-    return f"{lack(parts_on(sweep, sizes, judges, cluster, bank_on_gpu), cluster)}: {remedy}"
+    too_little = lack(parts_on(sweep, sizes, judges, cluster, bank_on_gpu), cluster)
+    # Of a running cluster nobody knows what would come: no autoscaler tells Ray what nodes it could start.
+    to_come = f"{NODES_TO_COME}, or " if cluster.has_own_store else ""
+    return f"{too_little}: {to_come}{remedy}"
 
 
 def shards_on_gpus(sweep: Sweep, sizes: ModelSizes, judges: Judges, placement: Placement) -> int | None:

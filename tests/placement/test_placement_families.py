@@ -17,6 +17,7 @@ from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.placement import Cluster, Plan, find_placement, make_plan
+from mergebench_ray.placement.changes import NODES_TO_COME
 from mergebench_ray.placement.parts import ModelSizes
 from mergebench_ray.search.checks import read_sweep
 
@@ -110,6 +111,13 @@ def test_plans_of_hub_models_need_no_network(
     assert line.startswith("error: sweep Llama-3.2-3B: bank shard takes 128.")
     assert "GiB of host memory, a node has 48.0 GiB" in line
     assert line.endswith(": use --nodes 5 and bank.shards: 3")
+
+
+def test_of_a_running_cluster_it_is_said_too_that_nodes_on_demand_have_to_be_there_first() -> None:
+    cluster = Cluster.alike(1, 24 * GIB).model_copy(update={"has_own_store": True})
+    problem = planned(SWEEPS[0], cluster).problem
+    assert problem is not None
+    assert f": {NODES_TO_COME}, or use " in problem
 
 
 @pytest.mark.parametrize("path", SWEEPS[::2], ids=lambda path: path.stem)
