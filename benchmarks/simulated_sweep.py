@@ -1,9 +1,11 @@
 """How much of their time 1 to 512 engines would compute, by a model of a sweep: table and chart of docs/plan.md.
 
     python benchmarks/simulated_sweep.py [--chart docs/engines.svg]   of MergeBench's families, by the plan's estimates
-    python benchmarks/simulated_sweep.py --run RUN_DIR                of a run's candidates, by what they took
+    python benchmarks/simulated_sweep.py --run RUN_DIR...             of runs' candidates, by what they took
 
-Each engine scores a candidate of its own, twenty in all. Families are planned on a node with eight GPUs, without
+Each engine scores a candidate of its own, twenty in all. Of a run, whose candidates have to be scored in full, a line
+holds the model against it: with as many engines and the steps that were measured, the time from the first candidate's
+proposal to the last one's end. Families are planned on a node with eight GPUs, without
 methods that see data; their steps are estimates as `plan` makes them, not measurements.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +21,8 @@ from mergebench_ray.commands.plan import plan_of_headers
 from mergebench_ray.placement import Cluster
 from mergebench_ray.placement.parts import calibration_kinds
 from mergebench_ray.placement.simulated import PROPOSE_SECONDS, Steps, simulate
-from mergebench_ray.runs.trials import read_trials
+from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.runs.trials import Trial, read_trials
 from mergebench_ray.search.checks import read_sweep
 
 SWEEPS = Path(__file__).parents[1] / "sweeps" / "mergebench"
@@ -43,13 +47,33 @@ def of_family(name: str) -> list[Steps]:
     return [Steps(propose=PROPOSE_SECONDS, swap=swap, answer=plan.estimate.answer_seconds)]
 
 
+def candidates_of(folder: Path) -> list[Trial]:
+    """A run's candidates, in the order in which they were proposed."""
+    trials = [one for one in read_trials(folder) if one.role == "candidate" and one.split == "validation"]
+    return sorted(trials, key=lambda one: one.number)
+
+
 def of_run(folder: Path) -> list[Steps]:
     """What the candidates of a run took."""
-    trials = [one for one in read_trials(folder) if one.role == "candidate" and one.split == "validation"]
     return [
         Steps(propose=PROPOSE_SECONDS, swap=one.merge_seconds + one.load_seconds, answer=one.score_seconds)
-        for one in sorted(trials, key=lambda one: one.number or 0)
+        for one in candidates_of(folder)
     ]
+
+
+def held_against(folder: Path) -> str:
+    """How long the model takes for a run's candidates, beside how long the run took."""
+    plan = json.loads(RunFolder(folder).plan_file.read_text(encoding="utf-8"))
+    engines = plan["engines"] // plan["engines_per_candidate"]
+    trials = candidates_of(folder)
+    seconds = (max(one.finished for one in trials) - min(one.started for one in trials)).total_seconds()
+    model = simulate(of_run(folder), engines)
+    computed = sum(one.score_seconds for one in trials) / (engines * seconds)
+    return (
+        f"{folder.name}: {len(trials)} candidates on {engines} engines took {seconds:.1f} s, the model "
+        f"{model.seconds:.1f} ({model.seconds / seconds:.3f}); they answered {computed:.0%} of the time, the model"
+        f"'s {model.efficiency:.0%}"
+    )
 
 
 def efficiencies(steps: Sequence[Steps]) -> list[float]:
@@ -87,16 +111,18 @@ def chart(found: dict[str, list[float]]) -> str:
 def main() -> None:
     """Print the table as Markdown, and write the chart."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path)
+    parser.add_argument("--run", type=Path, nargs="+", default=[])
     parser.add_argument("--chart", type=Path)
     given = parser.parse_args()
-    steps = {given.run.name: of_run(given.run)} if given.run else {name: of_family(name) for name in FAMILIES}
+    steps = {run.name: of_run(run) for run in given.run} or {name: of_family(name) for name in FAMILIES}
     found = {name: efficiencies(one) for name, one in steps.items()}
     print(f"| engines | {' | '.join(map(str, ENGINES))} |\n|{' --- |' * (len(ENGINES) + 1)}")
     for name, shares in found.items():
         print(f"| {name} | {' | '.join(f'{share:.0%}' for share in shares)} |")
     for name, one in steps.items():
         print(f"{name}: swap {one[0].swap:.2f} s, answers {one[0].answer:.1f} s")
+    for run in given.run:
+        print(held_against(run))
     if given.chart is not None:
         given.chart.write_text(chart(found), encoding="utf-8")
 
