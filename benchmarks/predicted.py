@@ -4,8 +4,8 @@
 
 Memory is the proportional share (PSS) of every process below this one, sampled while the run goes on: pages that a bank
 and an engine share count once. The parts that were there at the peak are those of `plan.json` but calibration, which
-was over. Seconds are medians over the candidates that were scored in full. With several nodes, as many raylets of this
-machine stand for them.
+was over. Seconds are medians over the candidates, which have to be scored in full. With several nodes, as many raylets
+of this machine stand for them, of which each says that it has all of its memory.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import psutil
 
 from mergebench_ray.commands.terminal.options import parse_settings
 from mergebench_ray.commands.tune import tune
+from mergebench_ray.machine import available_memory
 from mergebench_ray.placement.costs import Estimate
 from mergebench_ray.placement.placement import Placement
 from mergebench_ray.runs.run_folder import RunFolder
@@ -65,12 +66,12 @@ class Memory:
                 self.peak[kind] = max(self.peak[kind], size)
 
 
-def raylets(nodes: int, stack: ExitStack) -> None:
-    """Connect to a cluster of this machine with an equal share of its memory for each node."""
+def raylets(nodes: int, store: int, stack: ExitStack) -> None:
+    """Connect to a cluster of this machine; what of its memory is whose, the plan says."""
     import ray
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "memory": psutil.virtual_memory().available // nodes, "object_store_memory": 512 << 20}
+    node = {"num_cpus": 2, "memory": available_memory(), "object_store_memory": store}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     stack.callback(cluster.shutdown)
     for _ in range(nodes - 1):
@@ -97,6 +98,12 @@ def figures_of(folder: Path, peak: dict[str, int]) -> dict[str, Any]:
         pairs[f"{step}: seconds"] = (getattr(reckoned, f"{step}_seconds"), median(seconds))
     scored = median(trial.score_seconds for trial in trials)
     pairs["answers: seconds"] = (reckoned.answer_seconds, scored)
+    pairs["a candidate: seconds"] = (
+        reckoned.candidate_seconds,
+        median(trial.merge_seconds + trial.load_seconds + trial.score_seconds for trial in trials),
+    )
+    tokens = median(trial.tokens / sum(one.items for one in trial.domains.values()) for trial in trials)
+    pairs["an item: tokens"] = (reckoned.tokens.prompt + reckoned.tokens.answer, tokens)
     return {name: {"predicted": a, "measured": b, "ratio": a / b if b else None} for name, (a, b) in pairs.items()}
 
 
@@ -106,12 +113,13 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--sweep", default="sweeps/quickstart.yaml")
     parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--store", type=int, default=512, help="MiB of the object store of each of several nodes")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
     began = time.perf_counter()
     with ExitStack() as stack:
         if given.nodes > 1:
-            raylets(given.nodes, stack)
+            raylets(given.nodes, given.store << 20, stack)
         memory = stack.enter_context(Memory())
         tune(given.sweep, given.run, overrides=parse_settings(given.settings), show_progress=True)
     print(f"{time.perf_counter() - began:.0f} s\n\n| what | predicted | measured | ratio |\n| --- | --- | --- | --- |")

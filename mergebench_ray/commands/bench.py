@@ -10,11 +10,14 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from random import Random
 from typing import Any
 
+import numpy as np
+import ray
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -22,26 +25,27 @@ from rich.table import Table
 
 from mergebench_ray.bank import Bank
 from mergebench_ray.bank.bench import measure_methods
+from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.commands.first_checks import check_bench
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.peak_memory import interpreter_memory, peak_memory
 from mergebench_ray.commands.progress import progress_line
-from mergebench_ray.config import EngineOptions, Suite
-from mergebench_ray.engines import GenerationRequest, VLLMEngine
-from mergebench_ray.engines.of_checkpoint import engine_of
+from mergebench_ray.config import Suite
+from mergebench_ray.engines.bench import WIDE_LAYERS, BenchEngine, Pace, write_wide_model
+from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.files import whole_file
 from mergebench_ray.machine import computing_device
 from mergebench_ray.methods import get_method, method_names
 from mergebench_ray.placement.costs import Rates, keep_rates
 from mergebench_ray.progress import Progress
+from mergebench_ray.ray_actors import Actor, actors_of
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.suites import smollm2_mini
 
 _SWAPS = 9
+_WIDE_SWAPS = 3
 _BYTES = 2  # bf16
 _ALLOWED_EXTRA = 500_000_000  # bytes beside (K + 2) models, for processes and small buffers
-_REQUESTS, _PROMPT_TOKENS, _ANSWER_TOKENS = 64, 48, 32  # about what a short question and its answer take
-_PROMPT = "The capital of France is"
 
 
 def bench(
@@ -111,74 +115,111 @@ def _sizes(models: Models) -> dict[str, Any]:
         "specialists": len(models.specialists),
         "parameters": sum(counts.values()),
         "merged_parameters": sum(count for name, count in counts.items() if models.base.family.is_merged(name)),
+        "layers": models.num_layers,
         "bytes": sum(counts.values()) * _BYTES,
     }
 
 
 def _measure_swaps(models: Models, report: Progress) -> dict[str, Any]:
-    """Alternate between two candidates; each is merged, loaded and asked for one token."""
+    """Alternate between two candidates; each is merged, loaded and asked for one token. Then a wide model's pace."""
+    on_gpu = torch.cuda.is_available()
+    make_engine = actors_of(BenchEngine, runtime_env={"env_vars": ACTOR_ENVIRONMENT}, num_gpus=int(on_gpu))
     with ray_session():
         report(0.4, "loading the bank")
         started = time.perf_counter()
         bank = Bank.load(models.base, models.specialists)
         bank_seconds = time.perf_counter() - started
-        report(0.5, "starting vLLM, about half a minute")
-        started = time.perf_counter()
-        engine = engine_of(models.base, EngineOptions(), max_model_len=256)
-        start_seconds = time.perf_counter() - started
-        report(0.6, "swapping candidates")
+        report(0.45, "starting vLLM, about half a minute")
+        engine = make_engine(models.base)
+        start_seconds = ray.get(engine.call(BenchEngine.start_seconds))
+        report(0.5, "swapping candidates")
         swaps = [_swap(bank, engine, 0.2 + 0.1 * index) for index in range(_SWAPS + 1)][1:]
-        tokens_per_second = _tokens_per_second(engine)
-        engine.close()
+        pace = ray.get(engine.call(BenchEngine.pace))
+        ray.get(engine.call(BenchEngine.close))
         bank.close()
+        report(0.6, "the same of a model of few, wide layers")
+        with tempfile.TemporaryDirectory() as folder:
+            wide = _measure_wide(make_engine, Path(folder), models.base)
     medians = {name: statistics.median(swap[name] for swap in swaps) for name in swaps[0]}
     return {
-        "device": "gpu" if torch.cuda.is_available() else "cpu",
+        "device": "gpu" if on_gpu else "cpu",
         "engine_start_s": start_seconds,
         "bank_load_s": bank_seconds,
-        "tokens_per_second": tokens_per_second,
+        "pace": asdict(pace),
         "swap": {**medians, "runs": len(swaps)},
+        "wide": wide,
     }
 
 
-def _tokens_per_second(engine: VLLMEngine) -> float:
-    """Tokens, of prompts and answers, that the engine does in a second with many requests, no two of them alike."""
-    random = Random(0)
-    requests = [
-        GenerationRequest(
-            prompt_token_ids=tuple(random.randrange(100, 1000) for _ in range(_PROMPT_TOKENS)),
-            max_tokens=_ANSWER_TOKENS,
-            min_tokens=_ANSWER_TOKENS,
-        )
-        for _ in range(_REQUESTS)
-    ]
-    tokens, seconds = engine.tokens, engine.busy_seconds
-    engine.generate(requests)
-    return (engine.tokens - tokens) / (engine.busy_seconds - seconds)
+def _measure_wide(
+    make_engine: Callable[[Checkpoint], Actor[BenchEngine]], folder: Path, like: Checkpoint
+) -> dict[str, Any]:
+    """What loading a made-up model takes, and its pace."""
+    shapes = write_wide_model(folder, like)
+    wide = resolve(str(folder))
+    bank, engine = Bank.load(wide, {"itself": wide}), make_engine(wide)
+    loads = [_swap(bank, engine, 0.2 + 0.1 * index)["load_s"] for index in range(_WIDE_SWAPS + 1)][1:]
+    pace = ray.get(engine.call(BenchEngine.pace))
+    ray.get(engine.call(BenchEngine.close))
+    bank.close()
+    return {
+        "layers": WIDE_LAYERS,
+        "parameters": sum(map(math.prod, shapes.values())),
+        "merged_parameters": sum(math.prod(shape) for name, shape in shapes.items() if wide.family.is_merged(name)),
+        "load_s": statistics.median(loads),
+        "pace": asdict(pace),
+    }
 
 
 def _rates(figures: dict[str, Any]) -> Rates:
-    model, swap = figures["model"], figures["swap"]
-    merged = model["merged_parameters"] * _BYTES
+    """From what a real and a wide model took: what a layer or a token takes whatever its size, and what bytes do."""
+    model, swap, wide = figures["model"], figures["swap"], figures["wide"]
+    pace, wide_pace = Pace(**figures["pace"]), Pace(**wide["pace"])
+    passed = figures["methods"]["task_arithmetic"]
+    merge = passed["bytes"] / passed["seconds"]
+    moved = (model["specialists"] + 2) * model["merged_parameters"] * _BYTES
+
+    def through(count: str, size: str, of_model: float, of_wide: float) -> tuple[float, float]:
+        return _through((model.get(count, 1), model[size], of_model), (wide.get(count, 1), wide[size], of_wide))
+
+    load_layer, load = through("layers", "merged_parameters", swap["load_s"], wide["load_s"])
+    layer, reading = through("layers", "parameters", pace.of_a_step, wide_pace.of_a_step)
+    prompt, prompts = through("one", "parameters", pace.of_a_prompt_token, wide_pace.of_a_prompt_token)
+    answer, answers = through("one", "parameters", pace.of_a_token, wide_pace.of_a_token)
     return Rates(
         device=figures["device"],
         source=f"{computing_device()}, {os.cpu_count()} cores, measured by bench on {date.today()}",
-        merge=(model["specialists"] + 2) * merged / swap["merge_s"],
-        load=merged / swap["load_s"],
+        merge=merge,
+        merge_start=max(0.0, swap["merge_s"] - moved / merge),
+        load=_BYTES / load,
+        load_layer=load_layer,
         read=(model["specialists"] + 1) * model["bytes"] / figures["bank_load_s"],
-        work=figures["tokens_per_second"] * model["parameters"],
+        prompts=1 / prompts,
+        prompt_token=prompt,
+        answers=1 / answers,
+        answer_token=answer,
+        weights=_BYTES / reading,
+        layer=layer,
         engine_start=figures["engine_start_s"],
     )
 
 
-def _swap(bank: Bank, engine: VLLMEngine, coefficient: float) -> dict[str, float]:
-    request = GenerationRequest(prompt_token_ids=tuple(engine.tokenizer(_PROMPT)["input_ids"]), max_tokens=1)
+def _through(one: tuple[float, float, float], other: tuple[float, float, float]) -> tuple[float, float]:
+    """Seconds for each of a count and for each of a size, by two models of (count, size, seconds); none below 0."""
+    (counts, sizes, seconds), (more_counts, more_sizes, more_seconds) = one, other
+    found = np.linalg.solve([[counts, sizes], [more_counts, more_sizes]], [seconds, more_seconds])
+    if found[1] <= 0:
+        return 0.0, max(seconds / sizes, more_seconds / more_sizes)
+    return (float(found[0]), float(found[1])) if found[0] >= 0 else (0.0, more_seconds / more_sizes)
+
+
+def _swap(bank: Bank, engine: Actor[BenchEngine], coefficient: float) -> dict[str, float]:
     begun = time.perf_counter()
     merged = bank.merge(bank.recipe("task_arithmetic", {"scaling_coef": coefficient}))
     merged_at = time.perf_counter()
-    engine.load(merged.manifest)
+    ray.get(engine.call(BenchEngine.load, merged.manifest))
     loaded_at = time.perf_counter()
-    engine.generate([request])
+    ray.get(engine.call(BenchEngine.answer_one))
     answered_at = time.perf_counter()
     return {
         "merge_s": merged_at - begun,
@@ -214,7 +255,7 @@ def _merge_command(models: Models, method: str, out: Path) -> list[str]:
 
 def _print(figures: dict[str, Any]) -> None:
     console = Console()
-    model, swap = figures["model"], figures["swap"]
+    model, swap, pace = figures["model"], figures["swap"], Pace(**figures["pace"])
     console.print(
         escape(f"{model['base']}: ") + f"{model['merged_parameters'] / 1e6:.0f} M merged parameters, "
         f"{model['specialists']} specialists, {figures['machine']['cores']} cores"
@@ -235,7 +276,8 @@ def _print(figures: dict[str, Any]) -> None:
     console.print(
         f"swap: {swap['total_s']:.2f} s from coefficients to the first answer (merge {swap['merge_s']:.2f}, "
         f"load {swap['load_s']:.2f}, answer {swap['first_answer_s']:.2f}); "
-        f"vLLM starts in {figures['engine_start_s']:.0f} s and does {figures['tokens_per_second']:.0f} tokens/s"
+        f"vLLM starts in {figures['engine_start_s']:.0f} s, reads {pace.prompt_tokens_per_second:.0f} tokens/s, and "
+        f"writes {pace.sequences / pace.together:.0f} tokens/s of {pace.sequences} answers, {1 / pace.alone:.0f} of one"
     )
     memory = figures["merge_memory"]
     for name, figure in memory["methods"].items():

@@ -23,13 +23,13 @@ from mergebench_ray.markup import terminal_text
 from mergebench_ray.placement import Cluster, Placement, Plan, make_plan
 from mergebench_ray.placement.answers import Answers, expected_answers
 from mergebench_ray.placement.clusters import connects_to_cluster, running_cluster, this_machine
-from mergebench_ray.placement.costs import TOKENS_PER_ANSWER
+from mergebench_ray.placement.costs import TOKENS, Tokens
 from mergebench_ray.placement.records import gibibytes
 from mergebench_ray.runs.spending import UNITS, amount
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.budget import check_gpus
 from mergebench_ray.search.checks import read_sweep
-from mergebench_ray.search.race_choice import expected_share
+from mergebench_ray.search.race_choice import expected_share, in_flight_of
 from mergebench_ray.tasks.loading import chosen_domains
 from mergebench_ray.tasks.scored_task import Item
 
@@ -118,7 +118,10 @@ def plan_of(ready: ReadySweep, cluster: Cluster) -> Plan:
     return make_plan(
         *(ready.sweep, models.base, models.specialists, cluster, ready.notes, models.judges, ready.answers),
         items=ready.items["validation"],
-        tokens_per_answer=_tokens(item for task in ready.tasks["validation"] for item in task.items),
+        tokens=_tokens(
+            (item for task in ready.tasks["validation"] for item in task.items),
+            at_once=in_flight_of(ready.race, on_gpus=cluster.gpus > 0) or ready.sweep.engine.max_num_seqs,
+        ),
     )
 
 
@@ -143,17 +146,22 @@ def does_not_fit(plan: Plan) -> str:
     return f"sweep {plan.sweep}: {plan.problem}"
 
 
-def _tokens(items: Iterable[Item]) -> float:
-    """Tokens of an item, prompts and answers, about, without any tokenizer."""
-    found = []
+def _tokens(items: Iterable[Item], at_once: int) -> Tokens:
+    """Tokens of an item, about, without any tokenizer."""
+    prompts, answers = [], []
     for item in items:
-        count = 0.0
-        for one in item.instances:
-            texts = [text for text in one.args if isinstance(text, str)]
-            longest = [option.get("max_gen_toks", 0) for option in one.args if isinstance(option, dict)]
-            count += sum(map(len, texts)) / _CHARACTERS + _ANSWERED * sum(longest)
-        found.append(count)
-    return mean(found) if found else TOKENS_PER_ANSWER
+        texts = [text for one in item.instances for text in one.args if isinstance(text, str)]
+        options = [option for one in item.instances for option in one.args if isinstance(option, dict)]
+        prompts.append(sum(map(len, texts)) / _CHARACTERS)
+        answers.append([option.get("max_gen_toks", 0) for option in options])
+    if not prompts:
+        return TOKENS.model_copy(update={"at_once": at_once})
+    return Tokens(
+        prompt=mean(prompts),
+        answer=_ANSWERED * mean(map(sum, answers)),
+        longest=max(max(one, default=0) for one in answers),
+        at_once=at_once,
+    )
 
 
 def _items_at_most(sweep: Sweep, suite: Suite) -> dict[Split, int]:

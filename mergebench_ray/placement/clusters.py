@@ -58,6 +58,7 @@ def running_cluster() -> Cluster:
                 node_id=node["NodeID"],
                 spot=node.get("Labels", {}).get(_MARKET) == "spot",
                 counts_memory=node["NodeID"] not in free_memory,
+                host=node["NodeManagerAddress"],
             )
         )
     return Cluster(nodes=tuple(nodes), has_own_store=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +14,10 @@ from mergebench_ray.files import whole_file
 from mergebench_ray.placement.answers import Answers
 from mergebench_ray.placement.parts import ModelSizes
 from mergebench_ray.placement.placement import Placement
-from mergebench_ray.placement.records import Record
+from mergebench_ray.placement.records import Placed, Record
 
 _BYTES = 2
 _NETWORK = 0.4e9  # bytes/s in which merged weights come from another node
-TOKENS_PER_ANSWER = 250.0
-"""Prompt and answer, where the tasks are not at hand."""
 
 
 class Rates(Record):
@@ -28,18 +27,32 @@ class Rates(Record):
         device: "cpu" (a whole machine) or "gpu" (one).
         source: where the numbers are from.
         merge: bytes that a merging pass reads and writes.
+        merge_start: seconds that a merge of nothing would take.
         load: bytes of merged weights that go into a running engine.
+        load_layer: seconds beside that for each layer.
         read: bytes of checkpoints that the bank takes from disk.
-        work: tokens, prompts' and answers', times parameters of the model.
+        prompts: their tokens times parameters of the model.
+        prompt_token: seconds beside that for each token.
+        answers: their tokens times parameters of the model, beside what every step takes.
+        answer_token: seconds beside that for each token.
+        weights: bytes of the model in every step, whatever it computes.
+        layer: seconds beside that for each layer.
         engine_start: seconds until an engine answers.
     """
 
     device: str
     source: str
     merge: float
+    merge_start: float
     load: float
+    load_layer: float
     read: float
-    work: float
+    prompts: float
+    prompt_token: float
+    answers: float
+    answer_token: float
+    weights: float
+    layer: float
     engine_start: float
 
 
@@ -47,23 +60,57 @@ _SHIPPED = {
     "cpu": Rates(
         device="cpu",
         source="2 cores with AVX512-bf16, as shipped",
-        merge=23e9,
-        load=0.85e9,
-        read=1.0e9,
-        work=1.9e11,
-        engine_start=35.0,
+        merge=31e9,
+        merge_start=0.015,
+        load=2.5e9,
+        load_layer=3.4e-3,
+        read=0.5e9,
+        prompts=2.7e11,
+        prompt_token=0.22e-3,
+        answers=1.4e11,
+        answer_token=0.44e-3,
+        weights=50e9,
+        layer=1.1e-3,
+        engine_start=15.0,
     ),
     # Merging was measured on one H200; what an engine does there was not, and is an estimate for an H100.
     "gpu": Rates(
         device="gpu",
         source="H100 and H200, as shipped: engines estimated, not measured",
         merge=3.3e12,
+        merge_start=0.01,
         load=10e9,
+        load_layer=0.0,
         read=1.5e9,
-        work=1.2e14,
+        prompts=2e14,
+        prompt_token=0.0,
+        answers=1.2e14,
+        answer_token=0.0,
+        weights=3.3e12,
+        layer=1e-4,
         engine_start=60.0,
     ),
 }
+
+
+class Tokens(Record):
+    """What an item takes of an engine, on average.
+
+    Attributes:
+        prompt: tokens that are read.
+        answer: tokens that are written.
+        longest: tokens of the longest answer.
+        at_once: sequences that an engine computes at a time, at most.
+    """
+
+    prompt: float = 150.0
+    answer: float = 100.0
+    longest: float = 200.0
+    at_once: int = 128
+
+
+TOKENS = Tokens()
+"""Where the tasks are not at hand."""
 
 
 class Estimate(Record):
@@ -71,7 +118,7 @@ class Estimate(Record):
 
     Attributes:
         rates: what it was reckoned by.
-        tokens_per_answer: prompt and answer.
+        tokens: of an item.
         merge_seconds: of a candidate, at the slowest shard.
         load_seconds: into the engines, from other nodes included.
         answer_seconds: of all items of a candidate, on the engines that share them.
@@ -80,7 +127,7 @@ class Estimate(Record):
     """
 
     rates: Rates
-    tokens_per_answer: float
+    tokens: Tokens
     merge_seconds: float
     load_seconds: float
     answer_seconds: float
@@ -95,7 +142,7 @@ def estimate(
     items: int,
     answers: Sequence[Answers],
     together: int,
-    tokens_per_answer: float = TOKENS_PER_ANSWER,
+    tokens: Tokens = TOKENS,
     rates: Rates | None = None,
 ) -> Estimate:
     """Reckon what a placed sweep takes.
@@ -107,7 +154,7 @@ def estimate(
         items: that a candidate is asked when it is not stopped.
         answers: of each part of the search.
         together: engines that share a candidate's items.
-        tokens_per_answer: prompt and answer, on average.
+        tokens: of an item.
         rates: to reckon by; None for those of the devices placed on.
     """
     on_gpus = any(one.devices for one in placement.of("engine"))
@@ -116,10 +163,10 @@ def estimate(
     merge = _merge_seconds(sizes, placement, merging)
     load = _load_seconds(sizes, placement, rates)
     engines = placement.of("engine")
-    beside = 1 if on_gpus else max(sum(two.node == one.node for two in engines) for one in engines)
-    speed = rates.work * max(1, len(engines[0].devices)) / beside
-    answer = tokens_per_answer * sizes.parameters / speed
-    asked = items * answer / together
+    beside = 1 if on_gpus else max(Counter(_machine(placement, one) for one in engines).values())
+    slower = beside / max(1, len(engines[0].devices))
+    asked = slower * _answer_seconds(sizes, rates, tokens, items / together)
+    answer = asked * together / items if items else 0.0
     start = rates.engine_start + sizes.parameters * _BYTES * (sizes.specialists + 1) / rates.read
     swaps = sweep.search.most_candidates * (merge + load) * together / len(engines)
     totals = [sum(counts) * answer / len(engines) + start + swaps for counts in zip(*_counts(answers), strict=True)]
@@ -128,7 +175,7 @@ def estimate(
         rates = rates.model_copy(update={"source": source, "merge": merging.merge})
     return Estimate(
         rates=rates,
-        tokens_per_answer=tokens_per_answer,
+        tokens=tokens,
         merge_seconds=merge,
         load_seconds=load,
         answer_seconds=asked,
@@ -159,15 +206,26 @@ def _counts(answers: Sequence[Answers]) -> list[tuple[int, int]]:
     return [(one.least, one.most) for one in answers] or [(0, 0)]
 
 
+def _answer_seconds(sizes: ModelSizes, rates: Rates, tokens: Tokens, items: float) -> float:
+    """Of so many items on one engine: what is computed, and what every step takes, so that many at once take few."""
+    read = tokens.prompt * (rates.prompt_token + sizes.parameters / rates.prompts)
+    written = tokens.answer * (rates.answer_token + sizes.parameters / rates.answers)
+    steps = max(tokens.longest, items * tokens.answer / tokens.at_once)
+    step = sizes.num_layers * rates.layer + sizes.parameters * _BYTES / rates.weights
+    return items * (read + written) + steps * step
+
+
 def _merge_seconds(sizes: ModelSizes, placement: Placement, rates: Rates) -> float:
-    """Shards on one device, or on one node's processor, share its bandwidth."""
-    there: dict[tuple[int, tuple[int, ...]], int] = {}
+    """Shards on one device, or on one machine's processor, share its bandwidth."""
     shards = placement.of("shard")
-    for one in shards:
-        key = (one.node, one.devices)
-        there[key] = there.get(key, 0) + 1
+    there = Counter((_machine(placement, one), one.devices) for one in shards)
     moved = (sizes.specialists + 2) * sizes.merged * _BYTES / len(shards)
-    return max(there.values()) * moved / rates.merge
+    return rates.merge_start + max(there.values()) * moved / rates.merge
+
+
+def _machine(placement: Placement, one: Placed) -> str | int:
+    """What tells the machine that a part is on from others."""
+    return placement.cluster.nodes[one.node].host or one.node
 
 
 def _load_seconds(sizes: ModelSizes, placement: Placement, rates: Rates) -> float:
@@ -175,4 +233,4 @@ def _load_seconds(sizes: ModelSizes, placement: Placement, rates: Rates) -> floa
     elsewhere = max(
         sum(shard.part.output_bytes for shard in shards if shard.node != one.node) for one in placement.of("engine")
     )
-    return sizes.merged * _BYTES / rates.load + elsewhere / _NETWORK
+    return sizes.num_layers * rates.load_layer + sizes.merged * _BYTES / rates.load + elsewhere / _NETWORK

@@ -46,6 +46,7 @@ class ModelSizes:
 
     parameters: int
     merged: int
+    num_layers: int
     specialists: int
     gram: int
     calibration: Mapping[str, int]
@@ -58,6 +59,7 @@ class ModelSizes:
         return cls(
             parameters=base.num_parameters,
             merged=sum(base.tensors[name].numel for name in names),
+            num_layers=base.num_layers,
             specialists=len(specialists),
             gram=gram_bytes(base),
             calibration={

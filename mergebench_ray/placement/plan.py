@@ -10,7 +10,7 @@ from mergebench_ray.config import Sweep
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.placement.answers import Answers
 from mergebench_ray.placement.changes import shards_on_gpus, what_is_lacking
-from mergebench_ray.placement.costs import TOKENS_PER_ANSWER, Estimate, estimate
+from mergebench_ray.placement.costs import TOKENS, Estimate, Tokens, estimate
 from mergebench_ray.placement.parts import ModelSizes
 from mergebench_ray.placement.placement import Placement, find_placement
 from mergebench_ray.placement.records import Cluster, Record
@@ -67,7 +67,7 @@ def make_plan(
     judges: Mapping[str, FoundJudge] = MappingProxyType({}),
     answers: Sequence[Answers] = (),
     items: int = 0,
-    tokens_per_answer: float = TOKENS_PER_ANSWER,
+    tokens: Tokens = TOKENS,
 ) -> Plan:
     """Work out what `sweep` takes, and place it; reads headers only.
 
@@ -80,7 +80,7 @@ def make_plan(
         judges: the judges that scoring needs, found.
         answers: how many each part of the search asks for.
         items: that a candidate is asked when it is not stopped.
-        tokens_per_answer: prompt and answer, on average.
+        tokens: of an item.
     """
     sizes = ModelSizes.of(sweep, base, specialists)
     judged = {name: (one.judge, one.checkpoint.num_parameters) for name, one in judges.items()}
@@ -103,9 +103,7 @@ def make_plan(
         engines_per_candidate=together,
         cluster=cluster,
         placement=placement,
-        estimate=None
-        if placement is None
-        else estimate(sweep, sizes, placement, items, answers, together, tokens_per_answer),
+        estimate=None if placement is None else estimate(sweep, sizes, placement, items, answers, together, tokens),
         problem=None if placement is not None else what_is_lacking(sweep, sizes, judged, cluster),
         notes=notes,
     )

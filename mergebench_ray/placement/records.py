@@ -31,6 +31,7 @@ class Node(Record):
         node_id: Ray's; empty where the node is one that is only planned for.
         spot: whether it may be taken away at any time.
         counts_memory: whether Ray can set aside memory on it.
+        host: the machine that it is on, where several nodes may share one; empty for one of its own.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Node(Record):
     node_id: str = ""
     spot: bool = False
     counts_memory: bool = True
+    host: str = ""
 
 
 class Cluster(Record):

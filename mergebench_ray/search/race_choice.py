@@ -103,10 +103,18 @@ def raced_besides(trials: Sequence[Trial]) -> int:
     return sum(one.role == "candidate" and bool(one.taken_from) for one in searched(trials))
 
 
+def in_flight_of(options: RaceOptions, *, on_gpus: bool) -> int | None:
+    """Sequences that an engine computes at a time; None where no race and no setting bounds them."""
+    if options.kind == NONE or options.in_flight:
+        return options.in_flight
+    return look_of(options) * (_LOOKS_IN_FLIGHT_ON_GPUS if on_gpus else 1)
+
+
 def order_of(options: RaceOptions, raced: RaceOrder, *, on_gpus: bool) -> Order:
     """How the engines are asked."""
     look = look_of(options)
-    in_flight = options.in_flight or look * (_LOOKS_IN_FLIGHT_ON_GPUS if on_gpus else 1)
+    in_flight = in_flight_of(options, on_gpus=on_gpus)
+    assert in_flight is not None, "where nothing bounds it, there is no order"
     # A GPU computes few sequences hardly faster than many, so that what goes on would only wait.
     alone = 0 if on_gpus else in_flight if options.kind == NONE else raced.race.first_look
     looks = () if options.kind == NONE else tuple(range(look, len(raced.places), look))

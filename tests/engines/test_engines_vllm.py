@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mergebench_ray.engines import Generation, GenerationRequest, LoglikelihoodRequest, VLLMEngine
+from mergebench_ray.engines.bench import pace_of
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import family_of
 from mergebench_ray.weights.manifest import WeightManifest, WeightTensor
@@ -367,3 +368,10 @@ def test_answers_are_handed_over_one_by_one(engine: VLLMEngine) -> None:
     assert sorted(came) == [0, 1, 2]
     assert came[-1] == 0
     assert isinstance(answers[1], tuple)
+
+
+def test_a_step_of_many_sequences_takes_less_than_as_many_steps(engine: VLLMEngine) -> None:
+    engine.restore_base()
+    pace = pace_of(engine, sequences=8)
+    assert 0 < pace.together < 8 * pace.alone
+    assert pace.prompt_tokens_per_second > 1 / pace.alone

@@ -9,13 +9,35 @@ import pytest
 from mergebench_ray.config import Sweep
 from mergebench_ray.placement import Cluster, Placement, find_placement
 from mergebench_ray.placement.answers import Answers
-from mergebench_ray.placement.costs import Rates, estimate, keep_rates, known_rates
+from mergebench_ray.placement.costs import Rates, Tokens, estimate, keep_rates, known_rates
 from mergebench_ray.placement.parts import ModelSizes
 
 GIB = 1 << 30
-RATES = Rates(device="cpu", source="a test", merge=1e9, load=1e9, read=1e9, work=1e9, engine_start=10.0)
+RATES = Rates(
+    device="cpu",
+    source="a test",
+    merge=1e9,
+    merge_start=0.05,
+    load=1e9,
+    load_layer=0.002,
+    read=1e9,
+    prompts=2e9,
+    prompt_token=0.01,
+    answers=1e9,
+    answer_token=0.02,
+    weights=1e9,
+    layer=0.01,
+    engine_start=10.0,
+)
+TOKENS = Tokens(prompt=40, answer=30, longest=60, at_once=20)
 SIZES = ModelSizes(
-    parameters=100_000_000, merged=50_000_000, specialists=3, gram=0, calibration={}, heads={"num_attention_heads": 4}
+    parameters=100_000_000,
+    merged=50_000_000,
+    num_layers=10,
+    specialists=3,
+    gram=0,
+    calibration={},
+    heads={"num_attention_heads": 4},
 )
 
 
@@ -41,25 +63,54 @@ def placed(sweep: Sweep, cluster: Cluster) -> Placement:
 def test_a_candidate_is_merging_loading_and_answers() -> None:
     sweep = sweep_of()
     answers = [Answers(what="candidates", least=1000, most=2000)]
-    found = estimate(sweep, SIZES, placed(sweep, Cluster.alike(1, 64 * GIB)), 100, answers, 1, 50.0, RATES)
-    assert found.merge_seconds == pytest.approx(5 * 50e6 * 2 / 1e9)
-    assert found.load_seconds == pytest.approx(50e6 * 2 / 1e9)
-    assert found.answer_seconds == pytest.approx(100 * 50 * 0.1)
-    assert found.candidate_seconds == pytest.approx(0.5 + 0.1 + 500)
+    found = estimate(sweep, SIZES, placed(sweep, Cluster.alike(1, 64 * GIB)), 100, answers, 1, TOKENS, RATES)
+    assert found.merge_seconds == pytest.approx(0.05 + 5 * 50e6 * 2 / 1e9)
+    assert found.load_seconds == pytest.approx(10 * 0.002 + 50e6 * 2 / 1e9)
+    step = 10 * 0.01 + 100e6 * 2 / 1e9
+    asked = 100 * (40 * 0.06 + 30 * 0.12) + 100 * 30 / 20 * step
+    assert found.answer_seconds == pytest.approx(asked)
+    assert found.candidate_seconds == pytest.approx(0.67 + asked)
     start = 10 + 4 * 0.2
-    assert found.hours[0] * 3600 == pytest.approx(start + 20 * 0.6 + 1000 * 5)
-    assert found.hours[1] * 3600 == pytest.approx(start + 20 * 0.6 + 2000 * 5)
+    assert found.hours[0] * 3600 == pytest.approx(start + 20 * 0.67 + 10 * asked)
+    assert found.hours[1] * 3600 == pytest.approx(start + 20 * 0.67 + 20 * asked)
+
+
+def test_a_few_items_take_as_many_steps_as_the_longest_answer() -> None:
+    sweep = sweep_of()
+    few, fewer = (
+        estimate(sweep, SIZES, placed(sweep, Cluster.alike(1, 64 * GIB)), items, [], 1, TOKENS, RATES)
+        for items in (4, 2)
+    )
+    assert few.answer_seconds - fewer.answer_seconds == pytest.approx(2 * (40 * 0.06 + 30 * 0.12))
+    assert fewer.answer_seconds == pytest.approx(2 * (40 * 0.06 + 30 * 0.12) + 60 * 0.3)
 
 
 def test_engines_on_one_nodes_processor_share_it_and_those_of_other_nodes_do_not() -> None:
     sweep = sweep_of(engines=2)
     answers = [Answers(what="candidates", least=1000, most=1000)]
-    together = estimate(sweep, SIZES, placed(sweep, Cluster.alike(1, 64 * GIB)), 100, answers, 1, 50.0, RATES)
-    apart = estimate(sweep, SIZES, placed(sweep, Cluster.alike(2, 8 * GIB)), 100, answers, 1, 50.0, RATES)
+    together = estimate(sweep, SIZES, placed(sweep, Cluster.alike(1, 64 * GIB)), 100, answers, 1, TOKENS, RATES)
+    apart = estimate(sweep, SIZES, placed(sweep, Cluster.alike(2, 8 * GIB)), 100, answers, 1, TOKENS, RATES)
     assert together.answer_seconds == pytest.approx(2 * apart.answer_seconds)
     assert together.hours[0] > 1.9 * apart.hours[0]
     # The bank's one shard is with one of them, so the other's weights come from there.
     assert apart.load_seconds > together.load_seconds
+
+
+def test_nodes_that_are_one_machine_share_its_processor() -> None:
+    sweep = sweep_of(engines=2, shards=2)
+    apart = Cluster.alike(2, 8 * GIB)
+    one = Cluster(nodes=tuple(node.model_copy(update={"host": "10.0.0.1"}) for node in apart.nodes))
+    two, shared = (
+        estimate(sweep, SIZES, one_of_each_kind_a_node(placed(sweep, some)), 100, [], 1, TOKENS, RATES)
+        for some in (apart, one)
+    )
+    assert shared.answer_seconds == pytest.approx(2 * two.answer_seconds)
+    assert shared.merge_seconds - 0.05 == pytest.approx(2 * (two.merge_seconds - 0.05))
+
+
+def one_of_each_kind_a_node(placement: Placement) -> Placement:
+    parts = [one.model_copy(update={"node": one.part.index}) for one in placement.placed]
+    return placement.model_copy(update={"placed": tuple(parts)})
 
 
 def test_rates_that_were_measured_here_take_the_place_of_those_that_ship(
