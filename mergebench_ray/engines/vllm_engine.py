@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import math
-import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
@@ -28,8 +25,9 @@ from mergebench_ray.engines.requests import (
     LoglikelihoodRequest,
     Request,
 )
+from mergebench_ray.engines.starting import longest_load, longest_step, start_vllm
 from mergebench_ray.engines.transports import WeightTransport, transport_class
-from mergebench_ray.errors import InputError, refusing
+from mergebench_ray.errors import InputError
 from mergebench_ray.families import family_of
 from mergebench_ray.machine import computing_device, usable_cores
 from mergebench_ray.steps import STEP_SECONDS, Step, Steps
@@ -42,11 +40,6 @@ if TYPE_CHECKING:
 BASE_VERSION = "base"
 _RESET_ATTEMPTS = 5
 _RESET_PAUSE_S = 0.05
-_ALLOW_MORE = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
-_SLOWEST_CPU = 2e10
-"""Bytes of weights times tokens in a second, at the least: two cores with AVX512-bf16 do twenty times as much."""
-_SLOWEST_LOAD = 1e7
-"""Bytes of weights in a second, at the least, from wherever they come."""
 
 
 def _ignore(_index: int, _answer: Answer) -> None:
@@ -91,47 +84,20 @@ class VLLMEngine:
     ) -> None:
         self._defaults = generation_defaults(model_folder)
         prepare_environment(max(1, usable_cores() // options.count), log_file)
-        # Only here, since vLLM reads its environment when it is imported.
-        from vllm import LLM
-
-        from mergebench_ray.engines.worker import EngineWorker
-
         self.dtype, self.device = engine_dtype(options.dtype), computing_device()
         self._folder = ModelFolder(model_folder)
         on_cpu = not torch.cuda.is_available()
         transport = transport_class(options.transport)
-        with refusing(
-            f"{model_folder}: vLLM does not start with this model",
-            "the engine's log has the traceback, where one is kept",
-            logging.getLogger("vllm"),
-        ):
-            self._llm: Any = LLM(
-                model=str(model_folder),
-                dtype=self.dtype,
-                seed=seed,
-                max_model_len=_with_room_to_score(model_folder, max_model_len),
-                max_num_seqs=options.max_num_seqs,
-                tensor_parallel_size=options.tensor_parallel_size,
-                trust_remote_code=False,
-                hf_overrides=dict(settings or {}),
-                # What transformers reads, where a folder also holds a model in Mistral's own format.
-                load_format="safetensors",
-                config_format="hf",
-                tokenizer_mode="hf",
-                enable_prefix_caching=True,
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                weight_transfer_config={"backend": transport.backend},
-                worker_extension_cls=f"{EngineWorker.__module__}.{EngineWorker.__qualname__}",
-                **(_cpu_arguments(options) if on_cpu else _gpu_arguments(options)),
-            )
+        self._llm: Any = start_vllm(
+            model_folder, options, max_model_len, seed, self.dtype, transport.backend, on_cpu=on_cpu, settings=settings
+        )
         self.tokenizer: Any = self._llm.get_tokenizer()
         self.busy_seconds = 0.0
         self.tokens = 0
         self._steps = Steps()
         tokens = self._llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
         self._longest_step = longest_step(model_folder, tokens) if on_cpu else STEP_SECONDS
-        self._longest_load = _weight_bytes(model_folder) / _SLOWEST_LOAD
+        self._longest_load = longest_load(model_folder)
         self._max_model_len = max_model_len
         family = family_of(self._llm.llm_engine.vllm_config.model_config.hf_config.model_type)
         self._held = HeldWeights(family)
@@ -385,51 +351,3 @@ class VLLMEngine:
             self._transport.close()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
-
-
-def longest_step(model_folder: Path, tokens: int) -> float:
-    """Seconds that a step of so many tokens takes at most on a CPU; with large models and long prompts that is long."""
-    return max(STEP_SECONDS, _weight_bytes(model_folder) * tokens / _SLOWEST_CPU)
-
-
-def _weight_bytes(model_folder: Path) -> int:
-    return sum(file.stat().st_size for file in model_folder.glob("*.safetensors"))
-
-
-def _with_room_to_score(model_folder: Path, max_model_len: int) -> int:
-    """The length that vLLM is given: one more, for the token that it generates after a prompt that fills the model.
-
-    That token's log-probability is what is wanted. It is never read, so no position beyond the model's own is used.
-
-    Raises:
-        InputError: if the model is not made for `max_model_len`.
-    """
-    from vllm.engine.arg_utils import EngineArgs
-
-    os.environ.pop(_ALLOW_MORE, None)
-    try:
-        EngineArgs(model=str(model_folder), max_model_len=max_model_len).create_model_config()
-    except ValueError as error:
-        found = re.search(r"User-specified max_model_len .*?\)\.", str(error))
-        if found is None:
-            raise
-        raise InputError(f"{model_folder}: {found[0]} Lower the suite's max_model_len") from error
-    os.environ[_ALLOW_MORE] = "1"
-    return max_model_len + 1
-
-
-def _cpu_arguments(options: EngineOptions) -> dict[str, Any]:
-    return {
-        # Compiling takes minutes at the start and gains a tenth.
-        "enforce_eager": True,
-        # vLLM rewinds the random numbers of a seeded prompt that it has read in part, which fails on a CPU.
-        "enable_chunked_prefill": False,
-        # Only whole blocks of a context are reused; the smallest that its attention has, as fast as the default of 128.
-        "block_size": 32,
-        "distributed_executor_backend": "uni" if options.tensor_parallel_size == 1 else "mp",
-        "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
-    }
-
-
-def _gpu_arguments(options: EngineOptions) -> dict[str, Any]:
-    return {"gpu_memory_utilization": options.gpu_memory_utilization}

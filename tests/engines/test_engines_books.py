@@ -13,7 +13,7 @@ import torch
 from mergebench_ray.config import EngineOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import prepare_environment
-from mergebench_ray.engines.vllm_engine import longest_step
+from mergebench_ray.engines.starting import longest_step
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import family_of
 from mergebench_ray.weights.held_weights import HeldWeights
