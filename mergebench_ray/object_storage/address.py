@@ -44,14 +44,15 @@ class Address:
                 f"address {scheme}://***: keys and passwords come from the environment (docs/checkpoints.md), never "
                 f"from an address; write {scheme}://BUCKET/FOLDER"
             )
+        if any(letter in rest for letter in "?#\\"):
+            # Options may be a signature.
+            raise InputError(f"address {scheme}://...: takes no options and no '?', '#' or backslash")
         if not _BUCKET.fullmatch(bucket):
             raise InputError(f"address {text!r}: {bucket!r} cannot be a bucket's name; write {scheme}://BUCKET/FOLDER")
         key = key.removesuffix("/")
         parts = key.split("/")
         if not key or any(part in ("", ".", "..") or part != part.strip() for part in parts) or not key.isprintable():
             raise InputError(f"address {text!r}: write {scheme}://BUCKET/FOLDER; no part is empty, '.' or '..'")
-        if "?" in key or "#" in key or "\\" in key:
-            raise InputError(f"address {scheme}://{bucket}/...: takes no options and no '?', '#' or backslash")
         return cls(scheme, bucket, key)
 
     def __truediv__(self, name: str) -> Address:
@@ -92,6 +93,6 @@ def output_place(out: PurePath | str) -> Path | Address:
     if scheme is None:
         return Path(out)
     if scheme not in SCHEMES:
-        raise InputError(f"output {text}: cannot be written to {scheme}://; {nearest(scheme, SCHEMES)}")
+        raise InputError(f"output {scheme}://...: cannot be written there; {nearest(scheme, SCHEMES)}")
     # Who made a path of it has lost a slash.
     return Address.parse(text if "://" in text else text.replace(":/", "://", 1))

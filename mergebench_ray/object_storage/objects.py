@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.install_hints import install_command
@@ -40,7 +41,10 @@ _OWN_KEYS = (
 )
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+_STATUS = re.compile(r"status code: (\d{3}[\w ']*)")
 _NETWORK = re.compile(r"error sending request|connect|dns error|timed? ?out|connection", re.IGNORECASE)
+_USER = re.compile(r"(?<=://)[^/\s]*@")
+_REGION = re.compile(r"[A-Za-z0-9-]*")
 _MAX_REASON = 200
 
 
@@ -76,7 +80,8 @@ def list_folder(folder: Address) -> tuple[dict[str, RemoteObject], set[str]]:
     objects = {}
     for meta in found["objects"]:
         name = meta["path"].removeprefix(prefix)
-        if name and "/" not in name:
+        # An object that stands for the folder itself, as consoles make one, is called what the folder is.
+        if name and "/" not in name and meta["path"] != folder.key:
             objects[name] = _seen(Address(folder.scheme, folder.bucket, meta["path"]), meta)
     folders = {path.rstrip("/").removeprefix(prefix) for path in found["common_prefixes"]}
     return objects, folders - {""}
@@ -220,9 +225,11 @@ def _problem(address: Address, done: str, error: Exception) -> str:
         return f"no permission: it cannot be {done} with the {_whose(address)} that are set{why}; check their rights"
     if "redirect" in text or code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
         return f"the bucket {address.bucket!r} is in another region; set AWS_REGION to that"
-    if code is None and _NETWORK.search(text):
+    # How long was tried is told of answers, too, so that what they say comes first.
+    status = found[1].strip() if (found := _STATUS.search(text)) else None
+    if code is None and status is None and _NETWORK.search(text):
         return f"{SCHEMES[address.scheme]} is out of reach; check the network, and the endpoint if there is one"
-    return f"cannot be {done} ({code or _without_secrets(text)}); check the store"
+    return f"cannot be {done} ({code or status or _without_secrets(text)}); check the store"
 
 
 def _whose(address: Address) -> str:
@@ -239,6 +246,7 @@ def _without_secrets(text: str) -> str:
     for name in _SECRETS:
         if value := os.environ.get(name):
             text = text.replace(value, "***")
+    text = _USER.sub("***@", text)
     return " ".join(text.split())[:_MAX_REASON]
 
 
@@ -260,6 +268,7 @@ def _opened(scheme: str, bucket: str, environment: tuple[tuple[str, str], ...]) 
     from obstore.store import GCSStore, S3Store
 
     settings = dict(environment)
+    _check_settings(settings, scheme)
     endpoint = next((settings[name] for name in _ENDPOINTS[scheme] if settings.get(name)), "")
     options: Any = {
         "timeout": timedelta(seconds=_REQUEST_SECONDS),
@@ -276,6 +285,25 @@ def _opened(scheme: str, bucket: str, environment: tuple[tuple[str, str], ...]) 
         credential_provider=_profile(settings),
         disable_bulk_delete=True,
     )
+
+
+def _check_settings(settings: Mapping[str, str], scheme: str) -> None:
+    """Refuse what no address can be made of; obstore ends with a panic, and not before the first request."""
+    for name in _ENDPOINTS[scheme]:
+        if (value := settings.get(name)) and not _is_endpoint(value):
+            raise InputError(f"{name}: is no address; write https://HOST or http://HOST:PORT")
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        if not _REGION.fullmatch(settings.get(name, "")):
+            raise InputError(f"{name}: is no region; write one such as us-east-1")
+
+
+def _is_endpoint(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and text.isprintable() and " " not in text
 
 
 def _profile(settings: Mapping[str, str]) -> Any:

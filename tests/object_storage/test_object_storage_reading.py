@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from transformers import AutoModelForCausalLM
+from werkzeug.serving import make_server
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.checkpoints.headers import is_here, resolve_headers
@@ -17,6 +21,8 @@ from mergebench_ray.commands.models import resolve_models
 from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
 from mergebench_ray.object_storage import fetched
+from mergebench_ray.object_storage.address import Address
+from mergebench_ray.object_storage.published import check_new_address
 from object_server import BUCKET, KEYS, ObjectServer, stored
 from small_disks import small_disk
 from tiny_gguf import tiny_gguf
@@ -131,6 +137,8 @@ def test_what_is_not_there_is_one_line(
         ("s3://bucket", "write s3://BUCKET/FOLDER"),
         ("s3://bucket/../model", "no part is empty, '.' or '..'"),
         ("s3://bucket/model?endpoint=x", "takes no options"),
+        (f"s3://bucket//model?X-Amz-Signature={KEYS['AWS_SECRET_ACCESS_KEY']}", "takes no options"),
+        (f"s3://bucket?X-Amz-Signature={KEYS['AWS_SECRET_ACCESS_KEY']}/model", "takes no options"),
         ("hf://owner/name/folder", "write hf://owner/name or hf://owner/name@revision"),
         (f"s3://AKIA+a+b:{KEYS['AWS_SECRET_ACCESS_KEY']}@bucket/model", "write MODEL or MODEL+ADAPTER"),
         (f"s3://AKIA:{KEYS['AWS_SECRET_ACCESS_KEY']}@bucket/model", "keys and passwords come from the environment"),
@@ -165,6 +173,41 @@ def test_no_server_no_keys_and_no_permission_are_one_line_each(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(InputError, match="S3 is out of reach; check the network, and the endpoint"):
         resolve(stored("base"))
+    for name, value, problem in (
+        ("AWS_ENDPOINT_URL", "my store", "AWS_ENDPOINT_URL: is no address"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:99999", "AWS_ENDPOINT_URL: is no address"),
+        ("AWS_REGION", "of ours", "AWS_REGION: is no region"),
+    ):
+        with monkeypatch.context() as changed, pytest.raises(InputError, match=problem):
+            changed.setenv(name, value)
+            resolve(stored("base"))
+
+
+def test_what_a_server_answers_is_said_without_the_password_of_its_address(
+    server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strange(_environ: object, start: Callable[..., object]) -> list[bytes]:
+        start("418 I'm a teapot", [("Content-Length", "0")])
+        return []
+
+    listening = make_server("127.0.0.1", 0, strange)
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://someone:of-ours@127.0.0.1:{listening.server_port}")
+    try:
+        with pytest.raises(InputError, match=r"cannot be listed \(418 I'm a teapot\); check the store") as refused:
+            resolve(stored("base"))
+    finally:
+        listening.shutdown()
+        listening.server_close()
+    assert "of-ours" not in str(refused.value)
+
+
+def test_an_object_that_stands_for_a_folder_is_none_of_its_files(server: ObjectServer) -> None:
+    # The client would take the slash away.
+    httpx.put(f"{server.environment['AWS_ENDPOINT_URL']}/{BUCKET}/marked/").raise_for_status()
+    with pytest.raises(InputError, match="there are no files; give the folder"):
+        resolve(stored("marked"))
+    check_new_address(Address.parse(stored("marked")))
 
 
 def test_copies_in_other_formats_are_not_fetched(server: ObjectServer, models: dict[str, Path], tmp_path: Path) -> None:
