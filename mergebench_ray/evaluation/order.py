@@ -60,6 +60,11 @@ class Order:
         """Places of a share's items that are complete before another begins; none where they were answered before."""
         return frozenset(self.places[share.index : self.alone : share.count] if self.start == 0 else ())
 
+    @property
+    def looks_alone(self) -> int:
+        """How many of the looks that are to come are complete before another item begins, on each share of the items."""
+        return 0 if self.start else sum(count <= self.alone for count in self.counts)
+
     def by_look(self, share: Share) -> list[list[int]]:
         """Places of a share's items that each look adds, in this order."""
         bounds = pairwise((self.start, *self.counts))

@@ -133,7 +133,7 @@ class PreparedSplit:
         first = order.alone_of(share)
         alone = Alone(
             prompts=sum(any(asked[index].item in first for index in one.requests) for one in prompts),
-            looks=sum(first.issuperset(look) for look in looks),
+            looks=order.looks_alone,
         )
         grader = LookGrader(questions, looks, self._judges)
         return ShareScoring(engine, asked, prompts, order.in_flight, grader, alone)

@@ -249,3 +249,10 @@ def test_orders_are_dealt_out_in_turn() -> None:
     assert looks == [[[], [103], [106, 109]], [[], [104], [107, 110]], [[102], [105], [108]]]
     assert order.by_look(Share()) == [[102], [103, 104, 105], [106, 107, 108, 109, 110]]
     assert order.dealt(Share(1, 3)) == (101, 104, 107, 110)
+
+
+def test_looks_alone_are_the_first_ones_whatever_a_share_has_of_later_ones() -> None:
+    order = Order(tuple(range(100, 109)), in_flight=1, alone=4, looks=(4, 8))
+    assert order.looks_alone == 1
+    assert replace(order, alone=0).looks_alone == replace(order, start=4).looks_alone == 0
+    assert replace(order, looks=()).looks_alone == 0

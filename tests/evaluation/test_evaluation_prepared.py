@@ -19,6 +19,7 @@ from mergebench_ray.engines.batch import Batch, Prompt
 from mergebench_ray.engines.tokens import encode_pairs, encode_texts
 from mergebench_ray.evaluation import grading
 from mergebench_ray.evaluation.evaluator import Evaluator
+from mergebench_ray.evaluation.order import Order, Share
 from mergebench_ray.evaluation.prepared import PreparedSplit
 from mergebench_ray.scores import Scores
 from mergebench_ray.tasks import task_files
@@ -96,6 +97,19 @@ class InstantEngine:
     def stream(self, prompts: Sequence[Prompt], in_flight: int | None, alone: int) -> Iterator[list[tuple[int, Any]]]:
         for prompt in prompts:
             yield [(index, (-float(index), False)) for index in prompt.requests]
+
+
+@pytest.mark.timeout(120)
+def test_a_share_without_an_item_of_the_last_look_waits_for_the_first_look_alone(
+    tmp_path: Path, engine: VLLMEngine
+) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    write_choice_task(folder)
+    suite = write_suite(tmp_path, {"choice": {"capital_choice": "acc"}}, max_model_len=ENGINE_LENGTH)
+    evaluator = Evaluator(suite, EvaluationOptions(), lambda: cast(VLLMEngine, InstantEngine(engine)))
+    order = Order((4, 2, 0, 3, 1), in_flight=1, alone=2, looks=(2, 4))
+    assert [list(look) for look in evaluator.looks("test", order, Share(1, 2))] == [[2], [3], []]
 
 
 def test_of_5000_items_a_second_candidate_builds_and_tokenises_nothing(
