@@ -72,13 +72,14 @@ def test_actors_and_one_process_give_the_same_bits(
 
     options = CalibrationOptions(folder=str(tmp_path / "actors"))
     calibration = Calibration(base, specialists, sources, samples, options)
-    for found, name in zip(calibration.statistics(CalibrationRequest("fisher", 3)), NAMES, strict=True):
-        job = CalibrationJob(
-            "fisher", base, {name: specialists[name]}, samples, {}, {}, options.max_length, options.dtype
-        )
-        # A process of its own: vLLM, once started in this one, keeps torch from computing on one thread as actors do.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            expected = pool.submit(compute_alone, job).result()
+    jobs = [
+        CalibrationJob("fisher", base, {name: specialists[name]}, samples, {}, {}, options.max_length, options.dtype)
+        for name in NAMES
+    ]
+    # A process of its own: vLLM, once started in this one, keeps torch from computing on one thread as actors do.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        computed = list(pool.map(compute_alone, jobs))
+    for found, expected in zip(calibration.statistics(CalibrationRequest("fisher", 3)), computed, strict=True):
         made = load_file(found.path)
         assert made.keys() == expected.keys()
         assert all(torch.equal(made[tensor], torch.from_numpy(expected[tensor])) for tensor in made)
