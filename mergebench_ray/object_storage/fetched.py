@@ -73,7 +73,7 @@ class RemoteFolder:
             total = sum(one.size for one in missing.values())
             _require_room(total)
             meter = Meter(progress, f"fetching {self.address}", total)
-            folder.mkdir(exist_ok=True)
+            cache_folder(f"{_PART}/{folder.name}")
 
             def bring(name: str) -> None:
                 with one_at_a_time(folder / f".{canonical_digest(name)[:16]}.lock"):

@@ -178,9 +178,10 @@ def test_no_server_no_keys_and_no_permission_are_one_line_each(
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:99999", "AWS_ENDPOINT_URL: is no address"),
         ("AWS_REGION", "of ours", "AWS_REGION: is no region"),
     ):
-        with monkeypatch.context() as changed, pytest.raises(InputError, match=problem):
+        with monkeypatch.context() as changed:
             changed.setenv(name, value)
-            resolve(stored("base"))
+            with pytest.raises(InputError, match=problem):
+                resolve(stored("base"))
 
 
 def test_what_a_server_answers_is_said_without_the_password_of_its_address(
@@ -234,6 +235,14 @@ def test_models_that_do_not_all_find_room_are_refused_before_one_is_fetched(
         with pytest.raises(InputError, match=r"GB are to be fetched from object storage, and .* are free"):
             found.fetch()
     assert server.bytes_read(WEIGHTS) <= 3 << 16
+
+
+def test_a_cache_where_no_copy_can_be_made_is_one_line(server: ObjectServer) -> None:
+    copy = resolve(stored("base")).folder
+    shutil.rmtree(copy)
+    copy.write_text("not a folder")
+    with pytest.raises(InputError, match=r"cache folder \S+ cannot be made \(File exists\)"):
+        resolve(stored("base"))
 
 
 def test_a_gguf_file_in_storage_is_fetched_and_dequantised(server: ObjectServer, tmp_path: Path) -> None:
