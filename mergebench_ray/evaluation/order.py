@@ -62,7 +62,7 @@ class Order:
 
     @property
     def looks_alone(self) -> int:
-        """How many of the looks that are to come are complete before another item begins, on each share of the items."""
+        """How many of the looks that are to come are complete before another item begins, on every share."""
         return 0 if self.start else sum(count <= self.alone for count in self.counts)
 
     def by_look(self, share: Share) -> list[list[int]]:

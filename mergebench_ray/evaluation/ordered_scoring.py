@@ -50,8 +50,8 @@ class Answered:
 class OrderedScoring:
     """Scores the weights that all of several evaluators hold, each on its share of the items in a given order.
 
-    It begins at once. One thread fetches looks; any other may say `stop`. Evaluators wait for nobody: they go on while
-    a look is judged, and end within a step of their engine when they are stopped.
+    It begins at once. One thread fetches looks; any other may say `stop`. Evaluators go on while a look is judged,
+    but for half a second after those that are `alone`, and end within a step of their engine when they are stopped.
 
     What was stopped goes on later from the last look that was fetched: merge and load the candidate again, and make
     another with `order.start` set to that look's count, and what `finish` gave. In what way its answers may then differ

@@ -116,6 +116,6 @@ def order_of(options: RaceOptions, raced: RaceOrder, *, on_gpus: bool) -> Order:
     in_flight = in_flight_of(options, on_gpus=on_gpus)
     assert in_flight is not None, "where nothing bounds it, there is no order"
     # A GPU computes few sequences hardly faster than many, so that what goes on would only wait.
-    alone = 0 if on_gpus else in_flight if options.kind == NONE else raced.race.first_look
+    alone = 0 if on_gpus else raced.race.first_look
     looks = () if options.kind == NONE else tuple(range(look, len(raced.places), look))
     return Order(raced.places, in_flight, alone, looks)

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from lm_eval.api.metrics import mean
 
+from made_up_races import WeightedMean
 from mergebench_ray.config import Sweep
+from mergebench_ray.config.race import RaceOptions
 from mergebench_ray.errors import InputError
-from mergebench_ray.search.race_choice import chosen_race
+from mergebench_ray.search.race.items import Items
+from mergebench_ray.search.race.kinds import make_race, race_class
+from mergebench_ray.search.race_choice import chosen_race, order_of
+from mergebench_ray.search.race_order import RaceOrder
 
 
 def task(aggregation: Any = mean) -> Any:
@@ -56,3 +61,17 @@ def test_a_scheduler_that_would_begin_after_the_last_item_is_refused() -> None:
     assert chosen([task(), task()], trials=9, race=asha)[0] == "ASHAScheduler"
     with pytest.raises(InputError, match="scheduler_options: ASHAScheduler does not take them"):
         chosen([task()], trials=9, race=asha)
+
+
+@pytest.mark.parametrize("per_task", [2, 20])
+def test_full_scoring_begins_with_as_many_items_as_a_race_so_that_both_answer_alike(per_task: int) -> None:
+    tasks = [f"task {number}" for number in range(15) for _ in range(per_task)]
+    items = Items.of(["math"] * len(tasks), tasks)
+    orders = []
+    for options in (RaceOptions(kind="pool"), RaceOptions(kind="none", in_flight=20)):
+        places = race_class(options.kind).order(items, 0)
+        race = make_race(options, items.taken(places), WeightedMean({"math": 1.0}), candidates=9)
+        orders.append(order_of(options, RaceOrder(race, tuple(places.tolist())), on_gpus=False))
+    pool, full = orders
+    assert (full.places, full.in_flight, full.alone) == (pool.places, pool.in_flight, pool.alone)
+    assert pool.alone > 20
