@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bank_in_process import files_of, merge_streamed, write_from_bank
-from mergebench_ray.bank import Layout, StreamedBank
+from bank_in_process import LocalBank, files_of, merge_streamed, write_from_bank
+from mergebench_ray.bank import Layout, StreamedBank, inner_products, window_worker
 from mergebench_ray.bank.calls import _called, _may_write
 from mergebench_ray.bank.layout import LayoutTensor
 from mergebench_ray.bank.windows import window_runs
@@ -62,6 +62,19 @@ def test_files_are_those_of_the_bank(models: Models, tmp_path: Path, method: str
     merge_streamed(tmp_path / "streamed", base, some, method, parameters, window=WINDOW, threads=3)
     write_from_bank(tmp_path / "bank", base, some, method, parameters)
     assert files_of(tmp_path / "streamed") == files_of(tmp_path / "bank")
+
+
+def test_inner_products_of_many_blocks_are_one_wherever_tensors_are_cut(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = LocalBank(*models).bank.statistics.inner_products()
+    for module in (inner_products, window_worker):
+        monkeypatch.setattr(module, "INNER_PRODUCT_BLOCK", 96)
+    found = [LocalBank(*models, shards=shards).bank.statistics.inner_products() for shards in (1, 7)]
+    found += [StreamedBank(*models, window=window, threads=2).inner_products() for window in (100, WINDOW)]
+    assert all(one == found[0] for one in found)
+    assert found[0].keys() == whole.keys()
+    assert all(torch.allclose(torch.tensor(found[0][name]), torch.tensor(one)) for name, one in whole.items())
 
 
 @pytest.mark.usefixtures("empty_cache")
