@@ -124,6 +124,33 @@ def test_an_engine_that_is_lost_beside_others_ends_no_candidate_of_theirs(
     assert parts.scorer.score(parts.bank.recipe("model_soup", {}), "test").engines == (0, 1)
 
 
+def test_no_merge_begins_while_another_engine_still_reads_where_one_was_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = Parts(monkeypatch, tmp_path, engines=2, per_candidate=2)
+    parts.begin()
+    happened: list[Any] = []
+    merge, fails = parts.bank.merge, [EngineDiedError(parts, 0)]
+
+    def merged(recipe: Any) -> Any:
+        happened.append("merge")
+        return merge(recipe)
+
+    def load(evaluator: RecordingEvaluator, _manifest: str, _places: Any) -> Any:
+        return fails.pop() if fails else evaluator
+
+    def wait(refs: list[Any], timeout: float | None) -> Any:
+        if timeout is None:
+            happened.append("lost" if isinstance(refs[0], EngineDiedError) else "has read")
+        return refs, []
+
+    monkeypatch.setattr(parts.bank, "merge", merged)
+    monkeypatch.setattr(RecordingEvaluator, "load", load)
+    monkeypatch.setattr(ray, "wait", wait)
+    assert isinstance(parts.step(0, 0.5).found, Measurement)
+    assert happened == ["merge", "lost", "has read", "merge", "has read", "has read"]
+
+
 def test_an_engine_that_finds_no_place_is_waited_for_and_said(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     parts.begin()
     monkeypatch.setattr(ray, "wait", lambda refs, timeout: ([], refs))
