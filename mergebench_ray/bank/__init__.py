@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from mergebench_ray.bank.calibrator import Calibrator
     from mergebench_ray.bank.layout import Layout
     from mergebench_ray.bank.rehearsal import compiled_ahead
+    from mergebench_ray.bank.shard import NoLongerHeldError
     from mergebench_ray.bank.streamed import StreamedBank
 
-__all__ = ["Bank", "Calibrator", "Layout", "Merged", "StreamedBank", "compiled_ahead"]
+__all__ = ["Bank", "Calibrator", "Layout", "Merged", "NoLongerHeldError", "StreamedBank", "compiled_ahead"]
 
 # Lazily, since a merge that is made once does without Ray, which takes a second to import.
 __getattr__ = lazy_names(
@@ -23,6 +24,7 @@ __getattr__ = lazy_names(
         "Calibrator": "calibrator",
         "Layout": "layout",
         "Merged": "bank",
+        "NoLongerHeldError": "shard",
         "StreamedBank": "streamed",
         "compiled_ahead": "rehearsal",
     },

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from contextlib import closing
+from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -15,6 +18,7 @@ from torch import Tensor
 from mergebench_ray.bank.calibrator import Calibrator, calibration_record, require_calibrator
 from mergebench_ray.bank.inner_products import products_by_tensor
 from mergebench_ray.bank.layout import Layout
+from mergebench_ray.bank.reading import read_merged, shard_runs
 from mergebench_ray.bank.shard import BankShard, ShardPlace, this_node
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
 from mergebench_ray.bank.work import plan_work
@@ -34,7 +38,8 @@ from mergebench_ray.methods import (
 )
 from mergebench_ray.progress import Progress
 from mergebench_ray.weights.manifest import Piece, WeightManifest, WeightTensor
-from mergebench_ray.weights.memory_file import MappedFiles, MemoryFile
+from mergebench_ray.weights.memory_file import MappedFiles
+from mergebench_ray.weights.stream import WeightStream
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +52,7 @@ class Merged:
         manifest: where its tensors lie.
         seconds: wall time of the merge, with what had to be prepared for it.
         bytes_moved: bytes that the fused pass read and wrote; 0 where nothing had changed.
-        places: where its shards were then.
+        places: where its shards were then, and what they held.
     """
 
     manifest: WeightManifest
@@ -87,18 +92,18 @@ class Bank:
         self.layout = layout
         self.base_digest = base.digest()
         self.specialist_digests = {name: specialists[name].digest() for name in self.specialists}
+        self.family = base.family
         self._base_reference = str(base.ref)
         self._references = {name: str(specialists[name].ref) for name in self.specialists}
         self._shards = shards
         self._calibrator = calibrator
         self._last: Merged | None = None
         self.bytes_moved = 0
-        self._copies: dict[int, MemoryFile] = {}
         self._inner_products: Mapping[str, InnerProducts] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies of other nodes' output, and who is told of losses, belong to the process that made them.
-        return {**self.__dict__, "_copies": {}, "_say": logger.warning}
+        # Who is told of losses lives in the process that loaded the bank.
+        return {**self.__dict__, "_say": logger.warning}
 
     @classmethod
     def load(
@@ -198,6 +203,7 @@ class Bank:
         contents = {"base": self.base_digest, **{f"+{k}": v for k, v in self.specialist_digests.items()}}
         work = plan_work(self.layout, method, parameters, prepared, self.specialists, contents)
         done = self._shards.call(BankShard.merge, work)
+        places = [one.place for one in done]
         if work.solver is not None:
             # The solutions of groups that lie in several shards go to all of them.
             across = {
@@ -205,94 +211,71 @@ class Bank:
             }
             if across:
                 self._shards.call(BankShard.place, across)
-            if self._shards.call(BankShard.where) != [one.place for one in done]:
+            before, places = places, self._shards.call(BankShard.where)
+            if [one.life for one in places] != [one.life for one in before]:
                 return self.merge(recipe)  # one has begun again in between
         for problem in {one.problem for one in done if one.problem}:
             warn_not_compiled(problem)  # where the shard said so, nobody reads it
         for index, one in enumerate(done):
             if one.read_seconds:
                 self._say(f"shard {index} of the bank was lost: it was back after {one.read_seconds:.0f} s")
-        places = tuple(one.place for one in done)
         manifest = self._manifest(recipe.digest, work.fingerprints, places)
         moved = sum(one.bytes_moved for one in done)
         self.bytes_moved += moved
-        self._last = Merged(manifest, time.perf_counter() - began, moved, places)
+        self._last = Merged(manifest, time.perf_counter() - began, moved, tuple(places))
         return self._last
 
     def holds(self, merged: Merged) -> bool:
-        """Whether a merge can be read still: no shard has begun again since."""
+        """Whether a merge can be read still: no shard has begun again since, or merged something else."""
         return self._shards.call(BankShard.where) == list(merged.places)
 
     def localise(self, manifest: WeightManifest, places: Sequence[ShardPlace]) -> WeightManifest:
-        """The same tensors, in memory files of the node this is called on.
+        """The same tensors, for readers on the node this is called on.
 
-        Parts that lie on other nodes are fetched through Ray's object store into memory of this process, which must
-        live as long as they are read.
+        Where a shard is on another node, they come through Ray's object store, when they are asked for and no others:
+        `read_merged` says what that may raise.
 
         Args:
             manifest: of a merge.
-            places: where the shards were then.
-
-        Raises:
-            ray.exceptions.RayTaskError: a shard on another node has begun again since.
+            places: where the shards were then, and what they held.
         """
         here = this_node()
         if all(place.node == here for place in places):
             return manifest
-        paths = [self._local_path(index, place, here) for index, place in enumerate(places)]
-        pieces = self._pieces(paths, places)
-        tensors = tuple(replace(tensor, pieces=pieces[tensor.name]) for tensor in manifest.tensors)
-        return replace(manifest, tensors=tensors)
+        read = partial(read_merged, self._shards, self.layout, places)
+        return WeightStream(manifest.version, manifest.dtype, manifest.tensors, self.family, read)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The last merge's tensors, one at a time; each is a view or a copy that is valid until the next merge.
+        """The last merge's tensors, one at a time; each may be read until the next is asked for.
 
         Raises:
             RuntimeError: if this handle has merged nothing yet.
+            whatever `read_merged` does, where shards are on other nodes.
         """
         if self._last is None:
             raise RuntimeError("nothing merged yet")
+        manifest = self.localise(self._last.manifest, self._last.places)
         files = MappedFiles()
-        for tensor in self.localise(self._last.manifest, self._last.places).tensors:
-            yield tensor.name, files.read(tensor.shape, torch.bfloat16, list(map(astuple, tensor.pieces)))
+        with closing(manifest.buckets([tensor.name for tensor in manifest.tensors])) as buckets:
+            for tensor in itertools.chain.from_iterable(bucket.tensors for bucket in buckets):
+                yield tensor.name, files.read(tensor.shape, torch.bfloat16, list(map(astuple, tensor.pieces)))
 
     def close(self) -> None:
         """End the shards; the weights are gone."""
         self._shards.close()
-        for copy in self._copies.values():
-            copy.close()
-        self._copies = {}
-
-    def _local_path(self, index: int, place: ShardPlace, here: str) -> str:
-        """Memory file of this node with a shard's output, fetched if the shard is elsewhere."""
-        if place.node == here:
-            return place.path
-        if index not in self._copies:
-            self._copies[index] = MemoryFile(place.stop - place.start)
-        bits = self._shards.call_one(index, BankShard.output_bits, place)
-        self._copies[index].tensor.view(torch.int16).copy_(torch.tensor(bits))
-        return self._copies[index].path
 
     def _manifest(self, version: str, fingerprints: Sequence[str], places: Sequence[ShardPlace]) -> WeightManifest:
-        pieces = self._pieces([place.path for place in places], places)
+        runs = shard_runs(self.layout, places)
         shapes: dict[str, tuple[int, ...]] = {}
         prints: dict[str, str] = {}
         for tensor, fingerprint in zip(self.layout.merged, fingerprints, strict=True):
             shapes[tensor.name] = tensor.shape
             prints[tensor.name] = prints.get(tensor.name, "") + fingerprint
+        pieces = {
+            name: tuple(Piece(places[run.shard].path, run.start, run.count) for run in runs[name]) for name in shapes
+        }
         tensors = tuple(WeightTensor(name, shapes[name], pieces[name], prints[name]) for name in shapes)
         return WeightManifest(version, "bfloat16", tensors)
-
-    def _pieces(self, paths: Sequence[str], places: Sequence[ShardPlace]) -> dict[str, tuple[Piece, ...]]:
-        """Where each tensor lies, given the memory file of each shard."""
-        pieces: dict[str, tuple[Piece, ...]] = {}
-        for tensor in self.layout.merged:
-            for place, path in zip(places, paths, strict=True):
-                first, last = max(tensor.start, place.start), min(tensor.stop, place.stop)
-                if first < last:
-                    piece = Piece(path, first - place.start, last - first)
-                    pieces[tensor.name] = (*pieces.get(tensor.name, ()), piece)
-        return pieces
 
 
 class _BankStatistics:

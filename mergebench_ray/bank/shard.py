@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from mergebench_ray.steps import SLOWEST_FETCH, Steps
 from mergebench_ray.weights.memory_file import MemoryFile, pin, unpin
 
 _READ_BLOCK = 1 << 22
+_SENT = 1 << 23
+"""Entries that travel to a reader on another node as one object."""
 _ROW = 32
 _SLOWEST_READ = 5e4
 """Entries of a checkpoint that are read in a second, at the least."""
@@ -47,6 +50,8 @@ class ShardPlace:
         path: memory file of its merged parameters, for processes of that node.
         start: first merged parameter in the flat order.
         stop: one past the last.
+        life: of the actor; another one once it has begun again.
+        changes: how many times it has changed its merged parameters in this life.
         problem: what makes it slower than it could be, or None.
     """
 
@@ -54,6 +59,8 @@ class ShardPlace:
     path: str
     start: int
     stop: int
+    life: str
+    changes: int
     problem: str | None = None
 
 
@@ -65,7 +72,7 @@ class ShardMerge:
         seconds: wall time of the pass.
         bytes_moved: bytes read and written.
         problem: why the pass could not be compiled, or None.
-        place: where the shard was then.
+        place: where the shard was then, and what it held.
         read_seconds: in which it read its range first; 0 where that was there.
     """
 
@@ -76,8 +83,8 @@ class ShardMerge:
     read_seconds: float
 
 
-class BeganAgainError(RuntimeError):
-    """A shard was asked for what it merged, and has begun again since."""
+class NoLongerHeldError(RuntimeError):
+    """A shard was asked for what it merged, and has begun again since, or merged something else."""
 
 
 class BankShard:
@@ -131,6 +138,7 @@ class BankShard:
         self._solutions = Solutions([base, *self._checkpoints], self._device, self._steps)
         self._entries_read = 0
         self._loading, self._loaded = threading.Lock(), False
+        self._life, self._changes = uuid.uuid4().hex, 0
 
     def load(self) -> ShardPlace:
         """Read this shard's slices of all checkpoints, unless they are there.
@@ -147,8 +155,9 @@ class BankShard:
         return self.where()
 
     def where(self) -> ShardPlace:
-        """Where this shard is."""
-        return ShardPlace(this_node(), self._file.path, *self._range, problem=self._not_pinned)
+        """Where this shard is, and what it holds."""
+        place = (this_node(), self._file.path, *self._range)
+        return ShardPlace(*place, self._life, self._changes, self._not_pinned)
 
     def _read_all(self) -> None:
         torch.set_num_threads(self._threads)
@@ -168,11 +177,12 @@ class BankShard:
     def merge(self, work: Work) -> ShardMerge:
         """Merge into the output those tensors whose content is not there already; `solve` does the others."""
         began, was_loaded = time.perf_counter(), self._loaded
-        place = self.load()
+        self.load()
         read_seconds = 0.0 if was_loaded else time.perf_counter() - began
         todo = [(overlap, index) for overlap, index in self._changed(work) if not _is_solved(work, overlap)]
         for overlap, _ in todo:
             self._held.pop((overlap.tensor.name, overlap.tensor.part), None)
+        self._changes += bool(todo)
         segments = segments_of(work, todo, self._range[0])
         companion_bytes = 0
         problem = None
@@ -188,7 +198,7 @@ class BankShard:
             self._held[overlap.tensor.name, overlap.tensor.part] = work.fingerprints[index]
         entries = sum(segment.stop - segment.start for segment in segments)
         moved = entries * ((len(self._checkpoints) + 2) * torch.bfloat16.itemsize + companion_bytes)
-        return ShardMerge(time.perf_counter() - began, moved, problem, place, read_seconds)
+        return ShardMerge(time.perf_counter() - began, moved, problem, self.where(), read_seconds)
 
     def solve(self, work: Work) -> dict[str, NDArray[Any]]:
         """Solve for the groups of tensors that begin in this shard, where their content is not there already.
@@ -206,6 +216,7 @@ class BankShard:
                 todo.append(group)
         for key in changed:
             self._held.pop(key, None)
+        self._changes += bool(todo)
         elsewhere = {}
         for group, solved in self._solutions.of(work.solver, todo, self._threads):
             for name, values in zip(group, solved, strict=True):
@@ -218,6 +229,7 @@ class BankShard:
 
     def place(self, solved: Mapping[str, NDArray[Any]]) -> None:
         """Take this shard's part of tensors that others have solved for."""
+        self._changes += 1
         for name, bits in solved.items():
             self._place(name, torch.tensor(bits).view(torch.bfloat16))
 
@@ -256,19 +268,29 @@ class BankShard:
             self._totals[key] = total
         return self._totals[key]
 
-    def output_bits(self, place: ShardPlace | None = None) -> NDArray[Any]:
-        """The merged parameters as int16 bit patterns [n], for a reader on another node.
+    def bits(self, place: ShardPlace, ranges: Sequence[tuple[int, int]]) -> Iterator[NDArray[Any]]:
+        """Merged parameters as int16 bit patterns, for a reader on another node.
+
+        What is yielded is the memory itself: it must have been copied before the next is asked for, and is of that
+        merge if asking for the next, or the end, raises nothing.
 
         Args:
-            place: where the shard was when it merged them.
+            place: where the shard was when it merged them, and what it held.
+            ranges: which of its parameters, as [first, one past the last).
 
         Raises:
-            BeganAgainError: it is not there any more.
+            NoLongerHeldError: it is not there any more, or has begun to merge something else.
         """
-        if place is not None and place != self.where():
-            raise BeganAgainError("the shard has begun again since it merged")
         bits: NDArray[Any] = self._file.tensor.view(torch.int16).numpy()
-        return bits
+        for start, stop in ranges:
+            for first in range(start, stop, _SENT):
+                self._require(place)
+                yield bits[first : min(first + _SENT, stop)]
+        self._require(place)
+
+    def _require(self, place: ShardPlace) -> None:
+        if place != self.where():
+            raise NoLongerHeldError("the shard has begun again since it merged, or merged something else")
 
     def close(self) -> None:
         """Give the merged parameters' memory back, where the process goes on."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDoneYet
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError
 
 from mergebench_ray.bank.layout import Layout
-from mergebench_ray.bank.shard import BankShard, ShardPlace
+from mergebench_ray.bank.shard import BankShard, NoLongerHeldError, ShardPlace
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.errors import StoppedError
 from mergebench_ray.heartbeat import beat
@@ -29,6 +29,8 @@ R = TypeVar("R")
 _POLL_SECONDS = 0.2
 _PLACE_SECONDS = 90.0
 """After which a shard that Ray has not started again is taken to wait for a place."""
+_AHEAD = 2
+"""Objects of a stream that are on their way beside the one that is read."""
 _LOSSES = 3
 """So many times in a row a shard may be lost before it has answered."""
 
@@ -50,6 +52,19 @@ class Shards(Protocol):
         self, index: int, method: Callable[Concatenate[BankShard, P], R], *arguments: P.args, **options: P.kwargs
     ) -> R:
         """Call a method of one shard."""
+
+    def stream(
+        self,
+        index: int,
+        method: Callable[Concatenate[BankShard, P], Iterator[R]],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> Iterator[R]:
+        """What a generator of one shard yields of what it holds, a little ahead of whoever reads it.
+
+        Raises:
+            NoLongerHeldError: where it was lost meanwhile; an actor's own errors come as Ray's around them.
+        """
 
     def close(self) -> None:
         """Let the weights go."""
@@ -145,6 +160,22 @@ class ActorShards:
         with input_errors():
             return self._answered(index, begun, method, *arguments, **options)
 
+    def stream(
+        self,
+        index: int,
+        method: Callable[Concatenate[BankShard, P], Iterator[R]],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> Iterator[R]:
+        """What a generator of one shard yields; nothing is asked for again where it is lost."""
+        with closing(self._actors[index].stream_ahead(_AHEAD, method, *arguments, **options)) as stream:
+            try:
+                yield from stream
+            except (RayActorError, ObjectLostError) as error:
+                if lost_actor(error) is None:
+                    raise
+                raise NoLongerHeldError(f"shard {index} of the bank was lost while its weights were read") from error
+
     def _answered(
         self,
         index: int,
@@ -227,6 +258,16 @@ class LocalShards:
         self, index: int, method: Callable[Concatenate[BankShard, P], R], *arguments: P.args, **options: P.kwargs
     ) -> R:
         """Call a method of one shard."""
+        return method(self._shards[index], *arguments, **options)
+
+    def stream(
+        self,
+        index: int,
+        method: Callable[Concatenate[BankShard, P], Iterator[R]],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> Iterator[R]:
+        """What a generator of one shard yields."""
         return method(self._shards[index], *arguments, **options)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from huggingface_hub import EvalResult
 from ray.exceptions import RayTaskError
 
-from mergebench_ray.bank import Bank
+from mergebench_ray.bank import Bank, NoLongerHeldError
 from mergebench_ray.checkpoints import model_card
 from mergebench_ray.commands.merge import write_merged
 from mergebench_ray.commands.models import Models
@@ -61,7 +61,7 @@ def write_best(
                 (folder / run.recipe_file.name).write_text(text)
                 write_merged(folder / run.model_folder.name, session.bank, models.base, card)
             is_written = True
-        except (OSError, RayTaskError):
+        except (OSError, RayTaskError, NoLongerHeldError):
             if session.bank.holds(merged):
                 raise  # else a shard was lost while its memory was read
 

@@ -1,10 +1,11 @@
-"""A bank over two nodes (two raylets of this machine): parts of the other node reach the reader through Ray."""
+"""A bank over three nodes (raylets of this machine): what is on others reaches the reader through Ray, in buckets."""
 
 from __future__ import annotations
 
 import multiprocessing
-import time
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,62 +14,68 @@ import pytest
 import ray
 import torch
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bank_in_process import LocalBank
-from mergebench_ray.bank import Bank
-from mergebench_ray.checkpoints import Checkpoint, resolve
+from mergebench_ray.bank import Bank, Merged, NoLongerHeldError
+from mergebench_ray.checkpoints import resolve
 from tiny_models import tiny_llama, tiny_specialist
 
 
 @contextmanager
-def two_nodes() -> Iterator[None]:
+def three_nodes() -> Iterator[list[str]]:
     node = {"num_cpus": 1, "object_store_memory": 100 << 20}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    cluster.add_node(**node)
+    nodes = [cluster.head_node, *(cluster.add_node(**node, wait=False) for _ in range(2))]
+    cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
-    # Ray spreads actors over the nodes that the driver's own has heard of: of a new one it hears a little later.
-    where = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(lambda: ray.get_runtime_context().get_node_id())
-    deadline = time.monotonic() + 60
-    while len(set(ray.get([where.remote(), where.remote()]))) < 2:
-        assert time.monotonic() < deadline, "nothing is put on the second node"
-        time.sleep(0.1)
-    yield
+    yield [node.node_id for node in nodes]
     ray.shutdown()
     cluster.shutdown()
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("without_compiler")
-def test_merged_tensors_of_two_nodes_are_read_on_one(tmp_path: Path) -> None:
+def test_merged_tensors_of_three_nodes_are_read_on_one(tmp_path: Path) -> None:
     # In a process of its own: this one may speak with the session's Ray.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(check_merges_over_two_nodes, tmp_path).result()
+        pool.submit(check_merges_over_three_nodes, tmp_path).result()
 
 
-def spread_bank(base: Checkpoint, specialists: dict[str, Checkpoint]) -> Bank:
-    """A bank whose shards are on both nodes: Ray spreads them as it can, and on a busy machine not always."""
-    for _ in range(5):
-        bank = Bank.load(base, specialists, shards=3, threads=1)
-        merged = bank.merge(bank.recipe("task_arithmetic", {}))
-        if bank.localise(merged.manifest, merged.places) != merged.manifest:
-            return bank
-        bank.close()
-    raise AssertionError("all shards are put on one node again and again")
+def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    bits = [torch.equal(found[name].view(torch.int16), expected[name].view(torch.int16)) for name in expected]
+    return all(bits) and found.keys() == expected.keys()
 
 
-def check_merges_over_two_nodes(folder: Path) -> None:
+def copied(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: values.clone() for name, values in tensors}
+
+
+def check_merges_over_three_nodes(folder: Path) -> None:
     model = tiny_llama(folder / "base")
     base = resolve(str(model))
     specialists = {name: resolve(str(tiny_specialist(folder / name, model, seed=i))) for i, name in enumerate("ab")}
     local = LocalBank(base, specialists)
-    with two_nodes():
-        bank = spread_bank(base, specialists)
+    with three_nodes() as nodes:
+        where = [{"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} for node in nodes]
+        bank = Bank.load(base, specialists, shards=3, threads=1, where=where)
         for method in ("task_arithmetic", "dare"):
             merged = bank.merge(bank.recipe(method, {}))
-            here = bank.localise(merged.manifest, merged.places)
-            assert here.version == merged.manifest.version
-            assert here != merged.manifest
-            expected = local.merge(method, {})
-            for name, tensor in bank.tensors():
-                assert torch.equal(tensor.view(torch.int16), expected[name].view(torch.int16)), name
+            assert [place.node for place in merged.places] == nodes
+            assert same(copied(bank.tensors()), local.merge(method, {}))
+        check_a_lost_shard_is_noticed(bank, merged)
+        bank.merge(bank.recipe("dare", {}))
+        assert same(copied(bank.tensors()), local.merge("dare", {}))
         bank.close()
+
+
+def check_a_lost_shard_is_noticed(bank: Bank, merged: Merged) -> None:
+    """Whoever reads, wherever the shard is in its new life."""
+    weights = bank.localise(merged.manifest, merged.places)
+    names = [tensor.name for tensor in merged.manifest.tensors]
+    os.kill(int(merged.places[2].path.split("/")[2]), signal.SIGKILL)
+    with pytest.raises((NoLongerHeldError, ray.exceptions.RayTaskError)):
+        list(weights.buckets(names))
+    assert not bank.holds(merged)
+    with pytest.raises(ray.exceptions.RayTaskError, match="has begun again"):
+        list(weights.buckets(names))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file, save_file
 
 from mergebench_ray.bank.layout import Layout
-from mergebench_ray.bank.shard import BankShard, ShardPlace
+from mergebench_ray.bank.shard import BankShard, NoLongerHeldError, ShardPlace
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.errors import InputError
@@ -60,7 +61,7 @@ def test_a_call_reaches_every_shard_and_answers_come_in_their_order(loaded: tupl
     shards, places = loaded
     sizes = [place.stop - place.start for place in places]
     assert shards.call(BankShard.progress) == sizes
-    assert [len(bits) for bits in shards.call(BankShard.output_bits)] == sizes
+    assert [place.stop - place.start for place in shards.call(BankShard.where)] == sizes
 
 
 def test_a_call_of_one_shard_is_answered_by_it_with_its_arguments(loaded: tuple[Shards, list[ShardPlace]]) -> None:
@@ -70,13 +71,35 @@ def test_a_call_of_one_shard_is_answered_by_it_with_its_arguments(loaded: tuple[
     assert all(np.array_equal(shards.call_one(i, BankShard.histograms), every[i]) for i in range(len(places)))
     bits = {"model.norm.weight": torch.full((64,), 2.0, dtype=torch.bfloat16).view(torch.int16).numpy()}
     shards.call(BankShard.place, bits)
-    assert np.array_equal(shards.call_one(COUNT - 1, BankShard.output_bits)[-64:], bits["model.norm.weight"])
+    place = shards.call_one(COUNT - 1, BankShard.where)
+    size = place.stop - place.start
+    [last] = shards.stream(COUNT - 1, BankShard.bits, place, [(size - 64, size)])
+    assert np.array_equal(last, bits["model.norm.weight"])
 
 
-def test_memory_of_each_place_holds_what_its_shard_merged(loaded: tuple[Shards, list[ShardPlace]]) -> None:
-    shards, places = loaded
-    for place, bits in zip(places, shards.call(BankShard.output_bits), strict=True):
-        assert torch.equal(map_memory(place.path, place.stop - place.start).view(torch.int16), torch.tensor(bits))
+def test_a_stream_brings_what_lies_in_the_shards_memory_and_only_what_is_asked_for(
+    loaded: tuple[Shards, list[ShardPlace]],
+) -> None:
+    shards, _ = loaded
+    for index, place in enumerate(shards.call(BankShard.where)):
+        memory = map_memory(place.path, place.stop - place.start).view(torch.int16).numpy()
+        ranges = [(5, 60_000), (60_001, 60_002)]
+        came = np.concatenate([part.copy() for part in shards.stream(index, BankShard.bits, place, ranges)])
+        assert np.array_equal(came, np.concatenate([memory[start:stop] for start, stop in ranges]))
+
+
+def test_a_stream_is_refused_once_the_shard_holds_something_else(
+    loaded: tuple[Shards, list[ShardPlace]],
+) -> None:
+    shards, _ = loaded
+    before = shards.call_one(0, BankShard.where)
+    stream = shards.stream(0, BankShard.bits, before, [(0, 4), (4, 8)])
+    shards.call(BankShard.place, {})
+    for refused in (stream, shards.stream(0, BankShard.bits, before, [])):
+        with pytest.raises((NoLongerHeldError, ray.exceptions.RayTaskError), match="merged something else"):
+            list(refused)
+    place = shards.call_one(0, BankShard.where)
+    assert len(list(shards.stream(0, BankShard.bits, place, [(0, 4), (4, 8)]))) == 2
 
 
 def test_reports_while_loading_only_grow(make: Make, specialists: dict[str, Checkpoint], base: Checkpoint) -> None:

@@ -1,0 +1,91 @@
+"""Merged tensors as readers get at them: where each lies in the shards, and how it comes from those on other nodes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mergebench_ray.bank.layout import Layout
+from mergebench_ray.bank.shard import BankShard, ShardPlace, this_node
+from mergebench_ray.bank.shards import Shards
+from mergebench_ray.weights.manifest import WeightTensor
+from mergebench_ray.weights.memory_file import forget_pages, map_memory
+from mergebench_ray.weights.stream import Bytes
+
+_READ_BYTES = 4 << 20
+"""Of an object in Ray's store that are mapped at a time."""
+
+
+@dataclass(frozen=True)
+class ShardRun:
+    """A run of a tensor's elements in a shard.
+
+    Attributes:
+        shard: index of it.
+        start: first of the shard's merged parameters.
+        count: number of them.
+    """
+
+    shard: int
+    start: int
+    count: int
+
+
+def shard_runs(layout: Layout, places: Sequence[ShardPlace]) -> dict[str, tuple[ShardRun, ...]]:
+    """Where each merged tensor lies, by its name."""
+    runs: dict[str, tuple[ShardRun, ...]] = {}
+    for tensor in layout.merged:
+        for index, place in enumerate(places):
+            first, last = max(tensor.start, place.start), min(tensor.stop, place.stop)
+            if first < last:
+                run = ShardRun(index, first - place.start, last - first)
+                runs[tensor.name] = (*runs.get(tensor.name, ()), run)
+    return runs
+
+
+def read_merged(
+    shards: Shards, layout: Layout, places: Sequence[ShardPlace], tensors: Sequence[WeightTensor]
+) -> Iterator[Bytes]:
+    """Bytes of merged tensors, one after the other, from memory of this node or through Ray's object store.
+
+    Args:
+        shards: the shards.
+        layout: the flat order.
+        places: where each shard was when it merged them, and what it held.
+        tensors: which.
+
+    Yields:
+        runs that may be read until the next is asked for.
+
+    Raises:
+        NoLongerHeldError: a shard on another node has begun again since, or merged something else; where it says so
+            itself, Ray's error around it.
+        OSError: a shard on this node is gone.
+    """
+    here = this_node()
+    by_tensor = shard_runs(layout, places)
+    every = itertools.chain.from_iterable(by_tensor[tensor.name] for tensor in tensors)
+    for index, runs in itertools.groupby(every, key=lambda run: run.shard):
+        place, ranges = places[index], _ranges(runs)
+        if place.node == here:
+            memory = map_memory(place.path, place.stop - place.start).view(torch.uint8).numpy()
+            for start, stop in ranges:
+                yield memory[2 * start : 2 * stop]
+        else:
+            for bits in shards.stream(index, BankShard.bits, place, ranges):
+                for first in range(0, bits.nbytes, _READ_BYTES):
+                    part = bits.view("uint8")[first : first + _READ_BYTES]
+                    yield part
+                    forget_pages(part)
+
+
+def _ranges(runs: Iterable[ShardRun]) -> list[tuple[int, int]]:
+    """Runs as [first, one past the last), neighbours as one."""
+    ranges: list[tuple[int, int]] = []
+    for run in runs:
+        start = ranges.pop()[0] if ranges and ranges[-1][1] == run.start else run.start
+        ranges.append((start, run.start + run.count))
+    return ranges
