@@ -87,7 +87,7 @@ def figures_of(folder: Path, peak: dict[str, int]) -> dict[str, Any]:
     planned: dict[str, int] = defaultdict(int)
     for one in placement.placed:
         if one.part.kind not in ("calibration", "object store"):
-            planned[one.part.kind] += placement.host_memory(one)
+            planned[one.part.kind] += one.part.host_memory
     planned["together"] = sum(planned.values())
     trials = [one for one in read_trials(folder) if one.role == "candidate" and one.split == "validation"]
     pairs: dict[str, tuple[float, float]] = {

@@ -163,6 +163,11 @@ class Checkpoint(ABC):
         return sum(info.numel for info in self.tensors.values())
 
     @property
+    def largest_tensor(self) -> int:
+        """Elements of the largest tensor."""
+        return max((info.numel for info in self.tensors.values()), default=0)
+
+    @property
     def num_layers(self) -> int:
         """Number of transformer layers.
 

@@ -153,7 +153,7 @@ def _placement(engine: EngineOptions, base: Checkpoint, judges: Mapping[str, Fou
     """
     cluster = running_cluster()
     judged = {name: (one.judge, one.checkpoint.num_parameters) for name, one in judges.items()}
-    found = place_engines(engine, base.num_parameters, judged, cluster)
+    found = place_engines(engine, base, judged, cluster)
     if isinstance(found, Placement):
         return found
     fewer = "use fewer engines, or " if engine.count > 1 else ""

@@ -253,11 +253,8 @@ def _table_of_nodes(placement: Placement) -> Table:
 
 def _rows_of(placement: Placement, index: int) -> Iterable[tuple[str, str, str, str]]:
     node, here = placement.cluster.nodes[index], placement.on(index)
-    fetched = sum(map(placement.fetched, here))
-    parts = _counted(one.part.name for one in here)
-    if fetched:
-        parts += f", weights from other nodes ({gibibytes(fetched)})"
-    yield "host", parts or "nothing", gibibytes(placement.host_memory_on(index)), gibibytes(node.host_memory)
+    parts = _counted(one.part.name for one in here) or "nothing"
+    yield "host", parts, gibibytes(placement.host_memory_on(index)), gibibytes(node.host_memory)
     alike: dict[tuple[str, str, str], list[int]] = {}
     for device, memory in enumerate(node.gpu_memory):
         names = _counted(one.part.name for one in here if device in one.devices)

@@ -15,6 +15,7 @@ from mergebench_ray.placement.answers import Answers
 from mergebench_ray.placement.parts import ModelSizes
 from mergebench_ray.placement.placement import Placement
 from mergebench_ray.placement.records import Placed, Record
+from mergebench_ray.weights.stream import BUCKET_BYTES
 
 _BYTES = 2
 _NETWORK = 0.4e9  # bytes/s in which merged weights come from another node
@@ -233,4 +234,7 @@ def _load_seconds(sizes: ModelSizes, placement: Placement, rates: Rates) -> floa
     elsewhere = max(
         sum(shard.part.output_bytes for shard in shards if shard.node != one.node) for one in placement.of("engine")
     )
-    return sizes.num_layers * rates.load_layer + sizes.merged * _BYTES / rates.load + elsewhere / _NETWORK
+    loading = sizes.num_layers * rates.load_layer + sizes.merged * _BYTES / rates.load
+    # Weights come from other nodes while those before them are loaded: the first bucket alone is waited for.
+    first = min(elsewhere, BUCKET_BYTES) / _NETWORK
+    return first + max(loading, elsewhere / _NETWORK)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from mergebench_ray.placement.records import WHOLE, Cluster, Part, Placed, fetched_bytes
+from mergebench_ray.placement.records import WHOLE, Cluster, Part, Placed
 
 _MOST_STEPS = 20_000
 _MAY_GO = frozenset({"engine", "judge"})
@@ -21,7 +21,6 @@ class _Room:
     cores: float
     gpu_bytes: list[int]
     gpu_shares: list[int]
-    shards: list[int] = field(default_factory=list)  # output bytes of the shards there
 
 
 def pack(parts: Sequence[Part], cluster: Cluster, most_steps: int = _MOST_STEPS) -> list[Placed] | None:
@@ -55,7 +54,7 @@ def _could_fit(parts: Sequence[Part], cluster: Cluster) -> bool:
 
 
 def _weight(part: Part) -> tuple[int, int, int, int]:
-    """Shards before what fetches from them, which needs to know where they are; large ones first."""
+    """What there is no more than one of, or little choice for, before the rest; large ones first."""
     return _ORDER[part.kind], -part.gpus, -part.gpu_memory, -part.host_memory
 
 
@@ -112,14 +111,12 @@ def _put(part: Part, room: _Room, memory: Sequence[int], devices: Iterable[int],
 
 
 def _greedy(parts: Sequence[Part], order: Sequence[int], cluster: Cluster, *, tight: bool) -> list[Placed] | None:
-    """Place one part after the other, what fetches weights as if no shard were on its node, and never take one back."""
+    """Place one part after the other, and never take one back."""
     rooms = _rooms(cluster)
-    outputs = [(-1, part.output_bytes) for part in parts if part.output_bytes]
-    reserve = fetched_bytes(outputs, 0) if len(rooms) > 1 else 0
     found: dict[int, Placed] = {}
     for index in order:
         part = parts[index]
-        host = part.host_memory + (reserve if part.fetches else 0)
+        host = part.host_memory
         choices: list[tuple[bool, int, int, int, tuple[int, ...]]] = []
         for place, (node, room) in enumerate(zip(cluster.nodes, rooms, strict=True)):
             if part.node not in (None, place) or host > room.host or part.cores > room.cores:
@@ -160,10 +157,10 @@ class _Search:
         part, seen = self._parts[index], set[object]()
         for place in range(self._first_place(at), len(self._rooms)):
             room, memory = self._rooms[place], self._cluster.nodes[place].gpu_memory
-            host = part.host_memory + (self._fetched(place) if part.fetches else 0)
+            host = part.host_memory
             if part.node not in (None, place) or host > room.host or part.cores > room.cores:
                 continue
-            alike = (room.host, room.cores, memory, tuple(room.gpu_bytes), tuple(room.gpu_shares), tuple(room.shards))
+            alike = (room.host, room.cores, memory, tuple(room.gpu_bytes), tuple(room.gpu_shares))
             if part.node is None and alike in seen:
                 continue
             seen.add(alike)
@@ -172,13 +169,9 @@ class _Search:
                 if self._left < 0:
                     return False
                 _put(part, room, memory, devices, host, 1)
-                if part.kind == "shard":
-                    room.shards.append(part.output_bytes)
                 self._found[index] = Placed(part=part, node=place, devices=devices)
                 if self._place(at + 1):
                     return True
-                if part.kind == "shard":
-                    room.shards.pop()
                 _put(part, room, memory, devices, host, -1)
         return False
 
@@ -189,10 +182,6 @@ class _Search:
         part, before = self._parts[self._order[at]], self._parts[self._order[at - 1]]
         equal = part.model_copy(update={"index": before.index, "name": before.name}) == before
         return self._found[self._order[at - 1]].node if equal else 0
-
-    def _fetched(self, place: int) -> int:
-        shards = [(node, size) for node, room in enumerate(self._rooms) for size in room.shards]
-        return fetched_bytes(shards, place)
 
     def _choices(self, part: Part, room: _Room, memory: Sequence[int]) -> Iterable[tuple[int, ...]]:
         """Which devices of a node: sets of them that leave different room."""

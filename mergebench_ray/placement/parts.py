@@ -16,6 +16,7 @@ from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.families.configuration import attention_heads
 from mergebench_ray.methods import get_method
 from mergebench_ray.placement.records import WHOLE, Part
+from mergebench_ray.weights.stream import BUCKET_BYTES
 
 _BYTES = 2  # merged weights, task vectors and base are bf16
 _FLOAT = 4
@@ -28,6 +29,8 @@ _SHARD_ON_GPU = int(0.7 * _GIB)  # the process's own, and blocks of a pass
 _DRIVER_BYTES = int(1.3 * _GIB)  # driver, with the scorer, and trials
 OBJECT_STORE_BYTES = 512 << 20
 """Of a session on one machine, where weights do not travel through it."""
+_ON_ITS_WAY = 96 << 20  # of a stream of weights to an engine, in Ray's store
+_OF_LARGEST = 4  # the proof reads the largest tensor, changes a copy, and writes that beside the bucket before
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class ModelSizes:
     Attributes:
         parameters: of the base.
         merged: of those, what is merged (no embeddings, no output head).
-        num_layers: transformer layers.
+        largest: parameters of the largest tensor.
         specialists: how many.
         gram: Gram matrices of all merged linear layers of one specialist.
         calibration: statistic that takes data -> bytes of a process that computes it.
@@ -47,6 +50,7 @@ class ModelSizes:
     parameters: int
     merged: int
     num_layers: int
+    largest: int
     specialists: int
     gram: int
     calibration: Mapping[str, int]
@@ -60,6 +64,7 @@ class ModelSizes:
             parameters=base.num_parameters,
             merged=sum(base.tensors[name].numel for name in names),
             num_layers=base.num_layers,
+            largest=base.largest_tensor,
             specialists=len(specialists),
             gram=gram_bytes(base),
             calibration={
@@ -93,39 +98,48 @@ def parts_of(
     """
     kinds = set(calibration_kinds(sweep))
     parts = [*_shards(sweep.bank.shards, kinds, sizes, bank_on_gpu)]
-    parts += scoring_parts(sweep.engine, sizes.parameters, judges, gpus=gpus)
+    parts += scoring_parts(sweep.engine, sizes.parameters, sizes.largest, judges, gpus=gpus, nodes=nodes)
     if kinds:
         largest = max(sizes.calibration[kind] for kind in kinds)
         parts.append(Part(kind="calibration", name="calibration of one specialist", host_memory=largest))
     if not has_own_store:
-        store = max(OBJECT_STORE_BYTES, 2 * parts[0].output_bytes if nodes > 1 else 0)
+        store = OBJECT_STORE_BYTES + (sweep.engine.count * _ON_ITS_WAY if nodes > 1 else 0)
         for node in range(nodes):
             parts.append(Part(kind="object store", index=node, name="Ray's object store", host_memory=store, node=node))
     return parts
 
 
 def scoring_parts(
-    engine: EngineOptions, parameters: int, judges: Mapping[str, tuple[Judge, int]], *, gpus: bool
+    engine: EngineOptions,
+    parameters: int,
+    largest: int,
+    judges: Mapping[str, tuple[Judge, int]],
+    *,
+    gpus: bool,
+    nodes: int = 1,
 ) -> list[Part]:
     """Engines, judges and whoever asks them: what scores models.
 
     Args:
         engine: the engines' options.
         parameters: of the model that they start with.
+        largest: parameters of its largest tensor.
         judges: by name, settings and parameters.
         gpus: whether they run on GPUs.
+        nodes: over which a bank is spread, whose weights the driver reads.
     """
+    # Weights that are not in memory of a node go through two buckets, some of a single tensor.
     parts = []
     model = parameters * engine_bytes(engine.dtype, gpus=gpus)
     for index in range(engine.count):
         part = _engine(engine, model, gpus)
-        # A specialist is scored from a copy in memory.
-        copy = parameters * _BYTES
-        parts.append(part.model_copy(update={"index": index, "host_memory": part.host_memory + copy}))
+        coming = max(2 * BUCKET_BYTES, _OF_LARGEST * largest * _BYTES)
+        parts.append(part.model_copy(update={"index": index, "host_memory": part.host_memory + coming}))
     for index, (name, (judge, count)) in enumerate(judges.items()):
         part = _engine(judge, count * engine_bytes("auto", gpus=gpus), gpus)
         parts.append(part.model_copy(update={"kind": "judge", "index": index, "name": f"judge {name}", "cores": 0.0}))
-    return [*parts, Part(kind="driver", name="driver", host_memory=_DRIVER_BYTES, node=0)]
+    driver = _DRIVER_BYTES + (2 * max(BUCKET_BYTES, largest * _BYTES) if nodes > 1 else 0)
+    return [*parts, Part(kind="driver", name="driver", host_memory=driver, node=0)]
 
 
 def engine_bytes(dtype: str, *, gpus: bool) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import EngineOptions, Sweep
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.placement.packing import pack
 from mergebench_ray.placement.parts import ModelSizes, parts_of, scoring_parts
-from mergebench_ray.placement.records import Cluster, Part, PartKind, Placed, Record, fetched_bytes
+from mergebench_ray.placement.records import Cluster, Part, PartKind, Placed, Record
 
 _ON_GPUS_ONLY = frozenset({"ipc", "nccl", "nccl_m2n"})
 
@@ -38,19 +39,9 @@ class Placement(Record):
         """What is on a node."""
         return [one for one in self.placed if one.node == node]
 
-    def fetched(self, one: Placed) -> int:
-        """Host memory in which a part keeps merged weights of other nodes."""
-        if not one.part.fetches:
-            return 0
-        return fetched_bytes([(shard.node, shard.part.output_bytes) for shard in self.of("shard")], one.node)
-
-    def host_memory(self, one: Placed) -> int:
-        """All host memory that a part takes where it is."""
-        return one.part.host_memory + self.fetched(one)
-
     def host_memory_on(self, node: int) -> int:
         """What the parts on a node take of its memory."""
-        return sum(self.host_memory(one) for one in self.on(node))
+        return sum(one.part.host_memory for one in self.on(node))
 
     def gpu_memory_on(self, node: int, device: int) -> int:
         """What the parts on a device take of its memory."""
@@ -87,9 +78,9 @@ def find_placement(
     return None
 
 
-def place_engines(engine: EngineOptions, parameters: int, judges: Judges, cluster: Cluster) -> Placement | list[Part]:
+def place_engines(engine: EngineOptions, base: Checkpoint, judges: Judges, cluster: Cluster) -> Placement | list[Part]:
     """A placement of engines and judges without a bank; where there is none, what would have to be placed."""
-    parts = scoring_parts(engine, parameters, judges, gpus=cluster.gpus > 0)
+    parts = scoring_parts(engine, base.num_parameters, base.largest_tensor, judges, gpus=cluster.gpus > 0)
     placed = pack(parts, cluster)
     return parts if placed is None else Placement(cluster=cluster, placed=tuple(placed), bank_on_gpu=False)
 

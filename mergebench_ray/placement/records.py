@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -112,7 +111,7 @@ class Part(Record):
         gpu_fraction: share of each device's memory that it takes for itself; 0 for just what it needs.
         gpu_share: ten-thousandths of each device that are set aside at least, whatever its bytes.
         cores: that it is counted as.
-        output_bytes: merged weights that it holds, which engines and driver on other nodes fetch.
+        output_bytes: merged weights that it holds, which come from there to engines on other nodes.
         node: the only node that it may be on; None for any.
     """
 
@@ -127,11 +126,6 @@ class Part(Record):
     cores: float = 0.0
     output_bytes: int = 0
     node: int | None = None
-
-    @property
-    def fetches(self) -> bool:
-        """Whether it brings merged weights of shards on other nodes to its own."""
-        return self.kind in ("engine", "driver")
 
     def on_device(self, memory: int) -> tuple[int, int] | None:
         """Bytes and ten-thousandths that it takes of a device with so many bytes; None where it cannot run on one."""
@@ -153,19 +147,6 @@ class Placed(Record):
     part: Part
     node: int
     devices: tuple[int, ...] = ()
-
-
-def fetched_bytes(shards: Iterable[tuple[int, int]], node: int) -> int:
-    """Host memory in which a process of a node keeps merged weights of shards on other nodes.
-
-    A copy of each, and beside it the one that is coming.
-
-    Args:
-        shards: node and output bytes of each shard.
-        node: the process's.
-    """
-    elsewhere = [size for place, size in shards if place != node]
-    return sum(elsewhere) + max(elsewhere, default=0)
 
 
 def gibibytes(count: int) -> str:

@@ -123,7 +123,7 @@ def _counted(placement: Placement, one: Placed) -> Options:
     return {
         "num_cpus": _CPUS_OF_A_CORE * one.part.cores,
         "num_gpus": gpus,
-        "memory": placement.host_memory(one) if placement.cluster.nodes[one.node].counts_memory else 0,
+        "memory": one.part.host_memory if placement.cluster.nodes[one.node].counts_memory else 0,
     }
 
 

@@ -34,6 +34,7 @@ SIZES = ModelSizes(
     parameters=100_000_000,
     merged=50_000_000,
     num_layers=10,
+    largest=1_000_000,
     specialists=3,
     gram=0,
     calibration={},

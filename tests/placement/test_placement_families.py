@@ -41,10 +41,9 @@ def models_of(path: Path) -> tuple[Sweep, Models]:
     return sweep, resolve_headers_of(sweep, sweep.load_suite())
 
 
-def planned(path: Path, cluster: Cluster, *, shards: int | None = None, data: bool = True) -> Plan:
+def planned(path: Path, cluster: Cluster, *, data: bool = True) -> Plan:
     sweep, models = models_of(path)
-    bank = sweep.bank if shards is None else sweep.bank.model_copy(update={"shards": shards})
-    changed = (sweep if data else without_data(sweep)).model_copy(update={"bank": bank})
+    changed = sweep if data else without_data(sweep)
     return make_plan(changed, models.base, models.specialists, cluster, judges=models.judges)
 
 
@@ -82,14 +81,13 @@ def without_data(sweep: Sweep) -> Sweep:
     return sweep.model_copy(update={"methods": methods})
 
 
-def test_nine_billion_parameters_fit_four_nodes_of_64_gib_in_five_shards_without_methods_that_see_data() -> None:
+def test_nine_billion_parameters_fit_four_nodes_of_64_gib_without_methods_that_see_data() -> None:
     [path] = [path for path in SWEEPS if path.stem == "gemma-2-9b"]
     nodes = Cluster.alike(4, 64 * GIB)
     assert str(planned(path, nodes).problem).endswith(
-        "use no methods that see data (fisher, regmean, regmean_plusplus, localize_and_stitch) and bank.shards: 5"
+        "use no methods that see data (fisher, regmean, regmean_plusplus, localize_and_stitch)"
     )
-    assert str(planned(path, nodes, data=False).problem).endswith("use bank.shards: 5")
-    plan = planned(path, nodes, data=False, shards=5)
+    plan = planned(path, nodes, data=False)
     assert plan.placement is not None
     assert holds(plan.placement.placed, nodes)
     # The bank alone is more than half of what they have.

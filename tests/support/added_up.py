@@ -8,13 +8,10 @@ from mergebench_ray.placement import Cluster, Placed
 
 
 def holds(placed: Sequence[Placed], cluster: Cluster) -> bool:
-    """Whether no node, core or device has more on it than it has, what is fetched from other nodes included."""
+    """Whether no node, core or device has more on it than it has."""
     for number, node in enumerate(cluster.nodes):
         here = [one for one in placed if one.node == number]
-        elsewhere = [one.part.output_bytes for one in placed if one.part.kind == "shard" and one.node != number]
-        fetched = sum(elsewhere) + (max(elsewhere) if elsewhere else 0)
-        host = sum(one.part.host_memory + (fetched if one.part.kind in ("engine", "driver") else 0) for one in here)
-        if host > node.host_memory:
+        if sum(one.part.host_memory for one in here) > node.host_memory:
             return False
         if node.cores is not None and sum(one.part.cores for one in here) > node.cores:
             return False
