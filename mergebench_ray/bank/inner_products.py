@@ -15,23 +15,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mergebench_ray.bank.layout import Overlap
-from mergebench_ray.kernels import INNER_PRODUCT_BLOCK, inner_products, sum_of_blocks
+from mergebench_ray.kernels import INNER_PRODUCT_BLOCK, sum_of_blocks
 from mergebench_ray.methods import InnerProducts
 
 Products = list[tuple[str, NDArray[Any]]]
 """Name of a tensor, and the products of some of its blocks, float64 [blocks, K + 1, K + 1]."""
 
 
-def products_of(overlaps: Iterable[Overlap], read: Callable[[Overlap], list[Tensor]]) -> Products:
+def products_of(overlaps: Iterable[Overlap], multiply: Callable[[Overlap], Tensor]) -> Products:
     """Products of the blocks that begin in what a range holds of tensors.
 
     Args:
         overlaps: what it holds.
-        read: gives base and task vectors of a block, bf16 [n] each.
+        multiply: gives the `inner_products` of base and task vectors of a block.
     """
     found = []
     for overlap in overlaps:
-        products = [inner_products(read(block)).numpy() for block in _blocks_beginning_in(overlap)]
+        products = [multiply(block).numpy() for block in _blocks_beginning_in(overlap)]
         if products:
             found.append((overlap.tensor.name, np.stack(products)))
     return found

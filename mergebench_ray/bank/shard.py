@@ -24,7 +24,7 @@ from mergebench_ray.bank.layout import Layout, Overlap, shard_range
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.work import Work, segments_of
 from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of, require_finite
-from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, magnitude_histogram
+from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, inner_products, magnitude_histogram
 from mergebench_ray.methods import Solver
 from mergebench_ray.steps import SLOWEST_FETCH, Steps
 from mergebench_ray.weights.memory_file import MemoryFile, pin, unpin
@@ -156,8 +156,7 @@ class BankShard:
 
     def where(self) -> ShardPlace:
         """Where this shard is, and what it holds."""
-        place = (this_node(), self._file.path, *self._range)
-        return ShardPlace(*place, self._life, self._changes, self._not_pinned)
+        return ShardPlace(this_node(), self._file.path, *self._range, self._life, self._changes, self._not_pinned)
 
     def _read_all(self) -> None:
         torch.set_num_threads(self._threads)
@@ -252,7 +251,7 @@ class BankShard:
         if self._products is None:
             self.load()
             torch.set_num_threads(self._threads)
-            self._products = products_of(self._layout.overlaps(*self._range), self._block)
+            self._products = products_of(self._layout.overlaps(*self._range), self._multiply)
         return self._products
 
     def total(self, kernel: BlockFunction, scalars: Scalars) -> int:
@@ -331,6 +330,11 @@ class BankShard:
             values = read_in_shape_of(self._base_checkpoint, checkpoint, block.tensor.name, block.first, count)
             require_finite(checkpoint, block.tensor.name, values)
         return values.to(self._device)
+
+    def _multiply(self, block: Overlap) -> Tensor:
+        vectors = self._block(block)
+        with self._steps.step():
+            return inner_products(vectors)
 
     def _block(self, block: Overlap) -> list[Tensor]:
         """Base and task vectors of a block that begins here; what is beyond this shard's range is read."""

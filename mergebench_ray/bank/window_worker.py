@@ -31,6 +31,7 @@ from mergebench_ray.kernels import (
     BlockFunction,
     Pass,
     Scalars,
+    inner_products,
     magnitude_histogram,
 )
 from mergebench_ray.machine import usable_cores
@@ -124,7 +125,7 @@ class WindowWorker:
         """Inner products of base and task vectors over the blocks of windows that are cut between blocks."""
         found = []
         for window, (*arrays, _) in self._windows(run):
-            found += products_of(window.overlaps, partial(_of_window, window, arrays))
+            found += products_of(window.overlaps, partial(_products_in, window, arrays))
         return found
 
     def merge(
@@ -230,8 +231,8 @@ def _threads_of(run: Pass) -> int:
     return 1 if run.is_compiled else usable_cores()
 
 
-def _of_window(window: Window, arrays: Sequence[Tensor], overlap: Overlap) -> list[Tensor]:
-    return [array[window.place_of(overlap)] for array in arrays]
+def _products_in(window: Window, arrays: Sequence[Tensor], block: Overlap) -> Tensor:
+    return inner_products([array[window.place_of(block)] for array in arrays])
 
 
 def _read_companion(companion: CompanionFile, window: Window) -> Tensor:

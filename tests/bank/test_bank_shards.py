@@ -73,15 +73,17 @@ def test_a_shard_that_hangs_in_whatever_it_does_shows_it(models: Models, monkeyp
 
     watch(shard_module, "read_in_shape_of")
     watch(shard_module, "magnitude_histogram")
+    watch(shard_module, "inner_products")
     watch(Pass, "run")
     watch(Pass, "total")
     watch(Watched, "solve")
     shard._read_all()
-    for method in ("ties", "consensus", "task_arithmetic"):
-        one.merge(method, PARAMETERS[method])
+    for method in ("ties", "consensus", "model_stock", "task_arithmetic"):
+        one.merge(method, PARAMETERS.get(method, {}))
     one.merge("task_arithmetic", {"scaling_coef": 0.3})
     assert len(list(shard._solutions.of(Watched(), Watched.groups, 1))) == 1
-    assert set(seen) == {"read_in_shape_of", "magnitude_histogram", "run", "total", "solve"}
+    expected = {"read_in_shape_of", "magnitude_histogram", "inner_products", "run", "total", "solve"}
+    assert set(seen) == expected
     assert all(began > 0.0 for steps in seen.values() for began, _ in steps), "it was at none of its steps"
     first, again = seen["run"][-2][1], seen["run"][-1][1]
     assert 60.0 < again < 70.0 < STEP_SECONDS <= first, "the first pass may compile"
