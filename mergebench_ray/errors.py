@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -11,6 +12,7 @@ _MAX_CHARACTERS = 1500
 _MAX_WORD = 300
 _MAX_NAMES = 20
 _MAX_REASON = 300
+_CREDENTIALS = re.compile(r"(?<=:/)(/?).*@|\?.*", re.DOTALL)
 
 
 class InputError(ValueError):
@@ -45,6 +47,11 @@ def _shortened(text: str, most: int) -> str:
 def printable(text: str) -> str:
     """Text with everything escaped that a terminal or a page would obey instead of showing it, line breaks too."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def without_credentials(address: str) -> str:
+    """An address of any kind as messages show it: without user, password and options, which may be a signature."""
+    return _CREDENTIALS.sub(r"\1***", address)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from filelock import lock_descriptor
 
 from mergebench_ray import interrupts
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, without_credentials
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -358,8 +358,9 @@ def explain_refusals(path: Path, option: str) -> Iterator[None]:
     """Turn what the system says of a path into one line; a null byte is a ValueError, a loop of links RuntimeError."""
     if len(path.parts) > 1 and _SCHEME.fullmatch(path.parts[0]):
         # As a path it has lost a slash, and would be a folder of that name here.
+        address = without_credentials(f"{path.parts[0]}//{'/'.join(path.parts[1:])}")
         raise InputError(
-            f"output {path.parts[0]}//{'/'.join(path.parts[1:])}: only the model of `merge` is written to s3:// and "
+            f"output {address}: only the model of `merge` is written to s3:// and "
             f"gs://; choose another {option}, on a disk"
         )
     try:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.errors import InputError, nearest, without_credentials
 
 SCHEMES = {"s3": "S3", "gs": "Google Cloud Storage"}
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
@@ -93,6 +93,7 @@ def output_place(out: PurePath | str) -> Path | Address:
     if scheme is None:
         return Path(out)
     if scheme not in SCHEMES:
-        raise InputError(f"output {scheme}://...: cannot be written there; {nearest(scheme, SCHEMES)}")
+        shown = without_credentials(text)
+        raise InputError(f"output {shown}: cannot be written to {scheme}://; {nearest(scheme, SCHEMES)}")
     # Who made a path of it has lost a slash.
     return Address.parse(text if "://" in text else text.replace(":/", "://", 1))

@@ -89,7 +89,10 @@ def test_an_address_is_refused_where_only_a_disk_will_do(run: CommandLine, comma
     if command == "merge":
         for address in ("s4://bucket/x", "hf://owner/name"):
             assert f"output {address}: cannot be written" in run.refused(*COMMANDS[command], address)
+        hidden = run.refused(*COMMANDS[command], "https://someone:of-ours@host/x?signature=of-ours")
+        assert "output https://***host/x***: cannot be written" in hidden
     else:
+        assert "output s3://***bucket/x: only" in run.refused(*COMMANDS[command], "s3://someone:of-ours@bucket/x")
         line = run.refused(*COMMANDS[command], "s3://bucket/x")
         assert "output s3://bucket/x: only the model of `merge` is written to s3:// and gs://" in line
 
