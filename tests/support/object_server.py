@@ -13,9 +13,7 @@ from xml.sax.saxutils import escape
 
 import httpx
 import obstore
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from obstore.store import S3Store
-from werkzeug.serving import make_server
 
 BUCKET = "models"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "a-secret-that-nobody-sees"}
@@ -88,6 +86,10 @@ class ObjectServer:
 @contextmanager
 def object_server() -> Iterator[ObjectServer]:
     """A server with an empty bucket, until the block ends."""
+    # Here, since vLLM looks at all that the modules of its process hold, which Flask's proxies do not stand.
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ObjectServer()
     answer = DomainDispatcherApplication(create_backend_app)
