@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
@@ -138,7 +139,7 @@ def make_models(room: Path, layers: int) -> tuple[Checkpoint, dict[str, Checkpoi
 def two_nodes() -> Iterator[tuple[str, str]]:
     """Two raylets of this machine; their ids."""
     node = {"num_cpus": 2, "object_store_memory": 512 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster: Any = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     there = cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False)
     try:
@@ -157,7 +158,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as room, two_nodes() as (here, there):
         base, specialists = make_models(Path(room), arguments.layers)
         bank = Bank.load(base, specialists, shards=1, where=[{"scheduling_strategy": _on(there)}])
-        reader = ray.remote(Reader).options(scheduling_strategy=_on(here), num_cpus=0).remote(bank)
+        reader: Any = ray.remote(Reader).options(scheduling_strategy=_on(here), num_cpus=0).remote(bank)
         groups = [[0.5] * (base.num_layers - 1) + [last] for last in (0.7, 0.9)]
         candidates = [
             *(("all", {"scaling_coef": 0.15 + 0.1 * index}) for index in range(arguments.rounds)),
