@@ -24,17 +24,6 @@ from mergebench_ray.search.supervisor import LostError, Supervisor
 from recorded_scorer import EngineDiedError, LooksHere, Parts, RecordingEvaluator
 
 
-@pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Parts:
-    return Parts(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def looked(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Parts:
-    parts.look(monkeypatch)
-    return parts
-
-
 def test_a_candidate_is_scored_again_on_another_engine_where_one_was_lost(parts: Parts) -> None:
     parts.begin()
     parts.loses()

@@ -21,17 +21,6 @@ from mergebench_ray.search.standing import Cost, Standing
 from recorded_scorer import LooksHere, Parts, RecordingBank, RecordingEvaluator
 
 
-@pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Parts:
-    return Parts(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def looked(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Parts:
-    parts.look(monkeypatch)
-    return parts
-
-
 def test_a_candidate_is_scored_as_a_whole_where_there_are_no_looks(parts: Parts) -> None:
     parts.begin()
     step = parts.step(0, 0.5)
