@@ -249,8 +249,7 @@ class Bank:
         """The last merge's tensors, one at a time; each may be read until the next is asked for.
 
         Raises:
-            RuntimeError: if this handle has merged nothing yet.
-            whatever `read_merged` does, where shards are on other nodes.
+            RuntimeError: if this handle has merged nothing yet, or as `read_merged` says of shards on other nodes.
         """
         if self._last is None:
             raise RuntimeError("nothing merged yet")

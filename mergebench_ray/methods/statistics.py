@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 InnerProducts = Sequence[Sequence[float]]
-"""Inner products of the base and each task vector with one another, [K + 1][K + 1], of one tensor."""
+"""Inner products of the base and each task vector with one another, (K + 1) x (K + 1), of one tensor."""
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ class CandidateScorer:
             timeout: seconds; None waits for this candidate's as long as it takes.
 
         Raises:
-            whatever the step failed with.
+            Exception: whatever the step failed with.
         """
         with self._came:
             if timeout is None:

@@ -46,7 +46,7 @@ class WeightStream(WeightManifest):
         """The tensors of these names, bucket by bucket; the next one is written while one is used.
 
         Raises:
-            whatever `read` does, before a bucket that would hold anything of it.
+            Exception: whatever `read` does, before a bucket that would hold anything of it.
         """
         wanted = set(names)
         tensors = [tensor for tensor in self.tensors if tensor.name in wanted]
