@@ -21,7 +21,8 @@ from mergebench_ray.evaluation.estimates import estimate_mean
 from mergebench_ray.runs.items import read_items
 from mergebench_ray.runs.trials import Trial, read_trials
 from mergebench_ray.scores import DomainScore, Influences
-from mergebench_ray.search.finals import choose, finalists
+from mergebench_ray.search.final_choice import Compared, choose
+from mergebench_ray.search.finals import finalists
 from mergebench_ray.search.objectives.errors import Measured, standard_error
 from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
@@ -87,7 +88,8 @@ def divided(
     chosen_from = [rows.index(one) for one in finalists(rows)]
     held_back = [part(items[place], 0.5, 0.75) for place in chosen_from]
     final_rows = [replace(rows[place], objectives=goal.values(one)) for place, one in zip(chosen_from, held_back)]
-    choice = choose(goal, final_rows, held_back)
+    both = [[rows[place] for place in chosen_from], final_rows], [[searched[place] for place in chosen_from], held_back]
+    choice = choose([Compared(goal, *one) for one in zip(*both)])
     assert choice is not None
     winners = [
         (chosen_from[0], searched[chosen_from[0]]),

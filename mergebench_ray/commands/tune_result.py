@@ -84,6 +84,6 @@ def _of_front(result: TuneResult) -> str:
 
 
 def _compared(final: Trial) -> str:
-    """The winner on the items that it was chosen by, against what it has to beat and those that it could not leave."""
+    """The winner on the items held back, against what it has to beat and those that it could not leave."""
     text = ", ".join(filter(None, (with_objective(final), leads_of(final))))
     return f"{text}; no simpler and not told from the best: {', '.join(final.tied_with)}" if final.tied_with else text

@@ -229,9 +229,9 @@ class RunSummary:
         row = on_split(self.trials, self.best, "final") if self.best is not None else None
         if row is None or not row.chosen:
             return ""
-        text = f" On the items held back to choose it, {self.objective_title} was {with_objective(row)}"
+        text = f" On items held back from the search, {self.objective_title} was {with_objective(row)}"
         others = ", ".join(row.tied_with)
-        return f"{text}; no simpler, and not told from the best there: {others}." if others else f"{text}."
+        return f"{text}; no simpler, and not told from the best: {others}." if others else f"{text}."
 
     def _kept(self, final: Trial) -> str:
         """What is to be said of the constraints, if there are any."""

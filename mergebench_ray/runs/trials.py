@@ -67,7 +67,8 @@ class Trial:
         estimates: the same of several objectives, by name.
         failure: of a candidate that could not be scored, why; it is a stopped one of which nothing is known.
         chosen: on the final split, whether it is the search's winner.
-        tied_with: on the final split, of those that two paired errors do not tell from the best, labels of the others.
+        tied_with: on the final split, of those that two paired errors, here and on validation together, do not tell
+            from the best, labels of the others.
         differences: other model -> how far this one's objective is above that one's on the same items, and the paired
             standard error of that.
         merge_seconds: forming the merged weights.

@@ -100,7 +100,7 @@ def test_the_winner_is_the_one_that_was_chosen_on_items_held_back() -> None:
     assert "The best of 2 candidates is ties #1" in text
     assert "It is 0.080 ± 0.030 above plain average and 0.010 ± 0.020 below task arithmetic 0.4." in text
     assert "From task arithmetic 0.4 it cannot be told apart on these items." in text
-    assert "On the items held back to choose it, share of math was 0.590 ± 0.100; no simpler" in text
+    assert "On items held back from the search, share of math was 0.590 ± 0.100; no simpler" in text
     assert [Trial.from_json(trial.to_json()) for trial in trials] == trials
 
 

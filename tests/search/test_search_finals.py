@@ -1,4 +1,4 @@
-"""Who wins in the end: the simplest of those that fresh items cannot tell from the best."""
+"""Who wins in the end: the simplest of those that all items together cannot tell from the best."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from mergebench_ray.evaluation.estimates import estimate_mean
 from mergebench_ray.runs.trials import Trial
-from mergebench_ray.scores import DomainScore, ObjectiveValue
-from mergebench_ray.search.finals import FinalChoice, choose, complexity, finalists
+from mergebench_ray.scores import DomainScore
+from mergebench_ray.search.final_choice import Compared, FinalChoice, choose, complexity
+from mergebench_ray.search.finals import finalists
 from mergebench_ray.search.objectives.errors import Measured
 from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
@@ -21,12 +22,11 @@ ITEMS = 100
 OBJECTIVE = NormalisedAverage(References({"math": DomainScore(1.0, 0.0, ITEMS)}))
 
 
-def scored(right: int, offset: int = 0) -> Measured:
-    """So many right answers in a row of a hundred items, from one of them on."""
-    values = [float((place - offset) % ITEMS < right) for place in range(ITEMS)]
-    estimate = estimate_mean(values, [str(place) for place in range(ITEMS)])
+def scored(right: int, items: int = ITEMS) -> Measured:
+    """So many right answers in a row of items, from the first of them on."""
+    estimate = estimate_mean([float(place < right) for place in range(items)], [str(place) for place in range(items)])
     assert estimate.influences is not None
-    score = DomainScore(estimate.value, estimate.standard_error, ITEMS)
+    score = DomainScore(estimate.value, estimate.standard_error, items)
     return Measured({"math": score}, {"math": estimate.influences})
 
 
@@ -46,15 +46,20 @@ def candidate(number: int, value: float = 0.5, **parameters: Any) -> Trial:
     )
 
 
-def winner(*finals: tuple[Trial, int], objective: NormalisedAverage = OBJECTIVE) -> FinalChoice | None:
-    """Who is chosen among candidates with so many right answers each."""
-    measured = [scored(right) for _, right in finals]
-    minimised = objective.direction == "minimize"
+def compared(
+    trials: list[Trial], right: list[int], objective: NormalisedAverage = OBJECTIVE, items: int = ITEMS
+) -> Compared:
+    """Candidates with so many right answers each on one split."""
+    measured = [scored(one, items) for one in right]
     rows = [
-        dataclasses.replace(trial, objectives={objective.name: ObjectiveValue(right / ITEMS, minimised=minimised)})
-        for trial, right in finals
+        dataclasses.replace(trial, objectives=Goal(objective).values(found)) for trial, found in zip(trials, measured)
     ]
-    return choose(Goal(objective), rows, measured)
+    return Compared(Goal(objective), rows, measured)
+
+
+def winner(*finals: tuple[Trial, int], objective: NormalisedAverage = OBJECTIVE) -> FinalChoice | None:
+    """Who is chosen among candidates with so many right answers each on all items."""
+    return choose([compared([trial for trial, _ in finals], [right for _, right in finals], objective)])
 
 
 MANY = candidate(0, math=0.1, coding=0.9)
@@ -86,6 +91,22 @@ def test_a_lead_that_unpaired_errors_would_hide_is_seen() -> None:
     assert choice.tied == [1]
 
 
+def test_what_the_searchs_items_tell_apart_does_not_tie_for_a_lucky_answer_on_those_held_back() -> None:
+    pair = [MANY, FEW]
+    searched, held_back = compared(pair, [80, 60]), compared(pair, [14, 12], items=20)
+    alone = choose([held_back])
+    assert alone is not None
+    assert alone.tied == [0, 1], "on these alone the simpler one ties with the best"
+    assert choose([searched, held_back]) == FinalChoice(0, [0])
+
+
+def test_each_split_weighs_as_many_items_as_it_has() -> None:
+    pair = [MANY, FEW]
+    few, many = compared(pair, [2, 18], items=20), compared(pair, [160, 120], items=200)
+    assert choose([few]) == FinalChoice(1, [1])
+    assert choose([many, few]) == choose([few, many]) == FinalChoice(0, [0])
+
+
 def test_a_candidate_that_misses_a_constraint_is_not_compared_with_those_that_keep_all() -> None:
     choice = winner((dataclasses.replace(MANY, constraints={"math >= 0.9": 0.1}), 80), (FEW, 60))
     assert choice is not None
@@ -95,7 +116,7 @@ def test_a_candidate_that_misses_a_constraint_is_not_compared_with_those_that_ke
 def test_none_is_chosen_where_nothing_can_be_normalised() -> None:
     lower = NormalisedAverage(References({"math": DomainScore(1.0, 0.0, ITEMS, higher_is_better=False)}))
     nothing = dataclasses.replace(scored(0), domains={"math": DomainScore(0.0, 0.0, ITEMS, higher_is_better=False)})
-    assert choose(Goal(lower), [MANY], [nothing]) is None
+    assert choose([Compared(Goal(lower), [MANY], [nothing])]) is None
 
 
 def test_one_number_for_all_is_simpler_than_one_each_and_data_less_simple_than_none() -> None:

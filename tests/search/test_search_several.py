@@ -20,7 +20,8 @@ from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.checks import read_sweep
-from mergebench_ray.search.finals import choose, choose_by, finalists
+from mergebench_ray.search.final_choice import Compared, choose
+from mergebench_ray.search.finals import choose_by, finalists
 from mergebench_ray.search.objectives.errors import Measured
 from mergebench_ray.search.objectives.goal import Goal, check_goal
 from mergebench_ray.search.objectives.objective import References
@@ -215,7 +216,7 @@ def chosen(
         fields = {"choice": choice, "objectives": found.values(one), "parameters": {"scaling_coef": numbers}}
         fields["constraints"] = found.missed_by(one)
         rows.append(replace(row(number, found, 0, 0), name="task_arithmetic", method="task_arithmetic", **fields))
-    choice_made = choose(found, rows, measured, on_front)
+    choice_made = choose([Compared(found, rows, measured)], on_front)
     assert choice_made is not None
     return choice_made.chosen, choice_made.tied
 
