@@ -1,0 +1,156 @@
+"""What `mergebench-ray merge` writes beside what `mergekit-yaml` writes, for the methods that both have.
+
+    python benchmarks/mergekit_outputs.py --mergekit VENV/bin/mergekit-yaml
+
+Small random models in bf16, merged in float32, written in bf16. For each recipe: the largest relative distance of a
+tensor, and the share of entries that are more than one bf16 number apart, those near zero, since task vectors are bf16.
+Embeddings and output head are left out, which `mergebench-ray` takes from the base, as MergeBench does. DARE is not
+compared, since both draw masks of their own, nor TIES, which mergekit trims by tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+WEIGHTS = [0.3, 0.5, 0.4]
+# name -> our method and settings, mergekit's method and parameters of the merge, how many specialists, and whether each
+# has one of WEIGHTS, by mergekit's name
+RECIPES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], int, str]] = {
+    "linear": ("linear", {}, "linear", {}, 3, "weight"),
+    "linear, not normalised": ("linear", {"normalize": False}, "linear", {"normalize": False}, 3, "weight"),
+    "task arithmetic": ("task_arithmetic", {}, "task_arithmetic", {"normalize": False}, 3, "weight"),
+    "model stock": ("model_stock", {}, "model_stock", {}, 3, ""),
+    "SLERP": ("slerp", {"t": 0.3}, "slerp", {"t": 0.3}, 1, ""),
+    "NuSLERP": ("nuslerp", {}, "nuslerp", {}, 2, "weight"),
+    "NuSLERP around zero": ("nuslerp", {"around": "zero"}, "nuslerp", {}, 2, "weight"),
+    "multi-SLERP": ("multislerp", {}, "multislerp", {}, 3, "weight"),
+    "multi-SLERP around zero": ("multislerp", {"around": "zero"}, "multislerp", {}, 3, "weight"),
+    "Karcher mean": ("karcher", {}, "karcher", {}, 3, ""),
+}
+WEIGHT = {"task_arithmetic": "scaling_coef"}  # what ours calls the weights, where it calls them otherwise
+WITHOUT_BASE = {"linear", "karcher"}  # of mergekit's, also those whose name says "around zero"
+
+
+def main(mergekit: Path) -> None:
+    """Print the table."""
+    print("| recipe | furthest tensor | entries more than one number apart |\n| --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base, specialists = made_up_models(folder)
+        for title, (method, settings, theirs, parameters, count, weighed) in RECIPES.items():
+            some = specialists[:count]
+            weights = WEIGHTS[:count] if weighed else []
+            ours = merge(folder / "ours" / title, method, settings, base, some, weights)
+            around_zero = theirs in WITHOUT_BASE or "zero" in title
+            other = merge_by_mergekit(
+                mergekit, folder / "theirs" / title, theirs, parameters, None if around_zero else base, some, weights
+            )
+            print(f"| {title} | {compared(ours, other)} |", flush=True)
+
+
+def made_up_models(folder: Path) -> tuple[Path, list[Path]]:
+    """A base, and specialists that are it with noise."""
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder / "base")
+    whole = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for number in range(3):
+        torch.manual_seed(number + 1)
+        changed = {name: tensor + 0.001 * (number + 1) * torch.randn(tensor.shape) for name, tensor in whole.items()}
+        model.load_state_dict(changed)
+        model.save_pretrained(folder / f"specialist_{number}")
+    return folder / "base", [folder / f"specialist_{number}" for number in range(3)]
+
+
+def merge(
+    out: Path, method: str, settings: dict[str, Any], base: Path, specialists: list[Path], weights: list[float]
+) -> dict[str, Tensor]:
+    """Our merge's tensors."""
+    given = [item for one in specialists for item in ("--specialist", f"{one.name}={one}")]
+    if weights:
+        names = (one.name for one in specialists)
+        settings = settings | {WEIGHT.get(method, "weight"): dict(zip(names, weights))}
+    chosen = [item for name, value in settings.items() for item in ("--set", f"{name}={json.dumps(value)}")]
+    command = [sys.executable, "-m", "mergebench_ray", "merge", "--method", method, "--base", base, *given, *chosen]
+    subprocess.run([*command, "--out", out], check=True, capture_output=True)
+    return tensors(out)
+
+
+def merge_by_mergekit(
+    program: Path,
+    out: Path,
+    method: str,
+    parameters: dict[str, Any],
+    base: Path | None,
+    specialists: list[Path],
+    weights: list[float],
+) -> dict[str, Tensor]:
+    """Mergekit's tensors for the same merge."""
+    own = [{"parameters": {"weight": weight}} for weight in weights] or [{} for _ in specialists]
+    models: list[dict[str, Any]] = [{"model": str(one), **some} for one, some in zip(specialists, own, strict=True)]
+    recipe: dict[str, Any] = {"merge_method": method, "parameters": parameters, "dtype": "float32"}
+    recipe |= {"out_dtype": "bfloat16"}
+    if method == "slerp":
+        models.insert(0, {"model": str(base)})
+    if base is not None:
+        recipe["base_model"] = str(base)
+    out.mkdir(parents=True)
+    file = out.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(recipe | {"models": models}))
+    done = subprocess.run([program, file, out], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{file}: {done.stderr[-1500:]}")
+    return tensors(out)
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a model's folder."""
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def compared(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
+    """The columns of the table."""
+    if set(ours) != set(theirs):
+        raise SystemExit(f"other tensors: {sorted(set(ours) ^ set(theirs))[:5]}")
+    beyond, count, relative = 0, 0, 0.0
+    for name, one in ours.items():
+        if "embed" in name or "lm_head" in name:
+            continue
+        other = theirs[name]
+        steps = (places(one) - places(other)).abs()
+        beyond, count = beyond + int((steps > 1).sum()), count + one.numel()
+        relative = max(relative, float((one.double() - other.double()).norm() / other.double().norm()))
+    return f"{relative:.1e} | {beyond / count:.1%}"
+
+
+def places(tensor: Tensor) -> Tensor:
+    """Whole numbers in the order of bf16 values, one apart where those are next to each other."""
+    bits = tensor.to(torch.bfloat16).view(torch.int16).to(torch.int32)
+    return torch.where(bits < 0, -(bits & 0x7FFF), bits)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mergekit", type=Path, required=True)
+    main(parser.parse_args().mergekit)
