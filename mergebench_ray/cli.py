@@ -46,6 +46,7 @@ data_app = typer.Typer(help="The data that tasks are made of.", no_args_is_help=
 app.command()(search.tune)
 app.command()(models.merge)
 app.command()(models.evaluate)
+app.command()(models.push)
 app.command()(search.plan)
 app.command()(search.status)
 app.command()(search.replay)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -19,6 +20,7 @@ from mergebench_ray.checkpoints.read_once import digests_are_remembered
 from mergebench_ray.commands.merge_checks import MergeRequest, checked_merge
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.progress import progress_line
+from mergebench_ray.commands.push import push_command
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder, scratch_folder, workplace_of
@@ -89,7 +91,7 @@ def merge(
         show_progress: print what is happening.
 
     Raises:
-        InputError: wrong input; nothing is written.
+        InputError: wrong input; nothing is written. Where a merge cannot be uploaded, the message says where it is.
     """
     place = output_place(out)
     request = checked_merge(
@@ -148,13 +150,27 @@ def merge(
 
 @contextmanager
 def _brought_to(place: Path | Address, report: Progress) -> Iterator[Path]:
-    """The folder to write a model to, which goes to object storage at the end of the block where it is to be there."""
+    """The folder to write a model to, which goes to object storage at the end of the block where it is to be there.
+
+    Where it cannot, or is stopped on its way, it stays on this machine, and the error says where.
+    """
     if isinstance(place, Path):
         yield place
         return
-    with scratch_folder(cache_folder("outputs") / "model") as scratch:
+    outputs = cache_folder("outputs")
+    with scratch_folder(outputs / "model") as scratch:
         yield scratch / "model"
-        publish(scratch / "model", place, report)
+        merged = outputs / f"{place.name}-{secrets.token_hex(4)}"
+        os.replace(scratch / "model", merged)
+        try:
+            publish(merged, place, report)
+        except BaseException as error:
+            remedy = f"the merge is kept: upload it with {push_command(merged, place)}, then remove {merged}"
+            if isinstance(error, InputError):
+                raise InputError(f"{error}; {remedy}") from error
+            error.add_note(remedy)
+            raise
+        os.replace(merged, scratch / "model")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def check_new_address(address: Address, option: str = "--out") -> None:
 def publish(folder: Path, address: Address, progress: Progress = silent) -> None:
     """Write a folder's files, whole or not at all: config.json comes last, and an error removes what is there by then.
 
-    What a killed process leaves has no config.json, and is refused as an output until somebody removes it.
+    What a process leaves that is killed, or cannot remove it, has no config.json, and is refused as an output until
+    somebody removes it.
 
     Args:
         folder: a model.
@@ -103,18 +104,18 @@ def _refuse_content(address: Address, option: str, but: str = "") -> None:
 
 @contextmanager
 def _removed(address: Address, names: list[str]) -> Iterator[None]:
-    """Remove the claim at the end of the block, and these, the first one first, after an error in it."""
+    """Remove the claim at the end of the block, and these before it, the first one first, after an error in it."""
+    rest: list[str] = []
     try:
         yield
     except BaseException:
-        for name in names:
-            with suppress(InputError):
-                remove(address / name)
+        rest = names
         raise
     finally:
-        # A model is no less whole with a claim beside it.
+        # A model is no less whole with a claim beside it. Where the network is down, one long wait is enough.
         with suppress(InputError):
-            remove(address / _CLAIM)
+            for name in (*rest, _CLAIM):
+                remove(address / name)
 
 
 def _require_all(address: Address, sizes: dict[str, int]) -> None:

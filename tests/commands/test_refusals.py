@@ -54,6 +54,8 @@ COMMANDS = [
     ["tune", "good.yaml", "--dashboard-port", "65536"],
     [*MERGE, "math=./file", "--address", "nonsense"],
     ["evaluate", "./file", "--suite", "smollm2-mini", "--address", "127.0.0.1:1"],
+    ["push", ".", "s3://bucket/model"],
+    ["push", ".", "./model"],
     ["train-specialists", "--out", "/proc/x"],
     ["train-specialists", "--out", "new", "--domains", "maths"],
     ["data", "check", "suite.yaml"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from mergebench_ray import merge
+from command_line import CommandLine
+from mergebench_ray import interrupts, merge
+from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.errors import InputError
 from mergebench_ray.object_storage.address import Address
@@ -77,6 +81,48 @@ def test_an_upload_that_fails_removes_what_it_wrote(server: ObjectServer, models
     with pytest.raises(InputError, match="no permission: it cannot be written"):
         publish(models["base"], Address.parse(stored("merges/failed")))
     assert server.content("merges/failed") == {}
+
+
+def test_a_merge_that_cannot_be_uploaded_is_kept_and_the_line_says_how_it_gets_there(
+    server: ObjectServer, models: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(models["base"].parent)
+    run, target = CommandLine(capsys, monkeypatch), stored("merges/late")
+    server.refuse = lambda method, path: method == "PUT" and path.endswith("/config.json")
+    merging = run("merge", "--method", "model_soup", "--base", "./base", "--specialist", "math=./math", "--out", target)
+    assert merging.status == 2
+    line = merging.err.splitlines()[-1]
+    assert f"error: {target}/config.json: no permission: it cannot be written" in line
+    found = re.search(rf"the merge is kept: upload it with mergebench-ray (push (\S+) {target}), then remove", line)
+    assert found is not None, line
+    assert server.content("merges/late") == {}
+    server.forget()
+    assert run(*found[1].split()).out == f"written to {target}\n"
+    kept = {file.name: file.read_bytes() for file in Path(found[2]).iterdir()}
+    assert server.content("merges/late") == kept
+    assert {"config.json", "model-00001-of-00001.safetensors", "README.md"} <= kept.keys()
+    assert f"{target} exists already: choose another address" in run.refused(*found[1].split())
+
+
+def test_a_merge_whose_upload_is_interrupted_is_kept_too(
+    server: ObjectServer, models: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(method: str, path: str) -> None:
+        if method == "PUT" and path.endswith(".safetensors"):
+            _thread.interrupt_main()
+
+    monkeypatch.setattr(interrupts._State, "received", 0)
+    monkeypatch.chdir(models["base"].parent)
+    run, target = CommandLine(capsys, monkeypatch), stored("merges/stopped")
+    server.before = interrupt
+    merging = run("merge", "--method", "model_soup", "--base", "./base", "--specialist", "math=./math", "--out", target)
+    assert merging.status == 130
+    (kept,) = cache_folder("outputs").iterdir()
+    upload = f"mergebench-ray push {kept} {target}"
+    said = [f"the merge is kept: upload it with {upload}, then remove {kept}", "stopped"]
+    assert merging.err.splitlines()[-2:] == said
+    assert (kept / "config.json").is_file()
+    assert server.content("merges/stopped") == {}
 
 
 def test_a_file_of_many_parts_is_there_as_a_whole_or_not_at_all(server: ObjectServer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`merge` and `evaluate`: one model."""
+"""`merge`, `evaluate` and `push`: one model."""
 
 from __future__ import annotations
 
@@ -93,12 +93,28 @@ def merge(
 
     from mergebench_ray.commands.merge import merge as run
 
-    result = run(**request, allow=allow or (), show_progress=True)
+    try:
+        result = run(**request, allow=allow or (), show_progress=True)
+    except KeyboardInterrupt as stopped:
+        for note in getattr(stopped, "__notes__", ()):
+            typer.echo(note, err=True)
+        raise
     for note in result.notes:
         typer.echo(f"note: {note}")
     typer.echo(
         f"merged in {result.merge_seconds:.2f} s, written to {result.folder}, recipe digest {result.recipe.digest}"
     )
+
+
+def push(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a model, as `merge` writes one.")],
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.")],
+) -> None:
+    """Upload a model to object storage, whole or not at all."""
+    from mergebench_ray.commands.push import push as run
+
+    run(model, address, show_progress=True)
+    typer.echo(f"written to {address}")
 
 
 def evaluate(
