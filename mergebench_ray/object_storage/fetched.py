@@ -10,17 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergebench_ray.cache import cache_folder, one_at_a_time
+from mergebench_ray.cache import one_at_a_time
 from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_file
 from mergebench_ray.object_storage.address import Address
+from mergebench_ray.object_storage.copies import copies_folder, hold, make_room
 from mergebench_ray.object_storage.objects import RemoteObject, read_range
 from mergebench_ray.progress import Meter, Progress, silent
 
 _RANGE_BYTES = 8 << 20
 _RANGES_AT_ONCE = 8
-_PART = "objects"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -48,7 +48,7 @@ class RemoteFolder:
         """Where this node's copy is, as far as it was fetched."""
         states = [[name, one.size, one.etag] for name, one in self.objects]
         key = canonical_digest([str(self.address), states])
-        return cache_folder(_PART) / f"{_NOT_IN_NAMES.sub('-', self.address.name)[:60]}-{key[:32]}"
+        return copies_folder() / f"{_NOT_IN_NAMES.sub('-', self.address.name)[:60]}-{key[:32]}"
 
     def is_here(self, name: str) -> bool:
         """Whether this node has a file of it."""
@@ -56,6 +56,8 @@ class RemoteFolder:
 
     def fetch(self, names: Iterable[str], progress: Progress = silent) -> Path:
         """Have files of it on this node. Several processes may ask at once: one fetches a file, the others wait for it.
+
+        They stay there as long as a process that asked lives.
 
         Args:
             names: of its objects.
@@ -68,12 +70,12 @@ class RemoteFolder:
             InputError: one was replaced meanwhile or cannot be read, or the disk is too full.
         """
         folder, objects = self.folder, dict(self.objects)
+        hold(folder)
         missing = {name: objects[name] for name in sorted(names) if not _is_whole(folder / name, objects[name])}
         if missing:
             total = sum(one.size for one in missing.values())
             _require_room(total)
             meter = Meter(progress, f"fetching {self.address}", total)
-            cache_folder(f"{_PART}/{folder.name}")
 
             def bring(name: str) -> None:
                 with one_at_a_time(folder / f".{canonical_digest(name)[:16]}.lock"):
@@ -124,6 +126,8 @@ def _is_whole(file: Path, one: RemoteObject) -> bool:
 def require_room(files: Iterable[RemoteFile]) -> None:
     """Find out whether this node has room for all of some files together, as far as they are not here yet.
 
+    What nobody uses makes room for them.
+
     Raises:
         InputError: it has not.
     """
@@ -131,7 +135,8 @@ def require_room(files: Iterable[RemoteFile]) -> None:
 
 
 def _require_room(num_bytes: int) -> None:
-    cache = cache_folder(_PART)
+    make_room(num_bytes)
+    cache = copies_folder()
     free = shutil.disk_usage(cache).free
     if free < num_bytes:
         raise InputError(

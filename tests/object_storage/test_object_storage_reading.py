@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import obstore
 import pytest
 from transformers import AutoModelForCausalLM
 from werkzeug.serving import make_server
@@ -22,12 +26,30 @@ from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
 from mergebench_ray.object_storage import fetched
 from mergebench_ray.object_storage.address import Address
+from mergebench_ray.object_storage.fetched import RemoteFolder
+from mergebench_ray.object_storage.objects import list_folder
 from mergebench_ray.object_storage.published import check_new_address
 from object_server import BUCKET, KEYS, ObjectServer, stored
 from small_disks import small_disk
 from tiny_gguf import tiny_gguf
 
 WEIGHTS = ".safetensors"
+FETCH = """
+import sys
+from mergebench_ray.object_storage.address import Address
+from mergebench_ray.object_storage.fetched import RemoteFolder
+from mergebench_ray.object_storage.objects import list_folder
+for address in map(Address.parse, sys.argv[1:]):
+    objects, _ = list_folder(address)
+    RemoteFolder(address, tuple(objects.items())).fetch(objects)
+print("here", flush=True)
+sys.stdin.read()
+"""
+
+
+def fetched_copy(address: str) -> Path:
+    objects, _ = list_folder(Address.parse(address))
+    return RemoteFolder(Address.parse(address), tuple(objects.items())).fetch(objects)
 
 
 def test_who_plans_reads_headers_and_no_weights(server: ObjectServer, models: dict[str, Path]) -> None:
@@ -235,6 +257,48 @@ def test_models_that_do_not_all_find_room_are_refused_before_one_is_fetched(
         with pytest.raises(InputError, match=r"GB are to be fetched from object storage, and .* are free"):
             found.fetch()
     assert server.bytes_read(WEIGHTS) <= 3 << 16
+
+
+def test_copies_that_no_process_uses_make_room_the_longest_unused_first(
+    server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(100_000))
+    for name in ("first", "second", "third", "fourth"):
+        obstore.put(server.store, f"copies/{name}/file", tmp_path / "file")
+    there = tmp_path / "cache" / "objects"
+
+    def copies() -> list[str]:
+        return sorted(copy.name.partition("-")[0] for copy in there.iterdir() if (copy / "file").exists())
+
+    def fetching(*names: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", FETCH, *(stored(f"copies/{name}") for name in names)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        return process
+
+    fetching("first", "second").communicate(timeout=60)
+    with fetching("first") as first:
+        monkeypatch.setenv("MERGEBENCH_RAY_OBJECTS_MAX_GB", "0.00025")
+        with fetching("third") as third:
+            assert copies() == ["first", "third"]
+            fetching("fourth").communicate(timeout=60)
+            assert copies() == ["first", "fourth", "third"]  # those in use stay, and what is needed is fetched
+            third.kill()
+        here = fetched_copy(stored("copies/second"))
+        assert copies() == ["first", "second"]
+        first.communicate(timeout=60)
+    removed = [record.getMessage() for record in caplog.records]
+    assert len(removed) == 1
+    assert re.match(r"0.00 GB of copies of objects that nobody uses were removed from", removed[0])
+    assert "third-" in removed[0]
+    assert "fourth-" in removed[0]
+    shutil.rmtree(here)
+    assert fetched_copy(stored("copies/second")) == here
+    assert copies() == ["first", "second"]
+    monkeypatch.setenv("MERGEBENCH_RAY_OBJECTS_MAX_GB", "much")
+    with pytest.raises(InputError, match=r"MERGEBENCH_RAY_OBJECTS_MAX_GB: 'much' is no number of GB"):
+        fetched_copy(stored("copies/fourth"))
 
 
 def test_a_cache_where_no_copy_can_be_made_is_one_line(server: ObjectServer) -> None:
