@@ -46,10 +46,16 @@ def lost_actor(error: BaseException) -> str | None:
 
 
 def node_was_lost(error: BaseException) -> bool:
-    """Whether an actor was lost with its whole node, of which no work on it can be the cause."""
+    """Whether an actor was lost with its whole node."""
     cause = first_cause(error)
     # An actor's owner is the driver, as seen by a cluster that has given up the driver's node.
     return isinstance(cause, ObjectLostError) or any(text in str(cause) for text in ("node has died", "owner has died"))
+
+
+def was_preempted(error: BaseException) -> bool:
+    """Whether an actor was lost with a node of which Ray was told before that it would be taken away."""
+    cause = first_cause(error)
+    return isinstance(cause, RayActorError) and cause.preempted
 
 
 def blame(actor: str, reason: str) -> None:
@@ -61,6 +67,8 @@ def why_lost(error: BaseException) -> str:
     """Why an actor was lost, in a few words."""
     if (reason := _BLAMED.pop(lost_actor(error) or "", None)) is not None:
         return reason
+    if was_preempted(error):
+        return "its node was taken away"
     if node_was_lost(error):
         return "its node is gone"
     text = str(first_cause(error)).lower()

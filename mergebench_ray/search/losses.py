@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,8 @@ from mergebench_ray.runs.json_lines import JsonLines
 _log = logging.getLogger(__name__)
 STRIKES = 3
 """So many times a model may be at work when an engine is lost; then it is given up."""
+NODE_STRIKE = 0.5
+"""What the loss of an engine counts that went with its whole node, for which there are other reasons, too."""
 
 
 class Losses:
@@ -27,16 +29,23 @@ class Losses:
     def __init__(self, file: Path, note: Callable[[str], None]) -> None:
         self._file, self._note = JsonLines(file), note
         self._lock = threading.Lock()
-        self._strikes = Counter(line["digest"] for line in self._file.read() if line.get("strike"))
-        self._reasons = {line["digest"]: str(line["reason"]) for line in self._file.read() if line.get("strike")}
+        self._strikes = defaultdict[str, list[tuple[float, str]]](list)
+        for line in self._file.read():
+            if line.get("strike"):
+                self._strikes[line["digest"]].append((float(line["strike"]), str(line["reason"])))
 
-    def strike(self, digest: str, reason: str) -> None:
-        """An engine was lost while this model was loaded or asked; it is on disk when this returns."""
+    def strike(self, digest: str, reason: str, strike: float = 1.0) -> None:
+        """An engine was lost while this model was loaded or asked; it is on disk when this returns.
+
+        Args:
+            digest: the model's.
+            reason: why it was lost.
+            strike: what it counts.
+        """
         with self._lock:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._file.append([{"lost": "engine", "digest": digest, "reason": reason, "strike": True, "at": now}])
-            self._strikes[digest] += 1
-            self._reasons[digest] = reason
+            self._file.append([{"lost": "engine", "digest": digest, "reason": reason, "strike": strike, "at": now}])
+            self._strikes[digest].append((strike, reason))
 
     def forgive(self, digest: str) -> None:
         """Count for a model from now on alone, in this sitting."""
@@ -45,11 +54,11 @@ class Losses:
 
     def given_up(self, digest: str) -> str | None:
         """Why a model is asked nothing more, in a few words; None as long as it may be."""
-        if self._strikes[digest] < STRIKES:
-            return None
-        return (
-            f"{self._strikes[digest]} engines were lost while it was scored, the last one since {self._reasons[digest]}"
-        )
+        with self._lock:
+            strikes = self._strikes.get(digest, [])
+            if sum(strike for strike, _ in strikes) < STRIKES:
+                return None
+            return f"{len(strikes)} engines were lost while it was scored, the last one since {strikes[-1][1]}"
 
     def say(self, line: str) -> None:
         """Tell people, and the run's log, what was lost and what that took."""

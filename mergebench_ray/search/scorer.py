@@ -308,8 +308,8 @@ class CandidateScorer:
             try:
                 return step()
             except LostError as lost:
-                if lost.engine:
-                    self._losses.strike(digest, lost.reason)
+                if lost.strike:
+                    self._losses.strike(digest, lost.reason, lost.strike)
         return GivenUp(reason)
 
     def _measured(self, standing: Standing, split: Split = "validation") -> Measurement:
@@ -338,7 +338,7 @@ class CandidateScorer:
                 # Whatever it says: what a shard held that has begun again cannot be read.
                 if self._bank.holds(merged):
                     raise
-                raise LostError("a shard of the bank was lost while engines read from it", engine=False) from error
+                raise LostError("a shard of the bank was lost while engines read from it") from error
             return merged.seconds, time.perf_counter() - started
 
     def _score(

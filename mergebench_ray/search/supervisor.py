@@ -14,7 +14,8 @@ import ray
 from mergebench_ray.errors import StoppedError, one_line
 from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats
 from mergebench_ray.ray_actors import Actor
-from mergebench_ray.ray_errors import first_cause, lost_actor, node_was_lost, why_lost
+from mergebench_ray.ray_errors import first_cause, lost_actor, node_was_lost, was_preempted, why_lost
+from mergebench_ray.search.losses import NODE_STRIKE
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,12 +34,12 @@ class LostError(Exception):
 
     Args:
         reason: why, in a few words.
-        engine: whether it was an engine, for which the step itself may be to blame.
+        strike: what it counts where the step itself may be to blame.
     """
 
-    def __init__(self, reason: str, *, engine: bool) -> None:
+    def __init__(self, reason: str, strike: float = 0.0) -> None:
         super().__init__(reason)
-        self.reason, self.engine = reason, engine
+        self.reason, self.strike = reason, strike
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ class Supervisor:
         if actor is None or self._closed:
             return None
         if not actor:  # what a shard on another node answered
-            return LostError(why_lost(error), engine=False)
+            return LostError(why_lost(error))
         if actor not in self._index_of:
             return None
         reason = why_lost(error)
@@ -249,7 +250,7 @@ class Supervisor:
                         self._in_background(self._replace, index, loss)
                     else:
                         self._in_background(self._drain, index, self._actors[index], loss)
-        return LostError(reason, engine=not node_was_lost(error))
+        return LostError(reason, 0.0 if was_preempted(error) else NODE_STRIKE if node_was_lost(error) else 1.0)
 
     def _drain(self, index: int, actor: Actor[Evaluator], loss: _Loss) -> None:
         """Wait until an engine has nothing more to do; it may be lost as well, with its node."""

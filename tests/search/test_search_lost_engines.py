@@ -50,6 +50,22 @@ def test_a_candidate_under_which_engines_are_lost_three_times_is_given_up_and_th
     assert again.given_up(failed.recipe.digest) == failed.found.reason, "a resume counts on"
 
 
+def test_a_candidate_under_which_whole_nodes_are_lost_is_given_up_too_but_not_for_those_that_were_taken_away(
+    parts: Parts, tmp_path: Path
+) -> None:
+    parts.begin()
+    parts.loses(times=9, preempted=True)
+    parts.loses(times=5, node=True)
+    assert isinstance(parts.step(0, 0.5).found, Measurement)
+    parts.loses(times=4, node=True)
+    parts.loses(times=1)
+    failed = parts.step(1, 0.6)
+    assert isinstance(failed.found, GivenUp)
+    assert "5 engines were lost while it was scored, the last one since its process was" in failed.found.reason
+    again = Losses(tmp_path / "losses.jsonl", parts.said.append)
+    assert again.given_up(failed.recipe.digest) == failed.found.reason, "a resume counts on"
+
+
 def test_what_a_sweep_cannot_do_without_ends_it_in_one_line_where_engines_are_lost_under_it(parts: Parts) -> None:
     parts.loses(times=3)
     with pytest.raises(StoppedError, match="model_soup: cannot be scored: 3 engines"):

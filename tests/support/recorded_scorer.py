@@ -128,17 +128,20 @@ class Parts:
         assert step is not None
         return step
 
-    def loses(self, index: int = 0, times: int = 1) -> None:
-        """Let the engine be lost under whatever is asked next, and those that take its place."""
+    def loses(self, index: int = 0, times: int = 1, *, node: bool = False, preempted: bool = False) -> None:
+        """Let the engine be lost under whatever is asked next, and those that take its place; or its whole node."""
+        said = "The actor died because its node has died." if node or preempted else RayActorError.BASE_ERROR_MSG
         for _ in range(times):
-            self.fails.append(EngineDiedError(self, index))
+            self.fails.append(EngineDiedError(self, index, said, preempted))
 
 
 class EngineDiedError(RayActorError):
     """Of the engine that is there when it is raised."""
 
-    def __init__(self, parts: Parts, index: int) -> None:
-        super().__init__()
+    def __init__(
+        self, parts: Parts, index: int, said: str = RayActorError.BASE_ERROR_MSG, preempted: bool = False
+    ) -> None:
+        super().__init__(error_msg=said, preempted=preempted)
         self._parts, self._index = parts, index
 
     @property
