@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -142,6 +143,19 @@ class Watchdog:
         with suppress(Exception):
             internal_kv._internal_kv_del(_key(actor), namespace=_NAMESPACE)
         kill_on(said["node"], said["pid"])
+
+
+def end_without_ray(remedy: str) -> None:
+    """End this process with one line: nothing of Ray answers any more.
+
+    Args:
+        remedy: what to do once Ray runs again.
+    """
+    line = f"Ray is gone, here or at its cluster's head: start it again, and {remedy}"
+    _log.error(line)
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{show_cursor}error: {line}\n".encode())
+    os._exit(1)
 
 
 def kill_on(node: str, pid: int) -> None:

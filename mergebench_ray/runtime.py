@@ -18,6 +18,7 @@ from mergebench_ray.ray_errors import input_errors
 from mergebench_ray.ray_tokens import use_cluster_token, use_local_token
 
 logger = logging.getLogger(__name__)
+logger.addHandler(logging.NullHandler())  # where there is no log, the terminal is none
 _OBJECT_STORE_BYTES = 512 << 20  # weights do not travel through it on one node
 _CLUSTERS = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 _SETTINGS = {

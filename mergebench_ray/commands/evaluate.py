@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,22 +18,29 @@ from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.commands.ready_sweep import load_checked_tasks
 from mergebench_ray.commands.sweep_models import find_checked_judges
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
-from mergebench_ray.errors import InputError
+from mergebench_ray.config.fields import Split
+from mergebench_ray.errors import InputError, StoppedError
 from mergebench_ray.evaluation import score_together, start_evaluator
 from mergebench_ray.evaluation.evaluator import Evaluator
 from mergebench_ray.files import whole_file
+from mergebench_ray.heartbeat import Watchdog, end_without_ray
 from mergebench_ray.judges.judge_engine import FoundJudge
-from mergebench_ray.judges.judges import running_judges
+from mergebench_ray.judges.judges import Judges, running_judges
 from mergebench_ray.placement import Placement, place_engines
 from mergebench_ray.placement.changes import lack
 from mergebench_ray.placement.clusters import running_cluster
 from mergebench_ray.placement.starting import reserved
+from mergebench_ray.ray_actors import Actor
 from mergebench_ray.runs.evaluation_file import EvaluationFile, items_file
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.scores import Scores
+from mergebench_ray.search.losses import STRIKES
+from mergebench_ray.search.supervisor import LostError, Supervisor
 from mergebench_ray.tasks.data_use import check_data_is_used
 from mergebench_ray.tasks.questions import QuestionRow, question_rows
 from mergebench_ray.tasks.scored_task import notes_of
+
+_AGAIN = "start the same command again"
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,7 @@ def evaluate(
     Raises:
         InputError: wrong input; nothing is started or written. That a file of scores cannot be written once there are
             scores is a warning, and `not_written` says why.
+        StoppedError: engines are lost again and again.
     """
     target = None if out is None else Path(out)
     chosen, which, options = checked_evaluation(
@@ -126,23 +135,64 @@ def evaluate(
         for note in notes:
             report(0.0, note)
         report(0.1, "starting vLLM, about half a minute")
-        evaluators, started = [], []
-        for index in range(engines):
+
+        def start(index: int) -> Actor[Evaluator]:
             where = places.of("engine", index)
-            evaluators.append(start_evaluator(chosen, base, engine_options, options, None, running, where))
-            started.append(evaluators[-1].call(Evaluator.start))
-            if placement.shares_devices:  # each measures how much of its GPU is free, and takes its share
-                ray.wait(started, num_returns=len(started))
-        stats = ray.get(started)
-        notes.append(stats[0].proof)
-        if checkpoint.ref.adapter is not None:
-            ray.get([evaluator.call(Evaluator.load_checkpoint, checkpoint, base) for evaluator in evaluators])
-        report(0.5, f"scoring {model} on {chosen.name}, {split} split")
-        scores = score_together(evaluators, which)
-        for evaluator in evaluators:
-            evaluator.kill()
+            return start_evaluator(chosen, base, engine_options, options, None, running, where)
+
+        def say(line: str) -> None:
+            notes.append(line)
+            report(0.5, line)
+
+        with _running(start, engines, placement.shares_devices, running, say) as started:
+            notes.append(started.stats[min(started.stats)].proof)
+            report(0.5, f"scoring {model} on {chosen.name}, {split} split")
+            scores = _score(started, checkpoint, base, which)
     result = EvaluationResult(model, digest, chosen.name, scores, notes)
     return result if target is None else keep(result, target, question_rows(loaded))
+
+
+@contextmanager
+def _running(
+    start: Callable[[int], Actor[Evaluator]], count: int, one_by_one: bool, judges: Judges, say: Callable[[str], None]
+) -> Iterator[Supervisor]:
+    """Engines that share the items, until the block ends; what hangs is killed, and another one takes its place."""
+    engines = Supervisor(
+        *(start, lambda actor: ray.get(actor.call(Evaluator.start)), count, 1, say),
+        log="",
+        remedy=f"give it more memory, and {_AGAIN}",
+    )
+    watch = Watchdog(
+        lambda: [*(actor.id for actor in engines.actors), *judges.actors], headless=lambda: end_without_ray(_AGAIN)
+    )
+    try:
+        engines.begin(one_by_one=one_by_one)
+        engines.wait()
+        yield engines
+    finally:
+        watch.close()
+        engines.close()
+
+
+def _score(engines: Supervisor, checkpoint: Checkpoint, base: Checkpoint, split: Split) -> Scores:
+    """Score on all engines together, again where one is lost.
+
+    Raises:
+        StoppedError: engines are lost again and again.
+    """
+    lost: list[LostError] = []
+    while sum(one.strike for one in lost) < STRIKES:
+        try:
+            with engines.lent(everything=True) as lent:
+                actors = engines.of(lent)
+                if checkpoint.ref.adapter is not None:
+                    ray.get([one.call(Evaluator.load_checkpoint, checkpoint, base) for one in actors])
+                return score_together(actors, split)
+        except LostError as error:
+            lost.append(error)
+    raise StoppedError(
+        f"{checkpoint}: {len(lost)} engines were lost while it was scored, the last one since {lost[-1]}; {_AGAIN}"
+    )
 
 
 def _placement(engine: EngineOptions, base: Checkpoint, judges: Mapping[str, FoundJudge]) -> Placement:

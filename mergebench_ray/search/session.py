@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,7 +16,7 @@ from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.fields import Split
 from mergebench_ray.evaluation import check_engines_fit, start_evaluator
 from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats
-from mergebench_ray.heartbeat import Watchdog
+from mergebench_ray.heartbeat import Watchdog, end_without_ray
 from mergebench_ray.judges.judges import Judges
 from mergebench_ray.placement import Placement, engines_per_candidate
 from mergebench_ray.placement.starting import ANYWHERE, Reservation
@@ -29,8 +26,6 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search.losses import Losses
 from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.supervisor import Supervisor, busy_seconds
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,7 @@ def open_session(
     engines = Supervisor(start, prepare, sweep.engine.count, engines_per_candidate(sweep), losses.say)
     watch = Watchdog(
         lambda: [*(actor.id for actor in engines.actors), *shards, *judges.actors],
-        headless=lambda: _end_without_head(run),
+        headless=lambda: end_without_ray(f"go on with the same command and --resume, in {run.path}"),
     )
     try:
         if not one_by_one:
@@ -175,15 +170,3 @@ def open_session(
         engines.close()
         if bank is not None:
             bank.close()
-
-
-def _end_without_head(run: RunFolder) -> None:
-    """End this process with one line: nothing of Ray answers any more, and all that counts is on disk."""
-    line = (
-        "Ray is gone, here or at its cluster's head: start it again, and go on with the same command and --resume, in "
-        f"{run.path}"
-    )
-    _log.error(line)
-    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-    os.write(2, f"{show_cursor}error: {line}\n".encode())
-    os._exit(1)

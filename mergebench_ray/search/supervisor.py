@@ -27,6 +27,11 @@ _STARTS = 3
 _PLACE_SECONDS = 90.0
 """After which an engine that has no process yet is taken to wait for a place."""
 _AGAIN_SECONDS = 0.5
+_LOG = "see engine-{index}.log in the run's folder"
+_REMEDY = (
+    "give engines less (engine.kv_cache_gib, engine.max_num_seqs) or more memory, and go on with the same command and "
+    "--resume"
+)
 
 
 class LostError(Exception):
@@ -59,6 +64,8 @@ class Supervisor:
         count: engines.
         per_candidate: engines of a group; divides their number.
         say: called with a line about what was lost and what that took.
+        log: where to look why an engine does not start, with {index} in the place of the engine's.
+        remedy: what to do where none starts.
     """
 
     def __init__(
@@ -68,8 +75,12 @@ class Supervisor:
         count: int,
         per_candidate: int,
         say: Callable[[str], None],
+        *,
+        log: str = _LOG,
+        remedy: str = _REMEDY,
     ) -> None:
         self._start, self._prepare, self._say = start, prepare, say
+        self._log, self._remedy = log, remedy
         self._groups = [
             tuple(range(group * per_candidate, (group + 1) * per_candidate)) for group in range(count // per_candidate)
         ]
@@ -316,7 +327,7 @@ class Supervisor:
         if ray.wait([begun], timeout=_PLACE_SECONDS)[0]:
             ray.get(begun)
             return
-        self._say(f"engine {index} waits for a node with a place for it; the search goes on with those that are up")
+        self._say(f"engine {index} waits for a node with a place for it; meanwhile those that are up go on")
         with self._changed:
             self._homeless.add(index)
             self._changed.notify_all()
@@ -332,8 +343,8 @@ class Supervisor:
             self._changed.notify_all()
 
     def _give_up(self, index: int, reason: str) -> None:
-        """Go on with the other engines; where there are none, the search ends."""
-        said = f"engine {index} failed to start {_STARTS} times in a row ({reason})"
+        """Go on with the other engines; where there are none, it is over."""
+        said, log = f"engine {index} failed to start {_STARTS} times in a row ({reason})", self._log.format(index=index)
         with self._changed:
             self._given_up.add(index)
             # Whoever shared a candidate's items with it goes on without.
@@ -342,10 +353,11 @@ class Supervisor:
                 for groups in (self._groups, self._free)
             )
             if not self._groups:
-                self._failure = self._failure or _none_left(index, said)
+                last = f"{said}, and no other is left: {', '.join(filter(None, (log, self._remedy)))}"
+                self._failure = self._failure or StoppedError(last)
             self._changed.notify_all()
         if self._failure is None:
-            self._say(f"{said}: the search goes on without it; see engine-{index}.log in the run's folder")
+            self._say("; ".join(filter(None, (f"{said}: the others go on without it", log))))
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
@@ -366,13 +378,6 @@ class Supervisor:
                 self._fail(error)
 
         threading.Thread(target=run, daemon=True).start()
-
-
-def _none_left(index: int, said: str) -> StoppedError:
-    return StoppedError(
-        f"{said}, and no other is left: see engine-{index}.log in the run's folder, give engines less "
-        "(engine.kv_cache_gib, engine.max_num_seqs) or more memory, and go on with the same command and --resume"
-    )
 
 
 def busy_seconds(actors: Sequence[Actor[Evaluator]]) -> float:

@@ -267,7 +267,7 @@ def test_the_search_goes_on_with_the_other_engines_where_one_does_not_start_agai
     assert parts.scorer.score(parts.bank.recipe("model_soup", {}), "test").engines == (1,)
     [line] = parts.said
     assert line.startswith(f"engine 0 failed to start 3 times in a row ({reason}")
-    assert line.endswith("the search goes on without it; see engine-0.log in the run's folder")
+    assert line.endswith("the others go on without it; see engine-0.log in the run's folder")
 
 
 def test_a_search_begins_with_the_engines_that_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
