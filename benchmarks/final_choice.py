@@ -23,8 +23,9 @@ from mergebench_ray.runs.trials import Trial, read_trials
 from mergebench_ray.scores import DomainScore, Influences
 from mergebench_ray.search.final_choice import Compared, choose
 from mergebench_ray.search.finals import finalists
-from mergebench_ray.search.objectives.errors import Measured, standard_error
+from mergebench_ray.search.objectives.errors import standard_error
 from mergebench_ray.search.objectives.goal import Goal
+from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
 from mergebench_ray.search.objectives.objective import References
 

@@ -20,7 +20,8 @@ from mergebench_ray.config.objective import ObjectiveSpec
 from mergebench_ray.evaluation.estimates import estimate_mean, influences_of_mean
 from mergebench_ray.runs.items import read_items
 from mergebench_ray.runs.trials import read_trials
-from mergebench_ray.search.objectives.errors import Measured, difference, standard_error
+from mergebench_ray.search.objectives.errors import difference, standard_error
+from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.objectives.objective import Objective, References
 from mergebench_ray.search.objectives.registry import make_objective
 

@@ -12,8 +12,9 @@ from mergebench_ray.runs.front import non_dominated
 from mergebench_ray.runs.leaderboard import aims_of, best_first, by_choice, missed_by, short_of_floors, values_of
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import ObjectiveValue, exact_sum
-from mergebench_ray.search.objectives.errors import Difference, Measured, StandardError, difference
+from mergebench_ray.search.objectives.errors import Difference, StandardError, difference
 from mergebench_ray.search.objectives.goal import Goal
+from mergebench_ray.search.objectives.measured import Measured
 
 
 @dataclass(frozen=True)

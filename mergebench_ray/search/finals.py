@@ -22,7 +22,8 @@ from mergebench_ray.runs.leaderboard import (
 from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial, is_known
 from mergebench_ray.search.final_choice import Compared, choose
-from mergebench_ray.search.objectives.errors import Measured, difference
+from mergebench_ray.search.objectives.errors import difference
+from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.records import SIMPLE, Records
 from mergebench_ray.search.scored_items import measured_from_items
 

@@ -21,8 +21,9 @@ from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Role, Trial, engine_names
 from mergebench_ray.scores import DomainScore, ObjectiveEstimate, Scores
 from mergebench_ray.search.earlier_items import NONE_EARLIER, EarlierItems, Known
-from mergebench_ray.search.objectives.errors import Measured, standard_error
+from mergebench_ray.search.objectives.errors import standard_error
 from mergebench_ray.search.objectives.goal import Goal
+from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.objectives.shares import check_references, why_not_normalised

@@ -10,7 +10,7 @@ import pyarrow as pa
 from mergebench_ray.evaluation.estimates import Estimate, estimate_mean, influences_of_mean
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import Influences, exact_sum, in_common
-from mergebench_ray.search.objectives.errors import Measured
+from mergebench_ray.search.objectives.measured import Measured
 
 
 def measured_from_items(trial: Trial, items: pa.Table) -> Measured:

@@ -12,8 +12,8 @@ from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.final_choice import Compared, FinalChoice, choose, complexity
 from mergebench_ray.search.finals import finalists
-from mergebench_ray.search.objectives.errors import Measured
 from mergebench_ray.search.objectives.goal import Goal
+from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.scored_items import measured_from_items

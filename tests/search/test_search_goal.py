@@ -16,8 +16,8 @@ from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.checks import read_sweep
-from mergebench_ray.search.objectives.errors import Measured
 from mergebench_ray.search.objectives.goal import Goal, check_goal
+from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.study import RunStudy, open_storage
 from refused_sweeps import refused_search

@@ -11,7 +11,8 @@ import pytest
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.estimates import estimate_mean, influences_of_mean
 from mergebench_ray.scores import DomainScore, Influences
-from mergebench_ray.search.objectives.errors import Measured, difference, standard_error
+from mergebench_ray.search.objectives.errors import difference, standard_error
+from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
 from mergebench_ray.search.objectives.objective import Objective, References
 from mergebench_ray.search.objectives.registry import (
@@ -221,9 +222,21 @@ def test_the_error_of_a_difference_is_that_of_a_paired_bootstrap(spec: str | dic
     assert found.error.total < 0.9 * apart
 
 
-def test_a_model_differs_from_itself_by_nothing_and_without_error() -> None:
+def test_the_worst_of_two_equal_domains_is_known_better_than_either() -> None:
+    """Of two normal numbers alike, the lower has a variance of 1 - 1/π of either's (Clark, 1961)."""
+    same = DomainScore(0.5, 0.05, 100)
+    objective = make_objective("worst_domain", References(dict.fromkeys(("a", "b"), DomainScore(1.0, 0.0, 100))))
+    found = standard_error(objective, Measured({"a": same, "b": same})).own
+    assert found == pytest.approx(0.05 * math.sqrt(1 - 1 / math.pi), rel=0.05)
+    apart = Measured({"a": same, "b": DomainScore(0.9, 0.05, 100)})
+    assert standard_error(objective, apart).own == pytest.approx(0.05, rel=0.05), "there is but one that may be worst"
+    assert found == standard_error(objective, Measured({"a": same, "b": same})).own, "drawn the same again"
+
+
+@pytest.mark.parametrize("spec", ["normalised_average", "worst_domain"])
+def test_a_model_differs_from_itself_by_nothing_and_without_error(spec: str) -> None:
     model = MadeUpItems(0).measured("first")
-    found = difference(NormalisedAverage(References(model.domains)), model, model)
+    found = difference(make_objective(spec, References(model.domains)), model, model)
     assert (found.value, found.error.total) == (0.0, 0.0)
     assert found.is_within
 

@@ -22,8 +22,8 @@ from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.checks import read_sweep
 from mergebench_ray.search.final_choice import Compared, choose
 from mergebench_ray.search.finals import choose_by, finalists
-from mergebench_ray.search.objectives.errors import Measured
 from mergebench_ray.search.objectives.goal import Goal, check_goal
+from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.objectives.objective import References
 from mergebench_ray.search.samplers import OWN_ERROR
 from mergebench_ray.search.space import Space

@@ -1,39 +1,19 @@
 """How sure a value of an objective is, and a difference between two.
 
-To first order: slopes turn what clusters of items moved domain scores by into what they moved the objective by.
+To first order: slopes turn what clusters of items moved domain scores by into what they moved the objective by; where
+an objective has a kink, draws of what they moved do.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from mergebench_ray.scores import DomainScore, Influences, Scores, combined_error, error_of_sum, in_common
+from mergebench_ray.scores import Influences, combined_error, error_of_sum, in_common
+from mergebench_ray.search.objectives.drawn_errors import drawn_error
+from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.objectives.objective import Objective
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one model scored, as far as objectives and their errors need it.
-
-    Attributes:
-        domains: score per domain.
-        influences: of each domain's clusters of items on its score; domains without count as independent.
-    """
-
-    domains: Mapping[str, DomainScore]
-    influences: Mapping[str, Influences] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, scores: Scores) -> Measured:
-        """From everything that was measured."""
-        return cls(scores.domains, scores.influences)
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """The scores alone."""
-        return {domain: result.score for domain, result in self.domains.items()}
 
 
 @dataclass(frozen=True)
@@ -77,7 +57,10 @@ def standard_error(objective: Objective, measured: Measured) -> StandardError:
 
     Both models answer the same items, so references and candidate mostly err together: the total is rather too large.
     """
-    own = error_of_sum(measured.domains, objective.slopes(measured.scores), measured.influences)
+    if _has_kinks(objective):
+        own = drawn_error(objective, [(1.0, measured)])
+    else:
+        own = error_of_sum(measured.domains, objective.slopes(measured.scores), measured.influences)
     return StandardError(own, _of_references(objective, objective.reference_slopes(measured.scores)))
 
 
@@ -95,18 +78,28 @@ def difference(objective: Objective, first: Measured, second: Measured) -> Diffe
     one, other = objective.value(first.scores), objective.value(second.scores)
     assert one is not None, "the first model's value is not known"
     assert other is not None, "the second model's value is not known"
+    signed = [(1.0, first), (-1.0, second)]
+    own = drawn_error(objective, signed) if _has_kinks(objective) else _by_slopes(objective, signed)
+    slopes = [objective.reference_slopes(measured.scores) for measured in (first, second)]
+    between = {name: slopes[0].get(name, 0.0) - slopes[1].get(name, 0.0) for name in {**slopes[0], **slopes[1]}}
+    return Difference(one - other, StandardError(own, _of_references(objective, between)))
+
+
+def _has_kinks(objective: Objective) -> bool:
+    return bool(getattr(objective, "has_kinks", False))
+
+
+def _by_slopes(objective: Objective, signed: Sequence[tuple[float, Measured]]) -> float:
+    """Error of a sum of models' values by their own answers, to first order."""
     by_cluster: list[Influences] = []
     alone: list[float] = []  # errors of domains whose clusters are not known: independent, too large if anything
-    for measured, sign in ((first, 1.0), (second, -1.0)):
+    for sign, measured in signed:
         for domain, slope in objective.slopes(measured.scores).items():
             if domain in measured.influences:
                 by_cluster.append({name: sign * slope * one for name, one in measured.influences[domain].items()})
             else:
                 alone.append(slope * measured.domains[domain].standard_error)
-    own = math.hypot(combined_error(in_common(by_cluster)), *alone)
-    slopes = [objective.reference_slopes(measured.scores) for measured in (first, second)]
-    between = {name: slopes[0].get(name, 0.0) - slopes[1].get(name, 0.0) for name in {**slopes[0], **slopes[1]}}
-    return Difference(one - other, StandardError(own, _of_references(objective, between)))
+    return math.hypot(combined_error(in_common(by_cluster)), *alone)
 
 
 def _of_references(objective: Objective, slopes: Mapping[str, float]) -> float:

@@ -12,7 +12,8 @@ from mergebench_ray.config.constraints import Condition, parse_conditions
 from mergebench_ray.config.objective import DEFAULT, ChoiceSpec, OneObjective, choice_values, each_objective
 from mergebench_ray.errors import InputError, nearest
 from mergebench_ray.scores import ObjectiveValue
-from mergebench_ray.search.objectives.errors import Measured, standard_error
+from mergebench_ray.search.objectives.errors import standard_error
+from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.objectives.objective import Objective, References
 from mergebench_ray.search.objectives.registry import (
     check_objective,

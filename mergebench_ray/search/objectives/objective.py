@@ -34,6 +34,9 @@ class Objective(Protocol):
         name: what sweeps, tables and the study call it.
         direction: which way is better.
         references: domain -> the score that it measures against there; empty where it needs none.
+
+    A class may have `has_kinks = True`: its slopes may change within what scores are uncertain by, as the worst
+    domain's do where another one takes its place; its errors are then drawn instead of following from the slopes.
     """
 
     name: str

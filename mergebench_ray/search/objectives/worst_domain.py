@@ -13,11 +13,11 @@ from mergebench_ray.search.objectives.shares import MeanOfShares
 class WorstDomain(MeanOfShares):
     """What of its specialist is recovered in the domain where that is least.
 
-    Where several domains are about as bad, the least of several uncertain numbers is too low on average, and its error,
-    that of the worst alone, is too large.
+    Where several domains are about as bad, the least of several uncertain numbers is too low on average.
     """
 
     name = "worst_domain"
+    has_kinks = True
 
     def __init__(self, references: References) -> None:
         super().__init__(references.specialists)
