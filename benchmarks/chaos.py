@@ -244,7 +244,9 @@ class Chaos:
         return self.sweep.is_over()
 
     def _at_work(self) -> bool:
-        return bool(_named(_ENGINE)) and bool(_named(_SHARD)) and "scoring" in self.sweep.output()
+        # One that goes on may have nothing to say before its next candidate.
+        begun = self.sweep.steps() > 0 or "scoring" in self.sweep.output()
+        return begun and bool(_named(_ENGINE)) and bool(_named(_SHARD))
 
     def _await_work(self, at: float, kind: str, steps: int) -> None:
         """Until the sweep has come a step further."""
