@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Literal
 _FOLDER = "mergebench_ray.engines.transports"
 TRANSPORTS: Mapping[str, str] = {
     "shared_memory": f"{_FOLDER}.shared_memory.SharedMemoryTransport",
-    "ipc": f"{_FOLDER}.ipc.IPCTransport",
-    "nccl": f"{_FOLDER}.nccl.NCCLTransport",
-    "nccl_m2n": f"{_FOLDER}.nccl_m2n.NCCLM2NTransport",
 }
 """Name in a sweep -> the class, by its path: it is imported in the processes that use it, since it imports vLLM."""
 

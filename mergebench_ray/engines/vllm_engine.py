@@ -27,7 +27,6 @@ from mergebench_ray.engines.requests import (
 )
 from mergebench_ray.engines.starting import longest_load, longest_step, start_vllm
 from mergebench_ray.engines.transports import WeightTransport, transport_class
-from mergebench_ray.errors import InputError
 from mergebench_ray.families import family_of
 from mergebench_ray.machine import computing_device, usable_cores
 from mergebench_ray.steps import STEP_SECONDS, Step, Steps
@@ -50,8 +49,7 @@ class VLLMEngine:
     """Answers requests with the weights that were loaded last.
 
     Lives in one process (an actor of the evaluation) and is used by one thread. It starts with the weights of its
-    model folder. It also offers the calls by which a sender elsewhere replaces weights (`WeightReceiver`), and
-    keeps the same books for both ways.
+    model folder. It also offers the calls by which a transport replaces weights (`WeightReceiver`).
 
     Args:
         model_folder: safetensors, config and tokenizer of the base.
@@ -103,9 +101,8 @@ class VLLMEngine:
         self._held = HeldWeights(family)
         self._names = itertools.count()
         self._llm.update_weight_version(BASE_VERSION)
-        self._transport: WeightTransport | None = transport(self) if transport.beside_engine else None
-        if self._transport is not None:
-            self._transport.connect()
+        self._transport: WeightTransport = transport(self)
+        self._transport.connect()
 
     @property
     def weight_version(self) -> str:
@@ -134,8 +131,6 @@ class VLLMEngine:
                 which then moves all tensors, succeeds.
             RuntimeError: if the prefix cache could not be reset.
         """
-        if self._transport is None:
-            raise InputError("this engine's weights come from the bank's GPUs; load() needs transport: shared_memory")
         started = time.perf_counter()
         names = self.changed(manifest)
         self._transport.send(manifest, names)
@@ -162,7 +157,7 @@ class VLLMEngine:
         self._held.complete(None)
         return LoadReport(BASE_VERSION, time.perf_counter() - started, 0, 0)
 
-    # What a sender in another process needs: `changed`, the calls of `WeightReceiver`, `accept`.
+    # What a transport needs: `changed`, the calls of `WeightReceiver`, `accept`.
 
     def changed(self, manifest: WeightManifest) -> list[str]:
         """Names of the tensors that must be sent to make the engine hold this candidate."""
@@ -347,7 +342,6 @@ class VLLMEngine:
 
     def close(self) -> None:
         """Stop vLLM and free its memory."""
-        if self._transport is not None:
-            self._transport.close()
+        self._transport.close()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm

@@ -12,8 +12,6 @@ from mergebench_ray.placement.packing import pack
 from mergebench_ray.placement.parts import ModelSizes, parts_of, scoring_parts
 from mergebench_ray.placement.records import Cluster, Part, PartKind, Placed, Record
 
-_ON_GPUS_ONLY = frozenset({"ipc", "nccl", "nccl_m2n"})
-
 Judges = Mapping[str, tuple[Judge, int]]
 """Settings and number of parameters of judges, by name."""
 
@@ -89,8 +87,6 @@ def places_of_the_bank(sweep: Sweep, cluster: Cluster) -> list[bool]:
     """Whether the bank may be on GPUs, the better choice first."""
     if not cluster.gpus:
         return [False]
-    if sweep.engine.transport in _ON_GPUS_ONLY:
-        return [True]
     return [False, True] if cluster.only_spot_gpus else [True, False]
 
 

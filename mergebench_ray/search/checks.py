@@ -76,11 +76,6 @@ def check_sweep(sweep: Sweep) -> None:
                 f"sweep {sweep.name}, calibration.data: {name!r} is not a specialist ({', '.join(specialists)})"
             )
     space = Space(sweep, list(specialists), layers=None)
-    if sweep.engine.transport != "shared_memory":
-        raise InputError(
-            f"sweep {sweep.name}, engine.transport = {sweep.engine.transport!r}: the bank of a sweep cannot send "
-            "this way yet (docs/engines.md); use shared_memory, which feeds engines on GPUs too"
-        )
     for reference in (base, *specialists.values()):
         check_there(reference)
     from mergebench_ray.search.samplers import try_sampler

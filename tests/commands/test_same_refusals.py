@@ -88,7 +88,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "data that no task reads": {"evaluation": {"data": {"owner/name": "x.jsonl"}}},
     "judge that no task asks": {"evaluation": {"judges": {"strict": "./nowhere"}}},
     "samples of nobody": {"calibration": {"data": {"fact": "x.jsonl"}}},
-    "transport that is not there yet": {"engine": {"transport": "nccl"}},
+    "unknown transport": {"engine": {"transport": "nccl"}},
 }
 
 

@@ -32,7 +32,6 @@ class SharedMemoryTransport(WeightTransport):
     """The default transport, between processes of one node."""
 
     backend: ClassVar[str] = BACKEND
-    beside_engine: ClassVar[bool] = True
 
     def connect(self) -> None:
         """Meet the receiving side: nothing to agree on."""

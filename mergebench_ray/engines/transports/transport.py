@@ -32,15 +32,13 @@ class WeightReceiver(Protocol):
 class WeightTransport(ABC):
     """Moves tensors of a candidate into one engine.
 
-    Contract: a transport is made where the tensors are and used by one thread. `connect` is called once, before the
+    Contract: a transport is made in the engine's process and used by one thread. `connect` is called once, before the
     first `send`. `send` returns when the engine answers with the new weights. If it raises, the engine's weights are
     undefined and the engine knows it: the next `send` must name every tensor.
     """
 
     backend: ClassVar[str]
     """Name under which vLLM's workers know the receiving side."""
-    beside_engine: ClassVar[bool] = False
-    """Whether it runs in the engine's own process, from a manifest alone; else where the bank's GPUs are."""
 
     def __init__(self, receiver: WeightReceiver) -> None:
         self.receiver = receiver
