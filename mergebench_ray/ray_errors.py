@@ -11,6 +11,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from mergebench_ray.errors import InputError, StoppedError
 
 _UNKNOWN = ""
+_TOLD_TO_END = "node was terminated expectedly"  # as by SIGTERM
 _BLAMED: dict[str, str] = {}
 
 
@@ -70,7 +71,7 @@ def why_lost(error: BaseException) -> str:
     if was_preempted(error):
         return "its node was taken away"
     if node_was_lost(error):
-        return "its node is gone"
+        return "its node was told to end" if _TOLD_TO_END in str(first_cause(error)) else "its node is gone"
     text = str(first_cause(error)).lower()
     if "running low on memory" in text or "oomkiller" in text:
         return "Ray ended it as the node ran out of memory"

@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from mergebench_ray.errors import InputError, StoppedError
-from mergebench_ray.ray_errors import input_errors
+from mergebench_ray.ray_errors import input_errors, why_lost
 
 
 def around(cause: Exception) -> Exception:
@@ -32,3 +32,14 @@ def test_other_errors_of_workers_stay_what_they_are() -> None:
     with pytest.raises(ray.exceptions.RayTaskError) as found, input_errors():
         raise error
     assert found.value is error
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("because its node has died. the actor's node was terminated expectedly: received SIGTERM", "told to end"),
+        ("because its node has died. the actor's node was terminated unexpectedly: health check failed", "gone"),
+    ],
+)
+def test_a_node_that_was_told_to_end_is_told_from_one_that_died(said: str, reason: str) -> None:
+    assert why_lost(ray.exceptions.RayActorError("a", said)).endswith(reason)
