@@ -103,6 +103,17 @@ def without_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.fixture
+def no_kernels_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache without kernels; headers, which take a compiler as long as a kernel, are those of the usual cache."""
+    from mergebench_ray.cache import cache_folder
+
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "inductor").symlink_to(cache_folder("inductor"))
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(cache))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray for the actors of all tests but those in processes of their own; they run the eager pass."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,18 +13,13 @@ from mergebench_ray.bank import compiled_ahead, rehearsal
 from mergebench_ray.kernels import Pass
 from mergebench_ray.methods import TensorPlace, get_method, parse_parameters
 
-pytestmark = pytest.mark.compiler
+pytestmark = [pytest.mark.compiler, pytest.mark.usefixtures("no_kernels_yet")]
 
 NAMES = ["a", "b"]
 MERGES: list[tuple[str, dict[str, Any]]] = [
     ("model_soup", {}),
     ("task_arithmetic", {"scaling_coef": {"a": 0.1, "b": [0.2, 0.3]}}),
 ]
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path))
 
 
 def test_a_merge_compiled_ahead_needs_no_compiler_any_more(monkeypatch: pytest.MonkeyPatch) -> None:

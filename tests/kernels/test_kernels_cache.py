@@ -109,6 +109,7 @@ def test_a_kernel_with_other_bits_than_plain_torch_is_found() -> None:
 
 
 @pytest.mark.compiler
+@pytest.mark.usefixtures("no_kernels_yet")
 def test_a_kernel_that_crashes_is_tried_once_and_leaves_the_eager_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +121,6 @@ def test_a_kernel_that_crashes_is_tried_once_and_leaves_the_eager_pass(
         "    return block.base\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
     function = BlockFunction(importlib.import_module("crashes").function)
     expected = "the compiled kernel crashes here (signal 11)"
     assert Pass(function, 1, {}, torch.bfloat16, CPU).problem == expected

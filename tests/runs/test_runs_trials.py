@@ -222,7 +222,7 @@ while seen < int(sys.argv[2]):
 
 @pytest.mark.slow
 def test_a_reader_beside_a_running_search_always_sees_whole_files(tmp_path: Path) -> None:
-    trials = made_up_trials(200, test=False)
+    trials = made_up_trials(100, test=False)
     store = TrialStore(tmp_path)
     store.append(trials[0], ITEMS)
     reader = subprocess.Popen(

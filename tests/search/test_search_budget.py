@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 
 from made_up_search import DOMAINS, PER_DOMAIN, TOKENS, MadeUpScorer, MadeUpSearch
+from memory_storage import memory_storage
 from mergebench_ray.config import SearchOptions
 from mergebench_ray.config.budget import BudgetOptions
 from mergebench_ray.config.fields import Split
@@ -293,7 +293,7 @@ class TestSearch:
         total = len(self.lines(tmp_path / "calm")) + 2
         for place in (total // 2, total - 4, total):
             folder = tmp_path / str(place)
-            storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+            storage = memory_storage()
             writes[0] = 0
             with monkeypatch.context() as patch:
                 patch.setattr(JsonLines, "append", killed)

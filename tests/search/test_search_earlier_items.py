@@ -11,13 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import optuna
 import pyarrow.parquet as pq
 import pytest
 
 from killed_search import Killed, killed_at
 from made_up_search import DOMAINS, PER_DOMAIN, TOKENS, MadeUpScorer, MadeUpSearch, made_up_tasks
 from made_up_search import item as made_up_item
+from memory_storage import memory_storage
 from mergebench_ray import installed_code as installed_code_module
 from mergebench_ray.config import EngineOptions
 from mergebench_ray.config.sweep import EvaluationOptions
@@ -270,7 +270,7 @@ class TestSearch:
     def run(
         self, folder: Path, *, reuses: bool = True, storage: Any = None, killed: int = -1, **options: Any
     ) -> MadeUpSearch:
-        storage = storage or optuna.storages.RDBStorage("sqlite:///:memory:")
+        storage = storage or memory_storage()
         found = MadeUpSearch(folder, MadeUpScorer(), options, reuses=reuses, storage=storage)
         (folder / "sweep.yaml").touch()
         with pytest.MonkeyPatch.context() as patch:
@@ -363,7 +363,7 @@ class TestSearch:
         for place in range(1, self.writes[0] + 1, self.writes[0] // 4):
             folder = tmp_path / f"{place}"
             shutil.copytree(tmp_path / "runs" / "a", folder / "a")
-            storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+            storage = memory_storage()
             with pytest.raises(Killed):
                 self.run(folder / "b", storage=storage, killed=place, **options)
             again = self.run(folder / "b", storage=storage, **options)

@@ -12,6 +12,7 @@ import pytest
 
 from made_up_races import DOMAINS, MEAN, WeightedMean, Worst, made_up_items, run_race
 from made_up_search import MadeUpScorer, MadeUpSearch
+from memory_storage import memory_storage
 from mergebench_ray.config.constraints import Condition
 from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial, searched
@@ -133,7 +134,7 @@ def test_a_search_races_with_constraints_and_tells_the_study_what_is_probably_mi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = {"trials": 24, "sampler": "TPESampler", "constraints": {"safety": "score >= 0.5"}}
-    storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+    storage = memory_storage()
     one = MadeUpSearch(tmp_path, MadeUpScorer(), search, storage=storage)
     one.drive()
     rows = [Trial.from_json(row.to_json()) for row in searched(TrialStore(tmp_path).trials())]

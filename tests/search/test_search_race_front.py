@@ -13,6 +13,7 @@ import pytest
 import made_up_search
 from made_up_races import DOMAINS, MEAN, WeightedMean, made_up_items, run_race
 from made_up_search import MadeUpScorer, MadeUpSearch
+from memory_storage import memory_storage
 from mergebench_ray.config.race import RaceOptions
 from mergebench_ray.runs.front import non_dominated
 from mergebench_ray.runs.json_lines import JsonLines
@@ -112,7 +113,7 @@ def table(folder: Path) -> list[Trial]:
 
 @pytest.mark.usefixtures("here")
 def test_a_search_for_a_front_races_and_its_study_is_told_estimates_of_all_objectives(tmp_path: Path) -> None:
-    storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+    storage = memory_storage()
     one = searching(tmp_path, storage)
     one.drive()
     stopped = [row for row in table(tmp_path) if row.role == "stopped"]
@@ -141,9 +142,9 @@ class KilledError(Exception):
 def test_a_race_for_a_front_that_was_killed_goes_on_as_the_calm_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calm = searching(tmp_path / "calm", optuna.storages.RDBStorage("sqlite:///:memory:"))
+    calm = searching(tmp_path / "calm", memory_storage())
     calm.drive()
-    before, writes, storage = JsonLines.append, [0], optuna.storages.RDBStorage("sqlite:///:memory:")
+    before, writes, storage = JsonLines.append, [0], memory_storage()
 
     def append(self: JsonLines, records: Any) -> None:
         writes[0] += 1

@@ -12,6 +12,7 @@ import pytest
 import made_up_search
 from killed_search import Killed, killed_at
 from made_up_search import DOMAINS, PER_DOMAIN, MadeUpScorer, MadeUpSearch
+from memory_storage import memory_storage
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import ABSENT
 from mergebench_ray.runs.json_lines import JsonLines
@@ -108,7 +109,7 @@ def test_a_search_that_was_killed_at_any_write_goes_on_as_the_calm_one(
     places = range(1, writes[0] + 1, 3 if kind == "pool" else 9)
     for place in places:
         folder = tmp_path / f"{place}"
-        storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+        storage = memory_storage()
         first = search(folder, options, storage=storage)
         with pytest.MonkeyPatch.context() as patch:
             killed_at(patch, place, torn=place % 2 == 0)
@@ -195,7 +196,7 @@ def test_answers_on_disk_count_where_those_that_are_asked_again_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"trials": 2, "sampler": "RandomSampler", "race": "exact"}
-    storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+    storage = memory_storage()
     first = search(tmp_path, options, storage=storage)
     with monkeypatch.context() as patch:
         killed_at(patch, 6, torn=False)
@@ -277,9 +278,7 @@ FAILED = {2: 0, 6: 2}
 
 
 def failing(folder: Path, options: Any) -> MadeUpSearch:
-    one = MadeUpSearch(
-        folder, MadeUpScorer(fails=FAILED), options, storage=optuna.storages.RDBStorage("sqlite:///:memory:")
-    )
+    one = MadeUpSearch(folder, MadeUpScorer(fails=FAILED), options, storage=memory_storage())
     one.drive()
     return one
 
@@ -306,7 +305,7 @@ def test_a_search_that_was_killed_around_a_candidate_that_is_given_up_goes_on_as
     writes = lines(tmp_path / "calm")
     assert [line["candidate"] for line in writes if line.get("action") == "give up"] == [2]
     for place in (11, 12, 13):  # before its decision, after it, and after its row
-        folder, storage = tmp_path / str(place), optuna.storages.RDBStorage("sqlite:///:memory:")
+        folder, storage = tmp_path / str(place), memory_storage()
         with monkeypatch.context() as patch:
             killed_at(patch, place, torn=False)
             with pytest.raises(Killed):

@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from memory_storage import memory_storage
 from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial
@@ -40,6 +41,8 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 # Numbers that a sampler draws together are drawn again, but Optuna's GP takes what it drew for one of another trial.
 RESUMABLE_WITHIN_A_PROPOSAL = sorted(set(SAMPLERS) - {"GPSampler"})
 
+Table = list[tuple[int, dict[str, Any], float | None]]
+
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
@@ -57,7 +60,7 @@ class Search:
         self.sweep = Sweep.model_validate(content)
         self.space = Space(self.sweep, ["coding", "law", "math"], None)
         self.run = RunFolder(folder)
-        self.storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+        self.storage = memory_storage()
         self.on_disk: list[Trial] = []
         self.begin()
 
@@ -81,52 +84,56 @@ class Search:
         self.on_disk.append(row)
         return value
 
-    def table(self) -> list[tuple[int, dict[str, Any], float | None]]:
+    def table(self) -> Table:
         assert all(trial.state == TrialState.COMPLETE for trial in self.study.get_trials())
         return [(trial.number, trial.params, trial.value) for trial in self.study.get_trials()]
 
 
-def calm_table(folder: Path, sampler: str) -> list[tuple[int, dict[str, Any], float | None]]:
-    search = Search(folder / "calm", sampler)
+@pytest.fixture(scope="module", params=SAMPLERS)
+def calm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Table]:
+    """A sampler, and the table of its calm search."""
+    sampler: str = request.param
+    search = Search(tmp_path_factory.mktemp("calm"), sampler)
     for _ in range(TRIALS):
         trial, _ = search.propose()
         search.study.tell(trial, search.keep(trial))
-    return search.table()
+    return sampler, search.table()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_killed_while_any_candidate_is_under_way(tmp_path: Path, sampler: str) -> None:
-    search = Search(tmp_path / "killed", sampler)
+def test_killed_while_any_candidate_is_under_way(tmp_path: Path, calm: tuple[str, Table]) -> None:
+    sampler, table = calm
+    search = Search(tmp_path, sampler)
     for _ in range(TRIALS):
         search.propose()
         search.begin()
         trial, _ = search.propose()
         search.study.tell(trial, search.keep(trial))
-    assert search.table() == calm_table(tmp_path, sampler)
+    assert search.table() == table
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_killed_after_any_candidate_before_the_study_heard_of_it(tmp_path: Path, sampler: str) -> None:
-    search = Search(tmp_path / "killed", sampler)
+def test_killed_after_any_candidate_before_the_study_heard_of_it(tmp_path: Path, calm: tuple[str, Table]) -> None:
+    sampler, table = calm
+    search = Search(tmp_path, sampler)
     for _ in range(TRIALS):
         trial, _ = search.propose()
         search.keep(trial)
         search.begin()
-    assert search.table() == calm_table(tmp_path, sampler)
+    assert search.table() == table
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", RESUMABLE_WITHIN_A_PROPOSAL)
-def test_killed_while_any_candidate_is_proposed(tmp_path: Path, sampler: str) -> None:
-    search = Search(tmp_path / "killed", sampler)
+@pytest.mark.parametrize("calm", RESUMABLE_WITHIN_A_PROPOSAL, indirect=True)
+def test_killed_while_any_candidate_is_proposed(tmp_path: Path, calm: tuple[str, Table]) -> None:
+    sampler, table = calm
+    search = Search(tmp_path, sampler)
     for _ in range(TRIALS):
         search.study.ask().suggest_float("task_arithmetic.scaling_coef.coding", 0, 1)
         search.begin()
         trial, _ = search.propose()
         search.study.tell(trial, search.keep(trial))
-    assert search.table() == calm_table(tmp_path, sampler)
+    assert search.table() == table
 
 
 class OneAfterAnother:

@@ -11,6 +11,7 @@ import pytest
 
 import made_up_search
 from made_up_search import DOMAINS, MadeUpScorer, MadeUpSearch
+from memory_storage import memory_storage
 from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.estimates import estimate_mean
@@ -290,7 +291,7 @@ SEVERAL: dict[str, Any] = {"trials": 12, "objective": list(DOMAINS), "race": {"k
 
 @pytest.mark.usefixtures("here")
 def test_a_search_for_several_objectives_has_a_front_in_its_folder(tmp_path: Path) -> None:
-    storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+    storage = memory_storage()
     one = MadeUpSearch(tmp_path, MadeUpScorer(), SEVERAL, storage=storage)
     one.drive()
     rows = searched(one.store.trials())

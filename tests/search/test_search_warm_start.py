@@ -13,6 +13,7 @@ import pytest
 
 from killed_search import Killed, killed_at
 from made_up_search import DOMAINS, MadeUpBank, MadeUpScorer, MadeUpSearch
+from memory_storage import memory_storage
 from mergebench_ray.config import Recipe, SearchOptions, Sweep
 from mergebench_ray.config.yaml_files import parse_model, to_yaml
 from mergebench_ray.errors import InputError
@@ -44,7 +45,7 @@ def begun(earlier: Path, tmp_path_factory: pytest.TempPathFactory) -> MadeUpSear
 
 
 def search(folder: Path, options: Any, **other: Any) -> MadeUpSearch:
-    other = {"storage": optuna.storages.RDBStorage("sqlite:///:memory:"), **other}
+    other = {"storage": memory_storage(), **other}
     made = MadeUpSearch(folder, MadeUpScorer(), options, **other)
     (folder / "sweep.yaml").write_text(to_yaml(made.sweep.model_dump(mode="json", exclude_none=True)))
     return made
@@ -278,7 +279,7 @@ def test_what_they_reach_is_measured_by_the_references_of_this_run(earlier: Path
 def test_what_was_not_scored_as_this_run_scores_is_left_out_for_good(
     earlier: Path, tmp_path: Path, changed: Any, left: set[str]
 ) -> None:
-    storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+    storage = memory_storage()
     made = warm(tmp_path / "b", earlier, POOL | {"trials": 1}, storage=storage, **changed)
     made.drive()
     taken = [row for row in searched(made.store.trials()) if row.taken_from]
@@ -324,7 +325,7 @@ def test_a_search_that_was_killed_goes_on_as_the_calm_one_when_the_other_runs_ha
         calm.drive()
     for place in (1, 2, 5, writes[0] - 2):
         folder = tmp_path / f"{place}"
-        storage = optuna.storages.RDBStorage("sqlite:///:memory:")
+        storage = memory_storage()
         first = warm(folder, earlier, options, storage=storage)
         with pytest.MonkeyPatch.context() as patch:
             killed_at(patch, place, torn=place % 2 == 0)
