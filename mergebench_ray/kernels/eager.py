@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ _TRACING = threading.Lock()
 
 
 class EagerKernel:
-    """Runs a `BlockFunction` over arrays of any length; traced when that is needed first, which takes a second.
+    """Runs a `BlockFunction` over arrays of any length; traced once a process, which takes a second.
 
     Args:
         function: what to run.
@@ -52,24 +52,22 @@ class EagerKernel:
         device: torch.device,
     ) -> None:
         self._function = function
-        self._scalars = scalars
+        self._num_specialists = num_specialists
+        self._shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in scalars.items())
         self._dtypes = function.array_dtypes(num_specialists)
         self._longest = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
         self._lanes = torch.arange(_EXAMPLE, dtype=torch.int32, device=device)
         self._programs: list[_Program] = []
         self._running = threading.Lock()
 
-    @cached_property
+    @property
     def signature(self) -> str:
         """Text that determines what the function computes."""
         return self._traced[1]
 
-    @cached_property
+    @property
     def _traced(self) -> tuple[fx.GraphModule, str]:
-        traced = _trace(self._function, self._dtypes, self._scalars, self._lanes[:_EXAMPLE])
-        signature = _signature(traced, self._dtypes)
-        _compare_into_floats(traced)
-        return traced, signature
+        return _traced(self._function, self._num_specialists, self._shapes, self._lanes.device)
 
     def __call__(
         self,
@@ -126,6 +124,29 @@ class EagerKernel:
 
     def _new_program(self) -> _Program:
         return _Program(self._traced[0], len(self._dtypes) + 2, len(self._lanes), self._lanes.device)
+
+
+@lru_cache(maxsize=64)
+def _traced(
+    function: BlockFunction,
+    num_specialists: int,
+    shapes: tuple[tuple[str, tuple[int, ...], torch.dtype], ...],
+    device: torch.device,
+) -> tuple[fx.GraphModule, str]:
+    """The function as operations that are to be run, and its signature; once a process, as it takes a second.
+
+    Args:
+        function: what to trace.
+        num_specialists: K.
+        shapes: name, shape and dtype of each of the scalars.
+        device: where the arrays lie.
+    """
+    dtypes = function.array_dtypes(num_specialists)
+    scalars = {name: torch.zeros(shape, dtype=dtype, device=device) for name, shape, dtype in shapes}
+    traced = _trace(function, dtypes, scalars, torch.arange(_EXAMPLE, dtype=torch.int32, device=device))
+    signature = _signature(traced, dtypes)
+    _compare_into_floats(traced)
+    return traced, signature
 
 
 def _trace(

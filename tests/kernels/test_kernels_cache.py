@@ -90,11 +90,26 @@ def test_a_compiled_method_is_found_by_its_sources_without_tracing_it(monkeypatc
     method = get_method("model_soup")
     kernel, scalars = method.kernel(None), {"share": [1.0]}
     assert Pass(kernel, 1, scalars, torch.bfloat16, CPU).is_compiled
-    monkeypatch.setattr(eager, "_trace", lambda *_: pytest.fail("traced"))
+    monkeypatch.setattr(eager, "_traced", lambda *_: pytest.fail("traced"))
     assert Pass(kernel, 1, scalars, torch.bfloat16, CPU).is_compiled
     monkeypatch.setattr(compiled, "_all_sources", lambda: "others")
     with pytest.raises(pytest.fail.Exception, match="traced"):
         Pass(kernel, 1, scalars, torch.bfloat16, CPU)
+
+
+def test_a_function_is_traced_once_in_a_process_and_anew_where_it_would_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace, traced = eager._trace, []
+    monkeypatch.setattr(eager, "_trace", lambda *arguments: traced.append(arguments) or trace(*arguments))
+
+    def signature(function: BlockFunction, num_specialists: int, **scalars: Tensor) -> str:
+        return eager.EagerKernel(function, num_specialists, {"0.0": torch.zeros(1), **scalars}, CPU).signature
+
+    anew = BlockFunction(lambda block, scalars: block.base + scalars["x"][0])
+    assert len({signature(anew, 1, x=torch.ones(2)) for _ in range(3)}) == len(traced) == 1
+    assert signature(anew, 2, x=torch.ones(2)) != signature(anew, 1, x=torch.ones(2))
+    signature(anew, 1, x=torch.ones(2, dtype=torch.int32))
+    signature(anew, 1, x=torch.ones(3))
+    assert len(traced) == 4
 
 
 @pytest.mark.compiler
