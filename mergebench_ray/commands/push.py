@@ -24,7 +24,7 @@ def push(model: Path | str, address: str, *, show_progress: bool = False) -> Non
     """
     folder, place = Path(model), Address.parse(address)
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: holds no model (no config.json); give a folder that merge has written")
+        raise InputError(f"{folder}: holds no model (no config.json); give a folder of merge, or a search's best/model")
     check_new_address(place, "address")
     with progress_line(show_progress) as report:
         publish(folder, place, report)
