@@ -5,6 +5,7 @@
 Two nodes are two raylets of this machine, so the network is its loopback. A bank of a made-up Llama (212 MB of merged
 weights with 30 layers) has its only shard on the second; an actor on the first reads candidates as an engine does: what
 has changed, bucket by bucket, each tensor mapped and looked at. What crossed the loopback is the kernel's own count.
+How fast memory is copied is measured before each reading, as other work of the machine slows down both.
 Exit status 1 if a bit differs from a bank's in this process.
 """
 
@@ -111,6 +112,14 @@ def _peak() -> Iterator[list[int]]:
         looking.join()
 
 
+def _copying() -> float:
+    """Bytes of memory that one thread copies in a second."""
+    values = torch.ones(64 << 20, dtype=torch.uint8)
+    copy, began = values.clone(), time.perf_counter()
+    copy.copy_(values)
+    return values.nbytes / (time.perf_counter() - began)
+
+
 def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -166,13 +175,15 @@ def main() -> None:
             ("nothing", {"scaling_coef": dict.fromkeys(specialists, groups[0])}),
             ("one layer and the last norm", {"scaling_coef": dict.fromkeys(specialists, groups[1])}),
         ]
-        print("| changed | read | crossed the loopback | seconds | GB/s | peak above the start |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print("| changed | read | crossed the loopback | merge, s | read, s | GB/s | copying | peak above the start |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for kind, parameters in candidates:
-            found: Reading = ray.get(reader.read.remote(bank.merge(bank.recipe("task_arithmetic", parameters))))
+            merged, copied = bank.merge(bank.recipe("task_arithmetic", parameters)), _copying()
+            found: Reading = ray.get(reader.read.remote(merged))
             print(
-                f"| {kind} | {found.asked / 1e6:.1f} MB | {found.crossed / 1e6:.2f} MB | {found.seconds:.3f} | "
-                f"{found.asked / found.seconds / 1e9:.2f} | {found.peak / 1e6:.0f} MB |",
+                f"| {kind} | {found.asked / 1e6:.1f} MB | {found.crossed / 1e6:.2f} MB | {merged.seconds:.3f} | "
+                f"{found.seconds:.3f} | {found.asked / found.seconds / 1e9:.2f} | {copied / 1e9:.1f} GB/s | "
+                f"{found.peak / 1e6:.0f} MB |",
                 flush=True,
             )
         alone = Bank.load(base, specialists, in_process=True)

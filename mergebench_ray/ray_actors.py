@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -98,32 +97,6 @@ class Actor(Generic[T]):
     ) -> ActorStream[R]:
         """Begin a call of a generator: what it yields, as soon as it does."""
         return ActorStream(getattr(self.handle, method.__name__).remote(*arguments, **options))
-
-    def stream_ahead(
-        self, ahead: int, method: Callable[Concatenate[T, P], Iterator[R]], *arguments: P.args, **options: P.kwargs
-    ) -> Generator[R, None, None]:
-        """Begin a call of a generator, and have what it yields brought to this node a little before it is read.
-
-        The generator stands still when so many objects wait that nobody has asked for, so there are never more than
-        twice as many of them.
-
-        Args:
-            ahead: how many objects are brought here beside the one that is read.
-            method: the generator, as one of the actor's class.
-            arguments: the generator's.
-            options: the generator's.
-        """
-        begin = getattr(self.handle, method.__name__).options(
-            num_returns="streaming", _generator_backpressure_num_objects=ahead
-        )
-        coming: deque[ObjectRef[R]] = deque()
-        for reference in begin.remote(*arguments, **options):
-            ray.wait([reference], timeout=0, fetch_local=True)
-            coming.append(reference)
-            if len(coming) > ahead:
-                yield ray.get(coming.popleft())
-        while coming:
-            yield ray.get(coming.popleft())
 
     def kill(self) -> None:
         """End it at once."""

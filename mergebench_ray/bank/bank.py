@@ -232,8 +232,8 @@ class Bank:
     def localise(self, manifest: WeightManifest, places: Sequence[ShardPlace]) -> WeightManifest:
         """The same tensors, for readers on the node this is called on.
 
-        Where a shard is on another node, they come through Ray's object store, when they are asked for and no others:
-        `read_merged` says what that may raise.
+        Where a shard is on another node, they come over a connection of their own, those that are asked for and no
+        others: `read_merged` says what that may raise.
 
         Args:
             manifest: of a merge.

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from mergebench_ray.bank.layout import Layout
-from mergebench_ray.bank.shard import BankShard, ShardPlace, this_node
+from mergebench_ray.bank.shard import ShardPlace, this_node
 from mergebench_ray.bank.shards import Shards
+from mergebench_ray.weights.crossing import Bytes
 from mergebench_ray.weights.manifest import WeightTensor
-from mergebench_ray.weights.memory_file import forget_pages, map_memory
-from mergebench_ray.weights.stream import Bytes
-
-_READ_BYTES = 4 << 20
-"""Of an object in Ray's store that are mapped at a time."""
+from mergebench_ray.weights.memory_file import map_memory
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def shard_runs(layout: Layout, places: Sequence[ShardPlace]) -> dict[str, tuple[
 def read_merged(
     shards: Shards, layout: Layout, places: Sequence[ShardPlace], tensors: Sequence[WeightTensor]
 ) -> Iterator[Bytes]:
-    """Bytes of merged tensors, one after the other, from memory of this node or through Ray's object store.
+    """Bytes of merged tensors, one after the other, from memory of this node or over a connection.
 
     Args:
         shards: the shards.
@@ -63,6 +60,7 @@ def read_merged(
     Raises:
         NoLongerHeldError: a shard on another node has begun again since, or merged something else; where it says so
             itself, Ray's error around it.
+        StoppedError: no connection from another node to this one holds.
         OSError: a shard on this node is gone.
     """
     here = this_node()
@@ -75,11 +73,7 @@ def read_merged(
             for start, stop in ranges:
                 yield memory[2 * start : 2 * stop]
         else:
-            for bits in shards.stream(index, BankShard.bits, place, ranges):
-                for first in range(0, bits.nbytes, _READ_BYTES):
-                    part = bits.view("uint8")[first : first + _READ_BYTES]
-                    yield part
-                    forget_pages(part)
+            yield from shards.stream(index, place, ranges)
 
 
 def _ranges(runs: Iterable[ShardRun]) -> list[tuple[int, int]]:

@@ -27,11 +27,12 @@ from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of, require_fin
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, inner_products, magnitude_histogram
 from mergebench_ray.methods import Solver
 from mergebench_ray.steps import SLOWEST_FETCH, Steps
+from mergebench_ray.weights.crossing import Bytes
 from mergebench_ray.weights.memory_file import MemoryFile, pin, unpin
 
 _READ_BLOCK = 1 << 22
-_SENT = 1 << 23
-"""Entries that travel to a reader on another node as one object."""
+_SENT = 1 << 22
+"""Entries that are sent to a reader on another node before it is looked whether they are those still."""
 _ROW = 32
 _SLOWEST_READ = 5e4
 """Entries of a checkpoint that are read in a second, at the least."""
@@ -267,8 +268,8 @@ class BankShard:
             self._totals[key] = total
         return self._totals[key]
 
-    def bits(self, place: ShardPlace, ranges: Sequence[tuple[int, int]]) -> Iterator[NDArray[Any]]:
-        """Merged parameters as int16 bit patterns, for a reader on another node.
+    def merged(self, place: ShardPlace, ranges: Sequence[tuple[int, int]]) -> Iterator[Bytes]:
+        """Bytes of merged parameters, for a reader on another node.
 
         What is yielded is the memory itself: it must have been copied before the next is asked for, and is of that
         merge if asking for the next, or the end, raises nothing.
@@ -280,11 +281,11 @@ class BankShard:
         Raises:
             NoLongerHeldError: it is not there any more, or has begun to merge something else.
         """
-        bits: NDArray[Any] = self._file.tensor.view(torch.int16).numpy()
+        memory: Bytes = self._file.tensor.view(torch.uint8).numpy()
         for start, stop in ranges:
             for first in range(start, stop, _SENT):
                 self._require(place)
-                yield bits[first : min(first + _SENT, stop)]
+                yield memory[2 * first : 2 * min(first + _SENT, stop)]
         self._require(place)
 
     def _require(self, place: ShardPlace) -> None:

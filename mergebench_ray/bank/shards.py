@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDoneYet
-from contextlib import closing, suppress
+from contextlib import suppress
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import ray
@@ -16,11 +17,12 @@ from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError
 from mergebench_ray.bank.layout import Layout
 from mergebench_ray.bank.shard import BankShard, NoLongerHeldError, ShardPlace
 from mergebench_ray.checkpoints import Checkpoint
-from mergebench_ray.errors import StoppedError
+from mergebench_ray.errors import StoppedError, one_line
 from mergebench_ray.heartbeat import beat
 from mergebench_ray.ray_actors import actors_of, by_value, from_values
-from mergebench_ray.ray_errors import input_errors, lost_actor, why_lost
+from mergebench_ray.ray_errors import first_cause, input_errors, lost_actor, why_lost
 from mergebench_ray.steps import Steps
+from mergebench_ray.weights.crossing import Bytes, Landing, Meeting, send
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +31,8 @@ R = TypeVar("R")
 _POLL_SECONDS = 0.2
 _PLACE_SECONDS = 90.0
 """After which a shard that Ray has not started again is taken to wait for a place."""
-_AHEAD = 2
-"""Objects of a stream that are on their way beside the one that is read."""
+_CONNECTIONS = 3
+"""So many times a shard and a reader try to be connected."""
 _LOSSES = 3
 """So many times in a row a shard may be lost before it has answered."""
 
@@ -53,17 +55,12 @@ class Shards(Protocol):
     ) -> R:
         """Call a method of one shard."""
 
-    def stream(
-        self,
-        index: int,
-        method: Callable[Concatenate[BankShard, P], Iterator[R]],
-        *arguments: P.args,
-        **options: P.kwargs,
-    ) -> Iterator[R]:
-        """What a generator of one shard yields of what it holds, a little ahead of whoever reads it.
+    def stream(self, index: int, place: ShardPlace, ranges: Sequence[tuple[int, int]]) -> Iterator[Bytes]:
+        """Bytes of what one shard has merged, as `BankShard.merged` gives them.
 
         Raises:
             NoLongerHeldError: where it was lost meanwhile; an actor's own errors come as Ray's around them.
+            StoppedError: no connection from its node to this one holds.
         """
 
     def close(self) -> None:
@@ -82,6 +79,21 @@ class BankShardActor(BankShard):
         beat(steps.present)
         base, specialists, layout, index, shards, threads, use_gpu = from_values(pieces)
         super().__init__(base, specialists, layout, index, shards, threads, use_gpu, steps)
+
+    def send(self, meeting: Meeting, place: ShardPlace, ranges: Sequence[tuple[int, int]], skipped: int = 0) -> None:
+        """Send what `merged` gives to a reader on another node. All of it was of that merge if this raises nothing.
+
+        Args:
+            meeting: where the reader waits.
+            place: as of `merged`.
+            ranges: as of `merged`.
+            skipped: bytes at their beginning that the reader has.
+
+        Raises:
+            NoLongerHeldError: as `merged` does.
+            OSError: the reader cannot be reached.
+        """
+        send(meeting, _beyond(self.merged(place, ranges), skipped))
 
 
 class ActorShards:
@@ -160,21 +172,32 @@ class ActorShards:
         with input_errors():
             return self._answered(index, begun, method, *arguments, **options)
 
-    def stream(
-        self,
-        index: int,
-        method: Callable[Concatenate[BankShard, P], Iterator[R]],
-        *arguments: P.args,
-        **options: P.kwargs,
-    ) -> Iterator[R]:
-        """What a generator of one shard yields; nothing is asked for again where it is lost."""
-        with closing(self._actors[index].stream_ahead(_AHEAD, method, *arguments, **options)) as stream:
+    def stream(self, index: int, place: ShardPlace, ranges: Sequence[tuple[int, int]]) -> Iterator[Bytes]:
+        """Bytes of what one shard has merged; nothing is asked for again where it is lost.
+
+        A connection that breaks while the shard is there is made again, and goes on where the last one ended.
+        """
+        count, came = 2 * sum(stop - start for start, stop in ranges), 0
+        host = ray.util.get_node_ip_address()
+        for trial in range(_CONNECTIONS):
             try:
-                yield from stream
+                with Landing(host) as landing:
+                    sending = self._actors[index].call(BankShardActor.send, landing.meeting, place, ranges, came)
+                    for portion in landing.portions(count - came, partial(_require_no_error, sending)):
+                        came += len(portion)
+                        yield portion
+                    ray.get(sending)
+                return
             except (RayActorError, ObjectLostError) as error:
                 if lost_actor(error) is None:
                     raise
                 raise NoLongerHeldError(f"shard {index} of the bank was lost while its weights were read") from error
+            except OSError as error:  # Ray's error around one of the sender's is one, too
+                if trial == _CONNECTIONS - 1:
+                    raise StoppedError(
+                        f"shard {index} of the bank cannot send weights to {host} "
+                        f"({one_line(first_cause(error))}): nodes must reach each other on all ports"
+                    ) from error
 
     def _answered(
         self,
@@ -260,18 +283,26 @@ class LocalShards:
         """Call a method of one shard."""
         return method(self._shards[index], *arguments, **options)
 
-    def stream(
-        self,
-        index: int,
-        method: Callable[Concatenate[BankShard, P], Iterator[R]],
-        *arguments: P.args,
-        **options: P.kwargs,
-    ) -> Iterator[R]:
-        """What a generator of one shard yields."""
-        return method(self._shards[index], *arguments, **options)
+    def stream(self, index: int, place: ShardPlace, ranges: Sequence[tuple[int, int]]) -> Iterator[Bytes]:
+        """Bytes of what one shard has merged."""
+        return self._shards[index].merged(place, ranges)
 
     def close(self) -> None:
         """Drop the shards, and the memory that others may have mapped."""
         for shard in self._shards:
             shard.close()
         self._shards = []
+
+
+def _require_no_error(call: ray.ObjectRef[None], seconds: float) -> None:
+    """Raise what a call has failed with, if it is over within so many seconds."""
+    if ray.wait([call], timeout=seconds)[0]:
+        ray.get(call)
+
+
+def _beyond(runs: Iterator[Bytes], skipped: int) -> Iterator[Bytes]:
+    """Runs of bytes without so many at their beginning."""
+    for run in runs:
+        first = min(skipped, len(run))
+        skipped -= first
+        yield run[first:]

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of
 from mergebench_ray.families import ModelFamily
+from mergebench_ray.weights.crossing import Bytes
 from mergebench_ray.weights.manifest import WeightTensor
-from mergebench_ray.weights.stream import Bytes, WeightStream
+from mergebench_ray.weights.stream import WeightStream
 
 _READ_BLOCK = 1 << 22
 

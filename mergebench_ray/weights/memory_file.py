@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from math import prod
-from mmap import MADV_DONTNEED, PAGESIZE
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 _own: dict[str, Tensor] = {}
@@ -50,18 +47,6 @@ class MemoryFile:
 def map_memory(path: str, size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """The first elements of a memory file, [size], shared with its owner."""
     return torch.from_file(path, shared=True, size=max(size, 1), dtype=dtype)[:size]
-
-
-def forget_pages(array: NDArray[Any]) -> None:
-    """Unmap mapped memory that has been read, whole pages of it: it counts as this process's own no longer.
-
-    What is in it stays, and comes back where it is read again. The memory must be shared with its owner, as Ray's
-    object store is.
-    """
-    start = array.ctypes.data
-    first, last = -(-start // PAGESIZE) * PAGESIZE, (start + array.nbytes) // PAGESIZE * PAGESIZE
-    if first < last:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), MADV_DONTNEED)
 
 
 def pin(memory: Tensor) -> str | None:

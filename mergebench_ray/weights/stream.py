@@ -11,15 +11,14 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mergebench_ray.families import ModelFamily
+from mergebench_ray.weights.crossing import Bytes
 from mergebench_ray.weights.manifest import Piece, WeightBucket, WeightManifest, WeightTensor
 from mergebench_ray.weights.memory_file import MemoryFile
 
 BUCKET_BYTES = 64 << 20
 
-Bytes: TypeAlias = NDArray[np.uint8]
 ReadTensors: TypeAlias = Callable[[Sequence[WeightTensor]], Iterator[Bytes]]
 """Gives the bytes of tensors, one after the other, in runs of any length that are read no more once the next is asked
 for."""

@@ -57,9 +57,9 @@ def test_shards_of_this_node_are_read_beside_those_of_others(bank: Bank, monkeyp
     asked: list[int] = []
     stream = bank._shards.stream
 
-    def noted(index: int, method: object, _place: object, ranges: object) -> object:
+    def noted(index: int, _place: object, ranges: object) -> object:
         asked.append(index)
-        return stream(index, method, merged.places[index], ranges)  # type: ignore[arg-type]
+        return stream(index, merged.places[index], ranges)  # type: ignore[arg-type]
 
     places = [merged.places[0], replace(merged.places[1], node="another"), merged.places[2]]
     monkeypatch.setattr(bank._shards, "stream", noted)
@@ -76,9 +76,9 @@ def test_only_what_is_named_is_asked_of_the_shards(bank: Bank, monkeypatch: pyte
     sent: list[int] = []
     stream = bank._shards.stream
 
-    def noted(index: int, method: object, place: object, ranges: list[tuple[int, int]]) -> object:
+    def noted(index: int, place: object, ranges: list[tuple[int, int]]) -> object:
         sent.append(sum(stop - start for start, stop in ranges))
-        return stream(index, method, place, ranges)  # type: ignore[arg-type]
+        return stream(index, place, ranges)  # type: ignore[arg-type]
 
     monkeypatch.setattr(bank._shards, "stream", noted)
     weights = bank.localise(merged.manifest, merged.places)

@@ -13,8 +13,9 @@ from mergebench_ray.config import EngineOptions
 from mergebench_ray.config.transports import TRANSPORTS
 from mergebench_ray.engines.transports import WeightTransport, transport_class
 from mergebench_ray.families import family_of
+from mergebench_ray.weights.crossing import Bytes
 from mergebench_ray.weights.manifest import WeightManifest, WeightTensor
-from mergebench_ray.weights.stream import Bytes, WeightStream
+from mergebench_ray.weights.stream import WeightStream
 
 NAMES = [f"model.layers.{layer}.{name}.weight" for layer in (0, 1) for name in ("mlp.up_proj", "mlp.down_proj")]
 

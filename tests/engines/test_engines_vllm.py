@@ -13,9 +13,10 @@ from mergebench_ray.engines import Generation, GenerationRequest, LoglikelihoodR
 from mergebench_ray.engines.bench import pace_of
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import family_of
+from mergebench_ray.weights.crossing import Bytes
 from mergebench_ray.weights.manifest import WeightManifest, WeightTensor
 from mergebench_ray.weights.memory_file import MappedFiles
-from mergebench_ray.weights.stream import Bytes, WeightStream
+from mergebench_ray.weights.stream import WeightStream
 from weight_server import Factors, WeightServer, factor_of
 
 VARIANTS: dict[str, Factors] = {

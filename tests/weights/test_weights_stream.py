@@ -16,9 +16,10 @@ import torch
 
 from mergebench_ray.families import family_of
 from mergebench_ray.weights import stream as module
+from mergebench_ray.weights.crossing import Bytes
 from mergebench_ray.weights.manifest import WeightBucket, WeightTensor
 from mergebench_ray.weights.memory_file import MappedFiles
-from mergebench_ray.weights.stream import Bytes, WeightStream, cut
+from mergebench_ray.weights.stream import WeightStream, cut
 
 FAMILY = family_of("llama")
 SHAPES = {

@@ -1,0 +1,166 @@
+"""Bytes on their way from a process of one node to one of another, over a connection that is made for them alone.
+
+Whoever reads listens on its node's own address, and asks whoever has the bytes, by a call of Ray's, to connect and
+send. The call carries a ticket, by which the sender is told from strangers. Where Ray uses TLS, so does this.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes: TypeAlias = NDArray[np.uint8]
+_PORTION = 1 << 20
+"""Bytes that are taken at a time, so few that they are in the processor's cache still when they are copied on."""
+_POLL_SECONDS = 0.2
+_CONNECT_SECONDS = 20.0
+_TICKET_SECONDS = 2.0
+"""In which whoever connects shows its ticket."""
+_STILL_SECONDS = 600.0
+"""In which a reader takes what was sent to it: an engine may be at a load for minutes."""
+_REASON_SECONDS = 10.0
+"""In which it is heard why a connection has ended, if for any reason."""
+_TICKET_BYTES = 32
+_KEPT_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 4}
+"""So that a machine that is gone without a word is noticed after half a minute."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where a reader waits for its bytes.
+
+    Attributes:
+        host: the address of its node.
+        port: there.
+        ticket: what the sender shows.
+    """
+
+    host: str
+    port: int
+    ticket: bytes = field(repr=False)
+
+
+def send(meeting: Meeting, runs: Iterable[Bytes]) -> None:
+    """Send bytes to the reader that waits for them; it is left to the reader to see that all have come.
+
+    Each run has left its memory when the next one is asked for.
+
+    Raises:
+        OSError: the reader cannot be reached, or stands still for ten minutes.
+        Exception: whatever `runs` does; the connection ends there.
+    """
+    plain = socket.create_connection((meeting.host, meeting.port), timeout=_CONNECT_SECONDS)
+    with plain, _as_ray_sends(plain, server_side=False) as connection:
+        connection.settimeout(_STILL_SECONDS)
+        # The reader has had enough, or knows what happened.
+        with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+            connection.sendall(meeting.ticket)
+            for run in runs:
+                connection.sendall(run.data)
+
+
+class Landing:
+    """Where the bytes of one sender arrive. For the length of a `with` block.
+
+    Args:
+        host: the address of this node that others know.
+
+    Attributes:
+        meeting: what the sender is told.
+    """
+
+    def __init__(self, host: str) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._server = socket.create_server((host, 0), family=family)
+        self._server.settimeout(_POLL_SECONDS)
+        self.meeting = Meeting(host, self._server.getsockname()[1], secrets.token_bytes(_TICKET_BYTES))
+
+    def __enter__(self) -> Landing:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._server.close()
+
+    def portions(self, count: int, watch: Callable[[float], None]) -> Iterator[Bytes]:
+        """So many bytes, as they come.
+
+        Args:
+            count: how many there are.
+            watch: called while none come, with seconds in which it may hear why none will; it raises that.
+
+        Yields:
+            runs that may be read until the next is asked for.
+
+        Raises:
+            ConnectionError: the connection ended before the last byte.
+            Exception: what `watch` does.
+        """
+        memory = np.empty(min(count, _PORTION), np.uint8)
+        with self._met(watch) as connection:
+            while count:
+                try:
+                    came = connection.recv_into(memory[:count].data)
+                except TimeoutError:
+                    watch(0.0)
+                    continue
+                except ConnectionError:
+                    came = 0
+                if not came:
+                    watch(_REASON_SECONDS)
+                    raise ConnectionError("the connection ended before the last byte")
+                count -= came
+                yield memory[:came]
+
+    def _met(self, watch: Callable[[float], None]) -> socket.socket:
+        """The connection of the one that shows the ticket; any other is closed."""
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except TimeoutError:
+                watch(0.0)
+                continue
+            with suppress(OSError):  # whatever a stranger does
+                connection.settimeout(_TICKET_SECONDS)
+                connection = _as_ray_sends(connection, server_side=True)
+                if secrets.compare_digest(_ticket(connection), self.meeting.ticket):
+                    connection.settimeout(_POLL_SECONDS)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    for option, value in _KEPT_ALIVE.items():
+                        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+                    return connection
+            connection.close()
+
+
+def _as_ray_sends(connection: socket.socket, *, server_side: bool) -> socket.socket:
+    """The connection itself, or with both sides' certificates, which are then in place, where Ray uses TLS."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+        return connection
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # a certificate stands for any node
+    context.verify_mode = ssl.CERT_REQUIRED
+    if server_side:
+        context.num_tickets = 0  # what a sender has not read when it closes makes the kernel throw its last bytes away
+    context.load_cert_chain(os.environ["RAY_TLS_SERVER_CERT"], os.environ["RAY_TLS_SERVER_KEY"])
+    context.load_verify_locations(os.environ["RAY_TLS_CA_CERT"])
+    return context.wrap_socket(connection, server_side=server_side)
+
+
+def _ticket(connection: socket.socket) -> bytes:
+    """The first bytes that come over a connection; fewer where no more come in time."""
+    found, until = b"", time.monotonic() + _TICKET_SECONDS
+    while len(found) < _TICKET_BYTES and (left := until - time.monotonic()) > 0:
+        connection.settimeout(left)
+        if not (more := connection.recv(_TICKET_BYTES - len(found))):
+            break
+        found += more
+    return found

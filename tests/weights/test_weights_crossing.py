@@ -1,0 +1,144 @@
+"""Bytes that cross between processes come whole, from whoever was asked for them, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotDoneYet
+from contextlib import closing, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mergebench_ray.weights import crossing
+from mergebench_ray.weights.crossing import Bytes, Landing, send
+
+CONTENT = np.random.default_rng(0).integers(0, 256, 5_000_001, dtype=np.uint8)
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def landing(request: pytest.FixtureRequest) -> Iterator[Landing]:
+    try:
+        made = Landing(request.param)
+    except OSError:
+        pytest.skip(f"this machine has no {request.param}")
+    with made:
+        yield made
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def runs(content: Bytes = CONTENT, length: int = 777_777) -> Iterator[Bytes]:
+    for first in range(0, len(content), length):
+        yield content[first : first + length]
+
+
+def failure(sending: Future[None], seconds: float) -> None:
+    with suppress(NotDoneYet):
+        sending.result(seconds)
+
+
+def none(_seconds: float) -> None:
+    """Nothing is known."""
+
+
+def test_what_is_sent_comes_in_its_order(landing: Landing, pool: ThreadPoolExecutor) -> None:
+    sending = pool.submit(send, landing.meeting, runs())
+    came = [portion.copy() for portion in landing.portions(len(CONTENT), partial(failure, sending))]
+    assert np.array_equal(np.concatenate(came), CONTENT)
+    sending.result()
+
+
+def test_nothing_is_taken_from_whoever_has_no_ticket(
+    landing: Landing, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crossing, "_TICKET_SECONDS", 0.1)
+    reading = pool.submit(lambda: np.concatenate([p.copy() for p in landing.portions(5, none)]))
+    send(replace(landing.meeting, ticket=bytes(32)), [np.zeros(5, np.uint8)])
+    with socket.create_connection((landing.meeting.host, landing.meeting.port)):  # says nothing, and stays
+        send(landing.meeting, [np.arange(5, dtype=np.uint8)])
+        assert reading.result(10).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made by openssl")
+def test_where_ray_encrypts_so_is_what_crosses(
+    landing: Landing, pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crossing, "_TICKET_SECONDS", 1.0)
+    certificate, key = str(tmp_path / "certificate"), str(tmp_path / "key")
+    make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=node"
+    subprocess.run(["openssl", *make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    for name, value in {"SERVER_CERT": certificate, "SERVER_KEY": key, "CA_CERT": certificate}.items():
+        monkeypatch.setenv(f"RAY_TLS_{name}", value)
+    send(landing.meeting, [CONTENT[:1]])  # from one that does not encrypt
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    sending = pool.submit(send, landing.meeting, runs())
+    came = [portion.copy() for portion in landing.portions(len(CONTENT), partial(failure, sending))]
+    assert np.array_equal(np.concatenate(came), CONTENT)
+    sending.result()
+
+
+def test_a_ticket_is_not_shown_to_who_looks_at_a_meeting(landing: Landing) -> None:
+    assert "ticket" not in repr(landing.meeting)
+    with Landing(landing.meeting.host) as other:
+        assert other.meeting.ticket != landing.meeting.ticket
+
+
+def test_a_connection_that_ends_early_is_an_error(landing: Landing, pool: ThreadPoolExecutor) -> None:
+    pool.submit(send, landing.meeting, runs())
+    came: list[int] = []
+    with pytest.raises(ConnectionError, match="before the last byte"):
+        came.extend(map(len, landing.portions(len(CONTENT) + 1, none)))
+    assert sum(came) == len(CONTENT)
+
+
+def test_a_sender_that_fails_before_or_after_it_connects_is_heard_of(
+    landing: Landing, pool: ThreadPoolExecutor
+) -> None:
+    def failing() -> Iterator[Bytes]:
+        yield CONTENT[:9]
+        raise RuntimeError("gone")
+
+    sending = pool.submit(send, landing.meeting, failing())
+    with pytest.raises(RuntimeError, match="gone"):
+        list(landing.portions(10, partial(failure, sending)))
+    never: Future[None] = Future()
+    never.set_exception(RuntimeError("never came"))
+    with pytest.raises(RuntimeError, match="never came"):
+        list(landing.portions(10, partial(failure, never)))
+
+
+def test_a_sender_waits_for_its_reader_and_ends_with_it(landing: Landing, pool: ThreadPoolExecutor) -> None:
+    asked: list[int] = []
+
+    def counted() -> Iterator[Bytes]:
+        for index in range(1000):
+            asked.append(index)
+            yield CONTENT[: 1 << 20]
+
+    sending = pool.submit(send, landing.meeting, counted())
+    with closing(landing.portions(1000 << 20, none)) as portions:  # type: ignore[type-var]
+        next(portions)
+        time.sleep(0.3)
+        assert len(asked) < 50
+        assert not sending.done()
+    sending.result(10)
+    assert len(asked) < 50
+
+
+def test_a_reader_that_cannot_be_reached_is_an_error() -> None:
+    with Landing("127.0.0.1") as gone:
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        send(gone.meeting, runs())
