@@ -18,7 +18,7 @@ from mergebench_ray.placement.records import Placed, Record
 from mergebench_ray.weights.stream import BUCKET_BYTES
 
 _BYTES = 2
-_NETWORK = 0.4e9  # bytes/s in which merged weights come from another node
+_NETWORK = 1.2e9  # bytes/s in which merged weights come from another node: those of 10 Gbit/s
 
 
 class Rates(Record):

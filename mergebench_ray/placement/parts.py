@@ -29,7 +29,6 @@ _SHARD_ON_GPU = int(0.7 * _GIB)  # the process's own, and blocks of a pass
 _DRIVER_BYTES = int(1.3 * _GIB)  # driver, with the scorer, and trials
 OBJECT_STORE_BYTES = 512 << 20
 """Of a session on one machine, where weights do not travel through it."""
-_ON_ITS_WAY = 96 << 20  # of a stream of weights to an engine, in Ray's store
 _OF_LARGEST = 4  # the proof reads the largest tensor, changes a copy, and writes that beside the bucket before
 
 
@@ -93,7 +92,7 @@ def parts_of(
         judges: by name, settings and parameters of those at hand.
         gpus: whether engines and judges run on GPUs.
         bank_on_gpu: whether the bank does, too.
-        nodes: of the cluster: on several, weights travel through Ray's object store.
+        nodes: of the cluster: each has an object store of Ray's, and on several the driver reads weights of others.
         has_own_store: whether that is set aside already.
     """
     kinds = set(calibration_kinds(sweep))
@@ -103,9 +102,9 @@ def parts_of(
         largest = max(sizes.calibration[kind] for kind in kinds)
         parts.append(Part(kind="calibration", name="calibration of one specialist", host_memory=largest))
     if not has_own_store:
-        store = OBJECT_STORE_BYTES + (sweep.engine.count * _ON_ITS_WAY if nodes > 1 else 0)
         for node in range(nodes):
-            parts.append(Part(kind="object store", index=node, name="Ray's object store", host_memory=store, node=node))
+            name, store = "Ray's object store", OBJECT_STORE_BYTES
+            parts.append(Part(kind="object store", index=node, name=name, host_memory=store, node=node))
     return parts
 
 
