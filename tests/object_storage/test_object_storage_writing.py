@@ -51,6 +51,21 @@ def test_a_merge_from_storage_to_storage_is_byte_for_byte_the_one_on_disk(
         merged(stored("merges/new"))
 
 
+@pytest.mark.ray
+@pytest.mark.apart
+def test_shards_read_and_write_models_in_storage_as_one_process_does_and_fetch_them_once(
+    server: ObjectServer, models: dict[str, Path]
+) -> None:
+    command = [sys.executable, "-m", "mergebench_ray", "merge", "--shards", "2", "--method", "task_arithmetic"]
+    command += ["--base", stored("base"), *(f"--specialist={name}={stored(name)}" for name in ("math", "code"))]
+    done = subprocess.run([*command, "--out", stored("merges/shards")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    size = (models["base"] / "model.safetensors").stat().st_size
+    assert size <= server.bytes_read("/base/model.safetensors") <= size + (1 << 16)
+    merged(stored("merges/one"))
+    assert server.content("merges/shards") == server.content("merges/one")
+
+
 def test_what_a_killed_upload_leaves_is_no_model(server: ObjectServer, models: dict[str, Path], tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from mergebench_ray.object_storage import address, published;"
