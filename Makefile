@@ -30,11 +30,13 @@ $(VENV)/.ready: pyproject.toml constraints-cpu.txt
 quickstart: setup
 	$(BIN)/mergebench-ray tune sweeps/quickstart.yaml --out runs/quickstart
 
-# Two runs side by side, of about the same length: tests that start Ray or vLLM wait half of the time, for processes
-# to start or on one core. What the others print comes after; whole searches with a Ray of their own go with them.
+# Two runs side by side. The first one's tests share an engine and a Ray, so one process runs them; it waits half of the
+# time, for processes to start or on one core. The others go to two processes, which give way to it (nice): both
+# processors are busy to the end, and whole searches with a Ray of their own are begun first. What they print comes after.
 test: setup
 	@mkdir -p build
-	@OMP_NUM_THREADS=1 $(PYTEST) -m 'apart or not (ray or vllm)' > build/other-tests.txt 2>&1 & others=$$!; \
+	@OMP_NUM_THREADS=1 nice -n 5 $(PYTEST) -m 'apart or not (ray or vllm)' -n 2 --dist loadfile --no-loadscope-reorder \
+		> build/other-tests.txt 2>&1 & others=$$!; \
 	trap "kill $$others" INT TERM; \
 	$(PYTEST) -m '(ray or vllm) and not apart'; starting=$$?; \
 	wait $$others; others=$$?; cat build/other-tests.txt; \
