@@ -87,11 +87,11 @@ def test_the_first_of_the_order_are_complete_before_another_begins(
 def test_answers_until_a_stop_are_those_of_the_whole_and_the_next_are_those_of_a_calm_engine(
     engine: VLLMEngine, batch: Batch
 ) -> None:
-    whole = answers(engine, batch)
-    aborted = []
     engine.forget_prefixes()
-    num_steps = len(list(engine.stream(batch.prompts, IN_FLIGHT)))
-    for steps in (1, num_steps // 2, num_steps - 1):
+    of_steps = list(engine.stream(batch.prompts, IN_FLIGHT))
+    whole = [one for answered in of_steps for one in answered]
+    aborted = []
+    for steps in (1, len(of_steps) // 2, len(of_steps) - 1):
         engine.forget_prefixes()
         tokens = engine.tokens
         with closing(engine.stream(batch.prompts, IN_FLIGHT)) as stream:

@@ -48,7 +48,7 @@ def prompt(engine: VLLMEngine, question: str) -> list[int]:
     return engine.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
 
 
-def requests(engine: VLLMEngine, max_tokens: int = 16) -> list[GenerationRequest]:
+def requests(engine: VLLMEngine, max_tokens: int = 8) -> list[GenerationRequest]:
     return [GenerationRequest(prompt(engine, question), max_tokens) for question in QUESTIONS]
 
 
@@ -120,24 +120,19 @@ def test_only_layers_that_changed_are_loaded(engine: VLLMEngine, manifests: dict
     assert engine.generate(requests(engine)) == mixed_answers
 
 
-def test_back_to_base_gives_the_first_answers_token_for_token(
+def test_the_order_of_candidates_changes_no_answer_and_back_to_base_gives_the_first_token_for_token(
     engine: VLLMEngine, manifests: dict[str, WeightManifest]
 ) -> None:
-    first = base_answers(engine)
-    for version in VARIANTS:
-        engine.load(manifests[version])
-        assert engine.generate(requests(engine)) != first
-    assert base_answers(engine) == first
-
-
-def test_the_order_of_candidates_does_not_change_answers(
-    engine: VLLMEngine, manifests: dict[str, WeightManifest]
-) -> None:
+    asked = requests(engine, 16)
+    engine.restore_base()
+    first = engine.generate(asked)
     answers: dict[str, list[list[Generation]]] = {version: [] for version in VARIANTS}
     for version in [*VARIANTS, *reversed(VARIANTS)]:
         engine.load(manifests[version])
-        answers[version].append(engine.generate(requests(engine)))
-    assert all(first == second for first, second in answers.values())
+        answers[version].append(engine.generate(asked))
+    assert all(one == other != first for one, other in answers.values())
+    engine.restore_base()
+    assert engine.generate(asked) == first
 
 
 def test_a_manifest_of_fewer_tensors_leaves_the_others_to_the_base(
@@ -157,8 +152,8 @@ def test_a_cached_prefix_never_answers_for_new_weights(
 ) -> None:
     # Only whole blocks of the prefix cache are read again, so only a prompt longer than one can hit.
     colours = ["red", "green", "blue", "white", "black"]
-    facts = " ".join(f"Box {i} is {colours[i * 7 % 5]} and weighs {i * 13 % 29} kilograms." for i in range(30))
-    request = GenerationRequest(prompt(engine, f"{facts} Describe box 3 and box 4."), 24)
+    facts = " ".join(f"Box {i} is {colours[i * 7 % 5]} and weighs {i * 13 % 29} kilograms." for i in range(20))
+    request = GenerationRequest(prompt(engine, f"{facts} Describe box 3 and box 4."), 12)
     assert len(request.prompt_token_ids) > 256
     engine.load(manifests["calm"])
     fresh = engine.generate([request])
@@ -337,8 +332,10 @@ def test_sampled_prompts_that_fill_more_than_one_step_are_answered(engine: VLLME
     engine.restore_base()
     ids = prompt(engine, "Continue: " + "the cat sat on the mat, " * 300)
     requests = [
-        GenerationRequest([*ids[number : number + 900], 5], 2, temperature=0.8, n=2, seed=number) for number in range(6)
+        GenerationRequest([*ids[number : number + 900], 5], 2, temperature=0.8, n=2, seed=number) for number in range(5)
     ]
+    scheduler = engine._llm.llm_engine.vllm_config.scheduler_config
+    assert sum(len(request.prompt_token_ids) for request in requests) > scheduler.max_num_batched_tokens
     assert all(answer.text is not None and len(answer.others) == 1 for answer in engine.generate(requests))
 
 
