@@ -42,4 +42,4 @@ def test_other_errors_of_workers_stay_what_they_are() -> None:
     ],
 )
 def test_a_node_that_was_told_to_end_is_told_from_one_that_died(said: str, reason: str) -> None:
-    assert why_lost(ray.exceptions.RayActorError("a", said)).endswith(reason)
+    assert why_lost(ray.exceptions.RayActorError("of-that-node", said)).endswith(reason)
