@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes: TypeAlias = NDArray[np.uint8]
-_PORTION = 1 << 20
-"""Bytes that are taken at a time, so few that they are in the processor's cache still when they are copied on."""
+_PORTION = 8 << 20
+"""Bytes that are taken at a time, at most: with 1 MiB the reader wakes so often that it takes a fourth longer."""
+_kept: list[Bytes] = []
+"""Memory for a portion, of the last reading: what each thread took anew would stay with the process."""
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 20.0
 _TICKET_SECONDS = 2.0
@@ -105,8 +107,7 @@ class Landing:
             ConnectionError: the connection ended before the last byte.
             Exception: what `watch` does.
         """
-        memory = np.empty(min(count, _PORTION), np.uint8)
-        with self._met(watch) as connection:
+        with self._met(watch) as connection, _portion_memory() as memory:
             while count:
                 try:
                     came = connection.recv_into(memory[:count].data)
@@ -139,6 +140,16 @@ class Landing:
                         connection.setsockopt(socket.IPPROTO_TCP, option, value)
                     return connection
             connection.close()
+
+
+@contextmanager
+def _portion_memory() -> Iterator[Bytes]:
+    """[_PORTION], used before where that is over."""
+    memory = _kept.pop() if _kept else np.empty(_PORTION, np.uint8)
+    try:
+        yield memory
+    finally:
+        _kept[:] = [memory]
 
 
 def _as_ray_sends(connection: socket.socket, *, server_side: bool) -> socket.socket:

@@ -137,6 +137,16 @@ def test_a_sender_waits_for_its_reader_and_ends_with_it(landing: Landing, pool: 
     assert len(asked) < 50
 
 
+def test_readings_one_after_the_other_take_the_memory_of_one(pool: ThreadPoolExecutor) -> None:
+    def place() -> int:
+        with Landing("127.0.0.1") as landing:
+            pool.submit(send, landing.meeting, runs())
+            return {portion.ctypes.data for portion in landing.portions(len(CONTENT), none)}.pop()
+
+    with ThreadPoolExecutor(3) as readers:
+        assert len({readers.submit(place).result() for _ in range(3)}) == 1
+
+
 def test_a_reader_that_cannot_be_reached_is_an_error() -> None:
     with Landing("127.0.0.1") as gone:
         pass
