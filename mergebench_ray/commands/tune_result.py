@@ -32,7 +32,7 @@ class TuneResult:
         best: the winner, as it was scored on validation (`best.coefficients`, `best.parameters`, `best.domains`).
         front: with several objectives the candidates of which no other is better in everything on validation, in the
             order in which the sweep's choice takes them; else the best there alone.
-        final: the same model on the items held back from the search, which it was chosen by; None without any.
+        final: the same model on the items held back from the search; None without any.
         test: the same model on the test split.
         references: base, specialists, plain average and simple task arithmetic, on both splits.
         trials: a row per scored model, as in trials.parquet.

@@ -170,7 +170,7 @@ class VLLMEngine:
         self._held.complete(manifest)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Meet the sender; once."""
+        """Make the receiving side ready; once."""
         with self._loading():  # waits for the sender
             self._llm.init_weight_transfer_engine({"init_info": init_info})
 

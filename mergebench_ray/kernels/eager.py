@@ -67,7 +67,8 @@ class EagerKernel:
 
     @property
     def _traced(self) -> tuple[fx.GraphModule, str]:
-        return _traced(self._function, self._num_specialists, self._shapes, self._lanes.device)
+        function, written = self._function, repr(self._function.options)
+        return _traced(_AsWritten(function, written), self._num_specialists, self._shapes, self._lanes.device)
 
     def __call__(
         self,
@@ -126,9 +127,23 @@ class EagerKernel:
         return _Program(self._traced[0], len(self._dtypes) + 2, len(self._lanes), self._lanes.device)
 
 
+class _AsWritten:
+    """A function with options that are told apart as they are written: 1 from 1.0 and True, 0.0 from -0.0; any kind."""
+
+    def __init__(self, function: BlockFunction, options: str) -> None:
+        self.function = function
+        self._same = (function.function, options, function.uses_position, function.companion)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _AsWritten) and self._same == other._same
+
+    def __hash__(self) -> int:
+        return hash(self._same)
+
+
 @lru_cache(maxsize=64)
 def _traced(
-    function: BlockFunction,
+    written: _AsWritten,
     num_specialists: int,
     shapes: tuple[tuple[str, tuple[int, ...], torch.dtype], ...],
     device: torch.device,
@@ -136,11 +151,12 @@ def _traced(
     """The function as operations that are to be run, and its signature; once a process, as it takes a second.
 
     Args:
-        function: what to trace.
+        written: what to trace.
         num_specialists: K.
         shapes: name, shape and dtype of each of the scalars.
         device: where the arrays lie.
     """
+    function = written.function
     dtypes = function.array_dtypes(num_specialists)
     scalars = {name: torch.zeros(shape, dtype=dtype, device=device) for name, shape, dtype in shapes}
     traced = _trace(function, dtypes, scalars, torch.arange(_EXAMPLE, dtype=torch.int32, device=device))

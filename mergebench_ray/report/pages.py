@@ -279,7 +279,7 @@ def _leaderboard_hint(run: RunSummary) -> str:
         return hint + "All scores are on validation, by which the best candidate was chosen: its own is flattering."
     return hint + (
         "Dark circles: the test split, which the search never saw. Light diamonds: validation, by which it went, so "
-        "that the best's score there is flattering. Squares: items held back from it, which chose among the best."
+        "that the best's score there is flattering. Squares: items held back from it."
     )
 
 

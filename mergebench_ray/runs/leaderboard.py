@@ -36,9 +36,9 @@ class LeaderboardRow:
 def best_candidate(trials: Sequence[Trial]) -> Trial | None:
     """The search's winner, as it was scored on validation; None without any candidate that has a value.
 
-    The one that was chosen on items held back, if any was. Otherwise the best by its objective, or what the sweep's
-    choice takes of the front of several, of those that keep all constraints; the earliest of equals; where none keeps
-    them, the one that is least far from it.
+    The one that was chosen with the items held back, if any was. Otherwise the best by its objective, or what the
+    sweep's choice takes of the front of several, of those that keep all constraints; the earliest of equals; where none
+    keeps them, the one that is least far from it.
     """
     chosen = next((trial for trial in trials if trial.chosen), None)
     if chosen is not None and (found := on_split(trials, chosen, "validation")) is not None:

@@ -29,7 +29,7 @@ from mergebench_ray.scores import recovered
 
 SPLIT_MEANING = {
     "validation": "validation (seen by the search)",
-    "final": "held back (chose among the best)",
+    "final": "held back from the search",
     "test": "test (never seen by the search)",
 }
 

@@ -136,8 +136,11 @@ def _are_alike(splits: Sequence[Compared], one: int, other: int) -> bool:
 
 
 def _weighed(weights: Sequence[float], differences: Sequence[Difference]) -> Difference:
-    """One difference of several on different items, whose errors are independent."""
-    pairs = list(zip(weights, differences, strict=True))
+    """One difference of several on different items, whose errors are independent; of those whose error is known."""
+    every = list(zip(weights, differences, strict=True))
+    known = [(weight, one) for weight, one in every if not math.isnan(one.error.total)] or every
+    total = exact_sum(weight for weight, _ in known)
+    pairs = [(weight / total, one) for weight, one in known]
     error = StandardError(
         math.hypot(*(weight * one.error.own for weight, one in pairs)),
         math.hypot(*(weight * one.error.of_references for weight, one in pairs)),

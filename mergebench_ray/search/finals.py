@@ -1,4 +1,4 @@
-"""The final choice: the best candidates of a search, compared on items that it has not seen.
+"""The final choice: the best candidates of a search, scored on items that it has not seen.
 
 The best score of a search is too high: it was chosen for being high, by chance among other things. On fresh items that
 chance is gone. Who wins says `final_choice`; what it scored on the fresh items is reported.

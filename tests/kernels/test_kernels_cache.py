@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +111,20 @@ def test_a_function_is_traced_once_in_a_process_and_anew_where_it_would_differ(m
     signature(anew, 1, x=torch.ones(2, dtype=torch.int32))
     signature(anew, 1, x=torch.ones(3))
     assert len(traced) == 4
+
+
+def scaled_by(block: Block, scalars: dict[str, Tensor], factor: Any) -> Tensor:
+    return block.base * (factor[0] if isinstance(factor, list) else factor)
+
+
+def test_options_that_are_equal_but_written_otherwise_are_traced_apart_and_may_be_of_any_kind() -> None:
+    def signature(factor: Any) -> str:
+        function = BlockFunction(scaled_by, (("factor", factor),))
+        return eager.EagerKernel(function, 1, {"0.0": torch.zeros(1)}, CPU).signature
+
+    whole, half = signature(1), signature(1.0)
+    assert whole != half
+    assert [signature(1), signature(1.0), signature([1.0])] == [whole, half, half]
 
 
 @pytest.mark.compiler

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from mergebench_ray.evaluation.estimates import estimate_mean
+from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.final_choice import Compared, FinalChoice, choose, complexity
-from mergebench_ray.search.finals import finalists
+from mergebench_ray.search.finals import finalists, hold_finals
 from mergebench_ray.search.objectives.goal import Goal
 from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.objectives.normalised_average import NormalisedAverage
@@ -25,9 +29,8 @@ OBJECTIVE = NormalisedAverage(References({"math": DomainScore(1.0, 0.0, ITEMS)})
 def scored(right: int, items: int = ITEMS) -> Measured:
     """So many right answers in a row of items, from the first of them on."""
     estimate = estimate_mean([float(place < right) for place in range(items)], [str(place) for place in range(items)])
-    assert estimate.influences is not None
     score = DomainScore(estimate.value, estimate.standard_error, items)
-    return Measured({"math": score}, {"math": estimate.influences})
+    return Measured({"math": score}, {} if estimate.influences is None else {"math": estimate.influences})
 
 
 def candidate(number: int, value: float = 0.5, **parameters: Any) -> Trial:
@@ -60,6 +63,21 @@ def compared(
 def winner(*finals: tuple[Trial, int], objective: NormalisedAverage = OBJECTIVE) -> FinalChoice | None:
     """Who is chosen among candidates with so many right answers each on all items."""
     return choose([compared([trial for trial, _ in finals], [right for _, right in finals], objective)])
+
+
+def item_rows(right: int, items: int) -> list[dict[str, Any]]:
+    """The same answers as the store keeps them."""
+    return [
+        {
+            "domain": "math",
+            "task": "sums",
+            "item": str(place),
+            "prompt_digest": str(place),
+            "cluster": str(place),
+            "score": float(place < right),
+        }
+        for place in range(items)
+    ]
 
 
 MANY = candidate(0, math=0.1, coding=0.9)
@@ -107,6 +125,53 @@ def test_each_split_weighs_as_many_items_as_it_has() -> None:
     assert choose([many, few]) == choose([few, many]) == FinalChoice(0, [0])
 
 
+def test_a_split_whose_error_is_not_known_leaves_the_tie_to_the_others() -> None:
+    searched, one_item = compared([MANY, FEW], [62, 60]), compared([MANY, FEW], [1, 1], items=1)
+    assert choose([searched]) == choose([searched, one_item]) == FinalChoice(1, [0, 1])
+
+
+@pytest.mark.parametrize(("searched", "chosen"), [(300, 0), (30, 1)])
+def test_constraints_are_kept_or_missed_by_all_items_together(searched: int, chosen: int) -> None:
+    """The better one keeps its constraint by 0.1 on the search's items, and misses it by 0.1 on a hundred others."""
+    splits = []
+    for items, distance in ((searched, -0.1), (100, 0.1)):
+        better = dataclasses.replace(MANY, constraints={"math >= 0.9": distance})
+        other = dataclasses.replace(FEW, constraints={"math >= 0.9": -0.1})
+        splits.append(compared([better, other], [items * 8 // 10, items * 6 // 10], items=items))
+    assert choose(splits) == FinalChoice(chosen, [chosen])
+
+
+class MadeUpRecords:
+    """What `hold_finals` asks of `Records`, of models that are in the store already."""
+
+    def __init__(self, store: TrialStore) -> None:
+        self._store = store
+
+    def goal(self, _split: str) -> Goal:
+        return Goal(OBJECTIVE)
+
+    def merged(self, role: str, name: str, split: str, _recipe: None, number: int = 0) -> Trial:
+        return next(row for row in self._store.trials() if row.key == (role, name, number, split))
+
+
+def test_the_searchs_items_and_those_held_back_are_compared_each_with_its_own(tmp_path: Path) -> None:
+    """On twenty items held back the simpler one ties; on the search's hundred it is far behind."""
+    store = TrialStore(tmp_path)
+    for split, items, rights in (("validation", 100, (80, 60)), ("final", 20, (14, 12))):
+        for trial, right in zip((MANY, FEW), rights, strict=True):
+            found = scored(right, items)
+            row = dataclasses.replace(
+                trial, split=split, domains=found.domains, normalised_average=right / items, objectives={}
+            )
+            store.append(row, item_rows(right, items))
+    said: list[str] = []
+    bank: Any = SimpleNamespace(recipe=lambda *_: None)
+    records: Any = MadeUpRecords(store)
+    hold_finals(records, store, bank, said.append)
+    winners = [(row.number, row.split, row.tied_with) for row in store.trials() if row.chosen]
+    assert (winners, said) == ([(MANY.number, "final", ())], [])
+
+
 def test_a_candidate_that_misses_a_constraint_is_not_compared_with_those_that_keep_all() -> None:
     choice = winner((dataclasses.replace(MANY, constraints={"math >= 0.9": 0.1}), 80), (FEW, 60))
     assert choice is not None
@@ -133,17 +198,7 @@ def test_the_five_best_distinct_candidates_are_finalists() -> None:
 
 
 def test_items_on_disk_tell_as_much_as_when_they_were_scored() -> None:
-    rows = [
-        {
-            "domain": "math",
-            "task": "sums",
-            "item": str(place),
-            "prompt_digest": str(place),
-            "cluster": str(place),
-            "score": float(place < 60),
-        }
-        for place in range(ITEMS)
-    ]
+    rows = item_rows(60, ITEMS)
     trial = candidate(0, 0.6)
     found = measured_from_items(trial, pa.Table.from_pylist(rows))
     assert found.influences == scored(60).influences

@@ -91,7 +91,7 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine):  # type: ignore[mi
         self._received: Received | None = None
 
     def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
-        """Meet the sender: nothing to agree on."""
+        """Nothing to agree on: both sides are on one node."""
 
     def start_weight_update(self) -> None:
         """Nothing yet: the model stays usable until the new tensors are known to be there."""

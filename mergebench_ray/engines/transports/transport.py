@@ -17,7 +17,7 @@ class WeightReceiver(Protocol):
     """
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Meet the sender; once."""
+        """Make the receiving side ready; once."""
 
     def start_weight_update(self) -> None:
         """Make the weights ready to be replaced."""
