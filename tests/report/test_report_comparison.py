@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -23,10 +22,7 @@ from mergebench_ray.markup import latex_text
 from mergebench_ray.report.items import (
     ITEMS_A_TASK,
     MAX_ANSWER,
-    Answered,
-    ScoredModel,
     item_payload,
-    paired,
     scored_models,
 )
 from mergebench_ray.report.method_table import methods_csv, methods_latex, methods_markdown
@@ -34,7 +30,6 @@ from mergebench_ray.runs.comparison import NOT_COMPARABLE, compare, read_runs, r
 from mergebench_ray.runs.leaderboard import best_of_each_method
 from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial
-from mergebench_ray.scores import TaskScore, combine_tasks
 
 KEYWORDS = {"harmbench": "1 - keyword_refusal", "xstest": "keyword_refusal_accuracy"}
 JUDGED = {"harmbench": "1 - micro_asr", "xstest": "overall_accuracy"}
@@ -287,49 +282,6 @@ def test_a_perfect_score_where_lower_is_better_leaves_open_what_is_retained(tmp_
     assert (kept.retained, kept.results["harm"].score) == (None, 0.0)
 
 
-def test_paired_difference_is_over_the_items_that_both_answered() -> None:
-    first, second = np.array([1.0, 0.0, 1.0, np.nan, 1.0]), np.array([0.0, 0.0, 1.0, 1.0, np.nan])
-    alone = np.arange(5)
-    found = paired(first, second, alone)
-    assert found is not None
-    assert (found.items, found.better, found.worse) == (3, 1, 0)
-    assert found.difference == pytest.approx(1 / 3)
-    assert found.standard_error == pytest.approx(np.std([1, 0, 0], ddof=1) / math.sqrt(3))
-    assert paired(first[:1], np.array([np.nan]), alone[:1]) is None
-    single = paired(first[:1], second[:1], alone[:1])
-    assert single is not None
-    assert single.standard_error is None
-
-
-def test_paired_difference_of_translations_has_the_error_of_their_questions() -> None:
-    generator = np.random.default_rng(0)
-    questions = generator.normal(size=50)
-    first = np.concatenate([questions, questions, questions])
-    found = paired(first, np.zeros(150), np.tile(np.arange(50), 3))
-    assert found is not None
-    assert found.standard_error == pytest.approx(np.std(questions, ddof=1) / math.sqrt(50))
-
-
-@pytest.mark.parametrize("kept", [("", "ab"), ("ab", "")])
-def test_clusters_that_one_of_two_runs_kept_count_for_their_difference(kept: tuple[str, str]) -> None:
-    scores, clusters = [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]], [0, 0, 1, 1]
-    trial = made_up_trials()[0]
-    models = [
-        ScoredModel(
-            "m",
-            "run",
-            trial,
-            {
-                ("math", "t", str(n), str(n)): Answered("", score, "", names and names[clusters[n]])
-                for n, score in enumerate(own)
-            },
-        )
-        for own, names in zip(scores, kept, strict=True)
-    ]
-    found = json.loads(item_payload(models, {})[0])["pairs"]["0,1"][0]
-    assert found[:3] == [4, -0.5, pytest.approx(0.5)]
-
-
 def test_the_page_holds_the_answers_and_all_paired_differences(tmp_path: Path) -> None:
     nasty = "</script><script>alert(1)</script>"
     run = _run(tmp_path / "run", made_up_trials(), items=6, answer=nasty)
@@ -411,16 +363,6 @@ def test_browser_compares_two_models_item_by_item(tmp_path: Path) -> None:
     assert re.search(r'id="paired"[^>]*>[^<]*A − B = [+−]0\.\d{3} ± 0\.\d{3} over 30 items that both answered', body)
     assert re.search(r'id="item-count"[^>]*>[^<]*30 of the 30 items of model A, page 1 of 2', body)
     assert body.count("<b>coding-test-") == 20
-
-
-def test_a_domain_says_of_each_of_its_tasks_what_was_counted() -> None:
-    tasks = [
-        TaskScore("harmbench", "micro_asr", 0.5, 0.1, 4, one_minus=True, domain="safety"),
-        TaskScore("xstest", "keyword_refusal_accuracy", 0.5, 0.1, 4, domain="safety"),
-    ]
-    domain = combine_tasks(tasks)
-    assert domain.counted == {"harmbench": "1 - micro_asr", "xstest": "keyword_refusal_accuracy"}
-    assert domain.metric == "1 - micro_asr, keyword_refusal_accuracy"
 
 
 def test_runs_of_one_objective_are_ranked_by_it_and_what_misses_constraints_comes_last(tmp_path: Path) -> None:
