@@ -151,7 +151,8 @@ def _last_used(copy: Path) -> float:
 
 def _num_bytes(copy: Path) -> int:
     found = 0
-    for file in copy.rglob("*"):
-        with suppress(OSError):
-            found += file.stat().st_size
+    for folder, _, names in os.walk(copy):  # goes on where another process removes what it walks through
+        for name in names:
+            with suppress(OSError):
+                found += os.stat(os.path.join(folder, name)).st_size
     return found

@@ -26,6 +26,7 @@ from mergebench_ray.config import ModelRef
 from mergebench_ray.errors import InputError
 from mergebench_ray.object_storage import fetched
 from mergebench_ray.object_storage.address import Address
+from mergebench_ray.object_storage.copies import copies_folder, make_room
 from mergebench_ray.object_storage.fetched import RemoteFolder
 from mergebench_ray.object_storage.objects import list_folder
 from mergebench_ray.object_storage.published import check_new_address
@@ -299,6 +300,27 @@ def test_copies_that_no_process_uses_make_room_the_longest_unused_first(
     monkeypatch.setenv("MERGEBENCH_RAY_OBJECTS_MAX_GB", "much")
     with pytest.raises(InputError, match=r"MERGEBENCH_RAY_OBJECTS_MAX_GB: 'much' is no number of GB"):
         fetched_copy(stored("copies/fourth"))
+
+
+def test_processes_that_make_room_at_once_take_no_harm_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MERGEBENCH_RAY_OBJECTS_MAX_GB", "0")
+
+    def copy_and_remove(process: int) -> None:
+        for number in range(8):
+            made = tmp_path / f"{process}-{number}"
+            for part in range(50):
+                (made / str(part)).mkdir(parents=True)
+                (made / str(part) / "file").write_text("weights")
+            made.rename(copies_folder() / made.name)
+            make_room(0)
+
+    # A lock is of whoever opened the file, so threads keep each other out as processes do.
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(copy_and_remove, range(4)))
+    assert list(copies_folder().iterdir()) == []
 
 
 def test_a_cache_where_no_copy_can_be_made_is_one_line(server: ObjectServer) -> None:
