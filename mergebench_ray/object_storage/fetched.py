@@ -126,12 +126,15 @@ def _is_whole(file: Path, one: RemoteObject) -> bool:
 def require_room(files: Iterable[RemoteFile]) -> None:
     """Find out whether this node has room for all of some files together, as far as they are not here yet.
 
-    What nobody uses makes room for them.
+    What nobody uses makes room for them; those that are here stay as long as this process lives.
 
     Raises:
         InputError: it has not.
     """
-    _require_room(sum(file.seen.size for file in set(files) if not file.folder.is_here(file.name)))
+    wanted = set(files)
+    for folder in {file.folder for file in wanted}:
+        hold(folder.folder)
+    _require_room(sum(file.seen.size for file in wanted if not file.folder.is_here(file.name)))
 
 
 def _require_room(num_bytes: int) -> None:

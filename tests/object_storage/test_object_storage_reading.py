@@ -27,7 +27,7 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.object_storage import fetched
 from mergebench_ray.object_storage.address import Address
 from mergebench_ray.object_storage.copies import copies_folder, make_room
-from mergebench_ray.object_storage.fetched import RemoteFolder
+from mergebench_ray.object_storage.fetched import RemoteFile, RemoteFolder, require_room
 from mergebench_ray.object_storage.objects import list_folder
 from mergebench_ray.object_storage.published import check_new_address
 from object_server import BUCKET, KEYS, ObjectServer, stored
@@ -48,9 +48,14 @@ sys.stdin.read()
 """
 
 
-def fetched_copy(address: str) -> Path:
+def folder_at(address: str) -> RemoteFolder:
     objects, _ = list_folder(Address.parse(address))
-    return RemoteFolder(Address.parse(address), tuple(objects.items())).fetch(objects)
+    return RemoteFolder(Address.parse(address), tuple(objects.items()))
+
+
+def fetched_copy(address: str) -> Path:
+    found = folder_at(address)
+    return found.fetch(found.names)
 
 
 def test_who_plans_reads_headers_and_no_weights(server: ObjectServer, models: dict[str, Path]) -> None:
@@ -300,6 +305,21 @@ def test_copies_that_no_process_uses_make_room_the_longest_unused_first(
     monkeypatch.setenv("MERGEBENCH_RAY_OBJECTS_MAX_GB", "much")
     with pytest.raises(InputError, match=r"MERGEBENCH_RAY_OBJECTS_MAX_GB: 'much' is no number of GB"):
         fetched_copy(stored("copies/fourth"))
+
+
+def test_copies_that_a_command_is_about_to_read_make_no_room_for_others_of_it(
+    server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(100_000))
+    needed = [stored(f"needed/{name}") for name in ("first", "second", "third")]
+    for address in (*needed, stored("needed/other")):
+        obstore.put(server.store, f"needed/{Address.parse(address).name}/file", tmp_path / "file")
+    command = [sys.executable, "-c", FETCH, *needed[:2], stored("needed/other")]
+    subprocess.run(command, input="", capture_output=True, text=True, check=True)
+    monkeypatch.setenv("MERGEBENCH_RAY_OBJECTS_MAX_GB", "0.00025")
+    require_room(RemoteFile(folder_at(address), "file") for address in needed)
+    assert [folder_at(address).is_here("file") for address in needed] == [True, True, False]
+    assert not folder_at(stored("needed/other")).is_here("file")
 
 
 def test_processes_that_make_room_at_once_take_no_harm_of_each_other(
