@@ -158,9 +158,9 @@ def _brought_to(place: Path | Address, report: Progress) -> Iterator[Path]:
         yield place
         return
     outputs = cache_folder("outputs")
+    merged = outputs / f"{place.file_name}-{secrets.token_hex(4)}"
     with scratch_folder(outputs / "model") as scratch:
         yield scratch / "model"
-        merged = outputs / f"{place.name}-{secrets.token_hex(4)}"
         os.replace(scratch / "model", merged)
         try:
             publish(merged, place, report)

@@ -10,6 +10,7 @@ from mergebench_ray.errors import InputError, nearest, without_credentials
 
 SCHEMES = {"s3": "S3", "gs": "Google Cloud Storage"}
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9.-]*):/")
 
 
@@ -62,6 +63,11 @@ class Address:
     def name(self) -> str:
         """Last part of the key."""
         return self.key.rpartition("/")[2]
+
+    @property
+    def file_name(self) -> str:
+        """What a file can be called after it: keys may be longer than names of files, and of other letters."""
+        return _NOT_IN_NAMES.sub("-", self.name)[:60]
 
     @property
     def parent(self) -> Address:

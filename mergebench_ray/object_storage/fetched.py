@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,6 @@ from mergebench_ray.progress import Meter, Progress, silent
 
 _RANGE_BYTES = 8 << 20
 _RANGES_AT_ONCE = 8
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class RemoteFolder:
         """Where this node's copy is, as far as it was fetched."""
         states = [[name, one.size, one.etag] for name, one in self.objects]
         key = canonical_digest([str(self.address), states])
-        return copies_folder() / f"{_NOT_IN_NAMES.sub('-', self.address.name)[:60]}-{key[:32]}"
+        return copies_folder() / f"{self.address.file_name}-{key[:32]}"
 
     def is_here(self, name: str) -> bool:
         """Whether this node has a file of it."""

@@ -6,6 +6,7 @@ import _thread
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from command_line import CommandLine
 from mergebench_ray import interrupts, merge
 from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints import resolve
+from mergebench_ray.commands.merge import _brought_to
 from mergebench_ray.errors import InputError
 from mergebench_ray.object_storage.address import Address
 from mergebench_ray.object_storage.objects import upload
 from mergebench_ray.object_storage.published import check_new_address, publish
+from mergebench_ray.progress import silent
 from object_server import BUCKET, KEYS, ObjectServer, stored
 
 UNDER_WAY = "holds an upload that is under way or was killed"
@@ -138,6 +141,18 @@ def test_a_merge_whose_upload_is_interrupted_is_kept_too(
     assert merging.err.splitlines()[-2:] == said
     assert (kept / "config.json").is_file()
     assert server.content("merges/stopped") == {}
+
+
+@pytest.mark.parametrize("letter", ["x", "\N{SNOWMAN}"])
+def test_a_merge_is_kept_under_a_name_that_files_can_have(
+    server: ObjectServer, letter: str, models: dict[str, Path]
+) -> None:
+    server.refuse = lambda method, path: method == "PUT" and path.endswith("/config.json")
+    place = Address.parse(stored("merges/" + letter * 300))
+    with pytest.raises(InputError, match="the merge is kept: upload it with"), _brought_to(place, silent) as folder:
+        shutil.copytree(models["base"], folder)
+    (kept,) = cache_folder("outputs").iterdir()
+    assert (kept / "config.json").read_bytes() == (models["base"] / "config.json").read_bytes()
 
 
 def test_a_file_of_many_parts_is_there_as_a_whole_or_not_at_all(server: ObjectServer, tmp_path: Path) -> None:
