@@ -22,12 +22,12 @@ def push(model: Path | str, address: str, *, show_progress: bool = False) -> Non
     Raises:
         InputError: there is no model, there is something at the address, or it cannot be written.
     """
-    folder, place = Path(model), Address.parse(address)
+    folder, place, option = Path(model), Address.parse(address), "address"
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: holds no model (no config.json); give a folder of merge, or a search's best/model")
-    check_new_address(place, "address")
+    check_new_address(place, option)
     with progress_line(show_progress) as report:
-        publish(folder, place, report)
+        publish(folder, place, report, option)
 
 
 def push_command(folder: Path, address: Address) -> str:

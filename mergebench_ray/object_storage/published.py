@@ -30,11 +30,11 @@ def check_new_address(address: Address, option: str = "--out") -> None:
         InputError: there is something, or objects cannot be listed, made or removed there.
     """
     _refuse_content(address, option)
-    _claim(address)
+    _claim(address, option)
     remove(address / _CLAIM)
 
 
-def publish(folder: Path, address: Address, progress: Progress = silent) -> None:
+def publish(folder: Path, address: Address, progress: Progress = silent, option: str = "--out") -> None:
     """Write a folder's files, whole or not at all: config.json comes last, and an error removes what is there by then.
 
     What a process leaves that is killed, or cannot remove it, has no config.json, and is refused as an output until
@@ -44,6 +44,7 @@ def publish(folder: Path, address: Address, progress: Progress = silent) -> None
         folder: a model.
         address: where to.
         progress: told how much is there.
+        option: what the user can change, for the message.
 
     Raises:
         InputError: there is something by now, or it cannot be written.
@@ -63,7 +64,7 @@ def publish(folder: Path, address: Address, progress: Progress = silent) -> None
     def write(name: str) -> None:
         upload(files[name], address / name, sent)
 
-    _claim(address)
+    _claim(address, option)
     with _removed(address, [_LAST, *files]):
         pool = ThreadPoolExecutor(_FILES_AT_ONCE)
         try:
@@ -77,13 +78,13 @@ def publish(folder: Path, address: Address, progress: Progress = silent) -> None
         write(_LAST)
 
 
-def _claim(address: Address) -> None:
+def _claim(address: Address, option: str) -> None:
     """Keep others from a folder, in which nothing else may be."""
     interrupts.clean_up_first()
     create(address / _CLAIM, b"mergebench_ray writes a model here, or was killed while it did\n")
     try:
         # Somebody may have ended since this process looked.
-        _refuse_content(address, "--out", but=_CLAIM)
+        _refuse_content(address, option, but=_CLAIM)
     except BaseException:
         with suppress(InputError):
             remove(address / _CLAIM)

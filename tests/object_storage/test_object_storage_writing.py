@@ -13,6 +13,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import obstore
 import pytest
 
 from command_line import CommandLine
@@ -184,6 +185,29 @@ def test_of_two_that_write_to_one_place_one_is_refused(server: ObjectServer, mod
     with ThreadPoolExecutor(2) as pool:
         (winner,) = filter(None, pool.map(write, ("math", "code")))
     assert server.content("merges/both") == {file.name: file.read_bytes() for file in models[winner].iterdir()}
+
+
+@pytest.mark.parametrize("claims", [1, 2])
+def test_a_model_that_comes_to_be_where_one_is_pushed_is_refused_in_words_of_push(
+    server: ObjectServer,
+    models: dict[str, Path],
+    claims: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, target = CommandLine(capsys, monkeypatch), stored(f"merges/taken{claims}")
+    seen: list[str] = []
+
+    def take(method: str, path: str) -> None:
+        if method == "PUT" and path.endswith(".part"):
+            seen.append(path)
+            if len(seen) == claims:
+                obstore.put(server.store, f"merges/taken{claims}/config.json", b"{}")
+
+    server.before = take
+    refusal = run.refused("push", str(models["base"]), target)
+    assert f"{target} exists already: choose another address or remove it" in refusal
+    assert server.content(f"merges/taken{claims}") == {"config.json": b"{}"}
 
 
 def test_a_place_that_may_not_be_written_is_one_line_before_models_are_touched(server: ObjectServer) -> None:
