@@ -28,6 +28,7 @@ def test_what_coordinates_actors_starts_without_the_models_of_transformers() -> 
     assert found.stdout.split() == []
 
 
+@pytest.mark.slow
 def test_a_merge_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     """Each of these takes as long to import as a small model takes to merge."""
     slow = "ray", "transformers", "vllm", "datasets", "pandas", "optuna", "lm_eval", "torch._dynamo"

@@ -326,6 +326,7 @@ class TestSearch:
             assert row.reused_from == {"a": sum(one.items for one in row.domains.values())}
             assert row.reused_from["a"] <= sum(one.items for one in before[row.digest].domains.values())
 
+    @pytest.mark.slow
     def test_a_race_that_goes_further_asks_what_is_missing(self, tmp_path: Path) -> None:
         race = {"kind": "pool", "survivors": 4}
         further = {"trials": 10, "race": race | {"p": 0.01}, "sampler": "RandomSampler"}

@@ -59,6 +59,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, int, list[Any]]
     return at_first, taken(folder), list(map(told, TrialStore(folder).trials()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "met_by"), [(0.0, StorageInternalError), (0.6, InputError)])
 def test_a_search_goes_on_as_the_calm_one_after_its_disk_was_full(
     share: float, met_by: type[Exception], calm: tuple[int, int, list[Any]], tmp_path: Path

@@ -130,6 +130,7 @@ def test_a_front_is_of_those_that_keep_the_constraints() -> None:
     assert 4 in race.finished()
 
 
+@pytest.mark.slow
 def test_a_search_races_with_constraints_and_tells_the_study_what_is_probably_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

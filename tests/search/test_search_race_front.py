@@ -111,6 +111,7 @@ def table(folder: Path) -> list[Trial]:
     return [Trial.from_json(one.to_json()) for one in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_search_for_a_front_races_and_its_study_is_told_estimates_of_all_objectives(tmp_path: Path) -> None:
     storage = memory_storage()

@@ -73,12 +73,14 @@ def table(folder: Path) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 def test_what_the_scheduler_drives_is_what_a_plain_loop_drives(tmp_path: Path) -> None:
     scheduled(tmp_path / "scheduled")
     MadeUpSearch(tmp_path / "plain", MadeUpScorer(), OPTIONS).drive()
     assert table(tmp_path / "scheduled") == table(tmp_path / "plain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [{"kind": "pool", "survivors": 4, "p": 0.5}, OPTIONS["race"]])
 def test_candidates_whose_first_items_another_run_knows_wait_without_an_engine(tmp_path: Path, first: Any) -> None:
     MadeUpSearch(tmp_path / "a", MadeUpScorer(), OPTIONS | {"race": first}).drive()

@@ -295,6 +295,7 @@ def test_a_candidate_that_is_given_up_has_a_row_that_says_why_and_the_search_goe
     assert {trial.number for trial in states if trial.state is optuna.trial.TrialState.FAIL} == set(FAILED)
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_around_a_candidate_that_is_given_up_goes_on_as_the_calm_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
