@@ -45,7 +45,7 @@ class Models:
         """
         checkpoints = [self.base, *self.specialists.values()]
         states = (info.state for one in checkpoints for info in one.tensors.values())
-        require_room(state for state in states if isinstance(state, RemoteFile))
+        require_room((state for state in states if isinstance(state, RemoteFile)), progress)
         for checkpoint in checkpoints:
             checkpoint.fetch(progress)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import math
 import os
 import secrets
@@ -15,8 +14,8 @@ from pathlib import Path
 from mergebench_ray.cache import cache_folder
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import remove_leftovers
+from mergebench_ray.progress import Progress
 
-_log = logging.getLogger(__name__)
 _PART = "objects"
 _USED = ".used"
 _MOST = "MERGEBENCH_RAY_OBJECTS_MAX_GB"
@@ -71,11 +70,15 @@ def _locked(copy: Path) -> int | None:
         os.close(descriptor)
 
 
-def make_room(num_bytes: int) -> None:
+def make_room(num_bytes: int, progress: Progress) -> None:
     """Remove copies that no process uses, the one first whose use began first, until so much more has room.
 
     All copies together take half of their disk at most, or as many GB as `$MERGEBENCH_RAY_OBJECTS_MAX_GB` says; those
     in use stay, whatever they take.
+
+    Args:
+        num_bytes: room for more.
+        progress: told what was removed.
 
     Raises:
         InputError: the setting is no number of GB.
@@ -94,13 +97,11 @@ def make_room(num_bytes: int) -> None:
             removed.append(copy)
             excess -= sizes[copy]
     if removed:
-        _log.warning(
-            "%.2f GB of copies of objects that nobody uses were removed from %s, as all may take %.2f GB (%s): %s",
-            sum(map(sizes.__getitem__, removed)) / 1e9,
-            folder,
-            most / 1e9,
-            _MOST,
-            ", ".join(copy.name for copy in removed),
+        freed = sum(sizes[copy] for copy in removed)
+        progress(
+            0.0,
+            f"{freed / 1e9:.2f} GB of copies of objects that nobody uses were removed from {folder}, as all may take "
+            f"{most / 1e9:.2f} GB ({_MOST}): {', '.join(copy.name for copy in removed)}",
         )
 
 

@@ -72,7 +72,7 @@ class RemoteFolder:
         missing = {name: objects[name] for name in sorted(names) if not _is_whole(folder / name, objects[name])}
         if missing:
             total = sum(one.size for one in missing.values())
-            _require_room(total)
+            _require_room(total, progress)
             meter = Meter(progress, f"fetching {self.address}", total)
 
             def bring(name: str) -> None:
@@ -121,10 +121,14 @@ def _is_whole(file: Path, one: RemoteObject) -> bool:
         return False
 
 
-def require_room(files: Iterable[RemoteFile]) -> None:
+def require_room(files: Iterable[RemoteFile], progress: Progress = silent) -> None:
     """Find out whether this node has room for all of some files together, as far as they are not here yet.
 
     What nobody uses makes room for them; those that are here stay as long as this process lives.
+
+    Args:
+        files: the files.
+        progress: told what was removed for them.
 
     Raises:
         InputError: it has not.
@@ -132,11 +136,11 @@ def require_room(files: Iterable[RemoteFile]) -> None:
     wanted = set(files)
     for folder in {file.folder for file in wanted}:
         hold(folder.folder)
-    _require_room(sum(file.seen.size for file in wanted if not file.folder.is_here(file.name)))
+    _require_room(sum(file.seen.size for file in wanted if not file.folder.is_here(file.name)), progress)
 
 
-def _require_room(num_bytes: int) -> None:
-    make_room(num_bytes)
+def _require_room(num_bytes: int, progress: Progress) -> None:
+    make_room(num_bytes, progress)
     cache = copies_folder()
     free = shutil.disk_usage(cache).free
     if free < num_bytes:

@@ -30,6 +30,7 @@ from mergebench_ray.object_storage.copies import copies_folder, make_room
 from mergebench_ray.object_storage.fetched import RemoteFile, RemoteFolder, require_room
 from mergebench_ray.object_storage.objects import list_folder
 from mergebench_ray.object_storage.published import check_new_address
+from mergebench_ray.progress import Progress, silent
 from object_server import BUCKET, KEYS, ObjectServer, stored
 from small_disks import small_disk
 from tiny_gguf import tiny_gguf
@@ -53,9 +54,9 @@ def folder_at(address: str) -> RemoteFolder:
     return RemoteFolder(Address.parse(address), tuple(objects.items()))
 
 
-def fetched_copy(address: str) -> Path:
+def fetched_copy(address: str, progress: Progress = silent) -> Path:
     found = folder_at(address)
-    return found.fetch(found.names)
+    return found.fetch(found.names, progress)
 
 
 def test_who_plans_reads_headers_and_no_weights(server: ObjectServer, models: dict[str, Path]) -> None:
@@ -266,7 +267,7 @@ def test_models_that_do_not_all_find_room_are_refused_before_one_is_fetched(
 
 
 def test_copies_that_no_process_uses_make_room_the_longest_unused_first(
-    server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_bytes(bytes(100_000))
     for name in ("first", "second", "third", "fourth"):
@@ -278,7 +279,8 @@ def test_copies_that_no_process_uses_make_room_the_longest_unused_first(
 
     def fetching(*names: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", FETCH, *(stored(f"copies/{name}") for name in names)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         return process
@@ -291,10 +293,12 @@ def test_copies_that_no_process_uses_make_room_the_longest_unused_first(
             fetching("fourth").communicate(timeout=60)
             assert copies() == ["first", "fourth", "third"]  # those in use stay, and what is needed is fetched
             third.kill()
-        here = fetched_copy(stored("copies/second"))
+            assert third.communicate(timeout=60)[1] == "", "a line cuts through what a command shows"
+        said: list[str] = []
+        here = fetched_copy(stored("copies/second"), lambda _fraction, text: said.append(text))
         assert copies() == ["first", "second"]
         first.communicate(timeout=60)
-    removed = [record.getMessage() for record in caplog.records]
+    removed = [line for line in said if "removed" in line]
     assert len(removed) == 1
     assert re.match(r"0.00 GB of copies of objects that nobody uses were removed from", removed[0])
     assert "third-" in removed[0]
@@ -317,9 +321,13 @@ def test_copies_that_a_command_is_about_to_read_make_no_room_for_others_of_it(
     command = [sys.executable, "-c", FETCH, *needed[:2], stored("needed/other")]
     subprocess.run(command, input="", capture_output=True, text=True, check=True)
     monkeypatch.setenv("MERGEBENCH_RAY_OBJECTS_MAX_GB", "0.00025")
-    require_room(RemoteFile(folder_at(address), "file") for address in needed)
+    said: list[str] = []
+    files = [RemoteFile(folder_at(address), "file") for address in needed]
+    require_room(files, lambda _fraction, text: said.append(text))
     assert [folder_at(address).is_here("file") for address in needed] == [True, True, False]
     assert not folder_at(stored("needed/other")).is_here("file")
+    assert len(said) == 1
+    assert ": other-" in said[0]
 
 
 def test_processes_that_make_room_at_once_take_no_harm_of_each_other(
@@ -335,7 +343,7 @@ def test_processes_that_make_room_at_once_take_no_harm_of_each_other(
                 (made / str(part)).mkdir(parents=True)
                 (made / str(part) / "file").write_text("weights")
             made.rename(copies_folder() / made.name)
-            make_room(0)
+            make_room(0, silent)
 
     # A lock is of whoever opened the file, so threads keep each other out as processes do.
     with ThreadPoolExecutor(4) as pool:
