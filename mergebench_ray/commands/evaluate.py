@@ -41,6 +41,7 @@ from mergebench_ray.tasks.questions import QuestionRow, question_rows
 from mergebench_ray.tasks.scored_task import notes_of
 
 _AGAIN = "start the same command again"
+_REMEDY = f"give it more memory, and {_AGAIN}"
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,13 @@ def _running(
 ) -> Iterator[Supervisor]:
     """Engines that share the items, until the block ends; what hangs is killed, and another one takes its place."""
     engines = Supervisor(
-        *(start, lambda actor: ray.get(actor.call(Evaluator.start)), count, 1, say),
+        start,
+        prepare=lambda actor: ray.get(actor.call(Evaluator.start)),
+        count=count,
+        per_candidate=1,
+        say=say,
         log="",
-        remedy=f"give it more memory, and {_AGAIN}",
+        remedy=_REMEDY,
     )
     watch = Watchdog(
         lambda: [*(actor.id for actor in engines.actors), *judges.actors], headless=lambda: end_without_ray(_AGAIN)

@@ -27,6 +27,11 @@ from mergebench_ray.search.losses import Losses
 from mergebench_ray.search.scorer import CandidateScorer
 from mergebench_ray.search.supervisor import Supervisor, busy_seconds
 
+_REMEDY = (
+    "give engines less (engine.kv_cache_gib, engine.max_num_seqs) or more memory, and go on with the same command and "
+    "--resume"
+)
+
 
 @dataclass(frozen=True)
 class Session:
@@ -123,7 +128,15 @@ def open_session(
         ray.get([actor.call(Evaluator.items_digest, split) for split in sweep.evaluation.splits])
         return stats
 
-    engines = Supervisor(start, prepare, sweep.engine.count, engines_per_candidate(sweep), losses.say)
+    engines = Supervisor(
+        start,
+        prepare,
+        count=sweep.engine.count,
+        per_candidate=engines_per_candidate(sweep),
+        say=losses.say,
+        log="see engine-{index}.log in the run's folder",
+        remedy=_REMEDY,
+    )
     watch = Watchdog(
         lambda: [*(actor.id for actor in engines.actors), *shards, *judges.actors],
         headless=lambda: end_without_ray(f"go on with the same command and --resume, in {run.path}"),

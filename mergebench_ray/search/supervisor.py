@@ -27,11 +27,6 @@ _STARTS = 3
 _PLACE_SECONDS = 90.0
 """After which an engine that has no process yet is taken to wait for a place."""
 _AGAIN_SECONDS = 0.5
-_LOG = "see engine-{index}.log in the run's folder"
-_REMEDY = (
-    "give engines less (engine.kv_cache_gib, engine.max_num_seqs) or more memory, and go on with the same command and "
-    "--resume"
-)
 
 
 class LostError(Exception):
@@ -64,7 +59,8 @@ class Supervisor:
         count: engines.
         per_candidate: engines of a group; divides their number.
         say: called with a line about what was lost and what that took.
-        log: where to look why an engine does not start, with {index} in the place of the engine's.
+        log: where to look why an engine does not start, with {index} in the place of the engine's; empty where there
+            is nothing to look at.
         remedy: what to do where none starts.
     """
 
@@ -76,8 +72,8 @@ class Supervisor:
         per_candidate: int,
         say: Callable[[str], None],
         *,
-        log: str = _LOG,
-        remedy: str = _REMEDY,
+        log: str,
+        remedy: str,
     ) -> None:
         self._start, self._prepare, self._say = start, prepare, say
         self._log, self._remedy = log, remedy

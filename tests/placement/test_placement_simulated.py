@@ -87,7 +87,13 @@ def test_the_model_agrees_with_a_scorers_own_wall_time(
     monkeypatch.setattr(module, "grade_together", answer)
     bank: Any = SleepingBank()
     supervisor: Any = Supervisor(
-        lambda _index: ActorHere(SleepingEngine()), lambda actor: actor.actor, engines, 1, lambda _line: None
+        lambda _index: ActorHere(SleepingEngine()),
+        lambda actor: actor.actor,
+        engines,
+        1,
+        lambda _line: None,
+        log="",
+        remedy="",
     )
     supervisor.begin()
     supervisor.wait()

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from actors_here import ActorHere, fetch_here
 from mergebench_ray.config import Sweep
+from mergebench_ray.errors import StoppedError
 from mergebench_ray.judges.judges import Judges
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search import session as module
@@ -27,6 +29,7 @@ class RecordingEvaluator:
     def __init__(self, index: int) -> None:
         self.start_seconds = 1.0 + index
         self.calls: list[str] = []
+        self.lost = ""  # where it is lost whenever it starts, its actor
 
     def is_there(self) -> None:
         pass
@@ -37,6 +40,10 @@ class RecordingEvaluator:
 
     def connect(self, localise: Any) -> None:
         self.calls.append("connect")
+        if self.lost:
+            error = RayActorError()
+            error.actor_id = self.lost
+            raise error
 
     def items_digest(self, split: str, domains: list[str] | None = None) -> str:
         self.calls.append(split)
@@ -84,6 +91,7 @@ class World:
         self.killed: list[Any] = []
         self.compiled_ahead: list[Any] = []
         self.gpus = 0.0
+        self.loses = False
         fetch_here(monkeypatch)
         monkeypatch.setattr(ray, "kill", self.killed.append)
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": self.gpus})
@@ -105,6 +113,8 @@ class World:
 
     def _start_evaluator(self, *_: Any) -> ActorHere:
         self.evaluators.append(ActorHere(RecordingEvaluator(len(self.evaluators))))
+        if self.loses:
+            self.evaluators[-1].actor.lost = self.evaluators[-1].id
         return self.evaluators[-1]
 
     @contextmanager
@@ -168,6 +178,15 @@ def test_an_interrupt_while_a_session_starts_ends_all_that_was_started(
         pytest.fail("the session began")
     assert world.killed == world.evaluators
     assert world.bank.closed
+
+
+def test_engines_that_are_lost_whenever_they_start_are_one_line_that_says_how_the_search_goes_on(
+    world: World, tmp_path: Path
+) -> None:
+    world.loses = True
+    said = r"no other is left: see engine-0\.log in the run's folder, give engines less .* --resume$"
+    with pytest.raises(StoppedError, match=said), world.open(tmp_path, engines=1):
+        pytest.fail("the session began")
 
 
 def test_an_error_in_a_session_ends_it_too(world: World, tmp_path: Path) -> None:

@@ -87,7 +87,15 @@ class Parts:
         self.wait: threading.Barrier | None = None
         self.bank = RecordingBank()
         self.handles: list[ActorHere] = []
-        self.supervisor = Supervisor(self._start, lambda actor: actor.actor, engines, per_candidate, self.said.append)
+        self.supervisor = Supervisor(
+            self._start,
+            lambda actor: actor.actor,
+            engines,
+            per_candidate,
+            self.said.append,
+            log="see engine-{index}.log",
+            remedy="start again",
+        )
         self.supervisor.begin(one_by_one=one_by_one)
         self.supervisor.wait()
         self.losses = Losses(folder / "losses.jsonl", self.said.append)
