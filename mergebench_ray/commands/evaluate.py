@@ -130,7 +130,7 @@ def evaluate(
         progress_line(show_progress) as report,
         ray_session(address),
         reserved(placement := _placement(engine_options, base, found)) as places,
-        running_judges(found, engine_options, None, places.all_of("judge")) as running,
+        running_judges(found, engine_options, None, places.all_of("judge"), remedy=_REMEDY) as running,
     ):
         notes = [*checkpoint.notes, *placement.cluster.notes, *notes]
         for note in notes:

@@ -67,6 +67,8 @@ from mergebench_ray.tasks.questions import question_rows
 from mergebench_ray.tasks.scored_task import items_digest
 from mergebench_ray.watching.watch import Watch, watching
 
+_JUDGE_REMEDY = "see its log in the run's folder, give it more memory, and go on with the same command and --resume"
+
 
 def tune(
     sweep: Path | str | Sweep,
@@ -224,7 +226,9 @@ def _run(
         view.note(note)
     with (
         reserved(placement) as places,
-        running_judges(models.judges, sweep.engine, run.judge_log, places.all_of("judge")) as judges,
+        running_judges(
+            models.judges, sweep.engine, run.judge_log, places.all_of("judge"), remedy=_JUDGE_REMEDY
+        ) as judges,
         open_session(
             *(sweep, ready.suite, models.base, models.specialists, warm_up, run, ready.calibration, judges, report),
             *(placement, places),

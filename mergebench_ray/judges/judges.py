@@ -225,10 +225,12 @@ class RemoteJudge:
     Attributes:
         name: the judge's.
         actor: its actor.
+        remedy: what to do where it is lost again and again.
     """
 
     name: str
     actor: Actor[JudgeActor]
+    remedy: str
 
     def __call__(self, pairs: Sequence[Pair]) -> JudgedPairs:
         """Judge all pairs in one call of the actor.
@@ -242,8 +244,8 @@ class RemoteJudge:
             if lost_actor(error) is None:
                 raise
             raise StoppedError(
-                f"judge {self.name} was lost {_RETRIES + 1} times under the same answers ({why_lost(error)}): see its "
-                "log in the run's folder, give it more memory, and go on with the same command and --resume"
+                f"judge {self.name} was lost {_RETRIES + 1} times under the same answers ({why_lost(error)}): "
+                f"{self.remedy}"
             ) from error
 
 
@@ -253,6 +255,8 @@ def running_judges(
     engine_options: EngineOptions,
     log_file: Callable[[str], Path] | None = None,
     where: Sequence[Mapping[str, Any]] = (),
+    *,
+    remedy: str,
 ) -> Iterator[Judges]:
     """Start the judges, each in an actor of its own; they end with the block.
 
@@ -264,6 +268,7 @@ def running_judges(
         engine_options: of the engines that answer, which take GPUs too.
         log_file: judge -> file for what its vLLM says; None drops it.
         where: Ray's options for the actor of each judge, as a reservation says; else Ray may put it anywhere.
+        remedy: what to do where one is lost again and again.
 
     Raises:
         InputError: if the cluster has too few GPUs for engines and judges.
@@ -290,7 +295,7 @@ def running_judges(
             started = actors[name].call(JudgeEngine.start)
             if gpus:
                 ray.get(started)
-        functions = {name: RemoteJudge(name, actor) for name, actor in actors.items()}
+        functions = {name: RemoteJudge(name, actor, remedy) for name, actor in actors.items()}
         yield Judges(functions, digests(found), tuple(actor.id for actor in actors.values()))
     finally:
         for actor in actors.values():

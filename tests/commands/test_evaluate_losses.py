@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
 from mergebench_ray.commands import evaluate as module
 from mergebench_ray.errors import StoppedError
@@ -36,6 +37,22 @@ def test_a_model_under_which_engines_are_lost_again_and_again_is_one_line(parts:
     parts.loses(times=3)
     with pytest.raises(StoppedError, match=r"3 engines were lost while .*; start the same command again"):
         module._score(parts.supervisor, ADAPTED, ADAPTED, "test")
+
+
+def test_engines_of_which_none_starts_are_one_line_without_a_log_or_a_run_to_resume(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(value: Any) -> Any:
+        error = RayActorError()
+        error.actor_id = parts.handles[-1].id
+        raise error
+
+    nobody = Judges({}, {}, ())
+    monkeypatch.setattr(module, "Watchdog", lambda *_, **__: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(module.ray, "get", lost)
+    said = r"no other is left: give it more memory, and start the same command again$"
+    with pytest.raises(StoppedError, match=said), module._running(parts._start, 1, False, nobody, print):
+        pytest.fail("an engine is up")
 
 
 def test_engines_and_judges_are_watched_until_they_end(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,9 @@ def judges(options: EvaluationOptions, ray_cluster: None, tmp_path_factory: pyte
     """The tiny judge in its own actor, with its own vLLM."""
     found, notes = find_judges(Suite.load("mergebench"), options, ["test"])
     assert notes == []
-    with running_judges(found, EngineOptions(), tmp_path_factory.mktemp("log").joinpath) as running:
+    with running_judges(
+        found, EngineOptions(), tmp_path_factory.mktemp("log").joinpath, remedy="start again"
+    ) as running:
         yield running
 
 
@@ -159,8 +161,8 @@ def test_a_judge_that_is_lost_again_and_again_is_one_line(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(ray, "get", lost)
     actor: Any = ActorHere(SimpleNamespace(judge=lambda _pairs: None))
-    with pytest.raises(StoppedError, match="judge mine was lost 4 times under the same answers"):
-        RemoteJudge("mine", actor)([("a request", "a response")])
+    with pytest.raises(StoppedError, match=r"judge mine was lost 4 times under the same answers \(.*\): start again$"):
+        RemoteJudge("mine", actor, "start again")([("a request", "a response")])
 
 
 def test_a_judge_in_its_own_engine_decides_as_mergebench_says(
