@@ -134,7 +134,13 @@ def test_a_merge_whose_upload_is_interrupted_is_kept_too(
     monkeypatch.chdir(models["base"].parent)
     run, target = CommandLine(capsys, monkeypatch), stored("merges/stopped")
     server.before = interrupt
-    merging = run("merge", "--method", "model_soup", "--base", "./base", "--specialist", "math=./math", "--out", target)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a worker of the tests has switched off
+    try:
+        merging = run(
+            *("merge", "--method", "model_soup", "--base", "./base", "--specialist", "math=./math", "--out", target)
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert merging.status == 130
     (kept,) = cache_folder("outputs").iterdir()
     upload = f"mergebench-ray push {kept} {target}"

@@ -237,7 +237,7 @@ def test_a_reader_beside_a_running_search_always_sees_whole_files(tmp_path: Path
         store.append(trial, ITEMS)
     out, _ = reader.communicate(timeout=300)
     lengths = out.split()
-    assert (reader.returncode, lengths[-1]) == (0, str(len(trials)))
+    assert (reader.returncode, lengths[-1]) == (0, str(len(trials))), out[-2000:]
     assert len(set(lengths)) > 2
 
 
