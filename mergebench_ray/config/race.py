@@ -25,7 +25,7 @@ class RaceOptions(Strict):
         default=None,
         gt=0,
         le=0.5,
-        description="pool: a candidate is stopped when its chance to beat the leader is below; 0.12, of sparing 0.22.",
+        description="pool: a candidate is stopped when its chance to beat the leader is below; 0.12, of sparing 0.2.",
     )
     survivors: int | None = Field(
         default=None, ge=2, le=1000, description="pool: candidates that wait before they are raised together; 8."

@@ -197,7 +197,7 @@ class SparingPool(Pool):
         constraints: Sequence[Constraint] = (),
         look: int = 10,
         candidates: int | None = None,
-        p: float = 0.22,
+        p: float = 0.2,
         survivors: int = 8,
     ) -> None:
         given: dict[str, Any] = {"look": look, "candidates": candidates, "p": p, "survivors": survivors}
