@@ -282,13 +282,15 @@ def in_common(several: Sequence[Influences]) -> list[Influences]:
     """The same influences by clusters that can be told apart in all of them: in buckets, where one is."""
     if not any(name.startswith(_BUCKET) for one in several for name in one):
         return list(several)
-    found: list[Influences] = []
-    for one in several:
-        total: dict[str, float] = defaultdict(float)
-        for cluster, influence in one.items():
-            total[bucket_of(cluster)] += influence
-        found.append(dict(total))
-    return found
+    return [in_buckets(one) for one in several]
+
+
+def in_buckets(influences: Influences) -> Influences:
+    """The same influences, of clusters in the same bucket added up."""
+    total: dict[str, float] = defaultdict(float)
+    for cluster, influence in influences.items():
+        total[bucket_of(cluster)] += influence
+    return dict(total)
 
 
 def bucket_of(cluster: str, max_groups: int = 200) -> str:

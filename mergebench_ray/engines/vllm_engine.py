@@ -157,7 +157,7 @@ class VLLMEngine:
         self._held.complete(None)
         return LoadReport(BASE_VERSION, time.perf_counter() - started, 0, 0)
 
-    # What a transport needs: `changed`, the calls of `WeightReceiver`, `accept`.
+    # `changed` and `accept` stand around the calls of a transport (`WeightReceiver`).
 
     def changed(self, manifest: WeightManifest) -> list[str]:
         """Names of the tensors that must be sent to make the engine hold this candidate."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mergebench_ray.scores import Influences, bucket_of, in_common
+from mergebench_ray.scores import Influences, in_buckets, in_common
 from mergebench_ray.search.objectives.measured import Measured
 from mergebench_ray.search.objectives.objective import Objective
 
@@ -59,20 +59,12 @@ def _influences(models: Sequence[tuple[float, Measured]]) -> dict[tuple[int, str
     known = [(index, domain) for index, domain in entries if models[index][1].influences.get(domain)]
     shared: list[Influences] = in_common([models[index][1].influences[domain] for index, domain in known])
     if len({cluster for one in shared for cluster in one}) > _MOST_CLUSTERS:
-        shared = [_in_buckets(one) for one in shared]
+        shared = [in_buckets(one) for one in shared]
     found: dict[tuple[int, str], Influences] = dict(zip(known, shared, strict=True))
     for index, domain in entries:
         alone = {f"all of {domain} of {index}": models[index][1].domains[domain].standard_error}
         found.setdefault((index, domain), alone)
     return found
-
-
-def _in_buckets(influences: Influences) -> Influences:
-    total: dict[str, float] = {}
-    for cluster, influence in influences.items():
-        bucket = bucket_of(cluster)
-        total[bucket] = total.get(bucket, 0.0) + influence
-    return total
 
 
 def _sum_of_values(
