@@ -140,17 +140,17 @@ def measure(family: str) -> dict[str, Any]:
 def nothing_packed_again() -> Iterator[None]:
     """VLLM as it comes."""
     from mergebench_ray.engines.repacking import Received
-    from mergebench_ray.engines.transports import shared_memory
+    from mergebench_ray.engines.transports import mapped
 
     @contextmanager
     def only_vllm(_model: Any) -> Iterator[Received]:
         yield Received()
 
-    kept, shared_memory.packed_again = shared_memory.packed_again, only_vllm
+    kept, mapped.packed_again = mapped.packed_again, only_vllm
     try:
         yield
     finally:
-        shared_memory.packed_again = kept
+        mapped.packed_again = kept
 
 
 def ask(engine: Any) -> float:

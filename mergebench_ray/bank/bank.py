@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from mergebench_ray.bank.calibrator import Calibrator, calibration_record, require_calibrator
 from mergebench_ray.bank.inner_products import products_by_tensor
 from mergebench_ray.bank.layout import Layout
-from mergebench_ray.bank.reading import read_merged, shard_runs
-from mergebench_ray.bank.shard import BankShard, ShardPlace, this_node
+from mergebench_ray.bank.reading import on_devices, read_merged, shard_runs
+from mergebench_ray.bank.shard import BankShard, ShardPlace
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
 from mergebench_ray.bank.work import plan_work
 from mergebench_ray.checkpoints import Checkpoint, fit_tensors
@@ -37,7 +37,8 @@ from mergebench_ray.methods import (
     parse_parameters,
 )
 from mergebench_ray.progress import Progress
-from mergebench_ray.weights.manifest import Piece, WeightManifest, WeightTensor
+from mergebench_ray.weights.device_memory import Opener, this_node
+from mergebench_ray.weights.manifest import JoinedWeights, Piece, WeightManifest, WeightTensor
 from mergebench_ray.weights.memory_file import MappedFiles
 from mergebench_ray.weights.stream import WeightStream
 
@@ -100,10 +101,11 @@ class Bank:
         self._last: Merged | None = None
         self.bytes_moved = 0
         self._inner_products: Mapping[str, InnerProducts] | None = None
+        self._paths: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Who is told of losses lives in the process that loaded the bank.
-        return {**self.__dict__, "_say": logger.warning}
+        # Who is told of losses lives in the process that loaded the bank; each opens memory for itself.
+        return {**self.__dict__, "_say": logger.warning, "_paths": {}}
 
     @classmethod
     def load(
@@ -229,21 +231,56 @@ class Bank:
         """Whether a merge can be read still: no shard has begun again since, or merged something else."""
         return self._shards.call(BankShard.where) == list(merged.places)
 
-    def localise(self, manifest: WeightManifest, places: Sequence[ShardPlace]) -> WeightManifest:
+    def localise(
+        self, manifest: WeightManifest, places: Sequence[ShardPlace], opener: Opener | None = None
+    ) -> WeightManifest:
         """The same tensors, for readers on the node this is called on.
 
-        Where a shard is on another node, they come over a connection of their own, those that are asked for and no
-        others: `read_merged` says what that may raise.
+        Tensors that lie as a whole on a device which the reader opens are read there; all others in host memory. Where
+        a shard is on another node, they come over a connection of their own, those that are asked for and no others:
+        `read_merged` says what that may raise.
 
         Args:
             manifest: of a merge.
             places: where the shards were then, and what they held.
+            opener: opens a shard's memory for the reader; None where it reads host memory alone.
         """
+        paths = [self._opened(index, place, opener) for index, place in enumerate(places)] if opener else []
+        lie_there = on_devices(manifest, self.layout, places, paths)
+        others = replace(manifest, tensors=tuple(one for one in manifest.tensors if one.name not in lie_there))
+        if not others.tensors and lie_there:
+            return replace(manifest, tensors=tuple(lie_there.values()))
+        in_host_memory = self._in_host_memory(others, places)
+        if not lie_there:
+            return in_host_memory
+        tensors = tuple(lie_there.get(one.name, one) for one in manifest.tensors)
+        first = replace(manifest, tensors=tuple(lie_there.values()))
+        return JoinedWeights(manifest.version, manifest.dtype, tensors, (first, in_host_memory))
+
+    def _in_host_memory(self, manifest: WeightManifest, places: Sequence[ShardPlace]) -> WeightManifest:
         here = this_node()
-        if all(place.node == here for place in places):
+        runs = shard_runs(self.layout, places)
+        shards = {run.shard for tensor in manifest.tensors for run in runs[tensor.name]}
+        for index in sorted(shards):
+            if places[index].publishes and places[index].node == here:
+                self._shards.call_one(index, BankShard.publish, places[index])
+        if all(places[index].node == here for index in shards):
             return manifest
         read = partial(read_merged, self._shards, self.layout, places)
         return WeightStream(manifest.version, manifest.dtype, manifest.tensors, self.family, read)
+
+    def _opened(self, index: int, place: ShardPlace, opener: Opener) -> str:
+        """The path of a shard's memory on its device, once it is open; empty where it cannot be."""
+        if place.life not in self._paths:
+            path, problem = "", "it is on another node"
+            if place.node == this_node():
+                memory = self._shards.call_one(index, BankShard.share, place)
+                path, problem = memory.path, opener(memory)
+            if problem:
+                path = ""
+                logger.warning("what shard %d merges comes through host memory: %s", index, problem)
+            self._paths[place.life] = path
+        return self._paths[place.life]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The last merge's tensors, one at a time; each may be read until the next is asked for.

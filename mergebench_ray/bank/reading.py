@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from mergebench_ray.bank.layout import Layout
-from mergebench_ray.bank.shard import ShardPlace, this_node
+from mergebench_ray.bank.shard import ShardPlace
 from mergebench_ray.bank.shards import Shards
 from mergebench_ray.weights.crossing import Bytes
-from mergebench_ray.weights.manifest import WeightTensor
+from mergebench_ray.weights.device_memory import this_node
+from mergebench_ray.weights.manifest import Piece, WeightManifest, WeightTensor
 from mergebench_ray.weights.memory_file import map_memory
 
 
@@ -41,6 +42,27 @@ def shard_runs(layout: Layout, places: Sequence[ShardPlace]) -> dict[str, tuple[
                 run = ShardRun(index, first - place.start, last - first)
                 runs[tensor.name] = (*runs.get(tensor.name, ()), run)
     return runs
+
+
+def on_devices(
+    manifest: WeightManifest, layout: Layout, places: Sequence[ShardPlace], paths: Sequence[str]
+) -> dict[str, WeightTensor]:
+    """Tensors of a merge of which every element lies in a device's memory that is open, with their pieces there.
+
+    Args:
+        manifest: of the merge.
+        layout: the flat order.
+        places: where each shard was.
+        paths: of each shard's memory on its device; empty where it is not open.
+    """
+    if not any(paths):
+        return {}
+    runs = shard_runs(layout, places)
+    return {
+        one.name: replace(one, pieces=tuple(Piece(paths[run.shard], run.start, run.count) for run in runs[one.name]))
+        for one in manifest.tensors
+        if all(paths[run.shard] for run in runs[one.name])
+    }
 
 
 def read_merged(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import ray
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,14 +20,15 @@ from torch import Tensor
 from mergebench_ray.bank.companions import CompanionArrays
 from mergebench_ray.bank.inner_products import Products, products_of
 from mergebench_ray.bank.layout import Layout, Overlap, shard_range
+from mergebench_ray.bank.output import Output
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.work import Work, segments_of
 from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of, require_finite
-from mergebench_ray.kernels import BlockFunction, Pass, Scalars, Segment, inner_products, magnitude_histogram
+from mergebench_ray.kernels import BlockFunction, Pass, Scalars, inner_products, magnitude_histogram
 from mergebench_ray.methods import Solver
 from mergebench_ray.steps import SLOWEST_FETCH, Steps
 from mergebench_ray.weights.crossing import Bytes
-from mergebench_ray.weights.memory_file import MemoryFile, pin, unpin
+from mergebench_ray.weights.device_memory import DeviceMemory, this_node
 
 _READ_BLOCK = 1 << 22
 _SENT = 1 << 22
@@ -54,6 +54,7 @@ class ShardPlace:
         life: of the actor; another one once it has begun again.
         changes: how many times it has changed its merged parameters in this life.
         problem: what makes it slower than it could be, or None.
+        publishes: whether they are in that file only once `publish` has brought them there from a GPU.
     """
 
     node: str
@@ -63,6 +64,7 @@ class ShardPlace:
     life: str
     changes: int
     problem: str | None = None
+    publishes: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class NoLongerHeldError(RuntimeError):
 
 
 class BankShard:
-    """Holds base [n] and task vectors [K, n], bf16, on its device, and merged parameters [n] in host memory.
+    """Holds base [n] and task vectors [K, n], bf16, on its device, and merged parameters [n] there and in host memory.
 
     Args:
         base: the base's checkpoint.
@@ -126,10 +128,7 @@ class BankShard:
         # Every row begins on 64 bytes: a line of a CPU's cache, and more than what a GPU's wide reads ask for.
         padded = torch.empty(len(specialists), size + -size % _ROW, dtype=torch.bfloat16, device=self._device)
         self._task_vectors = padded[:, :size]
-        self._file = MemoryFile(size)
-        self._file.touch()
-        self._output = torch.empty_like(self._base) if use_gpu else self._file.tensor
-        self._not_pinned = pin(self._file.tensor) if use_gpu else None
+        self._output = Output(size, self._device)
         self._held: dict[tuple[str, int], str] = {}
         self._passes: dict[str, Pass] = {}
         self._histograms: Tensor | None = None
@@ -157,7 +156,26 @@ class BankShard:
 
     def where(self) -> ShardPlace:
         """Where this shard is, and what it holds."""
-        return ShardPlace(this_node(), self._file.path, *self._range, self._life, self._changes, self._not_pinned)
+        output = self._output
+        there = (this_node(), output.path, *self._range, self._life, self._changes)
+        return ShardPlace(*there, output.problem, output.publishes)
+
+    def share(self, place: ShardPlace) -> DeviceMemory:
+        """Where merged parameters lie on the device, for one process; complete from the end of a merge to the next.
+
+        Args:
+            place: where the shard was when it merged them, and what it held.
+
+        Raises:
+            NoLongerHeldError: it has begun again since, or merged something else.
+        """
+        self._require(place)
+        return self._output.shared()
+
+    def publish(self, place: ShardPlace) -> None:
+        """Bring merged parameters into host memory, where they are not there; as of `share`."""
+        self._require(place)
+        self._output.publish()
 
     def _read_all(self) -> None:
         torch.set_num_threads(self._threads)
@@ -192,8 +210,8 @@ class BankShard:
                 problem = merge.problem
                 companions = self._companions.of(work.companions)
                 companion_bytes = sum(array.itemsize for array in companions)
-                merge.run(self._base, self._vectors(), segments, self._output, self._threads, companions)
-                self._publish(segments)
+                merge.run(self._base, self._vectors(), segments, self._output.tensor, self._threads, companions)
+                self._output.written((segment.start, segment.stop) for segment in segments)
         for overlap, index in todo:
             self._held[overlap.tensor.name, overlap.tensor.part] = work.fingerprints[index]
         entries = sum(segment.stop - segment.start for segment in segments)
@@ -281,7 +299,8 @@ class BankShard:
         Raises:
             NoLongerHeldError: it is not there any more, or has begun to merge something else.
         """
-        memory: Bytes = self._file.tensor.view(torch.uint8).numpy()
+        self.publish(place)
+        memory: Bytes = self._output.published.view(torch.uint8).numpy()
         for start, stop in ranges:
             for first in range(start, stop, _SENT):
                 self._require(place)
@@ -294,9 +313,7 @@ class BankShard:
 
     def close(self) -> None:
         """Give the merged parameters' memory back, where the process goes on."""
-        if self._device.type == "cuda" and self._not_pinned is None:
-            unpin(self._file.tensor)
-        self._file.close()
+        self._output.close()
 
     def _passing(self, key: str) -> AbstractContextManager[None]:
         """A step that goes over all that this shard holds; one that is the first of a pass may compile it."""
@@ -313,8 +330,9 @@ class BankShard:
         for overlap in self._layout.overlaps(*self._range):
             if overlap.tensor.name == name:
                 first, count = overlap.first, overlap.stop - overlap.start
-                window = slice(overlap.start - self._range[0], overlap.stop - self._range[0])
-                self._file.tensor[window] = values[first : first + count]
+                start = overlap.start - self._range[0]
+                self._output.tensor[start : start + count] = values[first : first + count]
+                self._output.written([(start, start + count)])
 
     def _vectors(self) -> list[Tensor]:
         return list(self._task_vectors.unbind())
@@ -370,20 +388,6 @@ class BankShard:
         if key not in self._passes:
             self._passes[key] = Pass(kernel, len(self._checkpoints), scalars, out_dtype, self._device)
         return self._passes[key]
-
-    def _publish(self, segments: list[Segment]) -> None:
-        """Bring merged parameters from a GPU into the host memory that readers map."""
-        if self._device.type == "cpu":
-            return
-        for segment in segments:
-            window = slice(segment.start, segment.stop)
-            self._file.tensor[window].copy_(self._output[window], non_blocking=True)
-        torch.cuda.synchronize(self._device)
-
-
-def this_node() -> str:
-    """Ray's id of the node that this process runs on; empty without Ray."""
-    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def _is_solved(work: Work, overlap: Overlap) -> bool:

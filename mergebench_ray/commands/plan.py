@@ -17,6 +17,7 @@ from mergebench_ray.config import Suite, Sweep
 from mergebench_ray.config.budget import MOST_CANDIDATES
 from mergebench_ray.config.fields import DataSplit, Split
 from mergebench_ray.config.objective import each_objective
+from mergebench_ray.config.transports import READ_DEVICES
 from mergebench_ray.errors import InputError
 from mergebench_ray.machine import available_memory
 from mergebench_ray.markup import terminal_text
@@ -80,7 +81,7 @@ def plan(
         cluster = Cluster.alike(nodes or 1, host, gpus_per_node, int(gpu_memory_gib * _GIB))
     else:
         cluster = cluster_of(address)
-    check_gpu_hours(checked, cluster)
+    check_gpus_wanted(checked, cluster)
     return plan_of_headers(checked, cluster) if ready is None else plan_of(ready, cluster)
 
 
@@ -96,14 +97,19 @@ def cluster_of(address: str | None) -> Cluster:
         return running_cluster()
 
 
-def check_gpu_hours(sweep: Sweep, cluster: Cluster) -> None:
-    """Refuse a budget of GPU hours where there are no GPUs.
+def check_gpus_wanted(sweep: Sweep, cluster: Cluster) -> None:
+    """Refuse a budget of GPU hours, or weights that are read from a GPU, where there are no GPUs.
 
     Raises:
         InputError: saying what to give instead.
     """
     if sweep.search.budget is not None:
         check_gpus(sweep.search.budget, cluster.gpus)
+    if sweep.engine.transport in READ_DEVICES and not cluster.gpus:
+        raise InputError(
+            f"sweep {sweep.name}, engine.transport: {sweep.engine.transport} reads weights from GPUs, and there are "
+            "none; use shared_memory"
+        )
 
 
 def lies_elsewhere(sweep: Sweep) -> bool:

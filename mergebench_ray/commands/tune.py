@@ -17,7 +17,7 @@ from mergebench_ray.commands.budget import running_budget
 from mergebench_ray.commands.first_checks import checked_run
 from mergebench_ray.commands.live import LiveView
 from mergebench_ray.commands.plan import (
-    check_gpu_hours,
+    check_gpus_wanted,
     cluster_of,
     does_not_fit,
     lies_elsewhere,
@@ -105,7 +105,7 @@ def tune(
     tasks = ready.tasks
     cluster = cluster_of(address)  # only now, when what an earlier run of this process held is given back
     _require_fit(plan_of(ready, cluster))
-    check_gpu_hours(checked, cluster)
+    check_gpus_wanted(checked, cluster)
     with progress_line(show_progress) as report:
         ready.models.fetch(report)
     if checked.search.storage is not None:

@@ -18,6 +18,8 @@ ACTOR_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 Threads that wait for others sleep instead of spinning. On cores that an engine shares with any other busy process,
 spinning slows both down several times over.
 """
+_reading = logging.getLogger("mergebench_ray.bank")
+"""What is said in an engine's process of how weights come from the bank: of use beside what vLLM says."""
 
 
 def engine_dtype(wanted: str) -> str:
@@ -78,6 +80,7 @@ def _send_log_to(log_file: Path | None) -> None:
     logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
+        _reading.removeHandler(handler)
         handler.close()
     if log_file is None:
         logger.addHandler(logging.NullHandler())
@@ -86,3 +89,4 @@ def _send_log_to(log_file: Path | None) -> None:
     handler = logging.FileHandler(log_file, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
+    _reading.addHandler(handler)

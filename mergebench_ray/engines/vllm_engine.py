@@ -30,6 +30,7 @@ from mergebench_ray.engines.transports import WeightTransport, transport_class
 from mergebench_ray.families import family_of
 from mergebench_ray.machine import computing_device, usable_cores
 from mergebench_ray.steps import STEP_SECONDS, Step, Steps
+from mergebench_ray.weights.device_memory import DeviceMemory, Opener
 from mergebench_ray.weights.held_weights import HeldWeights
 from mergebench_ray.weights.manifest import WeightManifest
 
@@ -121,6 +122,17 @@ class VLLMEngine:
     def norm_classes(self) -> list[str]:
         """Names of the classes that compute the model's norms in vLLM."""
         return list(self._llm.collective_rpc("norm_classes")[0])
+
+    @property
+    def opener(self) -> Opener | None:
+        """Opens memory of its device, in which a manifest's tensors may lie; None where it reads host memory alone."""
+        return self._open if self._transport.reads_devices else None
+
+    def _open(self, memory: DeviceMemory) -> str:
+        if memory.problem:
+            return memory.problem
+        # Each worker has a device of its own, and all of them read the same pieces.
+        return next(filter(None, self._llm.collective_rpc("open_memory", args=(memory.device, memory.path))), "")
 
     def load(self, manifest: WeightManifest) -> LoadReport:
         """Replace the weights by a candidate's; only tensors whose fingerprint differs from the held one move.

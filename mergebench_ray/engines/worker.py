@@ -7,6 +7,7 @@ from typing import Any
 from mergebench_ray.config.transports import TRANSPORTS
 from mergebench_ray.engines.repacking import packed_again
 from mergebench_ray.engines.transports import transport_class
+from mergebench_ray.weights.device_memory import DeviceMemory
 
 for _name in TRANSPORTS:
     transport_class(_name)
@@ -24,6 +25,11 @@ class EngineWorker:
         worker: Any = self  # vLLM makes it a base of its worker's class
         with packed_again(worker.get_model()):
             worker.reload_weights()
+
+    def open_memory(self, device: str, path: str) -> str:
+        """Open memory of this worker's device; why it cannot, or empty."""
+        worker: Any = self
+        return str(worker.weight_transfer_engine.open(DeviceMemory(device, path)))
 
     def norm_classes(self) -> list[str]:
         """Names of the classes of the model's norms."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 
@@ -32,9 +32,11 @@ from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
 from mergebench_ray.weights.checkpoint_weights import checkpoint_weights
+from mergebench_ray.weights.device_memory import Opener
 from mergebench_ray.weights.manifest import WeightManifest
 
 _ENGINE_CPUS = 0.9
+Localise: TypeAlias = Callable[[WeightManifest, Any, Opener | None], WeightManifest]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Evaluator:
         self._refusal: InputError | None = None
         self._loaded: dict[Split, list[ScoredTask]] = {}
         self._prepared: dict[Split, PreparedSplit] = {}
-        self._localise: Callable[[WeightManifest, Any], WeightManifest] | None = None
+        self._localise: Localise | None = None
         self._scoring: ShareScoring | None = None
         self._start_seconds = 0.0
         self._prepare_seconds = 0.0
@@ -110,8 +112,8 @@ class Evaluator:
         _ = self._engine
         return self.stats()
 
-    def connect(self, localise: Callable[[WeightManifest, Any], WeightManifest]) -> None:
-        """Say how weights that lie on other nodes are brought to this one with each load (`Bank.localise`)."""
+    def connect(self, localise: Localise) -> None:
+        """Say how weights that lie elsewhere are brought within the engine's reach with each load (`Bank.localise`)."""
         self._localise = localise
 
     def load(self, manifest: WeightManifest, places: Any = None) -> LoadReport:
@@ -121,7 +123,7 @@ class Evaluator:
             manifest: the candidate.
             places: where the bank's shards were when they merged it.
         """
-        return self._engine.load(self._localise(manifest, places) if self._localise else manifest)
+        return self._engine.load(self._localise(manifest, places, self._engine.opener) if self._localise else manifest)
 
     def load_checkpoint(self, checkpoint: Checkpoint, base: Checkpoint) -> LoadReport:
         """Replace the engine's weights by a checkpoint's own, embeddings included, unless it holds them.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mergebench_ray.placement.records import WHOLE, Cluster, Part, Placed
+from mergebench_ray.placement.records import WHOLE, Cluster, Part, PartKind, Placed
 
 _MOST_STEPS = 20_000
 _MAY_GO = frozenset({"engine", "judge"})
@@ -21,9 +22,12 @@ class _Room:
     cores: float
     gpu_bytes: list[int]
     gpu_shares: list[int]
+    gpu_users: list[Counter[PartKind]]
 
 
-def pack(parts: Sequence[Part], cluster: Cluster, most_steps: int = _MOST_STEPS) -> list[Placed] | None:
+def pack(
+    parts: Sequence[Part], cluster: Cluster, most_steps: int = _MOST_STEPS, *, beside: bool = False
+) -> list[Placed] | None:
     """A place for each part, in the order of the parts; None where none was found.
 
     Parts are spread: each goes where most is left, engines and judges first to nodes that may be taken away, all else
@@ -34,12 +38,14 @@ def pack(parts: Sequence[Part], cluster: Cluster, most_steps: int = _MOST_STEPS)
         parts: what has to be placed.
         cluster: where.
         most_steps: places that are tried one by one before it gives up.
+        beside: spread engines, but put shards beside them, where there is room.
     """
     if not _could_fit(parts, cluster):
         return None
     order = sorted(range(len(parts)), key=lambda index: _weight(parts[index]))
     return (
-        _greedy(parts, _by_size(order, parts), cluster, tight=False)
+        (_greedy(parts, _by_size(order, parts), cluster, tight=False, beside=True) if beside else None)
+        or _greedy(parts, _by_size(order, parts), cluster, tight=False)
         or _greedy(parts, _by_size(order, parts), cluster, tight=True)
         or _greedy(parts, order, cluster, tight=True)
         or _Search(parts, order, cluster, most_steps).run()
@@ -79,13 +85,16 @@ def _rooms(cluster: Cluster) -> list[_Room]:
             float("inf") if node.cores is None else node.cores,
             list(node.gpu_memory),
             [WHOLE] * len(node.gpu_memory),
+            [Counter() for _ in node.gpu_memory],
         )
         for node in cluster.nodes
     ]
 
 
-def _devices(part: Part, room: _Room, memory: Sequence[int], tight: bool) -> tuple[int, ...] | None:
-    """The devices of a node that have room for a part: those with most left, or with least."""
+def _devices(
+    part: Part, room: _Room, memory: Sequence[int], tight: bool, beside: bool = False
+) -> tuple[int, ...] | None:
+    """The devices of a node that have room for a part: those with most left, or with least, or beside its like."""
     if part.gpus == 0:
         return ()
     fitting = []
@@ -95,8 +104,22 @@ def _devices(part: Part, room: _Room, memory: Sequence[int], tight: bool) -> tup
             fitting.append(device)
     if len(fitting) < part.gpus:
         return None
-    fitting.sort(key=lambda device: (room.gpu_bytes[device] if tight else -room.gpu_bytes[device], device))
+    fitting.sort(
+        key=lambda device: (
+            _company(part, room, device) if beside else 0,
+            room.gpu_bytes[device] if tight else -room.gpu_bytes[device],
+            device,
+        )
+    )
     return tuple(sorted(fitting[: part.gpus]))
+
+
+def _company(part: Part, room: _Room, device: int) -> int:
+    """How little a device is wanted for what is on it: engines want no other and then a shard, shards an engine."""
+    users = room.gpu_users[device]
+    if part.kind == "engine":
+        return 2 * users["engine"] + (users["shard"] == 0)
+    return int(part.kind == "shard" and users["engine"] == 0)
 
 
 def _put(part: Part, room: _Room, memory: Sequence[int], devices: Iterable[int], host: int, sign: int) -> None:
@@ -108,24 +131,28 @@ def _put(part: Part, room: _Room, memory: Sequence[int], devices: Iterable[int],
         assert taken is not None
         room.gpu_bytes[device] -= sign * taken[0]
         room.gpu_shares[device] -= sign * taken[1]
+        room.gpu_users[device][part.kind] += sign
 
 
-def _greedy(parts: Sequence[Part], order: Sequence[int], cluster: Cluster, *, tight: bool) -> list[Placed] | None:
+def _greedy(
+    parts: Sequence[Part], order: Sequence[int], cluster: Cluster, *, tight: bool, beside: bool = False
+) -> list[Placed] | None:
     """Place one part after the other, and never take one back."""
     rooms = _rooms(cluster)
     found: dict[int, Placed] = {}
     for index in order:
         part = parts[index]
         host = part.host_memory
-        choices: list[tuple[bool, int, int, int, tuple[int, ...]]] = []
+        choices: list[tuple[bool, int, int, int, int, tuple[int, ...]]] = []
         for place, (node, room) in enumerate(zip(cluster.nodes, rooms, strict=True)):
             if part.node not in (None, place) or host > room.host or part.cores > room.cores:
                 continue
-            devices = _devices(part, room, node.gpu_memory, tight)
+            devices = _devices(part, room, node.gpu_memory, tight, beside)
             if devices is not None:
                 left = min((room.gpu_bytes[device] for device in devices), default=room.host)
                 unwanted = node.spot != (part.kind in _MAY_GO)
-                choices.append((unwanted, (left if tight else -left), len(choices), place, devices))
+                company = max((_company(part, room, device) for device in devices), default=0) if beside else 0
+                choices.append((unwanted, company, (left if tight else -left), len(choices), place, devices))
         if not choices:
             return None
         *_, place, devices = min(choices)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import EngineOptions, Sweep
 from mergebench_ray.config.judge import Judge
+from mergebench_ray.config.transports import READ_DEVICES
 from mergebench_ray.placement.packing import pack
 from mergebench_ray.placement.parts import ModelSizes, parts_of, scoring_parts
 from mergebench_ray.placement.records import Cluster, Part, PartKind, Placed, Record
@@ -53,6 +55,12 @@ class Placement(Record):
         return len({(one.node, device) for one in self.placed for device in one.devices})
 
     @property
+    def apart(self) -> int:
+        """Engines that are not on the one device of every shard, or on several devices."""
+        shards = {(one.node, one.devices) for one in self.of("shard")}
+        return sum({(one.node, one.devices)} != shards or len(one.devices) != 1 for one in self.of("engine"))
+
+    @property
     def shares_devices(self) -> bool:
         """Whether an engine has a device that another part has, too: they have to start one after the other."""
         users = Counter((one.node, device) for one in self.placed for device in one.devices)
@@ -65,9 +73,10 @@ def find_placement(
     """A placement of a sweep on a cluster; None where there is none.
 
     The bank is held on GPUs where it fits beside the engines, else in host memory, from where each candidate is copied;
-    rather in host memory where no GPU stays.
+    rather in host memory where no GPU stays. Shards are on engines' devices where weights are read from them.
     """
-    options = {} if most_steps is None else {"most_steps": most_steps}
+    options: dict[str, Any] = {} if most_steps is None else {"most_steps": most_steps}
+    options["beside"] = sweep.engine.transport in READ_DEVICES
     for bank_on_gpu in places_of_the_bank(sweep, cluster):
         parts = parts_on(sweep, sizes, judges, cluster, bank_on_gpu)
         placed = pack(parts, cluster, **options)

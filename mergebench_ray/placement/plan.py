@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import Sweep
+from mergebench_ray.config.transports import READ_DEVICES
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.placement.answers import Answers
 from mergebench_ray.placement.changes import shards_on_gpus, what_is_lacking
@@ -89,6 +90,11 @@ def make_plan(
     notes = [*(notes or []), *cluster.notes]
     if placement is not None and (shards := shards_on_gpus(sweep, sizes, judged, placement)) is not None:
         notes.append(f"the bank does not fit the GPUs and is in host memory; with bank.shards: {shards} it would fit")
+    if placement is not None and sweep.engine.transport in READ_DEVICES and placement.apart:
+        notes.append(
+            f"engine.transport {sweep.engine.transport}: {placement.apart} of {sweep.engine.count} engines are not on "
+            "the GPU of every shard; what lies elsewhere comes to them through host memory"
+        )
     return Plan(
         sweep=sweep.name,
         models={"base": str(base.ref), **{name: str(checkpoint.ref) for name, checkpoint in specialists.items()}},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from math import prod
 
 
@@ -75,3 +76,25 @@ class WeightManifest:
         """The tensors of these names, in the manifest's order: all at once, where they lie in memory of this node."""
         wanted = set(names)
         yield WeightBucket(tuple(tensor for tensor in self.tensors if tensor.name in wanted))
+
+
+@dataclass(frozen=True)
+class JoinedWeights(WeightManifest):
+    """A manifest whose tensors are in several others, which are read one after the other.
+
+    Attributes:
+        parts: manifests that have each tensor once between them.
+    """
+
+    parts: tuple[WeightManifest, ...]
+
+    def buckets(self, names: Collection[str]) -> Generator[WeightBucket, None, None]:
+        """The tensors of these names, part by part."""
+        wanted = set(names)
+        parts = [part for part in self.parts if any(tensor.name in wanted for tensor in part.tensors)]
+        for part in parts:
+            with closing(part.buckets(wanted)) as buckets:
+                for bucket in buckets:
+                    yield replace(bucket, is_last=bucket.is_last and part is parts[-1])
+        if not parts:
+            yield WeightBucket(())

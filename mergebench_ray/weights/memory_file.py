@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergebench_ray.errors import one_line
+from mergebench_ray.weights.device_memory import DeviceMemory, device_name, is_owned, on_gpu, opened, share
+
+_HOST = torch.device("cpu")
 _own: dict[str, Tensor] = {}
 """What this process has mapped of its own: what is mapped twice counts twice as its memory."""
 
@@ -34,6 +38,10 @@ class MemoryFile:
         self.tensor: Tensor = map_memory(self.path, size, dtype)
         _own[self.path] = self.tensor
 
+    def shared(self) -> DeviceMemory:
+        """Where other processes of this node open it."""
+        return DeviceMemory(device_name(self.tensor.device), self.path)
+
     def touch(self) -> None:
         """Write zeros once, so that what is written first pays for no page faults."""
         self.tensor.zero_()
@@ -42,6 +50,31 @@ class MemoryFile:
         """Give the memory back once nobody maps it any more."""
         _own.pop(self.path, None)
         os.close(self._descriptor)
+
+
+class CardMemory:
+    """Memory of a GPU, as a flat tensor.
+
+    Args:
+        size: number of elements.
+        device: the GPU.
+        owner: a file that is there as long as this memory is.
+
+    Attributes:
+        tensor: [size], bf16.
+    """
+
+    def __init__(self, size: int, device: torch.device, owner: str) -> None:
+        self.tensor = torch.empty(max(size, 1), dtype=torch.bfloat16, device=device)[:size]
+        self._owner = owner
+
+    def shared(self) -> DeviceMemory:
+        """Where one other process of this node, which has this GPU, opens it; each asks for itself."""
+        device = device_name(self.tensor.device)
+        try:
+            return DeviceMemory(device, share(self.tensor, self._owner))
+        except RuntimeError as error:
+            return DeviceMemory(device, "", one_line(error))
 
 
 def map_memory(path: str, size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -72,10 +105,26 @@ def unpin(memory: Tensor) -> None:
 
 
 class MappedFiles:
-    """Memory files of other processes, mapped once and kept between candidates."""
+    """Memory of other processes, mapped once and kept between candidates.
 
-    def __init__(self) -> None:
+    Args:
+        device: the device whose memory may be among it.
+    """
+
+    def __init__(self, device: torch.device = _HOST) -> None:
+        self._device = device
         self._mapped: dict[str, tuple[tuple[int, int], torch.Tensor]] = {}
+
+    def open(self, memory: DeviceMemory) -> str:
+        """Open memory of this device before anything of it is read: an `Opener`."""
+        if memory.device != (mine := device_name(self._device)):
+            return f"it lies in {memory.device}, and {mine} is here"
+        try:
+            if memory.path not in _own:
+                self._content(memory.path)
+        except (OSError, RuntimeError, ValueError) as error:
+            return one_line(error)
+        return ""
 
     def read(self, shape: Sequence[int], dtype: torch.dtype, pieces: Sequence[Sequence[Any]]) -> torch.Tensor:
         """A tensor made of pieces; a view of the memory file where there is only one piece.
@@ -97,6 +146,10 @@ class MappedFiles:
         return content[start:stop].view(dtype)
 
     def _content(self, path: str) -> torch.Tensor:
+        if on_gpu(path):
+            if path not in self._mapped:
+                self._mapped[path] = (0, 0), opened(path, self._device)
+            return self._mapped[path][1]
         status = os.stat(path)
         identity = (status.st_dev, status.st_ino)
         # A path such as /proc/PID/fd/N may name another file tomorrow; its inode tells.
@@ -106,5 +159,5 @@ class MappedFiles:
         return self._mapped[path][1]
 
     def forget_dead(self) -> None:
-        """Unmap files whose owner has gone, so that their memory is freed."""
-        self._mapped = {path: mapped for path, mapped in self._mapped.items() if os.path.exists(path)}
+        """Unmap what an owner had that has gone, so that their memory is freed."""
+        self._mapped = {path: mapped for path, mapped in self._mapped.items() if is_owned(path)}

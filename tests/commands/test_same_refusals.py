@@ -117,16 +117,34 @@ def test_a_warm_start_of_nothing_or_of_other_models_is_one_line_for_all_commands
     assert not Path("run").exists()
 
 
-def test_gpu_hours_on_a_machine_without_gpus_are_one_line_for_tune_and_plan_and_make_no_folder(
-    run: CommandLine, workplace: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"search": {"budget": {"gpu_hours": 1}}},
+            "search.budget.gpu_hours: there are no GPUs; give minutes or tokens",
+        ),
+        (
+            {"engine": {"transport": "gpu"}},
+            "sweep s, engine.transport: gpu reads weights from GPUs, and there are none; use shared_memory",
+        ),
+    ],
+)
+def test_what_needs_gpus_on_a_machine_without_is_one_line_for_tune_and_plan_and_makes_no_folder(
+    run: CommandLine,
+    workplace: Path,
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    problem: str,
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    write_sweep(workplace, models, search={"budget": {"gpu_hours": 1}})
+    write_sweep(workplace, models, **changes)
     lines = {run.refused("tune", "sweep.yaml", "--out", "run"), run.refused("plan", "sweep.yaml")}
     lines.add(run.refused("plan", "sweep.yaml", "--nodes", "2"))
     [line] = lines
-    assert "search.budget.gpu_hours: there are no GPUs; give minutes or tokens" in line
+    assert problem in line
     assert not Path("run").exists()
 
 

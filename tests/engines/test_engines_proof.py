@@ -20,7 +20,7 @@ from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.engine_proof import _prompt, prove
 from mergebench_ray.engines.model_folder import ModelFolder
 from mergebench_ray.engines.repacking import Received
-from mergebench_ray.engines.transports import shared_memory
+from mergebench_ray.engines.transports import mapped
 from mergebench_ray.errors import InputError
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "families_in_place.py"
@@ -52,7 +52,7 @@ def test_a_tied_head_that_stays_packed_is_refused(
     def only_vllm(_model: Any) -> Iterator[Received]:
         yield Received()
 
-    monkeypatch.setattr(shared_memory, "packed_again", only_vllm)
+    monkeypatch.setattr(mapped, "packed_again", only_vllm)
     with pytest.raises(InputError, match=r"model_type llama: vLLM does not take .* after every tensor was replaced"):
         prove(unproved, resolve(str(base_folder)), LENGTH)
 

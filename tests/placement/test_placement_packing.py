@@ -108,6 +108,23 @@ def test_shards_and_engines_are_spread_while_there_is_room_and_share_where_there
     assert pack([engine, shard], Cluster.alike(1, 100, 1, 59)) is None
 
 
+def test_shards_are_put_beside_engines_where_those_read_from_them_and_engines_stay_apart() -> None:
+    def where(gpus: int, engines: int, shards: int) -> dict[str, list[tuple[int, ...]]]:
+        engine = Part(kind="engine", name="engine", gpus=1, gpu_memory=20, gpu_fraction=0.4)
+        shard = Part(kind="shard", name="shard", gpus=1, gpu_memory=10)
+        needs = [engine.model_copy(update={"index": index}) for index in range(engines)]
+        needs += [shard.model_copy(update={"index": index}) for index in range(shards)]
+        placed = pack(needs, Cluster.alike(1, 100, gpus, 80), beside=True)
+        assert placed is not None
+        return {kind: [one.devices for one in placed if one.part.kind == kind] for kind in ("engine", "shard")}
+
+    assert where(4, 1, 2) == {"engine": [(0,)], "shard": [(0,), (0,)]}
+    assert where(2, 2, 2) == {"engine": [(0,), (1,)], "shard": [(0,), (1,)]}
+    assert where(4, 3, 1) == {"engine": [(0,), (1,), (2,)], "shard": [(0,)]}
+    assert where(1, 1, 4) == {"engine": [(0,)], "shard": [(0,)] * 4}
+    assert where(2, 1, 6) == {"engine": [(0,)], "shard": [(0,)] * 4 + [(1,)] * 2}  # 48 of 80 beside the engine
+
+
 def test_engines_go_to_nodes_that_may_be_taken_away_and_the_bank_stays() -> None:
     engine = Part(kind="engine", name="engine", host_memory=10, gpus=1, gpu_memory=20, gpu_fraction=0.5)
     shard = Part(kind="shard", name="shard", host_memory=30)

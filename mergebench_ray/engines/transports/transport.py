@@ -39,6 +39,8 @@ class WeightTransport(ABC):
 
     backend: ClassVar[str]
     """Name under which vLLM's workers know the receiving side."""
+    reads_devices: ClassVar[bool] = False
+    """Whether the receiving side has `open`, for memory of its device that tensors of a manifest then lie in."""
 
     def __init__(self, receiver: WeightReceiver) -> None:
         self.receiver = receiver
