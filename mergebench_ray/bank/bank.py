@@ -18,6 +18,7 @@ from torch import Tensor
 from mergebench_ray.bank.calibrator import Calibrator, calibration_record, require_calibrator
 from mergebench_ray.bank.inner_products import products_by_tensor
 from mergebench_ray.bank.layout import Layout
+from mergebench_ray.bank.magnitudes import magnitudes_by_tensor
 from mergebench_ray.bank.reading import on_devices, read_merged, shard_runs
 from mergebench_ray.bank.shard import BankShard, ShardPlace
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
@@ -25,7 +26,7 @@ from mergebench_ray.bank.work import plan_work
 from mergebench_ray.checkpoints import Checkpoint, fit_tensors
 from mergebench_ray.config import Recipe
 from mergebench_ray.errors import InputError
-from mergebench_ray.kernels import BlockFunction, Scalars, warn_not_compiled
+from mergebench_ray.kernels import BlockFunction, Magnitudes, Scalars, warn_not_compiled
 from mergebench_ray.machine import usable_cores
 from mergebench_ray.methods import (
     Calibrated,
@@ -102,6 +103,7 @@ class Bank:
         self.bytes_moved = 0
         self._inner_products: Mapping[str, InnerProducts] | None = None
         self._paths: dict[str, str] = {}
+        self._magnitudes: Mapping[str, Sequence[Magnitudes]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Who is told of losses lives in the process that loaded the bank; each opens memory for itself.
@@ -334,6 +336,13 @@ class _BankStatistics:
         """Exact counts of the magnitudes of every task vector, int64 [K, 32768]."""
         answers = self._bank._shards.call(BankShard.histograms)
         return torch.stack([torch.tensor(answer) for answer in answers]).sum(0)
+
+    def magnitudes(self) -> Mapping[str, Sequence[Magnitudes]]:
+        """Exact counts of the magnitudes of each task vector in each merged tensor, by its name; made once."""
+        bank = self._bank
+        if bank._magnitudes is None:
+            bank._magnitudes = magnitudes_by_tensor(bank._shards.call(BankShard.magnitudes))
+        return bank._magnitudes
 
     def inner_products(self) -> Mapping[str, InnerProducts]:
         """Exact inner products of base and task vectors, by name of each merged tensor; made once."""

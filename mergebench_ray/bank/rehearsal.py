@@ -19,7 +19,7 @@ from mergebench_ray.bank.layout import Layout, LayoutTensor, Overlap
 from mergebench_ray.bank.work import Work, plan_work, segments_of
 from mergebench_ray.families import family_of
 from mergebench_ray.helper_process import helper_process
-from mergebench_ray.kernels import BlockFunction, Pass, Scalars, magnitude_histogram
+from mergebench_ray.kernels import BlockFunction, Magnitudes, Pass, Scalars, magnitude_histogram
 from mergebench_ray.machine import usable_cores
 from mergebench_ray.methods import (
     Calibrated,
@@ -79,6 +79,7 @@ class RehearsalArrays:
         self.vectors = [_random(layout.size, 0.002, generator) for _ in specialists]
         self.out = torch.zeros_like(self.base)
         self._histograms: Tensor | None = None
+        self._magnitudes: Mapping[str, Sequence[Magnitudes]] | None = None
         self._totals: dict[BlockFunction, Pass] = {}
 
     def of(self, specialists: Sequence[str]) -> RehearsalArrays:
@@ -87,7 +88,7 @@ class RehearsalArrays:
             return self
         some = copy(self)
         some.specialists, some.vectors = specialists, self.vectors[: len(specialists)]
-        some._histograms, some._totals = None, {}
+        some._histograms, some._magnitudes, some._totals = None, None, {}
         return some
 
     @property
@@ -100,6 +101,15 @@ class RehearsalArrays:
         if self._histograms is None:
             self._histograms = torch.stack([magnitude_histogram(vector) for vector in self.vectors])
         return self._histograms
+
+    def magnitudes(self) -> Mapping[str, Sequence[Magnitudes]]:
+        """Those of each tensor; made once."""
+        if self._magnitudes is None:
+            self._magnitudes = {
+                tensor.name: [Magnitudes.of(vector[tensor.start : tensor.stop]) for vector in self.vectors]
+                for tensor in self.layout.merged
+            }
+        return self._magnitudes
 
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         """Sum of an element-wise function over the entries."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -18,28 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mergebench_ray.bank.companions import CompanionArrays
-from mergebench_ray.bank.inner_products import Products, products_of
-from mergebench_ray.bank.layout import Layout, Overlap, shard_range
+from mergebench_ray.bank.layout import Layout, Overlap
 from mergebench_ray.bank.output import Output
+from mergebench_ray.bank.shard_statistics import ShardStatistics
+from mergebench_ray.bank.shard_weights import pass_key
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.work import Work, segments_of
-from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of, require_finite
-from mergebench_ray.kernels import BlockFunction, Pass, Scalars, inner_products, magnitude_histogram
+from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.methods import Solver
-from mergebench_ray.steps import SLOWEST_FETCH, Steps
+from mergebench_ray.steps import Steps
 from mergebench_ray.weights.crossing import Bytes
 from mergebench_ray.weights.device_memory import DeviceMemory, this_node
 
-_READ_BLOCK = 1 << 22
 _SENT = 1 << 22
 """Entries that are sent to a reader on another node before it is looked whether they are those still."""
-_ROW = 32
-_SLOWEST_READ = 5e4
-"""Entries of a checkpoint that are read in a second, at the least."""
-_SLOWEST_PASS = 5e7
-"""Bytes that a pass moves in a second, at the least: the eager one on a single thread does ten times as much."""
-_COMPILE_SECONDS = 240.0
-"""In which a pass is compiled the first time, or found in the cache, at the most; others may be at it, too."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +78,7 @@ class NoLongerHeldError(RuntimeError):
     """A shard was asked for what it merged, and has begun again since, or merged something else."""
 
 
-class BankShard:
+class BankShard(ShardStatistics):
     """Holds base [n] and task vectors [K, n], bf16, on its device, and merged parameters [n] there and in host memory.
 
     Args:
@@ -115,43 +103,21 @@ class BankShard:
         use_gpu: bool,
         steps: Steps | None = None,
     ) -> None:
-        self._steps = Steps() if steps is None else steps
-        self._base_checkpoint = base
-        self._checkpoints = list(specialists.values())
-        self._layout = layout
-        self._threads = threads
-        self._device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
-        self._range = shard_range(layout.size, shards, index)
-        self._streamed_range = shard_range(layout.streamed_size, shards, index)
+        super().__init__(base, specialists, layout, index, shards, threads, use_gpu, steps)
         size = self._range[1] - self._range[0]
-        self._base = torch.empty(size, dtype=torch.bfloat16, device=self._device)
-        # Every row begins on 64 bytes: a line of a CPU's cache, and more than what a GPU's wide reads ask for.
-        padded = torch.empty(len(specialists), size + -size % _ROW, dtype=torch.bfloat16, device=self._device)
-        self._task_vectors = padded[:, :size]
         self._output = Output(size, self._device)
         self._held: dict[tuple[str, int], str] = {}
-        self._passes: dict[str, Pass] = {}
-        self._histograms: Tensor | None = None
-        self._totals: dict[str, int] = {}
-        self._products: Products | None = None
         self._companions = CompanionArrays(layout, *self._range, self._device)
         self._solutions = Solutions([base, *self._checkpoints], self._device, self._steps)
-        self._entries_read = 0
-        self._loading, self._loaded = threading.Lock(), False
         self._life, self._changes = uuid.uuid4().hex, 0
 
     def load(self) -> ShardPlace:
         """Read this shard's slices of all checkpoints, unless they are there.
 
-        Whatever needs them does so by itself: where Ray starts an actor again, nobody else knows.
-
         Raises:
             InputError: naming checkpoint and tensor where a weight is NaN or infinite.
         """
-        with self._loading:
-            if not self._loaded:
-                self._read_all()
-                self._loaded = True
+        self._load()
         return self.where()
 
     def where(self) -> ShardPlace:
@@ -177,21 +143,6 @@ class BankShard:
         self._require(place)
         self._output.publish()
 
-    def _read_all(self) -> None:
-        torch.set_num_threads(self._threads)
-        start = self._range[0]
-        for overlap in self._layout.overlaps(*self._range):
-            for block in _blocks(overlap):
-                window = slice(block.start - start, block.stop - start)
-                self._base[window], vectors = self._read(block)
-                for k, vector in enumerate(vectors):
-                    self._task_vectors[k, window] = vector
-                self._entries_read += block.stop - block.start
-
-    def progress(self) -> int:
-        """Parameters loaded so far."""
-        return self._entries_read
-
     def merge(self, work: Work) -> ShardMerge:
         """Merge into the output those tensors whose content is not there already; `solve` does the others."""
         began, was_loaded = time.perf_counter(), self._loaded
@@ -205,7 +156,7 @@ class BankShard:
         companion_bytes = 0
         problem = None
         if segments:
-            with self._passing(_pass_key(work.kernel, torch.bfloat16)):
+            with self._passing(pass_key(work.kernel, torch.bfloat16)):
                 merge = self._pass(work.kernel, work.scalars[0], torch.bfloat16)
                 problem = merge.problem
                 companions = self._companions.of(work.companions)
@@ -251,41 +202,6 @@ class BankShard:
         for name, bits in solved.items():
             self._place(name, torch.tensor(bits).view(torch.bfloat16))
 
-    def histograms(self) -> NDArray[Any]:
-        """Exact counts of this shard's magnitudes, int64 [K, 32768]; made once."""
-        if self._histograms is None:
-            self.load()
-            # A GPU counts with all it has, and would have to hold what each thread needs beside the weights.
-            one_each = ThreadPoolExecutor(self._threads if self._device.type == "cpu" else 1)
-            with self._passing(""), one_each as pool:
-                total = torch.stack(list(pool.map(magnitude_histogram, self._vectors())))
-            for _, vectors in self._streamed_blocks():
-                total += torch.stack([magnitude_histogram(vector) for vector in vectors])
-            self._histograms = total
-        counts: NDArray[Any] = self._histograms.numpy()
-        return counts
-
-    def inner_products(self) -> Products:
-        """Inner products of base and task vectors over the blocks that begin in this shard; made once."""
-        if self._products is None:
-            self.load()
-            torch.set_num_threads(self._threads)
-            self._products = products_of(self._layout.overlaps(*self._range), self._multiply)
-        return self._products
-
-    def total(self, kernel: BlockFunction, scalars: Scalars) -> int:
-        """Sum of an element-wise function over this shard's entries; made once for the same scalars."""
-        key = _pass_key(kernel, torch.float32) + json.dumps(scalars, sort_keys=True)
-        if key not in self._totals:
-            self.load()
-            with self._passing(_pass_key(kernel, torch.float32)):
-                run = self._pass(kernel, scalars, torch.float32)
-                total = run.total(self._base, self._vectors(), scalars, self._threads)
-            for base, vectors in self._streamed_blocks():
-                total += run.total(base, vectors, scalars, self._threads)
-            self._totals[key] = total
-        return self._totals[key]
-
     def merged(self, place: ShardPlace, ranges: Sequence[tuple[int, int]]) -> Iterator[Bytes]:
         """Bytes of merged parameters, for a reader on another node.
 
@@ -315,12 +231,6 @@ class BankShard:
         """Give the merged parameters' memory back, where the process goes on."""
         self._output.close()
 
-    def _passing(self, key: str) -> AbstractContextManager[None]:
-        """A step that goes over all that this shard holds; one that is the first of a pass may compile it."""
-        moved = (2 * len(self._checkpoints) + 2) * self._base.nbytes  # a companion of each task vector included
-        compiling = 0.0 if not key or key in self._passes else _COMPILE_SECONDS
-        return self._steps.step(compiling + moved / _SLOWEST_PASS)
-
     def _groups_beginning_here(self, solver: Solver) -> list[tuple[str, ...]]:
         starts = {tensor.name: tensor.start for tensor in reversed(self._layout.merged)}
         return [group for group in solver.groups if self._range[0] <= starts[group[0]] < self._range[1]]
@@ -334,45 +244,6 @@ class BankShard:
                 self._output.tensor[start : start + count] = values[first : first + count]
                 self._output.written([(start, start + count)])
 
-    def _vectors(self) -> list[Tensor]:
-        return list(self._task_vectors.unbind())
-
-    def _read(self, block: Overlap) -> tuple[Tensor, list[Tensor]]:
-        """Base and task vectors of a block, bf16, on this shard's device."""
-        base = self._read_one(self._base_checkpoint, block)
-        return base, [self._read_one(checkpoint, block) - base for checkpoint in self._checkpoints]
-
-    def _read_one(self, checkpoint: Checkpoint, block: Overlap) -> Tensor:
-        count = block.stop - block.start
-        to_fetch = checkpoint.tensors[block.tensor.name].bytes_to_fetch
-        with self._steps.step(count / _SLOWEST_READ + to_fetch / SLOWEST_FETCH):
-            values = read_in_shape_of(self._base_checkpoint, checkpoint, block.tensor.name, block.first, count)
-            require_finite(checkpoint, block.tensor.name, values)
-        return values.to(self._device)
-
-    def _multiply(self, block: Overlap) -> Tensor:
-        vectors = self._block(block)
-        with self._steps.step():
-            return inner_products(vectors)
-
-    def _block(self, block: Overlap) -> list[Tensor]:
-        """Base and task vectors of a block that begins here; what is beyond this shard's range is read."""
-        begin, stop = self._range
-        window = slice(block.start - begin, min(block.stop, stop) - begin)
-        here = [self._base[window], *self._task_vectors[:, window].unbind()]
-        if block.stop <= stop:
-            return here
-        base, vectors = self._read(Overlap(block.tensor, stop, block.stop))
-        return [torch.cat(parts) for parts in zip(here, [base, *vectors], strict=True)]
-
-    def _streamed_blocks(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Base and task vectors of this shard's share of the tensors that are not resident."""
-        for overlap in self._layout.streamed_overlaps(*self._streamed_range):
-            for block in _blocks(overlap):
-                read = self._read(block)
-                with self._steps.step():  # what is made of it
-                    yield read
-
     def _changed(self, work: Work) -> list[tuple[Overlap, int]]:
         """Find this shard's part of each tensor whose content must change, with its index in the layout."""
         index_of = {(tensor.name, tensor.part): i for i, tensor in enumerate(self._layout.merged)}
@@ -383,22 +254,6 @@ class BankShard:
                 changed.append((overlap, index_of[key]))
         return changed
 
-    def _pass(self, kernel: BlockFunction, scalars: Scalars, out_dtype: torch.dtype) -> Pass:
-        key = _pass_key(kernel, out_dtype)
-        if key not in self._passes:
-            self._passes[key] = Pass(kernel, len(self._checkpoints), scalars, out_dtype, self._device)
-        return self._passes[key]
-
 
 def _is_solved(work: Work, overlap: Overlap) -> bool:
     return work.solver is not None and overlap.tensor.name in work.solver
-
-
-def _pass_key(kernel: BlockFunction, out_dtype: torch.dtype) -> str:
-    return repr((kernel.function.__module__, kernel.function.__qualname__, kernel.options, out_dtype))
-
-
-def _blocks(overlap: Overlap) -> Iterator[Overlap]:
-    """An overlap cut into pieces small enough to be read one at a time."""
-    for start in range(overlap.start, overlap.stop, _READ_BLOCK):
-        yield Overlap(overlap.tensor, start, min(start + _READ_BLOCK, overlap.stop))

@@ -14,13 +14,14 @@ from mergebench_ray.bank.calibrator import Calibrator, calibration_record, requi
 from mergebench_ray.bank.calls import Call, Calls, ThreadCalls
 from mergebench_ray.bank.inner_products import products_by_tensor
 from mergebench_ray.bank.layout import Layout
+from mergebench_ray.bank.magnitudes import magnitudes_by_tensor
 from mergebench_ray.bank.window_worker import WindowWorker
 from mergebench_ray.bank.windows import Window, window_runs
 from mergebench_ray.bank.work import Work, plan_work
 from mergebench_ray.checkpoints import Checkpoint, TensorFiles
 from mergebench_ray.checkpoints.read_once import ReadOnce
 from mergebench_ray.config import Recipe
-from mergebench_ray.kernels import MAGNITUDES, BlockFunction, Scalars
+from mergebench_ray.kernels import MAGNITUDES, BlockFunction, Magnitudes, Scalars
 from mergebench_ray.machine import available_memory, usable_cores
 from mergebench_ray.methods import (
     Calibrated,
@@ -77,6 +78,7 @@ class StreamedBank:
         self._calibrator = calibrator
         self._progress = progress
         self._histograms: Tensor | None = None
+        self._magnitudes: Mapping[str, Sequence[Magnitudes]] | None = None
         self._inner_products: Mapping[str, InnerProducts] | None = None
 
     @property
@@ -136,6 +138,13 @@ class StreamedBank:
         """Sum of an element-wise function over the entries."""
         self._worker.compile(function, scalars, torch.float32)
         return sum(self._over_all("electing", "total", function, scalars))
+
+    def magnitudes(self) -> Mapping[str, Sequence[Magnitudes]]:
+        """Exact counts of the magnitudes of each task vector in each merged tensor, by its name; made once."""
+        if self._magnitudes is None:
+            runs = window_runs(self.layout.merged, self._worker.window)
+            self._magnitudes = magnitudes_by_tensor(self._over(runs, "counting magnitudes", "magnitudes"))
+        return self._magnitudes
 
     def inner_products(self) -> Mapping[str, InnerProducts]:
         """Exact inner products of base and task vectors, by name of each merged tensor; made once."""

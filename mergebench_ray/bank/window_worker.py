@@ -19,6 +19,7 @@ from torch import Tensor
 from mergebench_ray.bank.companions import CompanionFile
 from mergebench_ray.bank.inner_products import Products, products_of
 from mergebench_ray.bank.layout import Overlap
+from mergebench_ray.bank.magnitudes import Counted, count_each
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.windows import Window
 from mergebench_ray.bank.work import Work, segments_of
@@ -114,6 +115,15 @@ class WindowWorker:
         for _, (_, *vectors, _) in self._windows(run):
             counts += torch.stack([magnitude_histogram(vector) for vector in vectors])
         return counts
+
+    def magnitudes(self, run: Sequence[Window]) -> Counted:
+        """Exact counts of the magnitudes of every task vector in what windows hold of each tensor."""
+        found = []
+        for window, (_, *vectors, _) in self._windows(run):
+            for overlap in window.overlaps:
+                place = window.place_of(overlap)
+                found.append((overlap.tensor.name, count_each(vector[place] for vector in vectors)))
+        return found
 
     def total(self, function: BlockFunction, scalars: Scalars, run: Sequence[Window]) -> int:
         """Sum of an element-wise function."""

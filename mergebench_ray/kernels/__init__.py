@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mergebench_ray.kernels.block import Block, BlockFunction, Scalars
     from mergebench_ray.kernels.compiled import warn_not_compiled
     from mergebench_ray.kernels.exact_products import INNER_PRODUCT_BLOCK, inner_products, sum_of_blocks
-    from mergebench_ray.kernels.histogram import MAGNITUDES, kth_smallest_magnitude, magnitude_histogram
+    from mergebench_ray.kernels.histogram import MAGNITUDES, Magnitudes, kth_smallest_magnitude, magnitude_histogram
     from mergebench_ray.kernels.passes import Pass, Segment
     from mergebench_ray.kernels.random import random_numbers, scramble, specialist_key, tensor_keys, threshold_of
 
@@ -19,6 +19,7 @@ __all__ = [
     "MAGNITUDES",
     "Block",
     "BlockFunction",
+    "Magnitudes",
     "Pass",
     "Scalars",
     "Segment",
@@ -41,6 +42,7 @@ __getattr__ = lazy_names(
         "BlockFunction": "block",
         "INNER_PRODUCT_BLOCK": "exact_products",
         "MAGNITUDES": "histogram",
+        "Magnitudes": "histogram",
         "Pass": "passes",
         "Scalars": "block",
         "Segment": "passes",

@@ -7,8 +7,13 @@ threshold of every density follows from one cumulative sum.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 MAGNITUDES = 1 << 15
@@ -39,6 +44,62 @@ def magnitude_histogram(values: Tensor) -> Tensor:
 def magnitude_bits(values: Tensor) -> Tensor:
     """Bit patterns without the sign, int16 [n]; they order like the magnitudes they stand for."""
     return values.view(torch.int16).bitwise_and(0x7FFF)
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """A histogram without its empty bins: those of a tensor are a hundredth of all.
+
+    Attributes:
+        bits: the magnitudes that occur, as bit patterns, uint16 [m], ascending.
+        counts: how often each does, int64 [m].
+    """
+
+    bits: NDArray[np.uint16]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, values: Tensor) -> Magnitudes:
+        """Count bf16 [n]."""
+        histogram = magnitude_histogram(values).numpy()
+        (bits,) = histogram.nonzero()
+        return cls(bits.astype(np.uint16), histogram[bits])
+
+    @classmethod
+    def together(cls, parts: Sequence[Magnitudes]) -> Magnitudes:
+        """Those of several parts of a tensor, in whatever order they come."""
+        if len(parts) == 1:
+            return parts[0]
+        total = np.zeros(MAGNITUDES, dtype=np.int64)
+        for part in parts:
+            total[part.bits] += part.counts
+        (bits,) = total.nonzero()
+        return cls(bits.astype(np.uint16), total[bits])
+
+    @property
+    def num_entries(self) -> int:
+        """How many entries were counted."""
+        return int(self.counts.sum())
+
+    def kth_smallest(self, rank: int) -> float:
+        """The magnitude at a rank of the sorted ones, 1-based; 0 gives 0.0. A bf16 number, exactly."""
+        if rank <= 0:
+            return 0.0
+        return float(self._values[np.searchsorted(self.counts.cumsum(), rank)])
+
+    def count_above(self, least: float) -> int:
+        """How many are larger than a number."""
+        return int(self.counts[self._values > least].sum())
+
+    def sum_between(self, least: float, most: float) -> float:
+        """Sum of those from `least` to `most`, rounded once."""
+        values = self._values
+        inside = (values >= least) & (values <= most)
+        return math.fsum((values[inside] * self.counts[inside]).tolist())
+
+    @property
+    def _values(self) -> NDArray[Any]:
+        return (self.bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
 def norms(histograms: Tensor) -> list[float]:

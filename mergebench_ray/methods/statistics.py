@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergebench_ray.kernels import BlockFunction, Scalars
+    from mergebench_ray.kernels import BlockFunction, Magnitudes, Scalars
 
 
 InnerProducts = Sequence[Sequence[float]]
@@ -67,6 +67,9 @@ class Statistics(Protocol):
 
     def magnitude_histograms(self) -> Tensor:
         """Exact counts of the magnitudes of every task vector, int64 [K, 32768]."""
+
+    def magnitudes(self) -> Mapping[str, Sequence[Magnitudes]]:
+        """Exact counts of the magnitudes of each task vector in each merged tensor, by its name."""
 
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         """Sum of an element-wise function over those entries; its values must be small whole numbers (|v| <= 8)."""

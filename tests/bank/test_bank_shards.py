@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bank_in_process import LocalBank
-from mergebench_ray.bank import Layout
-from mergebench_ray.bank import shard as shard_module
+from mergebench_ray.bank import Layout, shard_statistics, shard_weights
 from mergebench_ray.bank.layout import shard_range
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.errors import InputError
@@ -30,6 +29,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "task_arithmetic": {"scaling_coef": {"a": [0.1, 0.7], "b": 0.4, "c": [0.9, -0.3]}},
     "ties": {"density": 0.6, "merge_func": "mean"},
     "dare": {"p": 0.7, "seed": 11},
+    "breadcrumbs": {"density": 0.6, "gamma": 0.1, "rescale": True},
     "consensus": {"mu": 0.5},
     "localize_and_stitch": {"sparsity": 0.4},
 }
@@ -71,9 +71,9 @@ def test_a_shard_that_hangs_in_whatever_it_does_shows_it(models: Models, monkeyp
         def solve(self, group: Sequence[str], system: Any) -> list[Tensor]:
             return [torch.zeros(1)]
 
-    watch(shard_module, "read_in_shape_of")
-    watch(shard_module, "magnitude_histogram")
-    watch(shard_module, "inner_products")
+    watch(shard_weights, "read_in_shape_of")
+    watch(shard_statistics, "magnitude_histogram")
+    watch(shard_statistics, "inner_products")
     watch(Pass, "run")
     watch(Pass, "total")
     watch(Watched, "solve")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergebench_ray.kernels import Block, BlockFunction, Pass, Scalars, Segment, warn_not_compiled
+from mergebench_ray.kernels import Block, BlockFunction, Magnitudes, Pass, Scalars, Segment, warn_not_compiled
 from mergebench_ray.kernels.block import scalar_tensors
 from mergebench_ray.kernels.compiled import compile_kernel
 from mergebench_ray.kernels.eager import EagerKernel
@@ -46,6 +46,9 @@ class SomeStatistics:
         histogram = torch.zeros(1 << 15, dtype=torch.int64)
         histogram[torch.tensor([0.001, 0.01, 0.1], dtype=torch.bfloat16).view(torch.int16).long()] = 1
         return histogram.repeat(len(NAMES), 1)
+
+    def magnitudes(self) -> Mapping[str, list[Magnitudes]]:
+        return {"w": [Magnitudes.of(torch.tensor([0.001, 0.01, 0.1], dtype=torch.bfloat16))] * len(NAMES)}
 
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         return -1

@@ -1,0 +1,27 @@
+"""Magnitudes counted tensor by tensor, whoever holds which part of a tensor."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+from mergebench_ray.kernels import Magnitudes
+
+Counted = list[tuple[str, list[Magnitudes]]]
+"""Name of a tensor, and the magnitudes of each task vector in a part of it."""
+
+
+def count_each(vectors: Iterable[Tensor]) -> list[Magnitudes]:
+    """Count those of several bf16 [n]."""
+    return [Magnitudes.of(vector) for vector in vectors]
+
+
+def magnitudes_by_tensor(found: Iterable[Counted]) -> dict[str, Sequence[Magnitudes]]:
+    """Those of whole tensors from those of all parts, in whatever order they come."""
+    parts: dict[str, list[list[Magnitudes]]] = defaultdict(list)
+    for counted in found:
+        for name, some in counted:
+            parts[name].append(some)
+    return {name: [Magnitudes.together(one) for one in zip(*some, strict=True)] for name, some in parts.items()}
