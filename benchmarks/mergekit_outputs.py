@@ -4,8 +4,8 @@
 
 Small random models in bf16, merged in float32, written in bf16. For each recipe: the largest relative distance of a
 tensor, and the share of entries that are more than one bf16 number apart, those near zero, since task vectors are bf16.
-Embeddings and output head are left out, which `mergebench-ray` takes from the base, as MergeBench does. DARE is not
-compared, since both draw masks of their own, nor TIES, which mergekit trims by tensor.
+Embeddings and output head are left out, which `mergebench-ray` takes from the base, as MergeBench does. Where both draw
+masks of their own, nothing is dropped.
 """
 
 from __future__ import annotations
@@ -31,6 +31,38 @@ RECIPES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], int, str]] = 
     "linear": ("linear", {}, "linear", {}, 3, "weight"),
     "linear, not normalised": ("linear", {"normalize": False}, "linear", {"normalize": False}, 3, "weight"),
     "task arithmetic": ("task_arithmetic", {}, "task_arithmetic", {"normalize": False}, 3, "weight"),
+    "TIES": (
+        "ties",
+        {"trim": "tensor", "density": 0.4, "merge_func": "mean", "scaling_coef": 1.0},
+        "ties",
+        {"density": 0.4},
+        3,
+        "weight",
+    ),
+    "DARE-TIES, nothing dropped": (
+        "dare_ties",
+        {"density": 1.0, "scaling_coef": 1.0},
+        "dare_ties",
+        {"density": 1.0},
+        3,
+        "weight",
+    ),
+    "breadcrumbs": (
+        "breadcrumbs",
+        {"density": 0.6, "gamma": 0.05, "scaling_coef": 0.7},
+        "breadcrumbs",
+        {"density": 0.6, "gamma": 0.05, "lambda": 0.7},
+        3,
+        "weight",
+    ),
+    "breadcrumbs with TIES, rescaled": (
+        "breadcrumbs_ties",
+        {"density": 0.6, "gamma": 0.05, "scaling_coef": 1.0, "normalize": True, "rescale": True},
+        "breadcrumbs_ties",
+        {"density": 0.6, "gamma": 0.05, "normalize": True, "rescale": True},
+        3,
+        "weight",
+    ),
     "model stock": ("model_stock", {}, "model_stock", {}, 3, ""),
     "SLERP": ("slerp", {"t": 0.3}, "slerp", {"t": 0.3}, 1, ""),
     "NuSLERP": ("nuslerp", {}, "nuslerp", {}, 2, "weight"),

@@ -29,13 +29,32 @@ if TYPE_CHECKING:
 class TiesParameters(MethodParameters):
     """Hyper-parameters of TIES."""
 
-    per_specialist = frozenset({"scaling_coef"})
+    per_specialist = frozenset({"scaling_coef", "weight"})
 
     scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ: what each task vector is multiplied with.")
     density: float = Field(default=0.2, gt=0, le=1, description="Share of each task vector that is kept.")
     merge_func: Literal["sum", "mean", "max"] = Field(
-        default="sum", description="How the entries that agree with the elected sign are merged."
+        default="sum",
+        description="How the entries that agree with the elected sign are merged; the mean is over their weights.",
     )
+    trim: Literal["global", "tensor"] = Field(
+        default="global", description="Whether density is of a whole task vector, or of each of its tensors."
+    )
+    weight: ScalingCoefficient = Field(
+        default=1.0, description="wₖ: what each trimmed task vector is multiplied with before a sign is elected."
+    )
+
+    def completed(self, specialists: Sequence[str], layers: int) -> dict[str, Any]:
+        """Leave out the switches that are off: merges without them have the digests that they always had."""
+        values = super().completed(specialists, layers)
+        off = {"trim": "global", "weight": dict.fromkeys(values["weight"], 1.0)}
+        return {name: value for name, value in values.items() if off.get(name) != value}
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether any weight is not 1."""
+        weights = self.weight.values() if isinstance(self.weight, Mapping) else [self.weight]
+        return any(weight != 1 for weight in weights)
 
 
 SMALLEST = 2.0**-133
@@ -48,10 +67,12 @@ class Prepared(NamedTuple):
     Attributes:
         thresholds: smallest magnitude kept, by specialist.
         majority: elected sign where the trimmed entries cancel out: -1, 0 or 1.
+        of_tensors: the thresholds of each tensor, by its name, where they are not those of all.
     """
 
     thresholds: list[float]
     majority: int
+    of_tensors: Mapping[str, list[float]] | None = None
 
 
 @register
@@ -60,39 +81,45 @@ class Ties(Method):
 
     The elected sign is that of the sum of the trimmed task vectors; where they cancel out, that of the sum of all
     elected signs. Trimming keeps magnitudes from the m-th smallest on, m = n - floor(n * density), over the whole
-    task vector.
+    task vector. With `trim: tensor`, m = n - max(1, floor(n * density)) + 1 in each tensor, and with that or with
+    weights, an entry whose trimmed task vectors cancel out has risen: so it is in mergekit.
     """
 
     name = "ties"
     summary = "trim by magnitude, elect a sign, merge the entries that agree"
     source = "TIES-Merging, arXiv 2306.01708"
     Parameters = TiesParameters
-    statistics = frozenset({"magnitude_histogram"})
+    statistics = frozenset({"magnitude_histogram", "magnitudes"})
 
     @staticmethod
     def merge_block(block: Block, scalars: Mapping[str, Tensor], **options: Any) -> Tensor:
         """Trim, elect and merge in float32."""
-        risen, fallen = trim(block, scalars["threshold"])
+        weight = scalars["weight"] if options["weighted"] else None
+        risen, fallen = trim(block, scalars["threshold"], weight)
         total = sum_of(risen) + sum_of(fallen)
         merge = {"sum": _merge_sum, "mean": _merge_mean, "max": _merge_max}[options["merge_func"]]
-        up, down = merge(risen, scalars["coefficient"]), merge(fallen, scalars["coefficient"])
+        up, down = merge(risen, scalars["coefficient"], weight), merge(fallen, scalars["coefficient"], weight)
         # Both are merged before the sign is known: a chain of operations half as long, which is what limits a CPU.
         rise = block.keep_where(total > scalars["up_above"], up)
         fall = block.keep_where(total < scalars["down_below"], down)
         return block.base + rise + fall
 
     def options(self, parameters: TiesParameters) -> dict[str, Any]:
-        """The merge function is another formula."""
-        return {"merge_func": parameters.merge_func}
+        """The merge function is another formula, and so are weights."""
+        return {"merge_func": parameters.merge_func, "weighted": parameters.is_weighted}
 
     def prepare(self, parameters: TiesParameters, statistics: Statistics) -> Prepared:
         """Thresholds from the exact histograms, and the sign for entries that cancel out."""
+        if parameters.trim == "tensor":
+            return Prepared([], 1, _thresholds_of_tensors(statistics, parameters.density))
         rank = statistics.num_entries - math.floor(statistics.num_entries * parameters.density)
         smallest_kept = [
             kernels.kth_smallest_magnitude(histogram, rank) for histogram in statistics.magnitude_histograms()
         ]
         # Whether zeros are kept makes no difference to a sum; without them, an entry has risen, fallen or is dropped.
         thresholds = [max(magnitude, SMALLEST) for magnitude in smallest_kept]
+        if parameters.is_weighted:
+            return Prepared(thresholds, 1)
         balance = statistics.total(kernels.BlockFunction(elected_sign), {"threshold": thresholds})
         return Prepared(thresholds, (balance > 0) - (balance < 0))
 
@@ -100,17 +127,29 @@ class Ties(Method):
         self, parameters: TiesParameters, prepared: Prepared, place: TensorPlace, specialists: Sequence[str]
     ) -> Scalars:
         """Thresholds, λ, and the sums from which on a sign is elected: where they cancel out it is the majority's."""
+        weights = {"weight": per_specialist(parameters.weight, place, specialists)} if parameters.is_weighted else {}
         return {
+            **weights,
             "coefficient": per_specialist(parameters.scaling_coef, place, specialists),
-            "threshold": prepared.thresholds,
+            "threshold": prepared.of_tensors[place.name] if prepared.of_tensors else prepared.thresholds,
             "up_above": [-SMALLEST / 2 if prepared.majority > 0 else 0.0],
             "down_below": [SMALLEST / 2 if prepared.majority < 0 else 0.0],
         }
 
 
-def trim(block: Block, threshold: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Task vectors without the magnitudes below their thresholds: the positive entries, and the negative ones."""
+def trim(block: Block, threshold: Tensor, weight: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+    """Task vectors without the magnitudes below their thresholds: the positive entries, and the negative ones.
+
+    Args:
+        block: has the task vectors.
+        threshold: of each.
+        weight: what each is multiplied with; None for 1.
+    """
     vectors = list(enumerate(block.task_vectors))
+    if weight is not None:
+        kept = [block.keep_where(vector.abs() >= threshold[k], weight[k] * vector) for k, vector in vectors]
+        risen = [block.keep_where(vector > 0, vector) for vector in kept]
+        return risen, [block.keep_where(vector < 0, vector) for vector in kept]
     risen = [block.keep_where(vector >= threshold[k], vector) for k, vector in vectors]
     fallen = [block.keep_where(vector <= -threshold[k], vector) for k, vector in vectors]
     return risen, fallen
@@ -122,16 +161,29 @@ def elected_sign(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
     return (sum_of(risen) + sum_of(fallen)).sign()
 
 
-def _merge_sum(agreeing: list[Tensor], coefficient: Tensor) -> Tensor:
+def _thresholds_of_tensors(statistics: Statistics, density: float) -> dict[str, list[float]]:
+    thresholds = {}
+    for name, magnitudes in statistics.magnitudes().items():
+        entries = magnitudes[0].num_entries
+        rank = entries - max(1, math.floor(entries * density)) + 1
+        thresholds[name] = [max(one.kth_smallest(rank), SMALLEST) for one in magnitudes]
+    return thresholds
+
+
+def _merge_sum(agreeing: list[Tensor], coefficient: Tensor, weight: Tensor | None) -> Tensor:
     return sum_of([coefficient[k] * vector for k, vector in enumerate(agreeing)])
 
 
-def _merge_mean(agreeing: list[Tensor], coefficient: Tensor) -> Tensor:
-    count = sum_of([(vector != 0).float() for vector in agreeing])
-    return _merge_sum(agreeing, coefficient) / count.clamp(min=1.0)
+def _merge_mean(agreeing: list[Tensor], coefficient: Tensor, weight: Tensor | None) -> Tensor:
+    total = _merge_sum(agreeing, coefficient, weight)
+    are = [(vector != 0).float() for vector in agreeing]
+    if weight is None:
+        return total / sum_of(are).clamp(min=1.0)
+    weights = sum_of([weight[k] * is_so for k, is_so in enumerate(are)])
+    return total / (weights + (weights == 0).float())
 
 
-def _merge_max(agreeing: list[Tensor], coefficient: Tensor) -> Tensor:
+def _merge_max(agreeing: list[Tensor], coefficient: Tensor, weight: Tensor | None) -> Tensor:
     """The largest magnitude, with λ of its specialist (of the first one where several are as large)."""
     largest = agreeing[0].abs()
     merged = coefficient[0] * agreeing[0]

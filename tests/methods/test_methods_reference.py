@@ -48,12 +48,21 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 DATA_FREE = [name for name in method_names() if not get_method(name).calibration_samples(parse_parameters(name, {}))]
+WEIGHTS = dict(zip(SPECIALISTS, [0.71, 0.93, 0.34, 1.27, 0.59]))
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in DATA_FREE),
     ("task_arithmetic", {"scaling_coef": dict(zip(SPECIALISTS, [0.1, 0.9, -0.3, 1.5, 0.2]))}),
     ("ties", {"density": 1.0}),
     ("ties", {"density": 0.7, "merge_func": "mean", "scaling_coef": 1.0}),
     ("ties", {"density": 0.5, "merge_func": "max", "scaling_coef": dict(zip(SPECIALISTS, [0.7, 0.9, 0.3, 1.2, 0.6]))}),
+    ("ties", {"density": 0.5, "trim": "tensor", "weight": WEIGHTS}),
+    ("ties", {"density": 0.4, "weight": dict(zip(SPECIALISTS, [0.71, 0.93, -0.31, 1.27, 0.59])), "merge_func": "mean"}),
+    ("dare_ties", {"density": dict(zip(SPECIALISTS, [0.7, 0.9, 0.3, 1.0, 0.6])), "normalize": True, "seed": 3}),
+    ("breadcrumbs", {"density": 0.6, "gamma": 0.1, "rescale": True, "normalize": True}),
+    (
+        "breadcrumbs_ties",
+        {"density": 0.6, "gamma": 0.5, "weight": WEIGHTS},
+    ),
     ("dare", {"p": 0.8, "seed": 3}),
     ("dare", {"p": 0.0}),
     ("consensus", {"mu": 0.6, "k": 3, "scaling_coef": 1.1}),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,42 +50,137 @@ def task_arithmetic(base: Model, specialists: dict[str, Model], scaling_coef: di
 
 
 def ties(
-    base: Model, specialists: dict[str, Model], scaling_coef: dict[str, float], density: float, merge_func: str
+    base: Model,
+    specialists: dict[str, Model],
+    scaling_coef: dict[str, float],
+    density: float,
+    merge_func: str,
+    trim: str = "global",
+    weight: dict[str, float] | None = None,
 ) -> Model:
-    vectors = task_vectors(base, specialists)
     trimmed = []
-    for vector in vectors:
-        magnitudes = flat(vector).abs()
-        rank = len(magnitudes) - math.floor(len(magnitudes) * density)
-        threshold = magnitudes.kthvalue(rank).values if rank else torch.tensor(0.0)
-        trimmed.append({n: torch.where(v.float().abs() >= threshold, v.float(), 0.0) for n, v in vector.items()})
+    for vector in task_vectors(base, specialists):
+        floats = {name: v.float() for name, v in vector.items()}
+        whole = flat(vector).abs()
+        rank = len(whole) - math.floor(len(whole) * density)
+        least = dict.fromkeys(vector, whole.kthvalue(rank).values if rank else torch.tensor(0.0))
+        if trim == "tensor":
+            kept = {name: max(1, math.floor(v.numel() * density)) for name, v in floats.items()}
+            least = {name: v.abs().flatten().topk(kept[name]).values.min() for name, v in floats.items()}
+        trimmed.append({name: torch.where(v.abs() >= least[name], v, 0.0) for name, v in floats.items()})
+    weights = torch.tensor([1.0 if weight is None else weight[k] for k in sorted(specialists)])[:, None, None]
     signs = {name: sum(v[name] for v in trimmed).sign() for name in base}
-    majority = flat(signs).sum().sign()
+    majority = flat(signs).sum().sign() if trim == "global" and weight is None else 1.0
     merged = {}
     for name in base:
-        entries = torch.stack([v[name] for v in trimmed])
-        elected = torch.where(signs[name] == 0, majority, signs[name])
+        entries = torch.stack([v[name].flatten() for v in trimmed])[:, None] * weights
+        sign = entries.sum(0).sign()
+        elected = torch.where(sign == 0, majority, sign)
         selected = torch.where((entries.sign() == elected) & (entries != 0), entries, 0.0)
         scaled = torch.stack([scaling_coef[k] * entry for k, entry in zip(sorted(specialists), selected)])
         if merge_func == "sum":
-            merged[name] = scaled.sum(0)
+            total = scaled.sum(0)
         elif merge_func == "mean":
-            merged[name] = scaled.sum(0) / (selected != 0).sum(0).clamp(min=1)
+            total = divided(scaled.sum(0), (weights * (selected != 0)).sum(0))
         else:
-            merged[name] = scaled.gather(0, selected.abs().argmax(0, keepdim=True))[0]
+            total = scaled.gather(0, selected.abs().argmax(0, keepdim=True))[0]
+        merged[name] = total.view(base[name].shape)
     return finish(base, merged)
 
 
+def divided(total: Tensor, by: Tensor) -> Tensor:
+    """By nothing where that is 0."""
+    return total / torch.where(by == 0, 1.0, by)
+
+
+def elected(entries: Tensor, weights: Tensor, normalize: bool) -> Tensor:
+    """What TIES adds up of weighted entries [K, n], as mergekit does: where they cancel out, those that have risen."""
+    agree = entries.sign() == torch.where(entries.sum(0) >= 0, 1.0, -1.0)
+    total = (entries * agree).sum(0)
+    return divided(total, (weights[:, None] * agree).sum(0)) if normalize else total
+
+
+def after_dropping(
+    base: Model,
+    specialists: dict[str, Model],
+    drop: Callable[[str, str, Tensor], Tensor],
+    weight: dict[str, float],
+    scaling_coef: float,
+    normalize: bool,
+    elect: bool,
+) -> Model:
+    """What `drop(specialist, tensor, values)` leaves of each flat float32 task vector, weighted and merged."""
+    names = sorted(specialists)
+    weights = torch.tensor([weight[k] for k in names])
+    vectors = dict(zip(names, task_vectors(base, specialists)))
+    merged = {}
+    for name in filter(is_merged, base):
+        kept = torch.stack([drop(k, name, vectors[k][name].float().flatten()) for k in names])
+        entries = weights[:, None] * kept
+        if elect:
+            total = elected(entries, weights, normalize)
+        else:
+            total = entries.sum(0) / (weights.sum() if normalize else 1.0)
+        merged[name] = scaling_coef * total.view(base[name].shape)
+    return finish(base, merged)
+
+
+def drawn(seed: int, name: str, specialist: str, entries: int) -> Tensor:
+    """The kernel's random numbers, whose statistics have tests of their own."""
+    keys = torch.tensor(tensor_keys(seed, name, 0), dtype=torch.int32)
+    key = torch.tensor(specialist_key(seed, name, 0, specialist), dtype=torch.int32)
+    return random_numbers(scramble(torch.arange(entries, dtype=torch.int32), keys), key)
+
+
+def dare_ties(
+    base: Model,
+    specialists: dict[str, Model],
+    weight: dict[str, float],
+    density: dict[str, float],
+    normalize: bool,
+    scaling_coef: float,
+    rescale: bool,
+    seed: int,
+) -> Model:
+    def drop(k: str, name: str, values: Tensor) -> Tensor:
+        kept = drawn(seed, name, k, len(values)) >= threshold_of(1 - density[k])
+        return values * kept / (density[k] if rescale else 1)
+
+    return after_dropping(base, specialists, drop, weight, scaling_coef, normalize, elect=True)
+
+
+def breadcrumbs(
+    base: Model,
+    specialists: dict[str, Model],
+    weight: dict[str, float],
+    density: dict[str, float],
+    normalize: bool,
+    scaling_coef: float,
+    gamma: float,
+    rescale: bool,
+    elect: bool = False,
+) -> Model:
+    def drop(k: str, name: str, values: Tensor) -> Tensor:
+        kept, n = math.floor(density[k] * len(values)), len(values)
+        below = max(0, n - kept - math.floor(gamma * n))
+        ascending = values.abs().sort().values[below : below + kept]
+        if not kept:
+            return torch.zeros_like(values)
+        inside = values * (values.abs() >= ascending[0]) * (values.abs() <= ascending[-1])
+        return inside * (values.abs().sum() / inside.abs().sum() if rescale else 1)
+
+    return after_dropping(base, specialists, drop, weight, scaling_coef, normalize, elect)
+
+
+def breadcrumbs_ties(base: Model, specialists: dict[str, Model], **hyper_parameters: Any) -> Model:
+    return breadcrumbs(base, specialists, **hyper_parameters, elect=True)
+
+
 def dare(base: Model, specialists: dict[str, Model], scaling_coef: dict[str, float], p: float, seed: int) -> Model:
-    """The mask is the one that the kernel's random numbers give; its statistics have tests of their own."""
     merged = {name: torch.zeros(tensor.shape) for name, tensor in base.items()}
     for specialist, vector in zip(sorted(specialists), task_vectors(base, specialists)):
         for name, tensor in vector.items():
-            position = torch.arange(tensor.numel(), dtype=torch.int32)
-            keys = torch.tensor(tensor_keys(seed, name, 0), dtype=torch.int32)
-            key = torch.tensor(specialist_key(seed, name, 0, specialist), dtype=torch.int32)
-            number = random_numbers(scramble(position, keys), key)
-            kept = (number >= threshold_of(p)).view(tensor.shape)
+            kept = (drawn(seed, name, specialist, tensor.numel()) >= threshold_of(p)).view(tensor.shape)
             merged[name] += scaling_coef[specialist] * tensor.float() * kept / (1 - p)
     return finish(base, merged)
 
