@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import re
 from collections.abc import Mapping
@@ -33,11 +32,20 @@ def full_config(config: Mapping[str, Any], file: Path) -> Any | None:
     # Classes make lists with an entry a layer.
     _refuse_many_layers(config, file)
     try:
-        return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(config)))
+        return CONFIG_MAPPING[kind].from_dict(_decoded(config))
     except Exception as error:  # other people's code on other people's data
         raise InputError(
             f"{file}: not a configuration of model_type {kind!r} ({one_line(error)}); mend or fetch the file again"
         ) from error
+
+
+def _decoded(value: Any) -> Any:
+    """A copy with the numbers that transformers writes as `{"__float__": "Infinity"}`, since JSON has none of them."""
+    if isinstance(value, Mapping):
+        if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
+            return float(value["__float__"])
+        return {key: _decoded(one) for key, one in value.items()}
+    return [_decoded(one) for one in value] if isinstance(value, list) else value
 
 
 def known_settings(config: Mapping[str, Any], file: Path) -> set[str] | None:

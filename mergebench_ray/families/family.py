@@ -15,8 +15,6 @@ from mergebench_ray.families.vectors import VectorWords
 
 _FOLDER = Path(__file__).parent
 _DEFAULT = "default"
-# A word that whatever belongs to the embeddings has in its name: Bloom's normalisation of them, too.
-_EMBEDDING = "embed"
 _MAX_DIGITS = 7
 _OF_A_MODULE = ("weight", "bias")
 
@@ -31,6 +29,7 @@ class ModelFamily(Strict):
         output_head_names: pattern of whole names of output heads.
         token_embeddings: modules that are tables of token embeddings.
         position_embeddings: modules that are tables of positions.
+        of_embeddings: pattern in the names of whatever goes with the embeddings.
         further_token_layers: pattern of modules that hold layers which predict further tokens.
         other_senses: pattern of modules for pictures and sound.
         token_mixers: patterns in names of what mixes tokens.
@@ -47,6 +46,7 @@ class ModelFamily(Strict):
     output_head_names: re.Pattern[str]
     token_embeddings: frozenset[str]
     position_embeddings: frozenset[str]
+    of_embeddings: re.Pattern[str]
     further_token_layers: re.Pattern[str]
     other_senses: re.Pattern[str]
     token_mixers: tuple[re.Pattern[str], ...]
@@ -70,9 +70,13 @@ class ModelFamily(Strict):
         return not self.output_heads.isdisjoint(name.split(".")) or self.output_head_names.fullmatch(name) is not None
 
     def is_embedding(self, name: str) -> bool:
-        """Whether a tensor goes with the embeddings: all with "embed" in their names, as in MergeBench's code."""
+        """Whether a tensor goes with the embeddings: all with "embed" in their names, as in MergeBench's code.
+
+        What is embedded beside the text, as patches of pictures are, has no vocabulary, and is merged.
+        """
         words = self.token_embeddings | self.position_embeddings
-        return _EMBEDDING in name or not words.isdisjoint(name.split("."))
+        has_word = self.of_embeddings.search(name) is not None or not words.isdisjoint(name.split("."))
+        return has_word and not self.is_of_another_sense(name)
 
     def counts_for_threshold(self, name: str) -> bool:
         """Whether a tensor's entries count for global thresholds: all but embeddings, so an untied head counts."""
@@ -99,8 +103,12 @@ class ModelFamily(Strict):
 
     def is_in_other_stack(self, name: str) -> bool:
         """Whether a name says that a tensor is beside the text; layers that follow the others do not say it."""
-        modules = name.split(".")[:-1]
-        return any(self.further_token_layers.fullmatch(m) or self.other_senses.fullmatch(m) for m in modules)
+        further = any(map(self.further_token_layers.fullmatch, name.split(".")[:-1]))
+        return further or self.is_of_another_sense(name)
+
+    def is_of_another_sense(self, name: str) -> bool:
+        """Whether a name says that a tensor belongs to what sees or hears."""
+        return any(map(self.other_senses.fullmatch, name.split(".")[:-1]))
 
     def module_kind(self, name: str) -> ModuleKind:
         """What kind of module a merged tensor is part of.

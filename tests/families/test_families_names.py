@@ -186,3 +186,14 @@ def test_a_family_travels_between_processes() -> None:
     copy = pickle.loads(pickle.dumps(LLAMA))
     assert isinstance(copy, ModelFamily)
     assert copy == LLAMA
+
+
+def test_patches_of_pictures_are_merged_and_a_table_that_predicts_further_tokens_is_an_embedding() -> None:
+    assert LLAMA.is_merged("model.visual.patch_embed.proj.weight")
+    assert LLAMA.is_merged("vision_tower.embeddings.position_embedding.weight")
+    assert LLAMA.is_embedding("model.mtp.embed_tokens.weight")
+
+
+def test_the_last_norm_of_lfm2_is_merged_although_it_is_called_embedding_norm() -> None:
+    assert family_of("lfm2").is_merged("model.embedding_norm.weight")
+    assert not LLAMA.is_merged("model.embedding_norm.weight")

@@ -87,11 +87,11 @@ def small() -> dict[str, Any]:
 
 def _save(model: PreTrainedModel, folder: Path, dtype: str) -> Path:
     model.to(getattr(torch, dtype)).save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     return folder
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate(SPECIAL_TOKENS + alphabet)}
