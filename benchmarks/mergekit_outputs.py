@@ -4,8 +4,10 @@
 
 Small random models in bf16, merged in float32, written in bf16. For each recipe: the largest relative distance of a
 tensor, and the share of entries that are more than one bf16 number apart, those near zero, since task vectors are bf16.
-Embeddings and output head are left out, which `mergebench-ray` takes from the base, as MergeBench does. Where both draw
-masks of their own, nothing is dropped.
+Of entries as large as the smallest that is kept mergekit keeps as many as it needs, `mergebench-ray` all, and where
+entries cancel out but for rounding either sign may be elected: these are counted by themselves. Embeddings
+and output head are left out, which `mergebench-ray` takes from the base, as MergeBench does. Where both draw masks of
+their own, nothing is dropped.
 """
 
 from __future__ import annotations
@@ -75,13 +77,15 @@ WEIGHT = {"task_arithmetic": "scaling_coef"}  # what ours calls the weights, whe
 WITHOUT_BASE = {"linear", "karcher"}  # of mergekit's, also those whose name says "around zero"
 
 
-def main(mergekit: Path) -> None:
+def main(mergekit: Path, only: str) -> None:
     """Print the table."""
-    print("| recipe | furthest tensor | entries more than one number apart |\n| --- | --- | --- |")
+    print("| recipe | furthest tensor | entries more than one number apart | at ties |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base, specialists = made_up_models(folder)
         for title, (method, settings, theirs, parameters, count, weighed) in RECIPES.items():
+            if only not in title:
+                continue
             some = specialists[:count]
             weights = WEIGHTS[:count] if weighed else []
             ours = merge(folder / "ours" / title, method, settings, base, some, weights)
@@ -89,7 +93,10 @@ def main(mergekit: Path) -> None:
             other = merge_by_mergekit(
                 mergekit, folder / "theirs" / title, theirs, parameters, None if around_zero else base, some, weights
             )
-            print(f"| {title} | {compared(ours, other)} |", flush=True)
+            tied = {}
+            if "density" in parameters:
+                tied = at_ties(base, some, parameters, WEIGHTS[:count], elects=theirs.endswith("ties"))
+            print(f"| {title} | {compared(ours, other, tied)} |", flush=True)
 
 
 def made_up_models(folder: Path) -> tuple[Path, list[Path]]:
@@ -161,19 +168,45 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
-def compared(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
-    """The columns of the table."""
+def at_ties(
+    base: Path, specialists: list[Path], parameters: dict[str, Any], weights: list[float], elects: bool
+) -> dict[str, Tensor]:
+    """Which entries are as large as the last ones kept of a tensor, or, weighted, cancel out but for rounding."""
+    start, tied = tensors(base), {}
+    models = [tensors(one) for one in specialists]
+    for name, tensor in start.items():
+        tied[name] = torch.zeros(tensor.shape, dtype=torch.bool)
+        kept_entries = []
+        for weight, model in zip(weights, models, strict=True):
+            vector = model[name].float() - tensor.float()
+            magnitude, count = vector.abs(), vector.numel()
+            kept = int(parameters["density"] * count)
+            below = max(0, count - kept - int(parameters.get("gamma", 0.0) * count))
+            least, most = magnitude.flatten().sort().values[[below, below + kept - 1]]
+            if kept < count:  # but for the rounding of task vectors
+                tied[name] |= torch.isin(magnitude.bfloat16(), torch.stack([least, most]).bfloat16())
+            kept_entries.append(weight * vector * (magnitude >= least) * (magnitude <= most))
+        entries = torch.stack(kept_entries)
+        if elects:
+            tied[name] |= (entries.sum(0).abs() <= 2**-8 * entries.abs().sum(0)) & (entries.abs().sum(0) > 0)
+    return tied
+
+
+def compared(ours: dict[str, Tensor], theirs: dict[str, Tensor], tied: dict[str, Tensor]) -> str:
+    """The columns of the table; entries at ties are counted, and left out of the others."""
     if set(ours) != set(theirs):
         raise SystemExit(f"other tensors: {sorted(set(ours) ^ set(theirs))[:5]}")
-    beyond, count, relative = 0, 0, 0.0
+    beyond, at_tie, count, relative = 0, 0, 0, 0.0
     for name, one in ours.items():
         if "embed" in name or "lm_head" in name:
             continue
-        other = theirs[name]
+        other, left = theirs[name], ~tied[name] if tied else torch.ones(one.shape, dtype=torch.bool)
         steps = (places(one) - places(other)).abs()
-        beyond, count = beyond + int((steps > 1).sum()), count + one.numel()
-        relative = max(relative, float((one.double() - other.double()).norm() / other.double().norm()))
-    return f"{relative:.1e} | {beyond / count:.1%}"
+        beyond, count = beyond + int(((steps > 1) & left).sum()), count + one.numel()
+        at_tie += int((~left).sum())
+        distance = (one.double() - other.double()) * left
+        relative = max(relative, float(distance.norm() / other.double().norm()))
+    return f"{relative:.1e} | {beyond / count:.1%} | {at_tie / count:.1%}"
 
 
 def places(tensor: Tensor) -> Tensor:
@@ -185,4 +218,6 @@ def places(tensor: Tensor) -> Tensor:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mergekit", type=Path, required=True)
-    main(parser.parse_args().mergekit)
+    parser.add_argument("--only", default="", help="recipes with this in their names")
+    arguments = parser.parse_args()
+    main(arguments.mergekit, arguments.only)

@@ -91,11 +91,11 @@ class Magnitudes:
         """How many are larger than a number."""
         return int(self.counts[self._values > least].sum())
 
-    def sum_between(self, least: float, most: float) -> float:
-        """Sum of those from `least` to `most`, rounded once."""
-        values = self._values
-        inside = (values >= least) & (values <= most)
-        return math.fsum((values[inside] * self.counts[inside]).tolist())
+    def sum_of_ranks(self, first: int, last: int) -> float:
+        """Sum of the magnitudes at ranks `first` to `last` of the sorted ones, 1-based, rounded once."""
+        ends = self.counts.cumsum()
+        inside = np.minimum(ends, last) - np.maximum(ends - self.counts, first - 1)
+        return math.fsum((self._values * np.maximum(inside, 0)).tolist())
 
     @property
     def _values(self) -> NDArray[Any]:

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from mergebench_ray.methods import Statistics, TensorPlace, per_specialist, register
 from mergebench_ray.methods.sparse import (
-    EVERY_MAGNITUDE,
     SparseParameters,
     SparseTaskVectors,
     combined,
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from mergebench_ray.kernels import Block, Magnitudes, Scalars
 
-_NONE = (0.0, -1.0)
+_NONE = (0.0, -1.0)  # magnitudes that nothing lies between
 
 
 class BreadcrumbsParameters(SparseParameters):
@@ -71,9 +70,13 @@ class Breadcrumbs(SparseTaskVectors):
         """Weights, and the smallest and the largest magnitude that is kept of each specialist."""
         densities = per_specialist(parameters.density, place, specialists)
         magnitudes = prepared[place.name]
-        kept = [_ends(one, density, parameters.gamma) for one, density in zip(magnitudes, densities, strict=True)]
+        ranks = [
+            _ranks(one.num_entries, density, parameters.gamma)
+            for one, density in zip(magnitudes, densities, strict=True)
+        ]
+        kept = [_ends(one, *ends) for one, ends in zip(magnitudes, ranks, strict=True)]
         factors = [
-            rescaling(one, *ends) if parameters.rescale else 1.0 for one, ends in zip(magnitudes, kept, strict=True)
+            rescaling(one, *ends) if parameters.rescale else 1.0 for one, ends in zip(magnitudes, ranks, strict=True)
         ]
         return {
             **self.weights(parameters, place, specialists, factors),
@@ -82,11 +85,14 @@ class Breadcrumbs(SparseTaskVectors):
         }
 
 
-def _ends(magnitudes: Magnitudes, density: float, gamma: float) -> tuple[float, float]:
-    """The smallest and the largest magnitude that is kept."""
+def _ranks(entries: int, density: float, gamma: float) -> tuple[int, int]:
+    """Ranks of the smallest and the largest magnitude that is kept, 1-based; the last below the first for none."""
     if density == 1:
-        return EVERY_MAGNITUDE
-    entries = magnitudes.num_entries
+        return 1, entries
     kept = whole_share(density, entries)
     below = max(0, entries - kept - whole_share(gamma, entries))
-    return (magnitudes.kth_smallest(below + 1), magnitudes.kth_smallest(below + kept)) if kept else _NONE
+    return below + 1, below + kept
+
+
+def _ends(magnitudes: Magnitudes, first: int, last: int) -> tuple[float, float]:
+    return (magnitudes.kth_smallest(first), magnitudes.kth_smallest(last)) if first <= last else _NONE

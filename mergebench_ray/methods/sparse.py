@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
-EVERY_MAGNITUDE = (0.0, 3e38)
-"""From where to where magnitudes lie."""
-
 _NOTHING = 1e-8
 
 
@@ -94,9 +91,9 @@ def _of_one_sign(block: Block, are: list[Tensor], kept: list[Tensor], counts: Te
     return total / (weights + (weights == 0).float())
 
 
-def rescaling(magnitudes: Magnitudes, least: float, most: float) -> float:
-    """By which the entries from one magnitude to another are multiplied to have the 1-norm of all of them."""
-    whole, kept = magnitudes.sum_between(*EVERY_MAGNITUDE), magnitudes.sum_between(least, most)
+def rescaling(magnitudes: Magnitudes, first: int, last: int) -> float:
+    """By which the entries at ranks `first` to `last` are multiplied to have the 1-norm of all of them."""
+    whole, kept = magnitudes.sum_of_ranks(1, magnitudes.num_entries), magnitudes.sum_of_ranks(first, last)
     return whole / kept if min(whole, kept) >= _SHORTEST else 1.0
 
 
