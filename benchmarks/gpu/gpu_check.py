@@ -193,7 +193,7 @@ def measure_case(check: Check, arrays: RehearsalArrays, case: Case, copy_rate: f
     work: list[Work] = []
     row["prepare_s"] = check.seconds(lambda: work.append(work_of(case, arrays)))
     kernel, scalars = work[0].kernel, work[0].scalars[0]
-    companions = arrays.companions(kernel.companion)
+    companions = arrays.companions(kernel)
     sources = [arrays.base, *arrays.vectors, *companions]
     segments = segments_over(work[0], arrays.layout, arrays.layout.size)
     eager = Pass(kernel, len(SPECIALISTS), scalars, torch.bfloat16, check.device, compiled=False)

@@ -22,6 +22,8 @@ from mergebench_ray.bank.magnitudes import magnitudes_by_tensor
 from mergebench_ray.bank.reading import on_devices, read_merged, shard_runs
 from mergebench_ray.bank.shard import BankShard, ShardPlace
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
+from mergebench_ray.bank.transforms import transformed
+from mergebench_ray.bank.window_worker import WindowWorker
 from mergebench_ray.bank.work import plan_work
 from mergebench_ray.checkpoints import Checkpoint, fit_tensors
 from mergebench_ray.config import Recipe
@@ -33,6 +35,7 @@ from mergebench_ray.methods import (
     CalibrationRequest,
     InnerProducts,
     Statistics,
+    Transform,
     complete_parameters,
     get_method,
     parse_parameters,
@@ -97,12 +100,14 @@ class Bank:
         self.family = base.family
         self._base_reference = str(base.ref)
         self._references = {name: str(specialists[name].ref) for name in self.specialists}
+        self._models = [base, *(specialists[name] for name in self.specialists)]
         self._shards = shards
         self._calibrator = calibrator
         self._last: Merged | None = None
         self.bytes_moved = 0
         self._inner_products: Mapping[str, InnerProducts] | None = None
         self._paths: dict[str, str] = {}
+        self._transformed: dict[str, tuple[Calibrated, ...]] = {}
         self._magnitudes: Mapping[str, Sequence[Magnitudes]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -354,6 +359,15 @@ class _BankStatistics:
     def calibrated(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
         """A statistic on disk, made first if it is not there."""
         return require_calibrator(self._bank._calibrator, request.kind).statistics(request)
+
+    def transformed(self, transform: Transform) -> tuple[Calibrated, ...]:
+        """What a transform makes of the task vectors, made first if it is not there."""
+        bank = self._bank
+        if transform.key not in bank._transformed:
+            base, *specialists = bank._models
+            worker = WindowWorker(base, specialists, usable_cores(), 1, False)
+            bank._transformed[transform.key] = transformed(worker, bank.layout, transform)
+        return bank._transformed[transform.key]
 
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         """Sum of an element-wise function over the entries."""

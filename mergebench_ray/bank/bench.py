@@ -48,8 +48,8 @@ def _measure(name: str, arrays: RehearsalArrays, rounds: int) -> dict[str, Any]:
     times = [(_seconds(arrays.copy), _seconds(compiled), _seconds(eager)) for _ in range(rounds)]
     copy_seconds, seconds, eager_seconds = (median(column) for column in zip(*times, strict=True))
     arrays_read = len(arrays.vectors) + 1
-    companion = work.kernel.companion.itemsize if work.kernel.companion else 0
-    num_bytes = ((arrays_read + 1) * 2 + len(arrays.vectors) * companion) * arrays.layout.size
+    beside = sum(array.itemsize for array in arrays.companions(work.kernel))
+    num_bytes = ((arrays_read + 1) * 2 + beside) * arrays.layout.size
     copy_rate = 2 * arrays_read * arrays.layout.size * 2 / copy_seconds
     return {
         "seconds": seconds,

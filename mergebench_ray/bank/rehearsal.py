@@ -25,6 +25,7 @@ from mergebench_ray.methods import (
     Calibrated,
     CalibrationRequest,
     InnerProducts,
+    Transform,
     complete_parameters,
     get_method,
     parse_parameters,
@@ -127,13 +128,18 @@ class RehearsalArrays:
         """Stands for files that are not there; `companions` makes up their content."""
         return tuple(Calibrated(Path(), name) for name in self.specialists)
 
-    def companions(self, dtype: torch.dtype | None) -> list[Tensor]:
-        """An array for each specialist, filled with random zeros and ones; none for None."""
-        if dtype is None:
+    def transformed(self, transform: Transform) -> tuple[Calibrated, ...]:
+        """Stands for files that are not there, as `calibrated` does."""
+        return tuple(Calibrated(Path(), name) for name in self.specialists)
+
+    def companions(self, kernel: BlockFunction) -> list[Tensor]:
+        """What a function reads beside the task vectors, filled with random zeros and ones."""
+        count = kernel.num_companions(len(self.vectors))
+        if not count:
             return []
         generator = torch.Generator().manual_seed(1)
         ones = torch.randint(0, 2, (self.layout.size,), generator=generator, dtype=torch.uint8)
-        return [ones.to(self.device, dtype).roll(index) for index in range(len(self.vectors))]
+        return [ones.to(self.device, kernel.companion).roll(index) for index in range(count)]
 
     def copy(self) -> None:
         """Copy every array into the output: plain reads and writes of the same memory."""
@@ -146,7 +152,7 @@ def merge_pass(work: Work, arrays: RehearsalArrays, *, compiled: bool = True) ->
     run = Pass(work.kernel, len(arrays.vectors), work.scalars[0], torch.bfloat16, arrays.device, compiled)
     todo = [(Overlap(tensor, tensor.start, tensor.stop), i) for i, tensor in enumerate(arrays.layout.merged)]
     segments = segments_of(work, todo, 0)
-    companions = arrays.companions(work.kernel.companion)
+    companions = arrays.companions(work.kernel)
     return lambda: run.run(arrays.base, arrays.vectors, segments, arrays.out, arrays.threads, companions)
 
 

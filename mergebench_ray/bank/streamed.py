@@ -15,6 +15,7 @@ from mergebench_ray.bank.calls import Call, Calls, ThreadCalls
 from mergebench_ray.bank.inner_products import products_by_tensor
 from mergebench_ray.bank.layout import Layout
 from mergebench_ray.bank.magnitudes import magnitudes_by_tensor
+from mergebench_ray.bank.transforms import transformed
 from mergebench_ray.bank.window_worker import WindowWorker
 from mergebench_ray.bank.windows import Window, window_runs
 from mergebench_ray.bank.work import Work, plan_work
@@ -27,6 +28,7 @@ from mergebench_ray.methods import (
     Calibrated,
     CalibrationRequest,
     InnerProducts,
+    Transform,
     complete_parameters,
     get_method,
     parse_parameters,
@@ -157,6 +159,11 @@ class StreamedBank:
         """A statistic on disk, made first if it is not there."""
         self._hash_the_rest()  # which it begins with
         return require_calibrator(self._calibrator, request.kind).statistics(request)
+
+    def transformed(self, transform: Transform) -> tuple[Calibrated, ...]:
+        """What a transform makes of the task vectors, made first if it is not there."""
+        self._hash_the_rest()
+        return transformed(self._worker, self.layout, transform, self._progress)
 
     def _merge(self, work: Work, files: TensorFiles) -> None:
         """Merge what is merged entry by entry, copy what is the base's, and solve for the rest."""

@@ -23,7 +23,7 @@ from mergebench_ray.bank.magnitudes import Counted, count_each
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.windows import Window
 from mergebench_ray.bank.work import Work, segments_of
-from mergebench_ray.checkpoints import Checkpoint, TensorFiles, fill_in_shape_of, require_finite
+from mergebench_ray.checkpoints import Checkpoint, TensorFiles, fill_in_shape_of, read_in_shape_of, require_finite
 from mergebench_ray.checkpoints.read_once import ReadOnce, hashed_as_read
 from mergebench_ray.checkpoints.safetensors_file import advise
 from mergebench_ray.kernels import (
@@ -35,7 +35,9 @@ from mergebench_ray.kernels import (
     inner_products,
     magnitude_histogram,
 )
+from mergebench_ray.kernels.threads import torch_threads
 from mergebench_ray.machine import usable_cores
+from mergebench_ray.methods import Transform
 from mergebench_ray.steps import Steps
 
 _BUFFER_BYTES = 512 << 20
@@ -176,6 +178,20 @@ class WindowWorker:
             for _, solved in Solutions(self.models, _CPU, Steps()).of(work.solver, [group], 1):
                 for name, values in zip(group, solved, strict=True):
                     files.write(name, 0, values)
+
+    def transform(self, transform: Transform, name: str, files: Sequence[TensorFiles]) -> None:
+        """Read a whole tensor of all models, transform its task vectors, and write what that gives, a file each."""
+        self._end_if_stopped()
+        info = self.models[0].tensors[name]
+        weights = []
+        for model in self.models:
+            weights.append(read_in_shape_of(self.models[0], model, name, 0, info.numel).view(info.shape))
+            require_finite(model, name, weights[-1])
+        base, *specialists = weights
+        with torch_threads(1):
+            made = transform.of([weight - base for weight in specialists])
+        for file, values in zip(files, made, strict=True):
+            file.write(name, 0, values)
 
     def hash_rest(self, model: int, name: str) -> None:
         """Read what nobody has read of a tensor, for its digest."""

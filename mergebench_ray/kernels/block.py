@@ -21,8 +21,8 @@ class Block:
         task_vectors: one [n] per specialist, in the order of their sorted names.
         position: place of each parameter in its own flattened tensor, int32 [n], counted from the last multiple of
             2**30; only meaningful to a function that `uses_position`.
-        companions: one more [n] per specialist, such as a Fisher diagonal or a mask of zeros and ones; empty where the
-            function has no `companion`.
+        companions: one more [n] per specialist, such as a Fisher diagonal or a mask of zeros and ones, or one for all;
+            empty where the function has no `companion`.
         has_dropped: whether `keep_where` was called.
     """
 
@@ -62,17 +62,23 @@ class BlockFunction:
         function: the function; `scalars` arrives as a mapping of small tensors.
         options: keyword arguments baked into the compiled form; a new value compiles anew.
         uses_position: whether it reads `block.position`.
-        companion: dtype in which `block.companions` are kept: float32, bool or uint8; None where it reads none.
+        companion: dtype in which `block.companions` are kept: float32, bfloat16, bool, uint8; None where it reads none.
+        shared_companion: whether there is one companion for all specialists.
     """
 
     function: Callable[..., Tensor]
     options: tuple[tuple[str, Any], ...] = ()
     uses_position: bool = False
     companion: torch.dtype | None = None
+    shared_companion: bool = False
+
+    def num_companions(self, num_specialists: int) -> int:
+        """How many companions it reads."""
+        return 0 if self.companion is None else 1 if self.shared_companion else num_specialists
 
     def array_dtypes(self, num_specialists: int) -> list[torch.dtype]:
-        """What the arrays of `values` are made of: base, K task vectors, and K companions where it reads them."""
-        companions = [] if self.companion is None else [self.companion] * num_specialists
+        """What the arrays of `values` are made of: base, K task vectors, and the companions that it reads."""
+        companions = [] if self.companion is None else [self.companion] * self.num_companions(num_specialists)
         return [torch.bfloat16] * (num_specialists + 1) + companions
 
     def values(self, arrays: Sequence[Tensor], lanes: Tensor, start: Tensor, scalars: dict[str, Tensor]) -> Tensor:
@@ -88,7 +94,8 @@ class BlockFunction:
             float32 [n], to be rounded once.
         """
         base, *others = (array.float() for array in arrays)
-        num_specialists = len(others) if self.companion is None else len(others) // 2
+        separate = self.companion is not None and not self.shared_companion
+        num_specialists = len(others) // 2 if separate else len(others) - self.num_companions(1)
         zero = scalars[ZERO]
         block = Block(base, others[:num_specialists], lanes + start, others[num_specialists:], zero)
         result = self.function(block, scalars, **dict(self.options))

@@ -167,7 +167,8 @@ def _named(
     module = function.function.__module__
     if not module.startswith((f"{_OURS}.kernels.", f"{_OURS}.methods.")):
         return None
-    what = (module, function.function.__qualname__, function.options, function.uses_position, str(function.companion))
+    beside = (function.uses_position, str(function.companion), function.shared_companion)
+    what = (module, function.function.__qualname__, function.options, *beside)
     return _key(repr((what, num_specialists, _all_sources())), scalars, out_dtype, device, form) + ".named"
 
 
@@ -228,6 +229,7 @@ def _compile_in_child(
         "options": dict(function.options),
         "uses_position": function.uses_position,
         "companion": None if function.companion is None else _dtype_name(function.companion),
+        "shared_companion": function.shared_companion,
         "num_specialists": num_specialists,
         "scalars": {name: [value.tolist(), _dtype_name(value.dtype)] for name, value in scalars.items()},
         "out_dtype": _dtype_name(out_dtype),

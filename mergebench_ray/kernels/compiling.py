@@ -111,6 +111,7 @@ def compile_into(folder: Path, task: dict[str, Any]) -> None:
         tuple(sorted(task["options"].items())),
         task["uses_position"],
         task["companion"] and getattr(torch, task["companion"]),
+        task["shared_companion"],
     )
     device = torch.device(task["device"])
     scalars = {

@@ -132,7 +132,7 @@ class _AsWritten:
 
     def __init__(self, function: BlockFunction, options: str) -> None:
         self.function = function
-        self._same = (function.function, options, function.uses_position, function.companion)
+        self._same = (function.function, options, function.uses_position, function.companion, function.shared_companion)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _AsWritten) and self._same == other._same

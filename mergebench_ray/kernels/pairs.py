@@ -36,7 +36,7 @@ def as_words(tensors: Sequence[Tensor]) -> list[Tensor] | None:
 
 def reads_pairs(function: BlockFunction, out_dtype: torch.dtype, device: torch.device) -> bool:
     """Whether compiled code for this function should read pairs: bf16 alone, on an x86 CPU without AVX-512."""
-    only_bf16 = out_dtype == torch.bfloat16 and function.companion is None
+    only_bf16 = out_dtype == torch.bfloat16 and function.companion in (None, torch.bfloat16)
     return only_bf16 and device.type == "cpu" and emulates_bf16()
 
 

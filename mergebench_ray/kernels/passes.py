@@ -105,7 +105,7 @@ class Pass:
             segments: parts of [0, n) to do.
             out: [n] of the pass's output dtype.
             threads: threads to use on a CPU; the result does not depend on it.
-            companions: K times [n] of the function's `companion` dtype, if it has one.
+            companions: [n] of the function's `companion` dtype, as many as it reads.
         """
         entries = [base, *task_vectors, *companions, out]
         arrays = self._arrays(entries)

@@ -12,7 +12,7 @@ from mergebench_ray.methods.parameters import (
 )
 from mergebench_ray.methods.registry import complete_parameters, get_method, method_names, parse_parameters, register
 from mergebench_ray.methods.solver import Solver
-from mergebench_ray.methods.statistics import Calibrated, CalibrationRequest, InnerProducts, Statistics
+from mergebench_ray.methods.statistics import Calibrated, CalibrationRequest, InnerProducts, Statistics, Transform
 
 __all__ = [
     "Calibrated",
@@ -24,6 +24,7 @@ __all__ = [
     "Solver",
     "Statistics",
     "TensorPlace",
+    "Transform",
     "complete_parameters",
     "get_method",
     "layer_group",

@@ -31,6 +31,7 @@ class Method(ABC):
         Parameters: hyper-parameters with their ranges.
         statistics: what `prepare` asks `Statistics` for, by name; shown to users, and weighed by the planner.
         uses_position: whether `merge_block` reads `block.position` (random masks do).
+        shared_companion: whether there is one companion for all specialists, not one for each.
 
     A method that is calibrated says for which hyper-parameters (`calibration_samples`), asks for its statistics in
     `prepare`, and either reads them entry by entry (`companions`) or solves for whole tensors with them (`solver`).
@@ -42,6 +43,7 @@ class Method(ABC):
     Parameters: ClassVar[type[MethodParameters]] = MethodParameters
     statistics: ClassVar[frozenset[str]] = frozenset()
     uses_position: ClassVar[bool] = False
+    shared_companion: ClassVar[bool] = False
 
     @staticmethod
     @abstractmethod
@@ -75,7 +77,7 @@ class Method(ABC):
         return None
 
     def companions(self, parameters: Any, prepared: Any) -> tuple[Calibrated, ...]:
-        """Statistics that `merge_block` reads beside the task vectors, one file a specialist, with equal shapes."""
+        """What `merge_block` reads beside or in place of task vectors: a file a specialist, with equal shapes."""
         return ()
 
     def companion_dtype(self, parameters: Any) -> torch.dtype | None:
@@ -89,7 +91,8 @@ class Method(ABC):
     def kernel(self, parameters: Any) -> BlockFunction:
         """The function to run for these hyper-parameters."""
         options = tuple(sorted(self.options(parameters).items()))
-        return kernels.BlockFunction(self.merge_block, options, self.uses_position, self.companion_dtype(parameters))
+        companion = self.companion_dtype(parameters)
+        return kernels.BlockFunction(self.merge_block, options, self.uses_position, companion, self.shared_companion)
 
 
 def sum_of(tensors: Sequence[Tensor]) -> Tensor:

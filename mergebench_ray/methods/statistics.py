@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from mergebench_ray.kernels import BlockFunction, Magnitudes, Scalars
@@ -49,6 +51,31 @@ class Calibrated:
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
+class Transform(ABC):
+    """Makes, of all task vectors of a tensor, others in their place, or what is read beside them.
+
+    A search pays for that once: it is written tensor by tensor, by as many processes as there is room for, and then
+    read in the passes as task vectors are. Pickled to those processes.
+
+    Attributes:
+        key: what it depends on besides the models, such as its name and its settings.
+        is_shared: whether it makes one tensor for all specialists, not one for each.
+        dtype: what that is kept in.
+    """
+
+    key: str
+    is_shared: bool
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """What it is kept in: float32, bfloat16 or uint8."""
+
+    @abstractmethod
+    def of(self, vectors: list[Tensor]) -> list[Tensor]:
+        """What is made of a tensor's task vectors, bf16 of its shape, on one thread; to be rounded once."""
+
+
 class Statistics(Protocol):
     """What a method may ask for while it prepares; whoever holds the weights answers, once, from all shards.
 
@@ -76,6 +103,9 @@ class Statistics(Protocol):
 
     def inner_products(self) -> Mapping[str, InnerProducts]:
         """Exact inner products of base and task vectors, by name of each merged tensor."""
+
+    def transformed(self, transform: Transform) -> tuple[Calibrated, ...]:
+        """What a transform makes of the task vectors, made once and kept on disk: a file a specialist, or one."""
 
     def calibrated(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
         """A statistic of every specialist, in the order of their sorted names, or one of all of them."""

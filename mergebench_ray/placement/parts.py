@@ -95,7 +95,7 @@ def parts_of(
         nodes: of the cluster: each has an object store of Ray's, and on several the driver reads weights of others.
         has_own_store: whether that is set aside already.
     """
-    kinds = set(calibration_kinds(sweep))
+    kinds = {*calibration_kinds(sweep), *_transforms(sweep)}
     parts = [*_shards(sweep.bank.shards, kinds, sizes, bank_on_gpu)]
     parts += scoring_parts(sweep.engine, sizes.parameters, sizes.largest, judges, gpus=gpus, nodes=nodes)
     if kinds:
@@ -162,6 +162,13 @@ def calibration_kinds(sweep: Sweep) -> Iterator[str]:
             yield from method.statistics - {"magnitude_histogram"}
 
 
+def _transforms(sweep: Sweep) -> Iterator[str]:
+    """What takes the place of task vectors, and is held beside them."""
+    for method in map(get_method, sweep.methods):
+        if "spectral" in method.statistics:
+            yield "shared spectral form" if method.shared_companion else "spectral forms"
+
+
 def _shards(count: int, kinds: set[str], sizes: ModelSizes, on_gpu: bool) -> Iterator[Part]:
     vectors = math.ceil((sizes.specialists + 1) * sizes.merged * _BYTES / count)
     output = math.ceil(sizes.merged * _BYTES / count)
@@ -184,7 +191,9 @@ def _shards(count: int, kinds: set[str], sizes: ModelSizes, on_gpu: bool) -> Ite
 
 def _statistics_held(kinds: set[str], sizes: ModelSizes) -> int:
     """What the shards together keep between merges: entries of the last statistic, and systems of equations."""
-    by_entry = {"fisher": sizes.merged * _FLOAT * sizes.specialists, "mask": sizes.merged * sizes.specialists}
+    each = sizes.merged * sizes.specialists
+    by_entry = {"fisher": _FLOAT * each, "mask": each, "spectral forms": _BYTES * each}
+    by_entry["shared spectral form"] = _FLOAT * sizes.merged
     systems = 2 * sizes.merged * _FLOAT + 2 * sizes.merged + sizes.gram
     return max((by_entry[kind] for kind in kinds & by_entry.keys()), default=0) + systems * ("gram" in kinds)
 

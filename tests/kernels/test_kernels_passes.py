@@ -23,6 +23,7 @@ from mergebench_ray.methods import (
     CalibrationRequest,
     InnerProducts,
     TensorPlace,
+    Transform,
     complete_parameters,
     get_method,
     method_names,
@@ -56,6 +57,9 @@ class SomeStatistics:
     def inner_products(self) -> Mapping[str, InnerProducts]:
         return {"w": [[2.0 if row == column else 0.5 for column in range(4)] for row in range(4)]}
 
+    def transformed(self, transform: Transform) -> tuple[Calibrated, ...]:
+        return ()
+
     def calibrated(self, request: CalibrationRequest) -> tuple[Calibrated, ...]:
         return ()
 
@@ -86,12 +90,14 @@ def merge(
     scalars: Scalars,
     segments: list[tuple[int, int]] | None = None,
     threads: int = 1,
-    companion: torch.dtype | None = None,
+    kernel: BlockFunction | None = None,
 ) -> Tensor:
     base, vectors = arrays()
     out = torch.full((LENGTH,), 7.0, dtype=torch.bfloat16)
     cuts = segments or [(0, LENGTH)]
-    companions = () if companion is None else vectors.abs().to(companion).unbind()
+    companions: list[Tensor] = []
+    if kernel is not None and kernel.companion is not None:
+        companions = list(vectors.abs().to(kernel.companion)[: kernel.num_companions(len(NAMES))])
     run.run(base, vectors, [Segment(start, stop, start, scalars) for start, stop in cuts], out, threads, companions)
     return out.view(torch.int16)
 
@@ -130,13 +136,13 @@ def test_compiled_and_eager_give_the_same_bits(name: str) -> None:
     by_compiler = Pass(kernel, len(NAMES), scalars, torch.bfloat16, CPU)
     eager = Pass(kernel, len(NAMES), scalars, torch.bfloat16, CPU, compiled=False)
     assert by_compiler.is_compiled
-    expected = merge(eager, scalars, companion=kernel.companion)
+    expected = merge(eager, scalars, kernel=kernel)
     # Cuts at odd places give vector bodies, tails and starts that are not aligned; 1 and 2 are the shortest.
     cuts = [(0, 1), (1, 3), (3, 20_000), (20_000, 20_017), (20_017, LENGTH)]
     for segments in (None, cuts):
         for threads in (1, 2, 3):
             for run in (by_compiler, eager):
-                assert torch.equal(merge(run, scalars, segments, threads, kernel.companion), expected)
+                assert torch.equal(merge(run, scalars, segments, threads, kernel), expected)
 
 
 @pytest.mark.compiler

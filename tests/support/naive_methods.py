@@ -167,7 +167,7 @@ def breadcrumbs(
         if not kept:
             return torch.zeros_like(values)
         inside = values * (values.abs() >= ascending[0]) * (values.abs() <= ascending[-1])
-        return inside * (values.abs().sum() / inside.abs().sum() if rescale else 1)
+        return inside * (values.abs().sum() / ascending.sum() if rescale else 1)
 
     return after_dropping(base, specialists, drop, weight, scaling_coef, normalize, elect)
 
@@ -324,3 +324,61 @@ def karcher(
         return centre + (weights @ rays.norm(dim=1)) * mean
 
     return in_each_tensor(base, specialists, merge)
+
+
+def by_matrices(
+    base: Model,
+    specialists: dict[str, Model],
+    scales: list[float],
+    of_matrices: Callable[[list[Tensor]], list[Tensor]],
+) -> Model:
+    """The base, and scaled what stands for the task vectors in float64: of other tensors than matrices, the mean."""
+    vectors = task_vectors(base, specialists)
+    merged = {}
+    for name in filter(is_merged, base):
+        doubles = [vector[name].double() for vector in vectors]
+        is_matrix = doubles[0].dim() == 2 and 1 not in doubles[0].shape
+        new = of_matrices(doubles) if is_matrix else [double / len(doubles) for double in doubles]
+        if len(scales) == 1:
+            new = [sum(new)]
+        merged[name] = (base[name].double() + sum(s * one for s, one in zip(scales, new))).bfloat16()
+    return merged
+
+
+def polar(matrix: Tensor) -> Tensor:
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    return u @ v
+
+
+def tsv_m(base: Model, specialists: dict[str, Model], scaling_coef: dict[str, float]) -> Model:
+    def of_matrices(vectors: list[Tensor]) -> list[Tensor]:
+        kept = min(vectors[0].shape) // len(vectors)
+        svds = [torch.linalg.svd(vector, full_matrices=False) for vector in vectors]
+        left = polar(torch.cat([u[:, :kept] for u, _, _ in svds], dim=1))
+        right = polar(torch.cat([v[:kept] for _, _, v in svds], dim=0))
+        places = [slice(k * kept, (k + 1) * kept) for k in range(len(vectors))]
+        return [left[:, at] @ torch.diag(s[:kept]) @ right[at] for at, (_, s, _) in zip(places, svds)]
+
+    return by_matrices(base, specialists, [scaling_coef[k] for k in sorted(specialists)], of_matrices)
+
+
+def iso_c(base: Model, specialists: dict[str, Model], scaling_coef: float) -> Model:
+    def of_matrices(vectors: list[Tensor]) -> list[Tensor]:
+        total = sum(vectors)
+        return [torch.linalg.svdvals(total).mean() * polar(total)]
+
+    return by_matrices(base, specialists, [scaling_coef], of_matrices)
+
+
+def iso_cts(base: Model, specialists: dict[str, Model], scaling_coef: float, common_space_fraction: float) -> Model:
+    def of_matrices(vectors: list[Tensor]) -> list[Tensor]:
+        r, count = min(vectors[0].shape), len(vectors)
+        own = round((r - math.floor(r * common_space_fraction)) / count)
+        u, s, v = torch.linalg.svd(sum(vectors), full_matrices=False)
+        us, ss, vs = [u[:, : r - count * own]], [s[: r - count * own]], [v[: r - count * own]]
+        for vector in vectors:
+            u, s, v = torch.linalg.svd(vector - us[0] @ us[0].T @ vector, full_matrices=False)
+            us, ss, vs = [*us, u[:, :own]], [*ss, s[:own]], [*vs, v[:own]]
+        return [torch.cat(ss).mean() * polar(torch.cat(us, dim=1)) @ polar(torch.cat(vs, dim=0))]
+
+    return by_matrices(base, specialists, [scaling_coef], of_matrices)

@@ -1,0 +1,56 @@
+"""Singular vectors of task vectors, merged: whole matrices by LAPACK, on the CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def tsv_merge(matrices: list[Tensor]) -> list[Tensor]:
+    """TSV-Merge: the first ⌊r/K⌋ singular triplets of each matrix, made orthogonal to those of the others.
+
+    Args:
+        matrices: K times [rows, columns], of which r is the smaller.
+
+    Returns:
+        what is to be added up, one [rows, columns] for each.
+    """
+    count, kept = len(matrices), min(matrices[0].shape) // len(matrices)
+    if not kept:
+        return [torch.zeros_like(matrix) for matrix in matrices]
+    triplets = [torch.linalg.svd(matrix, full_matrices=False) for matrix in matrices]
+    left = polar_factor(torch.cat([u[:, :kept] for u, _, _ in triplets], 1)).chunk(count, 1)
+    right = polar_factor(torch.cat([v[:kept] for _, _, v in triplets], 0)).chunk(count, 0)
+    return [u * s[:kept] @ v for u, (_, s, _), v in zip(left, triplets, right, strict=True)]
+
+
+def isotropic(matrix: Tensor) -> Tensor:
+    """Iso-C: a matrix with all its singular values replaced by their mean."""
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    whole: Tensor = s.mean() * (u @ v)
+    return whole
+
+
+def isotropic_in_common_and_own(matrices: list[Tensor], common_share: float) -> Tensor:
+    """Iso-CTS: the first directions of the sum, and of each matrix the first ones beside those, all of one length.
+
+    Args:
+        matrices: K times [rows, columns].
+        common_share: of the directions, how many are the sum's; the rest is for all matrices alike, cut to whole ones.
+    """
+    count, rank = len(matrices), min(matrices[0].shape)
+    own = round((rank - int(rank * common_share)) / count)
+    common = rank - count * own
+    u, s, v = torch.linalg.svd(torch.stack(matrices).sum(0), full_matrices=False)
+    u, s, v = u[:, :common], s[:common], v[:common]
+    triplets = [torch.linalg.svd(matrix - u @ (u.T @ matrix), full_matrices=False) for matrix in matrices]
+    left = polar_factor(torch.cat([*(one[:, :own] for one, _, _ in triplets), u], 1))
+    right = polar_factor(torch.cat([*(one[:own] for _, _, one in triplets), v], 0))
+    return torch.cat([*(one[:own] for _, one, _ in triplets), s]).mean() * (left @ right)
+
+
+def polar_factor(matrix: Tensor) -> Tensor:
+    """The nearest matrix with orthogonal columns, or rows, of length 1."""
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    factor: Tensor = u @ v
+    return factor
