@@ -65,6 +65,8 @@ RECIPES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], int, str]] = 
         3,
         "weight",
     ),
+    "RAM": ("ram", {"epsilon": 0.001}, "ram", {"epsilon": 0.001}, 3, ""),
+    "RAM+": ("ram_plus", {"epsilon": 0.001}, "ramplus_tl", {"epsilon": 0.001}, 3, ""),
     "model stock": ("model_stock", {}, "model_stock", {}, 3, ""),
     "SLERP": ("slerp", {"t": 0.3}, "slerp", {"t": 0.3}, 1, ""),
     "NuSLERP": ("nuslerp", {}, "nuslerp", {}, 2, "weight"),

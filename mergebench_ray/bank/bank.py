@@ -18,7 +18,7 @@ from torch import Tensor
 from mergebench_ray.bank.calibrator import Calibrator, calibration_record, require_calibrator
 from mergebench_ray.bank.inner_products import products_by_tensor
 from mergebench_ray.bank.layout import Layout
-from mergebench_ray.bank.magnitudes import magnitudes_by_tensor
+from mergebench_ray.bank.magnitudes import magnitudes_by_tensor, totals_by_tensor
 from mergebench_ray.bank.reading import on_devices, read_merged, shard_runs
 from mergebench_ray.bank.shard import BankShard, ShardPlace
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
@@ -107,6 +107,7 @@ class Bank:
         self.bytes_moved = 0
         self._inner_products: Mapping[str, InnerProducts] | None = None
         self._paths: dict[str, str] = {}
+        self._totals: dict[str, Mapping[str, Sequence[int]]] = {}
         self._transformed: dict[str, tuple[Calibrated, ...]] = {}
         self._magnitudes: Mapping[str, Sequence[Magnitudes]] | None = None
 
@@ -348,6 +349,13 @@ class _BankStatistics:
         if bank._magnitudes is None:
             bank._magnitudes = magnitudes_by_tensor(bank._shards.call(BankShard.magnitudes))
         return bank._magnitudes
+
+    def totals(self, function: BlockFunction, scalars: Sequence[Scalars]) -> Mapping[str, Sequence[int]]:
+        """Sums of an element-wise function over each merged tensor; made once for the same scalars."""
+        bank, key = self._bank, repr((function, scalars))
+        if key not in bank._totals:
+            bank._totals[key] = totals_by_tensor(bank._shards.call(BankShard.totals, function, scalars))
+        return bank._totals[key]
 
     def inner_products(self) -> Mapping[str, InnerProducts]:
         """Exact inner products of base and task vectors, by name of each merged tensor; made once."""

@@ -1,4 +1,4 @@
-"""Magnitudes counted tensor by tensor, whoever holds which part of a tensor."""
+"""What is counted tensor by tensor, whoever holds which part of a tensor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from mergebench_ray.kernels import Magnitudes
 
 Counted = list[tuple[str, list[Magnitudes]]]
 """Name of a tensor, and the magnitudes of each task vector in a part of it."""
+
+Totals = list[tuple[str, list[int]]]
+"""Name of a tensor, and sums over a part of it, one for each of several scalars."""
 
 
 def count_each(vectors: Iterable[Tensor]) -> list[Magnitudes]:
@@ -25,3 +28,13 @@ def magnitudes_by_tensor(found: Iterable[Counted]) -> dict[str, Sequence[Magnitu
         for name, some in counted:
             parts[name].append(some)
     return {name: [Magnitudes.together(one) for one in zip(*some, strict=True)] for name, some in parts.items()}
+
+
+def totals_by_tensor(found: Iterable[Totals]) -> dict[str, Sequence[int]]:
+    """Sums over whole tensors from those over all parts."""
+    totals: dict[str, list[int]] = {}
+    for counted in found:
+        for name, some in counted:
+            before = totals.get(name, [0] * len(some))
+            totals[name] = [one + more for one, more in zip(before, some, strict=True)]
+    return dict(totals)

@@ -118,6 +118,10 @@ class RehearsalArrays:
             self._totals[function] = Pass(function, len(self.vectors), scalars, torch.float32, self.device)
         return self._totals[function].total(self.base, self.vectors, scalars, self.threads)
 
+    def totals(self, function: BlockFunction, scalars: Sequence[Scalars]) -> Mapping[str, Sequence[int]]:
+        """Stand for those of each tensor."""
+        return {tensor.name: [tensor.count // 2] * len(scalars) for tensor in self.layout.merged}
+
     def inner_products(self) -> Mapping[str, InnerProducts]:
         """Stand for those of unlike models of one length."""
         count = len(self.specialists) + 1

@@ -14,7 +14,7 @@ from mergebench_ray.bank.calibrator import Calibrator, calibration_record, requi
 from mergebench_ray.bank.calls import Call, Calls, ThreadCalls
 from mergebench_ray.bank.inner_products import products_by_tensor
 from mergebench_ray.bank.layout import Layout
-from mergebench_ray.bank.magnitudes import magnitudes_by_tensor
+from mergebench_ray.bank.magnitudes import magnitudes_by_tensor, totals_by_tensor
 from mergebench_ray.bank.transforms import transformed
 from mergebench_ray.bank.window_worker import WindowWorker
 from mergebench_ray.bank.windows import Window, window_runs
@@ -147,6 +147,12 @@ class StreamedBank:
             runs = window_runs(self.layout.merged, self._worker.window)
             self._magnitudes = magnitudes_by_tensor(self._over(runs, "counting magnitudes", "magnitudes"))
         return self._magnitudes
+
+    def totals(self, function: BlockFunction, scalars: Sequence[Scalars]) -> Mapping[str, Sequence[int]]:
+        """Sums of an element-wise function over each merged tensor."""
+        self._worker.compile(function, scalars[0], torch.float32)
+        runs = window_runs(self.layout.merged, self._worker.window)
+        return totals_by_tensor(self._over(runs, "counting", "totals", function, scalars))
 
     def inner_products(self) -> Mapping[str, InnerProducts]:
         """Exact inner products of base and task vectors, by name of each merged tensor; made once."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from mergebench_ray.bank.companions import CompanionFile
 from mergebench_ray.bank.inner_products import Products, products_of
 from mergebench_ray.bank.layout import Overlap
-from mergebench_ray.bank.magnitudes import Counted, count_each
+from mergebench_ray.bank.magnitudes import Counted, Totals, count_each
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.windows import Window
 from mergebench_ray.bank.work import Work, segments_of
@@ -132,6 +132,17 @@ class WindowWorker:
         add = self.compile(function, scalars, torch.float32)
         threads = _threads_of(add)
         return sum(add.total(base, vectors, scalars, threads) for _, (base, *vectors, _) in self._windows(run))
+
+    def totals(self, function: BlockFunction, scalars: Sequence[Scalars], run: Sequence[Window]) -> Totals:
+        """Sums of an element-wise function over what windows hold of each tensor, for each of several scalars."""
+        add = self.compile(function, scalars[0], torch.float32)
+        threads, found = _threads_of(add), []
+        for window, (base, *vectors, _) in self._windows(run):
+            for overlap in window.overlaps:
+                place = window.place_of(overlap)
+                some = [vector[place] for vector in vectors]
+                found.append((overlap.tensor.name, [add.total(base[place], some, one, threads) for one in scalars]))
+        return found
 
     def inner_products(self, run: Sequence[Window]) -> Products:
         """Inner products of base and task vectors over the blocks of windows that are cut between blocks."""

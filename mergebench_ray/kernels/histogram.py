@@ -88,8 +88,8 @@ class Magnitudes:
         return float(self._values[np.searchsorted(self.counts.cumsum(), rank)])
 
     def count_above(self, least: float) -> int:
-        """How many are larger than a number."""
-        return int(self.counts[self._values > least].sum())
+        """How many are larger than a number, in float32."""
+        return int(self.counts[self._values > np.float32(least)].sum())
 
     def sum_of_ranks(self, first: int, last: int) -> float:
         """Sum of the magnitudes at ranks `first` to `last` of the sorted ones, 1-based, rounded once."""

@@ -101,6 +101,9 @@ class Statistics(Protocol):
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         """Sum of an element-wise function over those entries; its values must be small whole numbers (|v| <= 8)."""
 
+    def totals(self, function: BlockFunction, scalars: Sequence[Scalars]) -> Mapping[str, Sequence[int]]:
+        """Sums as `total` gives them, over each merged tensor, by its name: one for each of several scalars."""
+
     def inner_products(self) -> Mapping[str, InnerProducts]:
         """Exact inner products of base and task vectors, by name of each merged tensor."""
 

@@ -29,6 +29,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "task_arithmetic": {"scaling_coef": {"a": [0.1, 0.7], "b": 0.4, "c": [0.9, -0.3]}},
     "ties": {"density": 0.6, "merge_func": "mean"},
     "dare": {"p": 0.7, "seed": 11},
+    "ram_plus": {"epsilon": 0.004},
     "breadcrumbs": {"density": 0.6, "gamma": 0.1, "rescale": True},
     "consensus": {"mu": 0.5},
     "localize_and_stitch": {"sparsity": 0.4},

@@ -54,6 +54,9 @@ class SomeStatistics:
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         return -1
 
+    def totals(self, function: BlockFunction, scalars: list[Scalars]) -> Mapping[str, list[int]]:
+        return {"w": [1] * len(scalars)}
+
     def inner_products(self) -> Mapping[str, InnerProducts]:
         return {"w": [[2.0 if row == column else 0.5 for column in range(4)] for row in range(4)]}
 

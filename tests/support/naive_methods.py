@@ -149,6 +149,33 @@ def dare_ties(
     return after_dropping(base, specialists, drop, weight, scaling_coef, normalize, elect=True)
 
 
+def della(
+    base: Model,
+    specialists: dict[str, Model],
+    weight: dict[str, float],
+    density: dict[str, float],
+    normalize: bool,
+    scaling_coef: float,
+    epsilon: float,
+    rescale: bool,
+    seed: int,
+    elect: bool = True,
+) -> Model:
+    def drop(k: str, name: str, values: Tensor) -> Tensor:
+        rows = values.view(-1, base[name].shape[-1])
+        ranks = rows.abs().argsort(dim=1, stable=True).argsort(dim=1) / (rows.shape[1] - 1)
+        ranks = (255 * ranks.double()).round().float() / 255
+        p = (density[k] - epsilon + 2 * epsilon * ranks).flatten()
+        kept = drawn(seed, name, k, len(values)) >= (0.5 - p) * 2.0**32
+        return values * kept / (p if rescale else 1)
+
+    return after_dropping(base, specialists, drop, weight, scaling_coef, normalize, elect)
+
+
+def della_linear(base: Model, specialists: dict[str, Model], **hyper_parameters: Any) -> Model:
+    return della(base, specialists, **hyper_parameters, elect=False)
+
+
 def breadcrumbs(
     base: Model,
     specialists: dict[str, Model],
@@ -382,3 +409,29 @@ def iso_cts(base: Model, specialists: dict[str, Model], scaling_coef: float, com
         return [torch.cat(ss).mean() * polar(torch.cat(us, dim=1)) @ polar(torch.cat(vs, dim=0))]
 
     return by_matrices(base, specialists, [scaling_coef], of_matrices)
+
+
+def lines(base: Model, specialists: dict[str, Model], alpha: dict[str, float], beta: dict[str, float]) -> Model:
+    """Of two layers: the first, and what comes with the last."""
+    first = task_arithmetic(base, specialists, alpha)
+    last = task_arithmetic(base, specialists, {k: alpha[k] + beta[k] for k in alpha})
+    return {name: first[name] if ".layers.0." in name else tensor for name, tensor in last.items()}
+
+
+def ram(base: Model, specialists: dict[str, Model], epsilon: float, r: float = 0.0, alpha: float = 0.0) -> Model:
+    merged = {}
+    for name in filter(is_merged, base):
+        vectors = torch.stack([vector[name].float() for vector in task_vectors(base, specialists)])
+        moved = vectors.abs() > epsilon
+        count = moved.sum(0)
+        total = torch.zeros(base[name].shape)
+        for vector, moves in zip(vectors, moved):
+            alone, shared = moves & (count == 1), moves & (count > 1)
+            more = 1 + r * min(float(shared.sum()) / max(float(alone.sum()), epsilon), alpha)
+            total += more * vector * alone + vector * shared / count.clamp(min=1)
+        merged[name] = total
+    return finish(base, merged)
+
+
+def ram_plus(base: Model, specialists: dict[str, Model], epsilon: float, r: float, alpha: float) -> Model:
+    return ram(base, specialists, epsilon, r, alpha)

@@ -1,0 +1,141 @@
+"""DELLA: drop entries of the task vectors at random, small ones of a row more often, and merge the rest as TIES."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from mergebench_ray import kernels
+from mergebench_ray.methods import (
+    Calibrated,
+    MethodParameters,
+    Statistics,
+    TensorPlace,
+    Transform,
+    per_specialist,
+    register,
+)
+from mergebench_ray.methods.parameters import Coefficient
+from mergebench_ray.methods.sparse import SparseParameters, SparseTaskVectors, combined
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mergebench_ray.kernels import Block, Scalars
+
+_STEPS = 255
+
+
+class DellaLinearParameters(SparseParameters):
+    """Hyper-parameters of DELLA without an election."""
+
+    epsilon: float = Field(
+        default=0.1, ge=0, lt=0.5, description="By how much more or less than density the ends of a row are kept."
+    )
+    rescale: bool = Field(default=True, description="Multiply what is kept by 1 / its probability.")
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Seed of the random masks.")
+
+    def completed(self, specialists: Sequence[str], layers: int) -> dict[str, Any]:
+        """As of any method; probabilities must lie in (0, 1]."""
+        values = super().completed(specialists, layers)
+        for name, density in values["density"].items():
+            if density != 1 and not self.epsilon < density < 1 - self.epsilon + 1e-12:
+                raise ValueError(
+                    f"density = {density} of {name}: with epsilon = {self.epsilon} it must be 1, or above "
+                    f"{self.epsilon} and at most {1 - self.epsilon}"
+                )
+        return values
+
+
+class DellaParameters(DellaLinearParameters):
+    """Hyper-parameters of DELLA."""
+
+    normalize: bool = Field(default=True, description="Divide by the weights of what was added, entry by entry.")
+    scaling_coef: Coefficient = Field(default=1.0, description="λ: what the merge is multiplied with.")
+
+
+class RowRanks(Transform):
+    """Rank of each entry's magnitude in its row, from 0 for the smallest to 255 for the largest, in whole numbers."""
+
+    key = "row_ranks"
+    is_shared = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """A byte."""
+        import torch
+
+        return torch.uint8
+
+    def of(self, vectors: list[Tensor]) -> list[Tensor]:
+        """Entries of equal magnitude are ranked as they follow each other; a vector is one row."""
+        ranked = []
+        for vector in vectors:
+            ranks = vector.abs().sort(dim=-1, stable=True).indices.argsort(dim=-1).double()
+            ranked.append((ranks * _STEPS / max(vector.shape[-1] - 1, 1)).round())
+        return ranked
+
+
+@register
+class Della(SparseTaskVectors):
+    """θ₀ + λ Σ wₖ / pₖ · (entries of τₖ that were not dropped and have the elected sign) / Σ wₖ over those.
+
+    An entry is kept with probability p = density - ε + 2 ε · rank, its rank in the row from 0 for the smallest
+    magnitude to 1 for the largest, to one in 255. Whether it is dropped depends on seed, specialist, tensor, position.
+    """
+
+    name = "della"
+    summary = "random drop, small entries of a row more often, then elect a sign and average what agrees"
+    source = "DELLA, arXiv 2406.11617"
+    Parameters: ClassVar[type[MethodParameters]] = DellaParameters
+    statistics = frozenset({"row_ranks"})
+    uses_position = True
+    elects = True
+
+    @staticmethod
+    def merge_block(block: Block, scalars: Mapping[str, Tensor], **options: Any) -> Tensor:
+        """Draw, drop, rescale, and elect or add in float32."""
+        least, step, weight = scalars["least"], scalars["step"], scalars["weight"]
+        scrambled = kernels.scramble(block.position, scalars["tensor_keys"])
+        kept = []
+        for k, vector in enumerate(block.task_vectors):
+            probability = least[k] + step[k] * block.companions[k]
+            below = (0.5 - probability) * 2.0**32
+            numbers = kernels.random_numbers(scrambled, scalars["specialist_keys"][k])
+            weighted = weight[k] * vector
+            kept.append(block.keep_where(numbers >= below, weighted / probability if options["rescale"] else weighted))
+        return combined(block, kept, scalars, options["elect"], options["normalize"])
+
+    def options(self, parameters: Any) -> dict[str, Any]:
+        """Rescaling is another formula, too."""
+        return {**super().options(parameters), "rescale": parameters.rescale}
+
+    def prepare(self, parameters: Any, statistics: Statistics) -> tuple[Calibrated, ...]:
+        """The ranks, which do not depend on any hyper-parameter."""
+        return statistics.transformed(RowRanks())
+
+    def companions(self, parameters: Any, prepared: tuple[Calibrated, ...]) -> tuple[Calibrated, ...]:
+        """The ranks."""
+        return prepared
+
+    def companion_dtype(self, parameters: Any) -> torch.dtype:
+        """A byte."""
+        return RowRanks().dtype
+
+    def scalars(
+        self, parameters: DellaLinearParameters, prepared: Any, place: TensorPlace, specialists: Sequence[str]
+    ) -> Scalars:
+        """Weights, probabilities of the ends of a row, and the keys of this tensor and of each specialist in it."""
+        densities = per_specialist(parameters.density, place, specialists)
+        spread = [0.0 if density == 1 else parameters.epsilon for density in densities]
+        tensor = (parameters.seed, place.name, place.part)
+        return {
+            **self.weights(parameters, place, specialists, [1.0] * len(specialists)),
+            "least": [density - epsilon for density, epsilon in zip(densities, spread, strict=True)],
+            "step": [2 * epsilon / _STEPS for epsilon in spread],
+            "tensor_keys": kernels.tensor_keys(*tensor),
+            "specialist_keys": [kernels.specialist_key(*tensor, name) for name in specialists],
+        }
