@@ -59,11 +59,12 @@ def start_vllm(
         "the engine's log has the traceback, where one is kept",
         logging.getLogger("vllm"),
     ):
+        model = _model_config(model_folder, max_model_len)
         return LLM(
             model=str(model_folder),
             dtype=dtype,
             seed=seed,
-            max_model_len=_with_room_to_score(model_folder, max_model_len),
+            max_model_len=_with_room_to_score(max_model_len),
             max_num_seqs=options.max_num_seqs,
             tensor_parallel_size=options.tensor_parallel_size,
             trust_remote_code=False,
@@ -72,7 +73,10 @@ def start_vllm(
             load_format="safetensors",
             config_format="hf",
             tokenizer_mode="hf",
-            enable_prefix_caching=True,
+            # Of state-space layers vLLM keeps prefixes only where it reads prompts in parts.
+            enable_prefix_caching=not on_cpu or not (model.is_hybrid or model.is_attention_free),
+            # Only text is asked, so that what sees and hears need not be in memory.
+            language_model_only=True,
             disable_log_stats=True,
             use_tqdm_on_load=False,
             weight_transfer_config={"backend": backend},
@@ -95,10 +99,8 @@ def _weight_bytes(model_folder: Path) -> int:
     return sum(file.stat().st_size for file in model_folder.glob("*.safetensors"))
 
 
-def _with_room_to_score(model_folder: Path, max_model_len: int) -> int:
-    """The length that vLLM is given: one more, for the token that it generates after a prompt that fills the model.
-
-    That token's log-probability is what is wanted. It is never read, so no position beyond the model's own is used.
+def _model_config(model_folder: Path, max_model_len: int) -> Any:
+    """What vLLM makes of a model's configuration.
 
     Raises:
         InputError: if the model is not made for `max_model_len`.
@@ -107,12 +109,19 @@ def _with_room_to_score(model_folder: Path, max_model_len: int) -> int:
 
     os.environ.pop(_ALLOW_MORE, None)
     try:
-        EngineArgs(model=str(model_folder), max_model_len=max_model_len).create_model_config()
+        return EngineArgs(model=str(model_folder), max_model_len=max_model_len).create_model_config()
     except ValueError as error:
         found = re.search(r"User-specified max_model_len .*?\)\.", str(error))
         if found is None:
             raise
         raise InputError(f"{model_folder}: {found[0]} Lower the suite's max_model_len") from error
+
+
+def _with_room_to_score(max_model_len: int) -> int:
+    """The length that vLLM is given: one more, for the token that it generates after a prompt that fills the model.
+
+    That token's log-probability is what is wanted. It is never read, so no position beyond the model's own is used.
+    """
     os.environ[_ALLOW_MORE] = "1"
     return max_model_len + 1
 

@@ -93,7 +93,7 @@ _LATENT = {
     **{"moe_intermediate_size": 32, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
 }
 _LINEAR_ATTENTION = {
-    **{"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 32, "linear_value_head_dim": 32},
+    **{"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 64, "linear_value_head_dim": 64},
     "layer_types": ["linear_attention", "full_attention"],
 }
 _QWEN_VISION = {"depth": 2, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 128}
