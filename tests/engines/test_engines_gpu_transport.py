@@ -16,8 +16,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from vllm.config import WeightTransferConfig
-from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
 from mergebench_ray.bank import Bank, Merged
 from mergebench_ray.bank.shard import BankShard
@@ -52,6 +50,8 @@ def bank(base_folder: Path, tmp_path_factory: pytest.TempPathFactory, without_co
 @pytest.fixture
 def over(engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The running engine with another transport: its receiving side in vLLM's worker, as at a start."""
+    from vllm.config import WeightTransferConfig
+    from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
     def through(name: str) -> VLLMEngine:
         kind = transport_class(name)

@@ -19,8 +19,6 @@ from mergebench_ray.checkpoints import resolve
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.engine_proof import _prompt, prove
 from mergebench_ray.engines.model_folder import ModelFolder
-from mergebench_ray.engines.repacking import Received
-from mergebench_ray.engines.transports import mapped
 from mergebench_ray.errors import InputError
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "families_in_place.py"
@@ -48,6 +46,10 @@ def test_an_engine_proves_itself_and_holds_the_base_then(unproved: VLLMEngine, b
 def test_a_tied_head_that_stays_packed_is_refused(
     unproved: VLLMEngine, base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Both import vLLM, which takes seconds, also where none of these tests is run.
+    from mergebench_ray.engines.repacking import Received
+    from mergebench_ray.engines.transports import mapped
+
     @contextmanager
     def only_vllm(_model: Any) -> Iterator[Received]:
         yield Received()

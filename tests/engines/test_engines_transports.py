@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vllm.distributed.weight_transfer import VLLMWeightSyncClient, WeightTransferEngineFactory
 
 from mergebench_ray.config import EngineOptions
 from mergebench_ray.config.transports import TRANSPORTS
@@ -145,11 +144,15 @@ def test_vllm_knows_each_backend_by_one_name(kind: type[WeightTransport]) -> Non
 
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_a_sweep_can_name_it_and_vllms_workers_know_its_receiving_side(name: str) -> None:
+    from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+
     assert EngineOptions(transport=name).transport == name
     assert WeightTransferEngineFactory._registry[transport_class(name).backend]().update_info_cls
 
 
 def test_an_engine_is_a_client_as_vllms_transports_expect() -> None:
+    from vllm.distributed.weight_transfer import VLLMWeightSyncClient
+
     from mergebench_ray.engines import VLLMEngine
 
     assert isinstance(Receiver(), VLLMWeightSyncClient)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from lm_eval.api.task import Task
 from transformers import AutoModelForCausalLM
-from vllm import SamplingParams
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import Suite
@@ -115,6 +114,8 @@ def test_a_share_without_an_item_of_the_last_look_waits_for_the_first_look_alone
 def test_of_5000_items_a_second_candidate_builds_and_tokenises_nothing(
     tmp_path: Path, engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from vllm import SamplingParams
+
     folder = tmp_path / "tasks"
     folder.mkdir()
     items = [{**capital_items(0, 1)[0], "id": str(number), "country": f"Land {number}"} for number in range(5000)]
