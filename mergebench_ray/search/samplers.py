@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import warnings
 import zlib
@@ -317,8 +318,10 @@ class _QMC(optuna.samplers.QMCSampler):
 @contextmanager
 def _its_errors(name: str) -> Iterator[None]:
     """Turn whatever a sampler raises into one line."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # Not by its verbosity: each change of a logger's level makes all thousands of loggers look for theirs again.
+    handlers = list(logging.getLogger("optuna").handlers)
+    for handler in handlers:
+        handler.addFilter(_is_error)
     try:
         with warnings.catch_warnings():
             # Whoever names an experimental sampler or option has chosen it.
@@ -329,4 +332,9 @@ def _its_errors(name: str) -> Iterator[None]:
             f"search.sampler_options: {name} does not take them ({one_line(error)}); see Optuna's documentation"
         ) from error
     finally:
-        optuna.logging.set_verbosity(verbosity)
+        for handler in handlers:
+            handler.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
