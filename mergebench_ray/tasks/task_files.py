@@ -93,7 +93,7 @@ def _no_task(manager: TaskManager, suite: Suite, name: str) -> InputError:
         _check_readable(folder)
     places = [*map(str, suite.tasks_paths), *(f"lm-eval's {one}" for one in suite.lm_eval_folders)] or ["lm-eval"]
     hint = nearest(name, manager.all_subtasks)
-    shipped = _shipped_folder(name)
+    shipped = _shipped_folders().get(name)
     if shipped is not None:
         hint = f"lm-eval has one: add {shipped} to the suite's lm_eval_folders"
     elif not suite.tasks_paths:
@@ -101,12 +101,16 @@ def _no_task(manager: TaskManager, suite: Suite, name: str) -> InputError:
     return InputError(f"suite {suite.name}: no task {name!r} in {', '.join(places)}; {hint}")
 
 
-def _shipped_folder(name: str) -> Path | None:
-    """The folder in which lm-eval has a task, below its own; lm-eval's index would say so, too, after many seconds."""
+@functools.cache
+def _shipped_folders() -> Mapping[str, Path]:
+    """Task -> the folder in which lm-eval has it, below its own; lm-eval's index says so, too, after many seconds."""
     root = Path(lm_eval.tasks.__file__).parent
-    line = re.compile(rb"^task:\s*(['\"]?)" + re.escape(name.encode()) + rb"\1\s*$", re.MULTILINE)
-    found = (file.parent.relative_to(root) for file in sorted(root.rglob("*.yaml")) if line.search(file.read_bytes()))
-    return next(found, None)
+    line = re.compile(rb"^task:\s*(['\"]?)([^\r\n]+?)\1\s*$", re.MULTILINE)
+    found: dict[str, Path] = {}
+    for file in sorted(root.rglob("*.yaml")):
+        for match in line.finditer(file.read_bytes()):
+            found.setdefault(match[2].decode(errors="replace"), file.parent.relative_to(root))
+    return found
 
 
 def _with_files_beside(name: str, config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
