@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass
 
 import pytest
+import typer.main
 
 from mergebench_ray import cli
+
+# Typer makes all commands anew from their functions each time it is called.
+_made = functools.cache(typer.main.get_command)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class CommandLine:
 
     def __call__(self, *arguments: object) -> Finished:
         self._monkeypatch.setattr(sys, "argv", ["mergebench-ray", *map(str, arguments)])
+        self._monkeypatch.setattr(typer.main, "get_command", _made)
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             cli.main()
