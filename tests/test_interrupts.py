@@ -232,6 +232,7 @@ with helper_process("slow_helper", {str(numbers)!r}) as helper:
 
 
 @pytest.mark.ray
+@pytest.mark.apart
 def test_sigterm_while_ray_works_is_an_interrupt_and_takes_its_processes_along() -> None:
     process = begin(
         _BEGIN

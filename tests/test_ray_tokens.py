@@ -28,6 +28,7 @@ print(json.dumps({"mode": os.environ["RAY_AUTH_MODE"], "addresses": sorted({ip f
 
 
 @pytest.mark.ray
+@pytest.mark.apart
 def test_a_local_session_listens_on_loopback_and_asks_for_a_token_that_only_its_user_can_read(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(

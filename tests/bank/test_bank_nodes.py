@@ -35,6 +35,7 @@ def three_nodes() -> Iterator[list[str]]:
 
 
 @pytest.mark.ray
+@pytest.mark.apart
 @pytest.mark.usefixtures("without_compiler")
 def test_merged_tensors_of_three_nodes_are_read_on_one(tmp_path: Path) -> None:
     # In a process of its own: this one may speak with the session's Ray.

@@ -34,6 +34,7 @@ def two_nodes() -> Iterator[None]:
 
 
 @pytest.mark.ray
+@pytest.mark.apart
 def test_parts_start_where_they_are_planned_and_what_has_no_room_is_refused_within_seconds() -> None:
     # In a process of its own: this one may speak with the session's Ray.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -41,6 +42,7 @@ def test_parts_start_where_they_are_planned_and_what_has_no_room_is_refused_with
 
 
 @pytest.mark.ray
+@pytest.mark.apart
 def test_a_node_on_which_ray_counts_no_memory_is_planned_with_what_is_free_there() -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         pool.submit(check_uncounted_memory).result()
