@@ -65,6 +65,8 @@ RECIPES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], int, str]] = 
         3,
         "weight",
     ),
+    "SCE": ("sce", {}, "sce", {}, 3, ""),
+    "SCE, a third": ("sce", {"select_topk": 0.3}, "sce", {"select_topk": 0.3}, 3, ""),
     "RAM": ("ram", {"epsilon": 0.001}, "ram", {"epsilon": 0.001}, 3, ""),
     "RAM+": ("ram_plus", {"epsilon": 0.001}, "ramplus_tl", {"epsilon": 0.001}, 3, ""),
     "model stock": ("model_stock", {}, "model_stock", {}, 3, ""),
@@ -98,6 +100,8 @@ def main(mergekit: Path, only: str) -> None:
             tied = {}
             if "density" in parameters:
                 tied = at_ties(base, some, parameters, WEIGHTS[:count], elects=theirs.endswith("ties"))
+            if theirs == "sce":
+                tied = at_ties(base, some, {"density": 1.0} | parameters, [1.0] * count, elects=True)
             print(f"| {title} | {compared(ours, other, tied)} |", flush=True)
 
 
@@ -189,6 +193,11 @@ def at_ties(
                 tied[name] |= torch.isin(magnitude.bfloat16(), torch.stack([least, most]).bfloat16())
             kept_entries.append(weight * vector * (magnitude >= least) * (magnitude <= most))
         entries = torch.stack(kept_entries)
+        if "select_topk" in parameters:
+            variances = entries.var(0, unbiased=False).bfloat16()
+            selected = int((variances > 0).sum() * parameters["select_topk"])
+            least = variances.flatten().sort().values[-max(selected, 1)]
+            tied[name] |= (places(variances) - places(least)).abs() <= 1
         if elects:
             tied[name] |= (entries.sum(0).abs() <= 2**-8 * entries.abs().sum(0)) & (entries.abs().sum(0) > 0)
     return tied

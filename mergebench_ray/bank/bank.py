@@ -48,6 +48,9 @@ from mergebench_ray.weights.stream import WeightStream
 
 logger = logging.getLogger(__name__)
 
+_VALUES_KEPT = 2
+"""Counts of values that are kept; each is of one choice of hyper-parameters."""
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -108,6 +111,7 @@ class Bank:
         self._inner_products: Mapping[str, InnerProducts] | None = None
         self._paths: dict[str, str] = {}
         self._totals: dict[str, Mapping[str, Sequence[int]]] = {}
+        self._values: dict[str, Mapping[str, Sequence[Magnitudes]]] = {}
         self._transformed: dict[str, tuple[Calibrated, ...]] = {}
         self._magnitudes: Mapping[str, Sequence[Magnitudes]] | None = None
 
@@ -349,6 +353,17 @@ class _BankStatistics:
         if bank._magnitudes is None:
             bank._magnitudes = magnitudes_by_tensor(bank._shards.call(BankShard.magnitudes))
         return bank._magnitudes
+
+    def values(
+        self, function: BlockFunction, scalars: Mapping[str, Sequence[Scalars]]
+    ) -> Mapping[str, Sequence[Magnitudes]]:
+        """Magnitudes of an element-wise function in each merged tensor; the last are kept."""
+        bank, key = self._bank, repr((function, scalars))
+        if key not in bank._values:
+            if len(bank._values) == _VALUES_KEPT:
+                bank._values.pop(next(iter(bank._values)))
+            bank._values[key] = magnitudes_by_tensor(bank._shards.call(BankShard.values, function, scalars))
+        return bank._values[key]
 
     def totals(self, function: BlockFunction, scalars: Sequence[Scalars]) -> Mapping[str, Sequence[int]]:
         """Sums of an element-wise function over each merged tensor; made once for the same scalars."""

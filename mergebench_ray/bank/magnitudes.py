@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
-from mergebench_ray.kernels import Magnitudes
+from mergebench_ray.kernels import Magnitudes, Pass, Scalars, Segment
+
+_BLOCK = 1 << 22
+"""Entries whose values are held at a time."""
 
 Counted = list[tuple[str, list[Magnitudes]]]
 """Name of a tensor, and the magnitudes of each task vector in a part of it."""
@@ -19,6 +23,31 @@ Totals = list[tuple[str, list[int]]]
 def count_each(vectors: Iterable[Tensor]) -> list[Magnitudes]:
     """Count those of several bf16 [n]."""
     return [Magnitudes.of(vector) for vector in vectors]
+
+
+def count_values(
+    run: Pass, base: Tensor, vectors: Sequence[Tensor], scalars: Sequence[Scalars], threads: int
+) -> list[Magnitudes]:
+    """Count those of an element-wise function, rounded to bf16, for each of several scalars.
+
+    Args:
+        run: the function.
+        base: bf16 [n].
+        vectors: K times bf16 [n].
+        scalars: what the function gets beside them.
+        threads: to use.
+    """
+    counted = []
+    out = torch.empty(min(len(base), _BLOCK), dtype=torch.bfloat16, device=base.device)
+    for one in scalars:
+        parts = []
+        for start in range(0, len(base), _BLOCK):
+            arrays = [array[start : start + _BLOCK] for array in (base, *vectors)]
+            values = out[: len(arrays[0])]
+            run.run(arrays[0], arrays[1:], [Segment(0, len(values), 0, one)], values, threads)
+            parts.append(Magnitudes.of(values))
+        counted.append(Magnitudes.together(parts))
+    return counted
 
 
 def magnitudes_by_tensor(found: Iterable[Counted]) -> dict[str, Sequence[Magnitudes]]:

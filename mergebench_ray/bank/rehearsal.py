@@ -118,6 +118,12 @@ class RehearsalArrays:
             self._totals[function] = Pass(function, len(self.vectors), scalars, torch.float32, self.device)
         return self._totals[function].total(self.base, self.vectors, scalars, self.threads)
 
+    def values(
+        self, function: BlockFunction, scalars: Mapping[str, Sequence[Scalars]]
+    ) -> Mapping[str, Sequence[Magnitudes]]:
+        """Stand for those of the function."""
+        return {name: [one[0]] * len(scalars[name]) for name, one in self.magnitudes().items()}
+
     def totals(self, function: BlockFunction, scalars: Sequence[Scalars]) -> Mapping[str, Sequence[int]]:
         """Stand for those of each tensor."""
         return {tensor.name: [tensor.count // 2] * len(scalars) for tensor in self.layout.merged}

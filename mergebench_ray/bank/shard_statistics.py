@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mergebench_ray.bank.inner_products import Products, products_of
 from mergebench_ray.bank.layout import Layout, Overlap
-from mergebench_ray.bank.magnitudes import Counted, Totals, count_each
+from mergebench_ray.bank.magnitudes import Counted, Totals, count_each, count_values
 from mergebench_ray.bank.shard_weights import ShardWeights, pass_key
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.kernels import BlockFunction, Scalars, inner_products, magnitude_histogram
@@ -85,6 +85,17 @@ class ShardStatistics(ShardWeights):
                 total += run.total(base, vectors, scalars, self._threads)
             self._totals[key] = total
         return self._totals[key]
+
+    def values(self, kernel: BlockFunction, scalars: Mapping[str, Sequence[Scalars]]) -> Counted:
+        """Magnitudes of an element-wise function over what this shard holds of each tensor, for each of its scalars."""
+        self._load()
+        found = []
+        for name, window in self._windows():
+            base, vectors = self._base[window], [vector[window] for vector in self._vectors()]
+            with self._passing(pass_key(kernel, torch.bfloat16)):
+                run = self._pass(kernel, scalars[name][0], torch.bfloat16)
+                found.append((name, count_values(run, base, vectors, scalars[name], self._threads)))
+        return found
 
     def totals(self, kernel: BlockFunction, scalars: Sequence[Scalars]) -> Totals:
         """Sums over what this shard holds of each tensor, for each of several scalars."""

@@ -148,6 +148,14 @@ class StreamedBank:
             self._magnitudes = magnitudes_by_tensor(self._over(runs, "counting magnitudes", "magnitudes"))
         return self._magnitudes
 
+    def values(
+        self, function: BlockFunction, scalars: Mapping[str, Sequence[Scalars]]
+    ) -> Mapping[str, Sequence[Magnitudes]]:
+        """Magnitudes of an element-wise function in each merged tensor."""
+        self._worker.compile(function, next(iter(scalars.values()))[0], torch.bfloat16)
+        runs = window_runs(self.layout.merged, self._worker.window)
+        return magnitudes_by_tensor(self._over(runs, "counting", "values", function, scalars))
+
     def totals(self, function: BlockFunction, scalars: Sequence[Scalars]) -> Mapping[str, Sequence[int]]:
         """Sums of an element-wise function over each merged tensor."""
         self._worker.compile(function, scalars[0], torch.float32)

@@ -19,7 +19,7 @@ from torch import Tensor
 from mergebench_ray.bank.companions import CompanionFile
 from mergebench_ray.bank.inner_products import Products, products_of
 from mergebench_ray.bank.layout import Overlap
-from mergebench_ray.bank.magnitudes import Counted, Totals, count_each
+from mergebench_ray.bank.magnitudes import Counted, Totals, count_each, count_values
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.windows import Window
 from mergebench_ray.bank.work import Work, segments_of
@@ -132,6 +132,19 @@ class WindowWorker:
         add = self.compile(function, scalars, torch.float32)
         threads = _threads_of(add)
         return sum(add.total(base, vectors, scalars, threads) for _, (base, *vectors, _) in self._windows(run))
+
+    def values(
+        self, function: BlockFunction, scalars: Mapping[str, Sequence[Scalars]], run: Sequence[Window]
+    ) -> Counted:
+        """Magnitudes of an element-wise function over what windows hold of each tensor, for each of its scalars."""
+        compiled = self.compile(function, next(iter(scalars.values()))[0], torch.bfloat16)
+        threads, found = _threads_of(compiled), []
+        for window, (base, *vectors, _) in self._windows(run):
+            for overlap in window.overlaps:
+                place, name = window.place_of(overlap), overlap.tensor.name
+                some = [vector[place] for vector in vectors]
+                found.append((name, count_values(compiled, base[place], some, scalars[name], threads)))
+        return found
 
     def totals(self, function: BlockFunction, scalars: Sequence[Scalars], run: Sequence[Window]) -> Totals:
         """Sums of an element-wise function over what windows hold of each tensor, for each of several scalars."""

@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from mergebench_ray.kernels.block import Block, BlockFunction, Scalars
     from mergebench_ray.kernels.compiled import warn_not_compiled
     from mergebench_ray.kernels.exact_products import INNER_PRODUCT_BLOCK, inner_products, sum_of_blocks
-    from mergebench_ray.kernels.histogram import MAGNITUDES, Magnitudes, kth_smallest_magnitude, magnitude_histogram
+    from mergebench_ray.kernels.histogram import (
+        MAGNITUDES,
+        Magnitudes,
+        kth_smallest_magnitude,
+        magnitude_histogram,
+        rounds_to,
+    )
     from mergebench_ray.kernels.passes import Pass, Segment
     from mergebench_ray.kernels.random import random_numbers, scramble, specialist_key, tensor_keys, threshold_of
 
@@ -27,6 +33,7 @@ __all__ = [
     "kth_smallest_magnitude",
     "magnitude_histogram",
     "random_numbers",
+    "rounds_to",
     "scramble",
     "specialist_key",
     "sum_of_blocks",
@@ -50,6 +57,7 @@ __getattr__ = lazy_names(
         "kth_smallest_magnitude": "histogram",
         "magnitude_histogram": "histogram",
         "random_numbers": "random",
+        "rounds_to": "histogram",
         "scramble": "random",
         "specialist_key": "random",
         "sum_of_blocks": "exact_products",

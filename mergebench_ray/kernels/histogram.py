@@ -91,6 +91,10 @@ class Magnitudes:
         """How many are larger than a number, in float32."""
         return int(self.counts[self._values > np.float32(least)].sum())
 
+    def mean_square(self) -> float:
+        """Mean of their squares, rounded once."""
+        return math.fsum((self._values**2 * self.counts).tolist()) / self.num_entries
+
     def sum_of_ranks(self, first: int, last: int) -> float:
         """Sum of the magnitudes at ranks `first` to `last` of the sorted ones, 1-based, rounded once."""
         ends = self.counts.cumsum()
@@ -100,6 +104,13 @@ class Magnitudes:
     @property
     def _values(self) -> NDArray[Any]:
         return (self.bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def rounds_to(magnitude: float) -> float:
+    """The smallest float32 number that rounds to a bf16 magnitude, which is not 0: to nearest, ties to even."""
+    bits = int(np.float32(magnitude).view(np.uint32))
+    middle = bits - (1 << 15)
+    return float(np.uint32(middle + (bits >> 16 & 1)).view(np.float32))
 
 
 def norms(histograms: Tensor) -> list[float]:

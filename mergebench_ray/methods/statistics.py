@@ -98,6 +98,11 @@ class Statistics(Protocol):
     def magnitudes(self) -> Mapping[str, Sequence[Magnitudes]]:
         """Exact counts of the magnitudes of each task vector in each merged tensor, by its name."""
 
+    def values(
+        self, function: BlockFunction, scalars: Mapping[str, Sequence[Scalars]]
+    ) -> Mapping[str, Sequence[Magnitudes]]:
+        """Magnitudes of an element-wise function, rounded to bf16, in each merged tensor, for each of its scalars."""
+
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         """Sum of an element-wise function over those entries; its values must be small whole numbers (|v| <= 8)."""
 

@@ -30,6 +30,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "ties": {"density": 0.6, "merge_func": "mean"},
     "dare": {"p": 0.7, "seed": 11},
     "ram_plus": {"epsilon": 0.004},
+    "sce": {"select_topk": 0.3},
     "breadcrumbs": {"density": 0.6, "gamma": 0.1, "rescale": True},
     "consensus": {"mu": 0.5},
     "localize_and_stitch": {"sparsity": 0.4},

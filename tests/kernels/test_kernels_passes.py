@@ -54,6 +54,9 @@ class SomeStatistics:
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         return -1
 
+    def values(self, function: BlockFunction, scalars: Mapping[str, list[Scalars]]) -> Mapping[str, list[Magnitudes]]:
+        return {name: self.magnitudes()["w"][: len(some)] for name, some in scalars.items()}
+
     def totals(self, function: BlockFunction, scalars: list[Scalars]) -> Mapping[str, list[int]]:
         return {"w": [1] * len(scalars)}
 

@@ -65,6 +65,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         {"density": 0.6, "gamma": 0.5, "weight": WEIGHTS},
     ),
     ("della", {"density": 0.6, "epsilon": 0.3, "weight": WEIGHTS, "seed": 3}),
+    ("sce", {"select_topk": 0.3, "scaling_coef": 0.7}),
     ("ram", {"epsilon": 0.004}),
     ("ram_plus", {"epsilon": 0.004, "r": 0.7, "alpha": 5.0}),
     ("lines", {"alpha": WEIGHTS, "beta": -0.3}),

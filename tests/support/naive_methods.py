@@ -435,3 +435,23 @@ def ram(base: Model, specialists: dict[str, Model], epsilon: float, r: float = 0
 
 def ram_plus(base: Model, specialists: dict[str, Model], epsilon: float, r: float, alpha: float) -> Model:
     return ram(base, specialists, epsilon, r, alpha)
+
+
+def sce(
+    base: Model, specialists: dict[str, Model], select_topk: float, alike_below: float, scaling_coef: float
+) -> Model:
+    merged = {}
+    for name in filter(is_merged, base):
+        vectors = torch.stack([vector[name].float().flatten() for vector in task_vectors(base, specialists)])
+        if select_topk < 1:
+            variance = vectors.var(0, unbiased=False).bfloat16()
+            kept = math.floor((variance > 0).sum() * select_topk)
+            vectors = vectors * (variance >= variance.sort().values[len(variance) - kept]) if kept else 0 * vectors
+        squares = vectors.double().square().mean(1)
+        weights = squares / squares.sum() if squares.sum() >= alike_below else torch.ones(len(vectors)) / len(vectors)
+        agree = vectors.sign() == torch.where(vectors.sum(0) >= 0, 1.0, -1.0)
+        of_entries = weights.float()[:, None] * agree
+        merged[name] = scaling_coef * ((vectors * of_entries).sum(0) / of_entries.sum(0).clamp(min=1e-6)).view(
+            base[name].shape
+        )
+    return finish(base, merged)
