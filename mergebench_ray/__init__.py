@@ -1,6 +1,7 @@
 """Merge domain-specialised language models and search for the best merge, in parallel on Ray.
 
-`tune`, `merge`, `evaluate`, `plan` and `replay` are the commands of the same names; each returns a typed result.
+`advise`, `tune`, `merge`, `evaluate`, `plan` and `replay` are the commands of the same names; each returns a typed
+result.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 from mergebench_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from mergebench_ray.commands.advice import Advice
+    from mergebench_ray.commands.advise import advise
     from mergebench_ray.commands.evaluate import EvaluationResult, evaluate
     from mergebench_ray.commands.merge import MergeResult, merge
     from mergebench_ray.commands.plan import plan
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from mergebench_ray.search.replay.replay import ReplayResult
 
 _HOMES = {
+    "Advice": "commands.advice",
     "EvaluationResult": "commands.evaluate",
     "InputError": "errors",
     "MergeResult": "commands.merge",
@@ -30,6 +34,7 @@ _HOMES = {
     "Suite": "config",
     "Sweep": "config",
     "TuneResult": "commands.tune_result",
+    "advise": "commands.advise",
     "evaluate": "commands.evaluate",
     "merge": "commands.merge",
     "plan": "commands.plan",
@@ -38,6 +43,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Advice",
     "EvaluationResult",
     "InputError",
     "MergeResult",
@@ -47,6 +53,7 @@ __all__ = [
     "Suite",
     "Sweep",
     "TuneResult",
+    "advise",
     "evaluate",
     "merge",
     "plan",

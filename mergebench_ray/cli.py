@@ -45,6 +45,7 @@ data_app = typer.Typer(help="The data that tasks are made of.", no_args_is_help=
 
 app.command()(search.tune)
 app.command()(models.merge)
+app.command()(models.advise)
 app.command()(models.evaluate)
 app.command()(models.push)
 app.command()(search.plan)

@@ -96,8 +96,10 @@ def figures_html(
     return render("figures.html", figures=figures, layout=layout, key=key) if figures else NOTHING
 
 
-def page_html(title: str, finding: str, facts: Sequence[tuple[str, Any]], sections: Sequence[Section]) -> str:
-    """The whole page, plotly.js included."""
+def page_html(
+    title: str, finding: str, facts: Sequence[tuple[str, Any]], sections: Sequence[Section], *, scores: bool = True
+) -> str:
+    """The whole page, plotly.js included, with what scores mean where it has any."""
     return render(
         "page.html",
         mark=Markup(HTML_MARK),
@@ -105,6 +107,7 @@ def page_html(title: str, finding: str, facts: Sequence[tuple[str, Any]], sectio
         finding=finding,
         facts=facts,
         sections=sections,
+        scores=scores,
         plotly=Markup(get_plotlyjs()),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from mergebench_ray.commands.terminal.options import (
     Address,
+    Json,
     LocalData,
     Setting,
     method_completions,
@@ -104,6 +106,32 @@ def merge(
     typer.echo(
         f"merged in {result.merge_seconds:.2f} s, written to {result.folder}, recipe digest {result.recipe.digest}"
     )
+
+
+def advise(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Reference of the base.")],
+    specialists: Annotated[list[str], typer.Argument(metavar="NAME=REF...", help="The specialists.")],
+    out: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
+    allow: Allow = None,
+    as_json: Json = False,
+) -> None:
+    """Say how specialists lie to each other, and where to begin, before anything is merged or scored."""
+    from mergebench_ray.commands.advise import advice_tables
+    from mergebench_ray.commands.advise import advise as run
+
+    named = parse_pairs(specialists, "specialists", "NAME=REF")
+    advice = run(base, named or {}, allow=allow or (), out=out, show_progress=not as_json)
+    if as_json:
+        typer.echo(json.dumps(advice.to_dict(), indent=2))
+        return
+    for line in advice.notes:
+        typer.echo(f"note: {line}")
+    for table in advice_tables(advice):
+        Console().print(table)
+    for line in advice.remarks:
+        typer.echo(line)
+    if out is not None:
+        typer.echo(f"page: {out}")
 
 
 def push(
