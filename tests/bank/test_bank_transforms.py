@@ -1,0 +1,74 @@
+"""What is made of task vectors is made once, kept whole, and the same whoever makes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bank_in_process import LocalBank
+from mergebench_ray.bank import StreamedBank
+from mergebench_ray.cache import cache_folder
+from mergebench_ray.checkpoints import Checkpoint, resolve
+from mergebench_ray.errors import InputError
+from mergebench_ray.methods import Calibrated, Transform
+from tiny_models import tiny_llama, tiny_specialist
+
+Models = tuple[Checkpoint, dict[str, Checkpoint]]
+
+
+class Halves(Transform):
+    """Half of each task vector; or, to be refused, what cannot be written."""
+
+    is_shared = False
+    dtype = torch.bfloat16
+
+    def __init__(self, key: str = "halves", factor: float = 0.5) -> None:
+        self.key = key
+        self.factor = factor
+        self.calls = 0
+
+    def of(self, vectors: list[Tensor]) -> list[Tensor]:
+        self.calls += 1
+        return [self.factor * vector.float() for vector in vectors]
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Models:
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
+    base = tiny_llama(tmp_path / "base", tied=False)
+    return resolve(str(base)), {
+        n: resolve(str(tiny_specialist(tmp_path / n, base, seed=i))) for i, n in enumerate("ab")
+    }
+
+
+def contents(files: tuple[Calibrated, ...]) -> list[bytes]:
+    return [file.path.read_bytes() for file in files]
+
+
+def test_a_bank_and_a_merge_without_one_share_what_was_made_once(models: Models) -> None:
+    first, second = Halves(), Halves()
+    files = LocalBank(*models, shards=3).bank.statistics.transformed(first)
+    again = StreamedBank(*models).transformed(second)
+    assert files == again
+    assert len(files) == 2
+    assert first.calls == len({tensor.name for tensor in LocalBank(*models).bank.layout.merged})
+    assert second.calls == 0
+
+
+def test_what_is_damaged_is_made_again(models: Models) -> None:
+    files = LocalBank(*models).bank.statistics.transformed(Halves())
+    whole = contents(files)
+    with files[1].path.open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"\xff")
+    assert contents(files) != whole
+    assert contents(LocalBank(*models).bank.statistics.transformed(Halves())) == whole
+
+
+def test_what_cannot_be_written_leaves_nothing(models: Models) -> None:
+    with pytest.raises(InputError, match="NaN or infinity"):
+        LocalBank(*models).bank.statistics.transformed(Halves("infinite", float("inf")))
+    assert not [file for file in cache_folder("transformed").rglob("*") if file.suffix == ".safetensors"]
