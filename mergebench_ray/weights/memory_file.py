@@ -136,7 +136,7 @@ class MappedFiles:
         parts = [self._piece(path, offset, count, dtype) for path, offset, count in pieces]
         if sum(len(part) for part in parts) != prod(shape):
             raise ValueError(f"pieces hold {sum(len(p) for p in parts)} elements, shape {list(shape)} needs others")
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*shape)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(tuple(shape))
 
     def _piece(self, path: str, offset: int, count: int, dtype: torch.dtype) -> torch.Tensor:
         start, stop = offset * dtype.itemsize, (offset + count) * dtype.itemsize
