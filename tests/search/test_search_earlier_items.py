@@ -270,7 +270,6 @@ class TestSearch:
     def run(
         self, folder: Path, *, reuses: bool = True, storage: Any = None, killed: int = -1, **options: Any
     ) -> MadeUpSearch:
-        storage = storage or memory_storage()
         found = MadeUpSearch(folder, MadeUpScorer(), options, reuses=reuses, storage=storage)
         (folder / "sweep.yaml").touch()
         with pytest.MonkeyPatch.context() as patch:

@@ -278,7 +278,7 @@ FAILED = {2: 0, 6: 2}
 
 
 def failing(folder: Path, options: Any) -> MadeUpSearch:
-    one = MadeUpSearch(folder, MadeUpScorer(fails=FAILED), options, storage=memory_storage())
+    one = MadeUpSearch(folder, MadeUpScorer(fails=FAILED), options)
     one.drive()
     return one
 

@@ -45,7 +45,6 @@ def begun(earlier: Path, tmp_path_factory: pytest.TempPathFactory) -> MadeUpSear
 
 
 def search(folder: Path, options: Any, **other: Any) -> MadeUpSearch:
-    other = {"storage": memory_storage(), **other}
     made = MadeUpSearch(folder, MadeUpScorer(), options, **other)
     (folder / "sweep.yaml").write_text(to_yaml(made.sweep.model_dump(mode="json", exclude_none=True)))
     return made
