@@ -24,6 +24,7 @@ from mergebench_ray.placement import engines_per_candidate
 from mergebench_ray.runs.evaluation_file import items_file
 from mergebench_ray.scores import ItemRow, Scores
 from task_files import write_choice_task, write_generation_task, write_suite
+from tiny_models import tiny_llama
 
 ITEMS = 12  # of the two tasks together
 
@@ -68,10 +69,11 @@ def test_items_that_are_known_are_not_asked_and_count_as_if_they_were(
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.apart
-def test_two_running_engines_answer_each_item_once(suite: Suite, base_folder: Path, tmp_path: Path) -> None:
+def test_two_running_engines_answer_each_item_once(suite: Suite, tmp_path: Path) -> None:
     if usable_cores() < 2:
         pytest.skip("two engines need two cores")
-    found = evaluate(str(base_folder), suite=str(tmp_path / "suite.yaml"), engines=2, out=tmp_path / "scores.json")
+    model = str(tiny_llama(tmp_path / "model"))
+    found = evaluate(model, suite=str(tmp_path / "suite.yaml"), engines=2, out=tmp_path / "scores.json")
     assert {name: domain.items for name, domain in found.scores.domains.items()} == {"choice": 6, "text": 6}
     rows = pq.read_table(items_file(tmp_path / "scores.json")).to_pylist()
     assert sorted(row["task"] for row in rows) == ["capital_choice"] * 6 + ["capital_text"] * 6
