@@ -139,7 +139,8 @@ def evaluate(
 
         def start(index: int) -> Actor[Evaluator]:
             where = places.of("engine", index)
-            return start_evaluator(chosen, base, engine_options, options, None, running, where)
+            given = placement.engine_options(engine_options, index)
+            return start_evaluator(chosen, base, given, options, None, running, where)
 
         def say(line: str) -> None:
             notes.append(line)

@@ -18,7 +18,12 @@ class EngineSettings(Strict):
     kv_cache_gib: float = Field(
         default=1.0, gt=0, le=1e6, description="Memory of the key-value cache on a CPU, in GiB."
     )
-    gpu_memory_utilization: float = Field(default=0.5, gt=0, le=1, description="Share of a GPU's memory for vLLM.")
+    gpu_memory_utilization: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory for vLLM; None for what the plan leaves it beside bank and judges.",
+    )
     num_gpus: float | None = Field(
         default=None,
         gt=0,

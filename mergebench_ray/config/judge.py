@@ -30,7 +30,7 @@ class Judge(EngineSettings):
         default=8192, ge=16, description="Longest prompt plus answer, in tokens; less where the model takes less."
     )
     num_gpus: float | None = Field(
-        default=0.5, gt=0, le=1024, description="GPUs that Ray sets aside, where there are any; below 1 it shares one."
+        default=0.4, gt=0, le=1024, description="GPUs that Ray sets aside, where there are any; below 1 it shares one."
     )
     gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1, description="Share of a GPU's memory for vLLM.")
 

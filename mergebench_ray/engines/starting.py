@@ -16,6 +16,8 @@ from mergebench_ray.steps import STEP_SECONDS
 _ALLOW_MORE = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 _SLOWEST_CPU = 2e10
 """Bytes of weights times tokens in a second, at the least: two cores with AVX512-bf16 do twenty times as much."""
+_UNPLANNED_SHARE = 0.5
+"""Of a GPU, for an engine that nobody has planned beside what else may be there."""
 _SLOWEST_LOAD = 1e7
 """Bytes of weights in a second, at the least, from wherever they come."""
 
@@ -140,4 +142,4 @@ def _cpu_arguments(options: EngineOptions) -> dict[str, Any]:
 
 
 def _gpu_arguments(options: EngineOptions) -> dict[str, Any]:
-    return {"gpu_memory_utilization": options.gpu_memory_utilization}
+    return {"gpu_memory_utilization": options.gpu_memory_utilization or _UNPLANNED_SHARE}

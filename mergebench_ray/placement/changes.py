@@ -11,7 +11,7 @@ from typing import Any
 
 from mergebench_ray.config import Sweep
 from mergebench_ray.placement.packing import pack
-from mergebench_ray.placement.parts import ModelSizes, calibration_kinds
+from mergebench_ray.placement.parts import LEAST_OF_GPU, ModelSizes, calibration_kinds
 from mergebench_ray.placement.placement import Judges, Placement, find_placement, parts_on, places_of_the_bank
 from mergebench_ray.placement.records import Cluster, Part, gibibytes
 
@@ -173,7 +173,8 @@ def _of_memory(case: _Case, _sizes: ModelSizes) -> Iterator[_Case]:
         yield case.after(f"--host-memory {memory}", cluster=case.cluster.model_copy(update={"nodes": every}))
 
 
-def _other_shares(now: float) -> list[float]:
+def _other_shares(given: float | None) -> list[float]:
+    now = given or LEAST_OF_GPU
     return sorted((one for one in _SHARES_OF_GPU if one != now), key=lambda one: abs(one - now))
 
 

@@ -71,7 +71,7 @@ def _by_size(order: Sequence[int], parts: Sequence[Part]) -> list[int]:
         key=lambda index: (
             parts[index].node is None,
             -parts[index].gpus if parts[index].gpus > 1 else 0,
-            -max(parts[index].gpu_fraction, 0.0),
+            -max(parts[index].gpu_fraction, parts[index].gpu_rest),
             -parts[index].gpu_memory,
             -parts[index].host_memory,
         ),
@@ -106,7 +106,7 @@ def _devices(
         return None
     fitting.sort(
         key=lambda device: (
-            _company(part, room, device) if beside else 0,
+            0 if tight else _company(part, room, device, beside),
             room.gpu_bytes[device] if tight else -room.gpu_bytes[device],
             device,
         )
@@ -114,12 +114,16 @@ def _devices(
     return tuple(sorted(fitting[: part.gpus]))
 
 
-def _company(part: Part, room: _Room, device: int) -> int:
-    """How little a device is wanted for what is on it: engines want no other and then a shard, shards an engine."""
+def _company(part: Part, room: _Room, device: int, beside: bool) -> int:
+    """How little a device is wanted for what is on it.
+
+    Engines that take what is left want no other there; beside shards all of them want no other and then a shard, and
+    shards an engine.
+    """
     users = room.gpu_users[device]
-    if part.kind == "engine":
-        return 2 * users["engine"] + (users["shard"] == 0)
-    return int(part.kind == "shard" and users["engine"] == 0)
+    if part.kind == "engine" and (beside or part.gpu_rest):
+        return 2 * users["engine"] + (beside and users["shard"] == 0)
+    return int(beside and part.kind == "shard" and users["engine"] == 0)
 
 
 def _put(part: Part, room: _Room, memory: Sequence[int], devices: Iterable[int], host: int, sign: int) -> None:
@@ -151,7 +155,7 @@ def _greedy(
             if devices is not None:
                 left = min((room.gpu_bytes[device] for device in devices), default=room.host)
                 unwanted = node.spot != (part.kind in _MAY_GO)
-                company = max((_company(part, room, device) for device in devices), default=0) if beside else 0
+                company = 0 if tight else max((_company(part, room, device, beside) for device in devices), default=0)
                 choices.append((unwanted, company, (left if tight else -left), len(choices), place, devices))
         if not choices:
             return None

@@ -25,6 +25,8 @@ PROCESS_BYTES = int(0.4 * _GIB)
 """A worker process with torch and Ray imported, before any weight."""
 _ENGINE_PROCESS = int(1.75 * _GIB)  # the same with vLLM, its activations and buffers at the default batch
 _ENGINE_ON_GPU = 2 * _GIB  # beside the weights: activations, graphs, and keys and values of a few sequences
+LEAST_OF_GPU = 0.3
+"""Of a GPU, for an engine that takes what others leave: with less, few sequences run at once."""
 _SHARD_ON_GPU = int(0.7 * _GIB)  # the process's own, and blocks of a pass
 _DRIVER_BYTES = int(1.3 * _GIB)  # driver, with the scorer, and trials
 OBJECT_STORE_BYTES = 512 << 20
@@ -204,7 +206,7 @@ def _engine(engine: EngineSettings, model: int, gpus: bool) -> Part:
     """An engine that holds a model of so many bytes.
 
     vLLM keeps its own copy of the whole model; on a CPU the linear weights are repacked into another layout. On a GPU
-    it takes a share of the device, whatever it needs of it.
+    it takes a share of the device, whatever it needs of it: that which its settings say, or what others leave.
     """
     parallel = engine.tensor_parallel_size
     processes = parallel * _ENGINE_PROCESS
@@ -219,7 +221,8 @@ def _engine(engine: EngineSettings, model: int, gpus: bool) -> Part:
         host_memory=processes,
         gpus=max(parallel, math.ceil(engine.gpus)),
         gpu_memory=model // parallel + _ENGINE_ON_GPU,
-        gpu_fraction=engine.gpu_memory_utilization,
+        gpu_fraction=engine.gpu_memory_utilization or 0.0,
+        gpu_rest=0.0 if engine.gpu_memory_utilization else LEAST_OF_GPU,
         gpu_share=own or (int(engine.num_gpus * WHOLE) if shared and engine.num_gpus else 0),
         cores=1.0,
     )

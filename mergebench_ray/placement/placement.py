@@ -17,6 +17,10 @@ from mergebench_ray.placement.records import Cluster, Part, PartKind, Placed, Re
 Judges = Mapping[str, tuple[Judge, int]]
 """Settings and number of parameters of judges, by name."""
 
+_MOST_OF_GPU = 0.9
+_MARGIN = 0.02
+"""Of a GPU, which nobody has: what parts take is known but roughly, and vLLM starts only where its share is free."""
+
 
 class Placement(Record):
     """What sits where.
@@ -46,8 +50,30 @@ class Placement(Record):
     def gpu_memory_on(self, node: int, device: int) -> int:
         """What the parts on a device take of its memory."""
         memory = self.cluster.nodes[node].gpu_memory[device]
-        taken = [one.part.on_device(memory) for one in self.on(node) if device in one.devices]
-        return sum(one[0] for one in taken if one is not None)
+        here = [one for one in self.on(node) if device in one.devices]
+        return sum(max(_taken(one, memory), int(self.utilization(one) * memory)) for one in here)
+
+    def utilization(self, one: Placed) -> float:
+        """Share of each of its devices that a part is given as vLLM's `gpu_memory_utilization`; 0 for what needs none.
+
+        Of what others leave, a part that takes the rest has an equal share with its like, but for a margin.
+        """
+        if not one.part.gpu_rest or not one.devices:
+            return one.part.gpu_fraction
+        memory_of = self.cluster.nodes[one.node].gpu_memory
+        shares = []
+        for device in one.devices:
+            memory = memory_of[device]
+            here = [other for other in self.on(one.node) if device in other.devices]
+            alike = sum(other.part.gpu_rest > 0 for other in here)
+            others = sum(_taken(other, memory) for other in here if not other.part.gpu_rest)
+            shares.append(max((1 - others / memory - _MARGIN) / alike, _taken(one, memory) / memory))
+        return min(_MOST_OF_GPU, *shares)
+
+    def engine_options(self, engine: EngineOptions, index: int) -> EngineOptions:
+        """An engine's options with the share of its GPU that it is given."""
+        share = self.utilization(self.of("engine")[index])
+        return engine.model_copy(update={"gpu_memory_utilization": round(share, 3)}) if share else engine
 
     @property
     def gpus(self) -> int:
@@ -65,6 +91,13 @@ class Placement(Record):
         """Whether an engine has a device that another part has, too: they have to start one after the other."""
         users = Counter((one.node, device) for one in self.placed for device in one.devices)
         return any(users[one.node, device] > 1 for one in self.of("engine") for device in one.devices)
+
+
+def _taken(one: Placed, memory: int) -> int:
+    """Bytes that a part takes of a device with so many, at least."""
+    found = one.part.on_device(memory)
+    assert found is not None
+    return found[0]
 
 
 def find_placement(

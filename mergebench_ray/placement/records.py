@@ -109,6 +109,8 @@ class Part(Record):
         gpus: devices that it takes a share of, all on its node.
         gpu_memory: bytes that it needs on each at least.
         gpu_fraction: share of each device's memory that it takes for itself; 0 for just what it needs.
+        gpu_rest: share of each device's memory that it takes at least, and beyond that what others leave; 0 for what
+            takes no more than it needs.
         gpu_share: ten-thousandths of each device that are set aside at least, whatever its bytes.
         cores: that it is counted as.
         output_bytes: merged weights that it holds, which come from there to engines on other nodes.
@@ -122,6 +124,7 @@ class Part(Record):
     gpus: int = 0
     gpu_memory: int = 0
     gpu_fraction: float = 0.0
+    gpu_rest: float = 0.0
     gpu_share: int = 0
     cores: float = 0.0
     output_bytes: int = 0
@@ -129,7 +132,8 @@ class Part(Record):
 
     def on_device(self, memory: int) -> tuple[int, int] | None:
         """Bytes and ten-thousandths that it takes of a device with so many bytes; None where it cannot run on one."""
-        taken = int(self.gpu_fraction * memory) if self.gpu_fraction else self.gpu_memory
+        least = max(self.gpu_memory, int(self.gpu_rest * memory))
+        taken = int(self.gpu_fraction * memory) if self.gpu_fraction else least
         if not self.gpu_memory <= taken <= memory or not memory:
             return None
         return taken, max(self.gpu_share, -(-taken * WHOLE // memory))

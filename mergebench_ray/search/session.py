@@ -118,7 +118,8 @@ def open_session(
 
     def start(index: int) -> Actor[Evaluator]:
         where = places.of("engine", index)
-        return start_evaluator(suite, base, sweep.engine, scoring, run.engine_log(index), judges, where)
+        options = sweep.engine if placement is None else placement.engine_options(sweep.engine, index)
+        return start_evaluator(suite, base, options, scoring, run.engine_log(index), judges, where)
 
     def prepare(actor: Actor[Evaluator]) -> EvaluatorStats:
         assert bank is not None

@@ -170,14 +170,14 @@ def test_the_planner_counts_a_judges_memory(suite: Suite, judge_model: Path, tmp
     crowded = Sweep.from_yaml(file, {"engine.gpu_memory_utilization": 0.9})
     problem = str(make_plan(crowded, base, {"a": base}, full, judges=judges).problem)
     assert "GPU memory" in problem
-    assert problem.endswith("use engine.gpu_memory_utilization: 0.5")  # a judge has half of a GPU
+    assert problem.endswith("use engine.gpu_memory_utilization: 0.6")  # a judge has the rest
 
 
 def test_engines_and_judges_that_ray_could_never_place_are_refused(suite: Suite, judge_model: Path) -> None:
     found, _ = find_judges(suite, EvaluationOptions(judges={"wildguard": judge_settings(judge_model)}), ["test"])
     _check_gpus(found, EngineOptions(num_gpus=0.5), 1)
     _check_gpus(found, EngineOptions(), 2)
-    with pytest.raises(InputError, match=r"engines take 1 GPUs and judges 0\.5, the cluster has 1"):
+    with pytest.raises(InputError, match=r"engines take 1 GPUs and judges 0\.4, the cluster has 1"):
         _check_gpus(found, EngineOptions(), 1)
 
 

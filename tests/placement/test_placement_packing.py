@@ -48,6 +48,7 @@ def parts(draw: st.DrawFn, most: int = 10) -> list[Part]:
                 gpus=(draw(st.integers(1, 2)) if engine else 1) if gpu else 0,
                 gpu_memory=draw(st.integers(0, 20)) if gpu else 0,
                 gpu_fraction=draw(st.sampled_from([0.25, 0.5, 0.9])) if gpu and engine else 0.0,
+                gpu_rest=draw(st.sampled_from([0.0, 0.3])) if gpu and engine else 0.0,
                 gpu_share=draw(st.sampled_from([0, 0, 5000, 10_000])) if gpu and engine else 0,
                 cores=1.0 if kind == "engine" else 0.0,
                 output_bytes=output if kind == "shard" else 0,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,21 +14,36 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster as Raylets
 
+from mergebench_ray.config import Sweep
+from mergebench_ray.config.judge import Judge
 from mergebench_ray.errors import InputError
 from mergebench_ray.machine import available_memory
-from mergebench_ray.placement import Cluster, Node, Part, Placed, Placement
+from mergebench_ray.placement import Cluster, Node, Part, Placed, Placement, find_placement
 from mergebench_ray.placement.clusters import running_cluster
 from mergebench_ray.placement.packing import pack
+from mergebench_ray.placement.parts import ModelSizes
 from mergebench_ray.placement.starting import reserved
 
 MIB = 1 << 20
+THREE_BILLION = ModelSizes(
+    parameters=3_200_000_000,
+    merged=2_800_000_000,
+    num_layers=28,
+    largest=400_000_000,
+    specialists=2,
+    gram=0,
+    calibration={},
+    heads={"num_attention_heads": 24},
+)
 
 
 @contextmanager
-def two_nodes() -> Iterator[None]:
-    node = {"num_cpus": 1, "num_gpus": 2, "memory": 1000 * MIB, "object_store_memory": 100 * MIB}
-    raylets = Raylets(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    raylets.add_node(**node)
+def nodes_with(*gpus: int, cpus: int = 1, memory: int = 1000 * MIB) -> Iterator[None]:
+    """A node for each number of GPUs, of which Ray is told and none is there."""
+    node = {"num_cpus": cpus, "memory": memory, "object_store_memory": 100 * MIB}
+    raylets = Raylets(initialize_head=True, head_node_args={**node, "num_gpus": gpus[0], "include_dashboard": False})
+    for count in gpus[1:]:
+        raylets.add_node(**node, num_gpus=count)
     ray.init(address=raylets.address, log_to_driver=False)
     yield
     ray.shutdown()
@@ -46,6 +63,58 @@ def test_parts_start_where_they_are_planned_and_what_has_no_room_is_refused_with
 def test_a_node_on_which_ray_counts_no_memory_is_planned_with_what_is_free_there() -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         pool.submit(check_uncounted_memory).result()
+
+
+@pytest.mark.ray
+def test_on_one_two_and_four_gpus_everything_starts_at_once_on_its_device_and_shards_share_with_engines() -> None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(check_gpus).result()
+
+
+def check_gpus() -> None:
+    with nodes_with(1, 2, 4, cpus=6, memory=60 << 30):
+        for node in ray.nodes():
+            count = int(node["Resources"]["GPU"])
+            card = (80 << 30,) * count
+            one = Node(name="node", host_memory=60 << 30, gpu_memory=card, cores=6.0, node_id=node["NodeID"])
+            cluster = Cluster(nodes=(one,), has_own_store=True)
+            check_a_sweep(cluster, engines=count, shards=count, transport="shared_memory")
+            check_a_sweep(cluster, engines=count, shards=1, transport="gpu")
+
+
+def check_a_sweep(cluster: Cluster, engines: int, shards: int, transport: str) -> None:
+    """Engines have a GPU each; a shard is on the one of an engine; a judge is beside, and all of them run at once."""
+    content = {"name": "x", "suite": "smollm2-mini", "methods": {"ties": {"density": {"low": 0.1, "high": 0.5}}}}
+    engine = {"count": engines, "transport": transport}
+    sweep = Sweep.model_validate({**content, "engine": engine, "bank": {"shards": shards}})
+    judge = Judge(model="judge", prompt="{response}", parser="yes_or_no")
+    placement = find_placement(sweep, THREE_BILLION, {"judge": (judge, 1_000_000_000)}, cluster)
+    assert placement is not None
+    assert placement.bank_on_gpu
+    assert len({one.devices for one in placement.of("engine")}) == engines
+    assert {one.devices for one in placement.of("shard")} <= {one.devices for one in placement.of("engine")}
+    for device in range(engines):
+        assert placement.gpu_memory_on(0, device) <= 80 << 30
+    shares = [placement.engine_options(sweep.engine, index).gpu_memory_utilization for index in range(engines)]
+    assert all(share is not None and 0.1 < share <= 0.9 for share in shares)
+    parts = [one for one in placement.placed if one.part.kind in ("shard", "engine", "judge")]
+    with reserved(placement) as places, tempfile.TemporaryDirectory() as folder:
+        begin = ray.remote(has_begun)
+        options = [places.of(one.part.kind, one.part.index) for one in parts]
+        found = ray.get([begin.options(**one).remote(folder, len(parts)) for one in options], timeout=60)
+    stub_of = {one.devices: device for one, device in zip(parts, found, strict=True)}
+    assert [
+        stub_of[one.devices] for one in parts
+    ] == found  # on one device where it is planned, as its processes see it
+    assert len(set(stub_of.values())) == len(stub_of)
+
+
+def has_begun(folder: str, count: int) -> str:
+    """The device that this process sees, once as many processes as that have begun."""
+    tempfile.mkstemp(dir=folder)
+    while len(os.listdir(folder)) < count:
+        time.sleep(0.02)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def check_uncounted_memory() -> None:
@@ -69,7 +138,7 @@ def check_uncounted_memory() -> None:
 
 
 def check_two_nodes() -> None:
-    with two_nodes():
+    with nodes_with(2, 2):
         ids = [node["NodeID"] for node in ray.nodes()]
         nodes = tuple(
             Node(name=one, host_memory=1000 * MIB, gpu_memory=(80 * MIB,) * 2, cores=1.0, node_id=one) for one in ids

@@ -18,7 +18,7 @@ def holds(placed: Sequence[Placed], cluster: Cluster) -> bool:
         for device, memory in enumerate(node.gpu_memory):
             taken, share = 0, 0.0
             for part in (one.part for one in here if device in one.devices):
-                mine = int(part.gpu_fraction * memory) if part.gpu_fraction else part.gpu_memory
+                mine = int(part.gpu_fraction * memory) or max(part.gpu_memory, int(part.gpu_rest * memory))
                 if mine < part.gpu_memory:
                     return False
                 taken += mine
