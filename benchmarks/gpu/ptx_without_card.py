@@ -1,5 +1,6 @@
 """The code that a GPU would run for a pass, made and looked at on a machine that has none.
 
+    python benchmarks/gpu/ptx_without_card.py                      # all methods, with each of their choices
     python benchmarks/gpu/ptx_without_card.py task_arithmetic dare
     python benchmarks/gpu/ptx_without_card.py ties --parameters '{"merge_func": "mean"}' --keep code/
 
@@ -7,7 +8,7 @@ The pass is exported as the product does it, its graph is told that it lies on a
 for one whose properties are given here. Printed are the instructions of each kernel that say whether its bits can be
 those of the CPU (`fma` rounds once where a product and a sum round twice; `div.full` is no exact division) and how wide
 it reads and writes. Takes torch and Triton, not a build of torch for CUDA. Exit status 1 if an instruction rounds
-otherwise.
+otherwise, or moves fewer than 4 bytes, or none writes 16.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import patch
 
 import torch
@@ -42,10 +43,11 @@ from triton.compiler import ASTSource
 
 from mergebench_ray.bank.rehearsal import RehearsalArrays, smollm2_layout
 from mergebench_ray.bank.work import plan_work
+from mergebench_ray.errors import InputError
 from mergebench_ray.kernels.block import BlockFunction, scalar_tensors
 from mergebench_ray.kernels.compiling import GPU_OPTIONS, export
 from mergebench_ray.kernels.forms import Form
-from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+from mergebench_ray.methods import complete_parameters, get_method, method_names, parse_parameters
 
 CARD = SimpleNamespace(
     name="NVIDIA H100",
@@ -67,27 +69,60 @@ CARD = SimpleNamespace(
 CAPABILITY = 10 * CARD.major + CARD.minor
 TARGET = GPUTarget("cuda", CAPABILITY, CARD.warp_size)
 ROUND_OTHERWISE = ("fma", "mad.rn.f32", "div.full", "div.approx", "rcp.approx", "sqrt.approx")
+NARROW = (".b8", ".u8", ".s8", ".b16", ".u16")
+"""Ends of what moves less than a word at a time, to or from memory."""
 COUNTED = re.compile(r"(fma|mad|mul|add|sub|div|rcp|sqrt|ld\.global|st\.global)\.")
 SPECIALISTS = [f"specialist {index}" for index in range(5)]
 _BLOCK = 1024
 
 
-def function_of(method: str, given: dict[str, Any]) -> tuple[BlockFunction, dict[str, torch.Tensor]]:
-    """What a merge runs, and an example of its scalars."""
+Example = tuple[BlockFunction, int, dict[str, torch.Tensor]]
+"""A function, for how many specialists, and its scalars."""
+
+
+def choices(method: str) -> Iterator[dict[str, Any]]:
+    """Hyper-parameters that may change what a method's function is: its defaults, and each other choice alone."""
+    yield {}
+    for name, field in get_method(method).Parameters.model_fields.items():
+        known = (True, False) if field.annotation is bool else get_args(field.annotation)
+        if all(isinstance(one, str | bool) for one in known):
+            yield from ({name: one} for one in known if one != field.default)
+
+
+def forms(methods: Iterable[str], given: dict[str, Any], arrays: RehearsalArrays) -> dict[str, Example]:
+    """What merges run, once each: methods that are the same function of as many specialists are one."""
+    found: dict[tuple[BlockFunction, int], tuple[list[str], Example]] = {}
+    for method in methods:
+        for chosen in [given] if given else choices(method):
+            label = " ".join([method, *(f"{name}={value}" for name, value in chosen.items())])
+            try:
+                example = example_of(method, chosen, arrays)
+            except InputError as error:
+                if given or not chosen:
+                    raise
+                print(f"{label}: no merge ({error})")
+                continue
+            labels, _ = found.setdefault(example[:2], ([], example))
+            labels.append(label)
+    return {", ".join(labels): example for labels, example in found.values()}
+
+
+def example_of(method: str, given: dict[str, Any], arrays: RehearsalArrays) -> Example:
     chosen = get_method(method)
-    arrays = RehearsalArrays(smollm2_layout(1), SPECIALISTS, 1)
-    parameters = parse_parameters(method, complete_parameters(method, given, SPECIALISTS, arrays.layout.num_layers))
-    prepared = chosen.prepare(parameters, arrays)
-    work = plan_work(arrays.layout, chosen, parameters, prepared, SPECIALISTS, {})
+    some = arrays.of(chosen.Parameters.as_many(arrays.specialists))
+    completed = complete_parameters(method, given, some.specialists, some.layout.num_layers)
+    parameters = parse_parameters(method, completed)
+    prepared = chosen.prepare(parameters, some)
+    work = plan_work(some.layout, chosen, parameters, prepared, some.specialists, {})
     (scalars,) = scalar_tensors([work.scalars[0]], torch.device("cpu"))
-    return work.kernel, scalars
+    return work.kernel, len(some.specialists), scalars
 
 
-def exported(function: BlockFunction, scalars: dict[str, torch.Tensor]) -> torch.fx.GraphModule:
+def exported(function: BlockFunction, count: int, scalars: dict[str, torch.Tensor]) -> torch.fx.GraphModule:
     """The graph that the product hands to Inductor, for any length."""
     with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True):
         small = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in scalars.items()}
-        program = export(function, len(SPECIALISTS), small, torch.bfloat16, torch.device("cpu"), Form.ALIGNED)
+        program = export(function, count, small, torch.bfloat16, torch.device("cpu"), Form.ALIGNED)
     return program.run_decompositions(select_decomp_table()).graph_module
 
 
@@ -186,33 +221,59 @@ def instructions(ptx: str) -> Counter[str]:
     return Counter(found[0] for found in words if found and COUNTED.match(found[0]))
 
 
+def wrong(counts: Counter[str]) -> tuple[int, int]:
+    """How many instructions round otherwise than a CPU, and how many move fewer than 4 bytes."""
+    other = sum(number for word, number in counts.items() if word.startswith(ROUND_OTHERWISE))
+    moved = {word: number for word, number in counts.items() if word.startswith(("ld.", "st."))}
+    return other, sum(number for word, number in moved.items() if word.endswith(NARROW))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", nargs="+", metavar="method")
+    parser.add_argument(
+        "methods", nargs="*", metavar="method", help="all there are, with each of their choices, if none"
+    )
     parser.add_argument("--parameters", type=json.loads, default={}, metavar="JSON")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave Inductor's code and the PTX here")
     given = parser.parse_args(arguments)
-    graphs = {method: exported(*function_of(method, given.parameters)) for method in given.methods}
+    arrays = RehearsalArrays(smollm2_layout(1), SPECIALISTS, 1)
+    graphs = {
+        label: exported(*example)
+        for label, example in forms(given.methods or method_names(), given.parameters, arrays).items()
+    }
     pretend_there_is_a_card()
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        return max(look_at(method, graph, folder) for method, graph in graphs.items())
+        seen: dict[str, str] = {}
+        return max(look_at(label, graph, folder, seen) for label, graph in graphs.items())
 
 
-def look_at(method: str, graph: torch.fx.GraphModule, folder: Path) -> int:
-    """Print what a method's kernels consist of; 1 if they round otherwise than a CPU."""
+def look_at(label: str, graph: torch.fx.GraphModule, folder: Path, seen: dict[str, str]) -> int:
+    """Print what a function's kernels consist of; 1 if they round otherwise than a CPU, or read or write narrowly.
+
+    Args:
+        label: methods that run it.
+        graph: of it.
+        folder: where its code is left.
+        seen: kernels that were looked at, by their text.
+    """
     code = inductor_code(graph)
-    (folder / f"{method}.py").write_text(code)
+    (folder / f"{label[:100].replace(' ', '_')}.py").write_text(code)
     kernels = re.findall(r"async_compile\.triton\('(\w+)', '''(.*?)''', device_str", code, re.DOTALL)
     status = 0 if kernels else 1
     for name, source in kernels:
+        body = source.partition("@triton.jit")[2].replace(name, "")
+        if body in seen:
+            print(f"{label}: the same kernel as of {seen[body]}")
+            continue
+        seen[body] = label
         ptx = ptx_of(name, source, folder)
         (folder / f"{name}.ptx").write_text(ptx)
         counts = instructions(ptx)
-        other = sum(number for word, number in counts.items() if word.startswith(ROUND_OTHERWISE))
-        status |= int(other > 0)
-        print(f"{method}, {name}: {other} instructions round otherwise than a CPU")
+        other, narrow = wrong(counts)
+        status |= int(other > 0 or narrow > 0 or not counts["st.global.v4.b32"])
+        print(f"{label}: {other} instructions round otherwise than a CPU, {narrow} move fewer than 4 bytes")
         for word, number in sorted(counts.items()):
             print(f"  {number:5} {word}")
     return status

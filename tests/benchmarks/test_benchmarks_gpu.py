@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from made_up_trials import made_up_trials
 from mergebench_ray import merge
+from mergebench_ray.methods import method_names
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trial_store import TrialStore
 from tiny_models import tiny_llama, tiny_specialist
@@ -80,12 +82,31 @@ def test_the_figures_of_a_search_are_told_beside_those_of_another(
 
 
 @pytest.mark.slow
-def test_the_code_for_a_card_rounds_as_a_cpu_does_and_reads_sixteen_bytes_at_a_time() -> None:
+def test_the_code_of_every_method_for_a_card_rounds_as_a_cpu_does_and_moves_sixteen_bytes_at_a_time() -> None:
     pytest.importorskip("triton")
-    methods = ["ties", "dare", "fisher"]  # choices, random numbers, a division and float32 companions
-    command = [sys.executable, FOLDER / "ptx_without_card.py", *methods]
+    command = [sys.executable, FOLDER / "ptx_without_card.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(" 0 instructions round otherwise") == len(methods)
-    assert done.stdout.count("st.global.v4.b32") == len(methods)
-    assert not {"st.global.b16", "ld.global.b16", "ld.global.b8"}.intersection(done.stdout.split())
+    looked_at = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert {words.split()[0] for line in looked_at for words in line.partition(":")[0].split(", ")} == {*method_names()}
+    right = ": 0 instructions round otherwise than a CPU, 0 move fewer than 4 bytes"
+    assert all(line.endswith(right) or ": the same kernel as of " in line for line in looked_at)
+    # Each kernel reads as many arrays at once as it has specialists, and the base.
+    kernels = re.split(r"\n(?=\S)", done.stdout)
+    wide = [int(found[1]) for one in kernels if (found := re.search(r"(\d+) ld\.global\.v4\.b32", one))]
+    assert len(wide) == sum(line.endswith(right) for line in looked_at)
+    assert min(wide) == 2  # slerp has a single specialist
+    assert done.stdout.count("1 st.global.v4.b32") == len(wide)
+    assert "div.rn.f32" in done.stdout
+
+
+def test_a_method_whose_division_is_not_exact_is_found(tmp_path: Path) -> None:
+    """What `pretend_there_is_a_card` does to a process stays there, so the counting alone is tried in this one."""
+    pytest.importorskip("triton")
+    import ptx_without_card
+
+    counts = ptx_without_card.instructions(
+        "\tdiv.full.f32 %f1, %f2, %f3;\n\t@%p1 ld.global.b16 %rs1, [%rd1];\n\tfma.rn.f32 %f;"
+    )
+    assert counts == {"div.full.f32": 1, "ld.global.b16": 1, "fma.rn.f32": 1}
+    assert ptx_without_card.wrong(counts) == (2, 1)
