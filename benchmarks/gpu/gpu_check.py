@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing.connection import Listener
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,7 +31,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from made_up_models import SHAPES, SPECIALISTS, layout, random_bf16, write_family
 from torch import Tensor
-from torch.multiprocessing.reductions import reduce_tensor
 
 from mergebench_ray.bank import Bank, Layout
 from mergebench_ray.bank.layout import Overlap
@@ -43,6 +41,7 @@ from mergebench_ray.bank.work import Work, plan_work, segments_of
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.kernels import Pass, Segment, magnitude_histogram
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+from mergebench_ray.weights.memory_file import CardMemory, MemoryFile
 
 Figures = dict[str, Any]
 Case = tuple[str, dict[str, Any]]
@@ -58,16 +57,18 @@ CASES: list[Case] = [
 COMPARED = 1 << 25  # entries that are merged on the CPU, too
 IPC_ENTRIES = 1 << 30
 CHILD = """
-import multiprocessing, sys, time, torch
-from multiprocessing.connection import Client
-multiprocessing.current_process().authkey = bytes.fromhex(sys.argv[2])
-with Client(sys.argv[1]) as connection:
-    rebuild, arguments = connection.recv()
+import json, sys, time, torch
+from mergebench_ray.weights.device_memory import DeviceMemory
+from mergebench_ray.weights.memory_file import MappedFiles
+device, path, count, kind = json.loads(sys.stdin.readline())
+files = MappedFiles(torch.device(kind))
+for _ in sys.stdin:
     began = time.perf_counter()
-    values = rebuild(*arguments)
-    total = float(values[: 1 << 24].float().sum())
-    connection.send((total, len(values), str(values.device), time.perf_counter() - began))
-    connection.recv()
+    if problem := files.open(DeviceMemory(device, path)):
+        sys.exit(problem)
+    values = files.read([count], torch.bfloat16, [[path, 0, count]])
+    total = float(values[: 1 << 24].double().sum())
+    print(json.dumps([total, str(values.device), time.perf_counter() - began]), flush=True)
 """
 
 
@@ -254,20 +255,31 @@ def shards(check: Check, figures: Figures) -> None:
 
 
 def ipc(check: Check, figures: Figures) -> None:
-    """Another process reads the merged tensors where they lie, as an engine on the same card would."""
-    values = random_bf16(min(check.layout.size, IPC_ENTRIES), 1.0, 7, check.device)
-    if not check.on_gpu:
-        values.share_memory_()
-    key = bytes(multiprocessing.current_process().authkey).hex()
-    with tempfile.TemporaryDirectory() as folder, Listener(os.path.join(folder, "socket"), "AF_UNIX") as listener:
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(listener.address), key])
-        with listener.accept() as connection:
-            connection.send(reduce_tensor(values))
-            total, entries, device, seconds = connection.recv()
-            connection.send("done")
-        child.wait(30)
-    figures |= {"entries": entries, "device": device, "open_and_read_s": seconds}
-    figures["sums_differ"] = int(total != float(values[: 1 << 24].float().sum()))
+    """Another process reads two candidates where a shard writes them, as an engine does by the transport `gpu`."""
+    size = min(check.layout.size, IPC_ENTRIES)
+    file = MemoryFile(1 if check.on_gpu else size)
+    memory = CardMemory(size, check.device, file.path) if check.on_gpu else file
+    shared = memory.shared()
+    figures |= {"device": shared.device, "entries": size, "path_characters": len(shared.path), "sums_differ": 0}
+    if shared.problem:
+        raise RuntimeError(shared.problem)
+    command = [sys.executable, "-c", CHILD]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(json.dumps([shared.device, shared.path, size, check.device.type]) + "\n")
+        for turn in (1, 2):
+            memory.tensor.copy_(random_bf16(size, float(turn), turn, check.device))
+            if check.on_gpu:
+                torch.cuda.synchronize()
+            child.stdin.write("\n")
+            child.stdin.flush()
+            if not (line := child.stdout.readline()):
+                raise RuntimeError(f"the other process ended: {child.wait(30)}")
+            total, figures["there"], figures[f"open_and_read_{turn}_s"] = json.loads(line)
+            figures["sums_differ"] += int(total != float(memory.tensor[: 1 << 24].double().sum()))
+        child.stdin.close()
+    file.close()
 
 
 def bank(check: Check, figures: Figures) -> None:
@@ -291,7 +303,9 @@ def bank(check: Check, figures: Figures) -> None:
             with noted(figures, label((name, parameters))) as row:
                 for turn in range(3):
                     recipe = banks[0].recipe(name, {**parameters, "scaling_coef": 0.3 + 0.1 * turn})
-                    row[f"merge_{turn}_s"] = banks[0].merge(recipe).seconds
+                    merged = banks[0].merge(recipe)
+                    row[f"merge_{turn}_s"] = merged.seconds
+                    row[f"to_host_{turn}_s"] = check.seconds(partial(banks[0].localise, merged.manifest, merged.places))
                 row |= check.memory()
             check.save()
         banks[0].close()

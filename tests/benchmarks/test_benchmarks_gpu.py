@@ -37,6 +37,9 @@ def test_the_check_of_passes_and_bank_runs_all_its_stages(tmp_path: Path) -> Non
     assert {"machine", *gpu_check.STAGES} == set(figures)
     assert figures["kernels"]["task_arithmetic"]["eager_differs"] == 0
     assert figures["shards"]["task_arithmetic, 3 shards"] == {"differs": 0}
+    assert {"merge_2_s", "to_host_2_s"} < {*figures["bank"]["task_arithmetic"]}
+    assert figures["ipc"]["sums_differ"] == 0
+    assert figures["ipc"]["there"] == "cpu"
 
 
 @pytest.mark.parametrize(
