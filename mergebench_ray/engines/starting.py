@@ -82,6 +82,8 @@ def start_vllm(
             disable_log_stats=True,
             use_tqdm_on_load=False,
             weight_transfer_config={"backend": backend},
+            # In a placement group vLLM would start Ray's workers by itself, for which the group has no GPUs left.
+            distributed_executor_backend="uni" if options.tensor_parallel_size == 1 else "mp",
             worker_extension_cls=f"{EngineWorker.__module__}.{EngineWorker.__qualname__}",
             **(_cpu_arguments(options) if on_cpu else _gpu_arguments(options)),
         )
@@ -136,7 +138,6 @@ def _cpu_arguments(options: EngineOptions) -> dict[str, Any]:
         "enable_chunked_prefill": False,
         # Only whole blocks of a context are reused; the smallest that its attention has, as fast as the default of 128.
         "block_size": 32,
-        "distributed_executor_backend": "uni" if options.tensor_parallel_size == 1 else "mp",
         "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
     }
 

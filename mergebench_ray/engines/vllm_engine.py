@@ -220,6 +220,7 @@ class VLLMEngine:
 
         Answers in bf16 depend a little on what is read from it, so equal weights answer equally only from equal states.
         """
+        self._settle()
         for _ in range(_RESET_ATTEMPTS):
             if self._llm.reset_prefix_cache():
                 return
@@ -336,9 +337,13 @@ class VLLMEngine:
                 if not state.is_prefilling:
                     self.tokens += state.prompt_len + state.detokenizer.num_output_tokens()
             engine.abort_request(list(begun))
-            # What is computed already still comes out of vLLM, and the places of what was aborted are cleared.
-            for _ in range(engine.vllm_config.max_concurrent_batches + 1):
-                engine.step()
+            self._settle()
+
+    def _settle(self) -> None:
+        """Let end what vLLM has begun ahead, as it does on GPUs, and clear the places of what was aborted."""
+        engine = self._llm.llm_engine
+        for _ in range(engine.vllm_config.max_concurrent_batches + 1):
+            engine.step()
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:

@@ -105,6 +105,18 @@ def test_answers_until_a_stop_are_those_of_the_whole_and_the_next_are_those_of_a
     assert any(aborted)
 
 
+def test_what_vllm_has_begun_ahead_ends_before_its_prefix_cache_is_emptied(
+    engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On GPUs a batch is on its way when the last answer is there; a CPU never has two, so this only counts steps."""
+    called: list[str] = []
+    step, reset = engine._llm.llm_engine.step, engine._llm.reset_prefix_cache
+    monkeypatch.setattr(engine._llm.llm_engine, "step", lambda: (called.append("step"), step())[1])
+    monkeypatch.setattr(engine._llm, "reset_prefix_cache", lambda: (called.append("reset"), reset())[1])
+    engine.forget_prefixes()
+    assert called == ["step"] * (engine._llm.llm_engine.vllm_config.max_concurrent_batches + 1) + ["reset"]
+
+
 def test_a_stop_before_the_first_step_asks_nothing(engine: VLLMEngine, batch: Batch) -> None:
     tokens = engine.tokens
     engine.stream(batch.prompts, IN_FLIGHT).close()

@@ -98,6 +98,14 @@ def check_a_sweep(cluster: Cluster, engines: int, shards: int, transport: str) -
     shares = [placement.engine_options(sweep.engine, index).gpu_memory_utilization for index in range(engines)]
     assert all(share is not None and 0.1 < share <= 0.9 for share in shares)
     parts = [one for one in placement.placed if one.part.kind in ("shard", "engine", "judge")]
+
+    def has_begun(folder: str, count: int) -> str:
+        """The device that a process sees, once as many processes as that have begun."""
+        tempfile.mkstemp(dir=folder)
+        while len(os.listdir(folder)) < count:
+            time.sleep(0.02)
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
     with reserved(placement) as places, tempfile.TemporaryDirectory() as folder:
         begin = ray.remote(has_begun)
         options = [places.of(one.part.kind, one.part.index) for one in parts]
@@ -107,14 +115,6 @@ def check_a_sweep(cluster: Cluster, engines: int, shards: int, transport: str) -
         stub_of[one.devices] for one in parts
     ] == found  # on one device where it is planned, as its processes see it
     assert len(set(stub_of.values())) == len(stub_of)
-
-
-def has_begun(folder: str, count: int) -> str:
-    """The device that this process sees, once as many processes as that have begun."""
-    tempfile.mkstemp(dir=folder)
-    while len(os.listdir(folder)) < count:
-        time.sleep(0.02)
-    return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def check_uncounted_memory() -> None:
