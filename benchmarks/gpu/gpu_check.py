@@ -244,9 +244,10 @@ def shards(check: Check, figures: Figures) -> None:
             recipe = reference.recipe(*case)
             reference.merge(recipe)
             expected = merged_bits(reference)
-            for count in (1, 2, 3):
-                with noted(figures, f"{label(case)}, {count} shards") as row:
-                    bank = load(models, count, check.device, check.threads)
+            for count, streams in ((1, False), (2, False), (3, False), (2, True)):
+                name = f"{label(case)}, {count} shards" + (" that bring what they read" if streams else "")
+                with noted(figures, name) as row:
+                    bank = load(models, count, check.device, check.threads, streams=streams)
                     bank.merge(recipe)
                     row["differs"] = differing(merged_bits(bank), expected)
                     bank.close()
@@ -311,12 +312,22 @@ def bank(check: Check, figures: Figures) -> None:
         banks[0].close()
 
 
-def load(models: tuple[Checkpoint, dict[str, Checkpoint]], count: int, device: torch.device, threads: int) -> Bank:
+def load(
+    models: tuple[Checkpoint, dict[str, Checkpoint]],
+    count: int,
+    device: torch.device,
+    threads: int,
+    *,
+    streams: bool = False,
+) -> Bank:
     """A bank in this process; `Bank.load` has its shards there on the CPU alone."""
     base, specialists = models
     order = Layout.of(base, specialists.values())
     made = LocalShards(
-        [BankShard(base, specialists, order, i, count, threads, device.type == "cuda") for i in range(count)]
+        [
+            BankShard(base, specialists, order, i, count, threads, device.type == "cuda", None, streams)
+            for i in range(count)
+        ]
     )
     return Bank(base, specialists, order, made, made.load(lambda _: None), None)
 

@@ -128,6 +128,7 @@ class Bank:
         shards: int = 1,
         threads: int | None = None,
         use_gpu: bool | None = None,
+        streams: bool = False,
         in_process: bool = False,
         where: Sequence[Mapping[str, Any]] = (),
         calibrator: Calibrator | None = None,
@@ -143,6 +144,7 @@ class Bank:
             shards: number of shards, spread over the nodes; the merged weights do not depend on it.
             threads: threads of each shard's passes; None shares a node's cores between its shards.
             use_gpu: hold the weights on GPUs, one a shard; None if the cluster has enough.
+            streams: hold there what is merged alone; passes bring all else from host memory a window at a time.
             in_process: hold the weights in this process, without Ray.
             where: Ray's options for the actor of each shard, as a reservation says; else they are spread.
             calibrator: for methods that take calibration data.
@@ -165,7 +167,7 @@ class Bank:
         else:
             if use_gpu is None:
                 use_gpu = ray.cluster_resources().get("GPU", 0) >= shards
-            made = actors = ActorShards(base, ordered, layout, shards, threads, use_gpu, where, say)
+            made = actors = ActorShards(base, ordered, layout, shards, threads, use_gpu, where, say, streams=streams)
             begun(actors.ids)
         try:
             places = made.load(_parameters_read(layout.size, progress))

@@ -90,6 +90,7 @@ class BankShard(ShardStatistics):
         threads: threads of the passes on a CPU.
         use_gpu: whether to hold the weights on the GPU that Ray assigned.
         steps: told what it is at; None where nobody asks.
+        streams: whether a GPU has room for what is merged alone (`ShardWeights`).
     """
 
     def __init__(
@@ -102,12 +103,13 @@ class BankShard(ShardStatistics):
         threads: int,
         use_gpu: bool,
         steps: Steps | None = None,
+        streams: bool = False,
     ) -> None:
-        super().__init__(base, specialists, layout, index, shards, threads, use_gpu, steps)
+        super().__init__(base, specialists, layout, index, shards, threads, use_gpu, steps, streams)
         size = self._range[1] - self._range[0]
         self._output = Output(size, self._device)
         self._held: dict[tuple[str, int], str] = {}
-        self._companions = CompanionArrays(layout, *self._range, self._device)
+        self._companions = CompanionArrays(layout, *self._range, self._memory)
         self._solutions = Solutions([base, *self._checkpoints], self._device, self._steps)
         self._life, self._changes = uuid.uuid4().hex, 0
 
@@ -124,7 +126,7 @@ class BankShard(ShardStatistics):
         """Where this shard is, and what it holds."""
         output = self._output
         there = (this_node(), output.path, *self._range, self._life, self._changes)
-        return ShardPlace(*there, output.problem, output.publishes)
+        return ShardPlace(*there, output.problem or self._not_pinned, output.publishes)
 
     def share(self, place: ShardPlace) -> DeviceMemory:
         """Where merged parameters lie on the device, for one process; complete from the end of a merge to the next.

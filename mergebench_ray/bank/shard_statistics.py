@@ -33,8 +33,9 @@ class ShardStatistics(ShardWeights):
         threads: int,
         use_gpu: bool,
         steps: Steps | None = None,
+        streams: bool = False,
     ) -> None:
-        super().__init__(base, specialists, layout, index, shards, threads, use_gpu, steps)
+        super().__init__(base, specialists, layout, index, shards, threads, use_gpu, steps, streams)
         self._histograms: Tensor | None = None
         self._magnitudes: Counted | None = None
         self._totals: dict[str, int] = {}
@@ -45,7 +46,7 @@ class ShardStatistics(ShardWeights):
         if self._histograms is None:
             self._load()
             # A GPU counts with all it has, and would have to hold what each thread needs beside the weights.
-            one_each = ThreadPoolExecutor(self._threads if self._device.type == "cpu" else 1)
+            one_each = ThreadPoolExecutor(self._threads if self._memory.type == "cpu" else 1)
             with self._passing(""), one_each as pool:
                 total = torch.stack(list(pool.map(magnitude_histogram, self._vectors())))
             for _, vectors in self._streamed_blocks():
@@ -59,7 +60,7 @@ class ShardStatistics(ShardWeights):
         if self._magnitudes is None:
             self._load()
             windows = self._windows()
-            one_each = ThreadPoolExecutor(self._threads if self._device.type == "cpu" else 1)
+            one_each = ThreadPoolExecutor(self._threads if self._memory.type == "cpu" else 1)
             with self._passing(""), one_each as pool:
                 counted = pool.map(lambda window: count_each(self._task_vectors[:, window[1]]), windows)
                 self._magnitudes = [(name, one) for (name, _), one in zip(windows, counted, strict=True)]

@@ -13,6 +13,7 @@ from mergebench_ray.bank.layout import Layout, Overlap, shard_range
 from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of, require_finite
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars
 from mergebench_ray.steps import SLOWEST_FETCH, Steps
+from mergebench_ray.weights.memory_file import pin
 
 _READ_BLOCK = 1 << 22
 _ROW = 32
@@ -25,7 +26,7 @@ _COMPILE_SECONDS = 240.0
 
 
 class ShardWeights:
-    """Base [n] and task vectors [K, n], bf16, on a shard's device.
+    """Base [n] and task vectors [K, n], bf16, on a shard's device, or in pinned host memory beside it.
 
     Args:
         base: the base's checkpoint.
@@ -36,6 +37,7 @@ class ShardWeights:
         threads: threads of the passes on a CPU.
         use_gpu: whether to hold the weights on the GPU that Ray assigned.
         steps: told what it is at; None where nobody asks.
+        streams: whether a GPU has room for the output alone: passes then bring what they read a window at a time.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ShardWeights:
         threads: int,
         use_gpu: bool,
         steps: Steps | None = None,
+        streams: bool = False,
     ) -> None:
         self._steps = Steps() if steps is None else steps
         self._base_checkpoint = base
@@ -58,9 +61,14 @@ class ShardWeights:
         self._range = shard_range(layout.size, shards, index)
         self._streamed_range = shard_range(layout.streamed_size, shards, index)
         size = self._range[1] - self._range[0]
-        self._base = torch.empty(size, dtype=torch.bfloat16, device=self._device)
+        self._memory = torch.device("cpu") if streams else self._device
+        """Where base, task vectors and what goes with each of their entries are."""
+        self._base = torch.empty(size, dtype=torch.bfloat16, device=self._memory)
         # Every row begins on 64 bytes: a line of a CPU's cache, and more than what a GPU's wide reads ask for.
-        padded = torch.empty(len(specialists), size + -size % _ROW, dtype=torch.bfloat16, device=self._device)
+        padded = torch.empty(len(specialists), size + -size % _ROW, dtype=torch.bfloat16, device=self._memory)
+        self._not_pinned: str | None = None
+        if self._memory != self._device:
+            self._not_pinned = pin(self._base) or pin(padded)
         self._task_vectors = padded[:, :size]
         self._passes: dict[str, Pass] = {}
         self._entries_read = 0
@@ -120,7 +128,7 @@ class ShardWeights:
         with self._steps.step(count / _SLOWEST_READ + to_fetch / SLOWEST_FETCH):
             values = read_in_shape_of(self._base_checkpoint, checkpoint, block.tensor.name, block.first, count)
             require_finite(checkpoint, block.tensor.name, values)
-        return values.to(self._device)
+        return values.to(self._memory)
 
     def _block(self, block: Overlap) -> list[Tensor]:
         """Base and task vectors of a block that begins here; what is beyond this shard's range is read."""

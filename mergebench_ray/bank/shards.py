@@ -77,8 +77,8 @@ class BankShardActor(BankShard):
     def __init__(self, *pieces: bytes) -> None:
         steps = Steps()
         beat(steps.present)
-        base, specialists, layout, index, shards, threads, use_gpu = from_values(pieces)
-        super().__init__(base, specialists, layout, index, shards, threads, use_gpu, steps)
+        base, specialists, layout, index, shards, threads, use_gpu, streams = from_values(pieces)
+        super().__init__(base, specialists, layout, index, shards, threads, use_gpu, steps, streams)
 
     def send(self, meeting: Meeting, place: ShardPlace, ranges: Sequence[tuple[int, int]], skipped: int = 0) -> None:
         """Send what `merged` gives to a reader on another node. All of it was of that merge if this raises nothing.
@@ -110,6 +110,7 @@ class ActorShards:
         use_gpu: whether each holds its weights on a GPU.
         where: Ray's options for each, such as its place; else they are spread, and have a GPU of their own.
         say: called in this process with a line about a shard that was lost and what that took.
+        streams: as of `BankShard`.
     """
 
     def __init__(
@@ -122,6 +123,8 @@ class ActorShards:
         use_gpu: bool,
         where: Sequence[Mapping[str, Any]] = (),
         say: Callable[[str], None] = logger.warning,
+        *,
+        streams: bool = False,
     ) -> None:
         self._say = say
         # Two calls at once, so that progress can be asked for while a shard loads. Threads that wait for each other
@@ -136,7 +139,7 @@ class ActorShards:
         }
         makers = [actors_of(BankShardActor, **{**options, **one}) for one in where or [{}] * count]
         self._actors = [
-            make(*by_value(base, specialists, layout, index, count, threads, use_gpu))
+            make(*by_value(base, specialists, layout, index, count, threads, use_gpu, streams))
             for index, make in enumerate(makers)
         ]
 

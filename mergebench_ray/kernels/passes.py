@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,9 @@ from mergebench_ray.kernels.forms import Form
 
 _TOTAL_BLOCK = 1 << 21
 _TOTAL_GPU_BLOCK = 1 << 24
+BROUGHT_WINDOW = 1 << 24
+"""Entries of each array that a pass brings to a GPU at a time."""
+_WINDOW_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ class Pass:
     ) -> None:
         """Fill `out` over the segments, in place.
 
+        What is not where `out` is, as in host memory beside a GPU, comes there a window at a time.
+
         Args:
             base: bf16 [n].
             task_vectors: K times bf16 [n].
@@ -107,10 +112,16 @@ class Pass:
             threads: threads to use on a CPU; the result does not depend on it.
             companions: [n] of the function's `companion` dtype, as many as it reads.
         """
-        entries = [base, *task_vectors, *companions, out]
-        arrays = self._arrays(entries)
         distinct = {id(segment.scalars): segment.scalars for segment in segments}
         converted = dict(zip(distinct, scalar_tensors(list(distinct.values()), self._device), strict=True))
+        if self._is_elsewhere(base):
+            for segment in segments:
+                for entries, window in self._brought([base, *task_vectors, *companions], segment, out):
+                    for part in self._parts(window, entries, self._arrays(entries)):
+                        part.run(converted[id(segment.scalars)], threads)
+            return
+        entries = [base, *task_vectors, *companions, out]
+        arrays = self._arrays(entries)
         for segment in segments:
             for part in self._parts(segment, entries, arrays):
                 part.run(converted[id(segment.scalars)], threads)
@@ -125,12 +136,31 @@ class Pass:
         values = torch.empty(min(block, len(base)), dtype=torch.float32, device=self._device)
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for start in range(0, len(base), block):
-            entries = [array[start : start + block] for array in (base, *task_vectors)]
+            entries = [array[start : start + block].to(self._device) for array in (base, *task_vectors)]
             entries.append(values[: len(entries[0])])
             for part in self._parts(Segment(0, len(entries[0]), 0, scalars), entries, self._arrays(entries)):
                 part.run(small, threads)
             total += entries[-1].sum(dtype=None if self._device.type == "cpu" else torch.float64)
         return int(total)
+
+    def _is_elsewhere(self, array: Tensor) -> bool:
+        return array.device.type != self._device.type
+
+    def _brought(
+        self, sources: Sequence[Tensor], segment: Segment, out: Tensor
+    ) -> Iterator[tuple[list[Tensor], Segment]]:
+        """Windows of a segment, with its entries of all arrays where `out` is.
+
+        Copies and kernels stand in one queue of the device, so that none waits for the host. Windows begin where wide
+        reads do.
+        """
+        start = segment.start - segment.start % _WINDOW_STEP
+        for first in range(start, segment.stop, BROUGHT_WINDOW):
+            stop = min(first + BROUGHT_WINDOW, segment.stop)
+            entries = [source[first:stop].to(self._device, non_blocking=True) for source in sources]
+            begin = max(first, segment.start)
+            window = Segment(begin - first, stop - first, segment.position + begin - segment.start, segment.scalars)
+            yield [*entries, out[first:stop]], window
 
     def _arrays(self, entries: list[Tensor]) -> list[Tensor] | None:
         """What the compiled kernel would run over; None where there is none, or where it cannot."""

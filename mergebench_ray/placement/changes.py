@@ -37,7 +37,7 @@ def what_is_lacking(sweep: Sweep, sizes: ModelSizes, judges: Judges, cluster: Cl
 
 def shards_on_gpus(sweep: Sweep, sizes: ModelSizes, judges: Judges, placement: Placement) -> int | None:
     """With how many shards a bank that is in host memory would be on GPUs; None where that is not to be had."""
-    if placement.bank_on_gpu or not placement.cluster.gpus:
+    if (placement.bank_on_gpu and not placement.bank_streams) or not placement.cluster.gpus:
         return None
     for count in _other_shards(sweep, placement.cluster):
         parts = parts_on(_with_shards(sweep, count), sizes, judges, placement.cluster, True)

@@ -160,7 +160,9 @@ def estimate(
     """
     on_gpus = any(one.devices for one in placement.of("engine"))
     rates = rates or known_rates("gpu" if on_gpus else "cpu")
-    merging = known_rates("gpu" if placement.bank_on_gpu else "cpu") if rates.device == "gpu" else rates
+    # What comes through host memory with each pass is reckoned like a pass there: it was never measured.
+    on_device = placement.bank_on_gpu and not placement.bank_streams
+    merging = known_rates("gpu" if on_device else "cpu") if rates.device == "gpu" else rates
     merge = _merge_seconds(sizes, placement, merging)
     load = _load_seconds(sizes, placement, rates)
     engines = placement.of("engine")

@@ -14,6 +14,7 @@ from mergebench_ray.config.engine import EngineOptions, EngineSettings
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.families.configuration import attention_heads
+from mergebench_ray.kernels.passes import BROUGHT_WINDOW
 from mergebench_ray.methods import get_method
 from mergebench_ray.placement.records import WHOLE, Part
 from mergebench_ray.weights.stream import BUCKET_BYTES
@@ -28,6 +29,7 @@ _ENGINE_ON_GPU = 2 * _GIB  # beside the weights: activations, graphs, and keys a
 LEAST_OF_GPU = 0.3
 """Of a GPU, for an engine that takes what others leave: with less, few sequences run at once."""
 _SHARD_ON_GPU = int(0.7 * _GIB)  # the process's own, and blocks of a pass
+_WINDOWS = 2  # that are on their way at once, and a statistic in float32 beside each task vector
 _DRIVER_BYTES = int(1.3 * _GIB)  # driver, with the scorer, and trials
 OBJECT_STORE_BYTES = 512 << 20
 """Of a session on one machine, where weights do not travel through it."""
@@ -83,6 +85,7 @@ def parts_of(
     *,
     gpus: bool,
     bank_on_gpu: bool,
+    bank_streams: bool = False,
     nodes: int,
     has_own_store: bool = False,
 ) -> list[Part]:
@@ -94,11 +97,12 @@ def parts_of(
         judges: by name, settings and parameters of those at hand.
         gpus: whether engines and judges run on GPUs.
         bank_on_gpu: whether the bank does, too.
+        bank_streams: whether it has there only what is merged.
         nodes: of the cluster: each has an object store of Ray's, and on several the driver reads weights of others.
         has_own_store: whether that is set aside already.
     """
     kinds = {*calibration_kinds(sweep), *_transforms(sweep)}
-    parts = [*_shards(sweep.bank.shards, kinds, sizes, bank_on_gpu)]
+    parts = [*_shards(sweep.bank.shards, kinds, sizes, bank_on_gpu, bank_streams)]
     parts += scoring_parts(sweep.engine, sizes.parameters, sizes.largest, judges, gpus=gpus, nodes=nodes)
     if kinds:
         largest = max(sizes.calibration[kind] for kind in kinds)
@@ -173,19 +177,21 @@ def _transforms(sweep: Sweep) -> Iterator[str]:
             yield "shared spectral form" if method.shared_companion else "spectral forms"
 
 
-def _shards(count: int, kinds: set[str], sizes: ModelSizes, on_gpu: bool) -> Iterator[Part]:
+def _shards(count: int, kinds: set[str], sizes: ModelSizes, on_gpu: bool, streams: bool) -> Iterator[Part]:
     vectors = math.ceil((sizes.specialists + 1) * sizes.merged * _BYTES / count)
     output = math.ceil(sizes.merged * _BYTES / count)
     statistics = math.ceil(_statistics_held(kinds, sizes) / count)
     for index in range(count):
         if on_gpu:
+            held = vectors + statistics
+            windows = _WINDOWS * BROUGHT_WINDOW * (_BYTES + _FLOAT) * (sizes.specialists + 1)
             yield Part(
                 kind="shard",
                 index=index,
                 name="bank shard",
-                host_memory=output + PROCESS_BYTES,
+                host_memory=output + PROCESS_BYTES + (held if streams else 0),
                 gpus=1,
-                gpu_memory=vectors + output + statistics + _SHARD_ON_GPU,
+                gpu_memory=output + _SHARD_ON_GPU + (windows if streams else held),
                 output_bytes=output,
             )
         else:

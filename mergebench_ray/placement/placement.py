@@ -28,12 +28,14 @@ class Placement(Record):
     Attributes:
         cluster: the nodes.
         placed: every part, with its node and devices.
-        bank_on_gpu: whether the bank's shards hold their weights on GPUs.
+        bank_on_gpu: whether the bank's shards merge on GPUs.
+        bank_streams: whether they hold only what is merged there, and bring the rest from host memory with each pass.
     """
 
     cluster: Cluster
     placed: tuple[Placed, ...]
     bank_on_gpu: bool
+    bank_streams: bool = False
 
     def of(self, kind: PartKind) -> list[Placed]:
         """Where the parts of a kind are, in their order."""
@@ -106,15 +108,17 @@ def find_placement(
     """A placement of a sweep on a cluster; None where there is none.
 
     The bank is held on GPUs where it fits beside the engines, else in host memory, from where each candidate is copied;
-    rather in host memory where no GPU stays. Shards are on engines' devices where weights are read from them.
+    rather in host memory where no GPU stays. Where weights are read from GPUs, shards are on engines' devices, with no
+    more than what they merge where that is all that fits.
     """
     options: dict[str, Any] = {} if most_steps is None else {"most_steps": most_steps}
     options["beside"] = sweep.engine.transport in READ_DEVICES
     for bank_on_gpu in places_of_the_bank(sweep, cluster):
-        parts = parts_on(sweep, sizes, judges, cluster, bank_on_gpu)
-        placed = pack(parts, cluster, **options)
-        if placed is not None:
-            return Placement(cluster=cluster, placed=tuple(placed), bank_on_gpu=bank_on_gpu)
+        for streams in (False, True) if bank_on_gpu and options["beside"] else (False,):
+            parts = parts_on(sweep, sizes, judges, cluster, bank_on_gpu, streams)
+            placed = pack(parts, cluster, **options)
+            if placed is not None:
+                return Placement(cluster=cluster, placed=tuple(placed), bank_on_gpu=bank_on_gpu, bank_streams=streams)
     return None
 
 
@@ -132,12 +136,15 @@ def places_of_the_bank(sweep: Sweep, cluster: Cluster) -> list[bool]:
     return [False, True] if cluster.only_spot_gpus else [True, False]
 
 
-def parts_on(sweep: Sweep, sizes: ModelSizes, judges: Judges, cluster: Cluster, bank_on_gpu: bool) -> list[Part]:
+def parts_on(
+    sweep: Sweep, sizes: ModelSizes, judges: Judges, cluster: Cluster, bank_on_gpu: bool, streams: bool = False
+) -> list[Part]:
     """Everything that a sweep starts on such a cluster."""
     return parts_of(
         *(sweep, sizes, judges),
         gpus=cluster.gpus > 0,
         bank_on_gpu=bank_on_gpu,
+        bank_streams=streams,
         nodes=len(cluster.nodes),
         has_own_store=cluster.has_own_store,
     )

@@ -153,6 +153,7 @@ def open_session(
                 specialists,
                 shards=sweep.bank.shards,
                 use_gpu=None if placement is None else placement.bank_on_gpu,
+                streams=placement is not None and placement.bank_streams,
                 where=places.all_of("shard"),
                 calibrator=calibrator,
                 begun=shards.extend,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from bank_in_process import LocalBank
 from mergebench_ray.bank import Layout
 from mergebench_ray.bank.shard import BankShard
 from mergebench_ray.checkpoints import resolve
+from mergebench_ray.kernels import passes
 from mergebench_ray.kernels.forms import ALIGNMENT, Form
+from mergebench_ray.kernels.passes import Pass
 from mergebench_ray.weights.memory_file import pin
 from tiny_models import tiny_llama, tiny_specialist
 
@@ -27,6 +32,35 @@ def test_task_vectors_begin_where_a_gpu_reads_wide_whatever_the_shards(count: in
         assert [vector.data_ptr() % ALIGNMENT for vector in shard._vectors()] == [0] * 3
         assert Form.ALIGNED.arrays([shard._base, *shard._vectors()]) is not None
         shard.close()
+
+
+@pytest.mark.usefixtures("without_compiler")
+@pytest.mark.parametrize("method", ["dare", "ties", "localize_and_stitch"])
+def test_a_pass_that_brings_what_it_reads_a_window_at_a_time_writes_the_same_bits(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a CPU all is where it is read already: only that is made up.
+    model = tiny_llama(tmp_path / "base")
+    base = resolve(str(model))
+    specialists = {name: resolve(str(tiny_specialist(tmp_path / name, model, seed=i))) for i, name in enumerate("abc")}
+    parameters = {"dare": {"p": 0.5}, "ties": {"scaling_coef": {"a": [0.3, 0.7], "b": 0.2, "c": 0.1}}}.get(method, {})
+    expected = LocalBank(base, specialists, shards=3).merge(method, parameters)
+    brought: list[int] = []
+    bring = Pass._brought
+
+    def noted(*given: Any) -> Iterator[Any]:
+        for entries, window in bring(*given):
+            brought.append(len(entries[0]))
+            yield entries, window
+
+    monkeypatch.setattr(passes, "BROUGHT_WINDOW", 96)
+    monkeypatch.setattr(Pass, "_brought", noted)
+    monkeypatch.setattr(Pass, "_is_elsewhere", lambda *_: True)
+    found = LocalBank(base, specialists, shards=3).merge(method, parameters)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name].view(torch.int16), expected[name].view(torch.int16)) for name in expected)
+    assert max(brought) == 96
+    assert len(brought) > 100
 
 
 @pytest.mark.parametrize("status", [0, 2])

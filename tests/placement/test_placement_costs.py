@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from added_up import holds
 from mergebench_ray.config import Sweep
 from mergebench_ray.placement import Cluster, Placement, find_placement
 from mergebench_ray.placement.answers import Answers
@@ -123,3 +125,27 @@ def test_rates_that_were_measured_here_take_the_place_of_those_that_ship(
     assert known_rates("cpu") == RATES
     (tmp_path / "costs" / "cpu.json").write_text("{")
     assert "as shipped" in known_rates("cpu").source
+
+
+def test_task_vectors_that_do_not_fit_beside_an_engine_that_reads_from_its_gpu_stay_in_host_memory() -> None:
+    large = replace(SIZES, parameters=8_000_000_000, merged=7_000_000_000, specialists=5, largest=500_000_000)
+    cluster = Cluster.alike(1, 256 * GIB, 1, 80 * GIB, cores=8)
+    by_host = find_placement(sweep_of(), large, {}, cluster)
+    assert by_host is not None
+    assert not by_host.bank_on_gpu
+    sweep = sweep_of()
+    engine = sweep.engine.model_copy(update={"transport": "gpu"})
+    found = find_placement(sweep.model_copy(update={"engine": engine}), large, {}, cluster)
+    assert found is not None
+    assert found.bank_on_gpu
+    assert found.bank_streams
+    assert holds(found.placed, cluster)
+    [shard], [one] = found.of("shard"), found.of("engine")
+    assert shard.devices == one.devices
+    merged = 2 * large.merged
+    assert merged < shard.part.gpu_memory < 2 * merged
+    assert shard.part.host_memory > 7 * merged  # base, five task vectors, and where the best model is read from
+    assert 0.5 < found.utilization(one) < 1 - shard.part.gpu_memory / (80 * GIB)
+    small = find_placement(sweep.model_copy(update={"engine": engine}), SIZES, {}, cluster)
+    assert small is not None
+    assert (small.bank_on_gpu, small.bank_streams) == (True, False)
