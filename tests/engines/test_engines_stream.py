@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import closing
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mergebench_ray.engines import GenerationRequest, LoglikelihoodRequest, VLLMEngine
-from mergebench_ray.engines.batch import Batch
+
+if TYPE_CHECKING:
+    from mergebench_ray.engines.batch import Batch
 
 IN_FLIGHT = 4
 COUNTRIES = ["France", "Italy", "Spain", "Norway", "Poland", "Greece", "Portugal", "Austria", "Hungary", "Sweden"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -14,7 +14,6 @@ from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
-from mergebench_ray.engines.batch import Batch, Prompt
 from mergebench_ray.engines.tokens import encode_pairs, encode_texts
 from mergebench_ray.evaluation import grading
 from mergebench_ray.evaluation.evaluator import Evaluator
@@ -25,6 +24,9 @@ from mergebench_ray.tasks import task_files
 from mergebench_ray.tasks.loading import load_tasks
 from task_files import capital_items, write_choice_task, write_generation_task, write_lines, write_suite
 from tiny_models import tiny_adapter
+
+if TYPE_CHECKING:
+    from mergebench_ray.engines.batch import Prompt
 
 ENGINE_LENGTH = 1024  # of the session's engine
 
@@ -115,6 +117,8 @@ def test_of_5000_items_a_second_candidate_builds_and_tokenises_nothing(
     tmp_path: Path, engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vllm import SamplingParams
+
+    from mergebench_ray.engines.batch import Batch
 
     folder = tmp_path / "tasks"
     folder.mkdir()
