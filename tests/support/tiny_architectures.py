@@ -86,6 +86,7 @@ _SMALL = {
 TIED = {"tie_word_embeddings": True}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
 _LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_LLAMA_4 = {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 96}
 _GEMMA = {"tie_word_embeddings": True, "query_pre_attn_scalar": 64, "sliding_window": 32}
 _LATENT = {
     **{"num_key_value_heads": 2, "head_dim": 16, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16},
@@ -159,10 +160,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "Ministral-3": Architecture("Ministral3"),
     "Mixtral": Architecture("Mixtral", _LOCAL_EXPERTS),
-    "Llama-4": Architecture("Llama4Text", {**_LOCAL_EXPERTS, "intermediate_size_mlp": 96}),
+    "Llama-4": Architecture("Llama4Text", _LLAMA_4),
     "Llama-4, multimodal": Architecture(
         "Llama4",
-        {**_LOCAL_EXPERTS, "intermediate_size_mlp": 96},
+        _LLAMA_4,
         "Llama4ForConditionalGeneration",
         {
             "vision_config": {
