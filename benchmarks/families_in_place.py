@@ -5,9 +5,10 @@
 Each family is a tiny random model in a process of its own. A 6-token log-probability after 40 tokens is asked of the
 base, of a merged candidate, of a specialist whose embeddings differ too and whose tensors come one by one, and of the
 base again, in float32 on both sides; the table holds the differences from transformers, and of the candidate from
-an engine that starts with it. The engine proves itself first, as in a sweep; the last column says what that proof
-would have found if vLLM's packed copies were left alone. Exit status 1 if a difference is above 1e-3; a family that
-this build of vLLM does not run has its reason in the table. What it runs in bfloat16 alone is held to its own answers.
+an engine that starts with it, which counts where vLLM and transformers disagree on the base itself. The engine proves
+itself first, as in a sweep; the last column says what that proof would have found if vLLM's packed copies were left
+alone. Exit status 1 if a difference is above 1e-3; a family that this build of vLLM does not run has its reason in the
+table. What it runs in bfloat16 alone is held to its own answers.
 """
 
 from __future__ import annotations
@@ -61,7 +62,13 @@ def main() -> None:
             print(row(family, results[family]), flush=True)
     if arguments.json:
         print(json.dumps(results))
-    sys.exit(int(any(error > LIMIT for result in results.values() for error in result["errors"].values())))
+    sys.exit(int(not all(is_right(result["errors"]) for result in results.values())))
+
+
+def is_right(errors: Mapping[str, float]) -> bool:
+    """Whether loads did what they should; where the base itself is not as in transformers, that is vLLM's affair."""
+    as_transformers = errors.get("base", 0.0) <= LIMIT
+    return all(error <= LIMIT for cell, error in errors.items() if as_transformers or cell == CELLS[-1])
 
 
 def row(family: str, result: dict[str, Any]) -> str:

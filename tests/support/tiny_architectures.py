@@ -92,6 +92,7 @@ _LATENT = {
     **{"num_key_value_heads": 2, "head_dim": 16, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16},
     **{"qk_rope_head_dim": 16, "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2},
     **{"moe_intermediate_size": 32, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
+    "topk_method": "noaux_tc",  # which the files of the model say, and vLLM reads
 }
 _LINEAR_ATTENTION = {
     **{"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 64, "linear_value_head_dim": 64},
