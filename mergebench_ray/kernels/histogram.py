@@ -95,11 +95,10 @@ class Magnitudes:
         """Mean of their squares, rounded once."""
         return math.fsum((self._values**2 * self.counts).tolist()) / self.num_entries
 
-    def sum_of_ranks(self, first: int, last: int) -> float:
-        """Sum of the magnitudes at ranks `first` to `last` of the sorted ones, 1-based, rounded once."""
-        ends = self.counts.cumsum()
-        inside = np.minimum(ends, last) - np.maximum(ends - self.counts, first - 1)
-        return math.fsum((self._values * np.maximum(inside, 0)).tolist())
+    def sum_between(self, least: float, most: float) -> float:
+        """Sum of the magnitudes from `least` to `most`, these with all that are as large, rounded once."""
+        inside = (self._values >= least) & (self._values <= most)
+        return math.fsum((self._values * self.counts)[inside].tolist())
 
     @property
     def _values(self) -> NDArray[Any]:

@@ -70,13 +70,12 @@ class Breadcrumbs(SparseTaskVectors):
         """Weights, and the smallest and the largest magnitude that is kept of each specialist."""
         densities = per_specialist(parameters.density, place, specialists)
         magnitudes = prepared[place.name]
-        ranks = [
-            _ranks(one.num_entries, density, parameters.gamma)
+        kept = [
+            _ends(one, *_ranks(one.num_entries, density, parameters.gamma))
             for one, density in zip(magnitudes, densities, strict=True)
         ]
-        kept = [_ends(one, *ends) for one, ends in zip(magnitudes, ranks, strict=True)]
         factors = [
-            rescaling(one, *ends) if parameters.rescale else 1.0 for one, ends in zip(magnitudes, ranks, strict=True)
+            rescaling(one, *ends) if parameters.rescale else 1.0 for one, ends in zip(magnitudes, kept, strict=True)
         ]
         return {
             **self.weights(parameters, place, specialists, factors),

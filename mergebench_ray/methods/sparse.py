@@ -91,9 +91,9 @@ def _of_one_sign(block: Block, are: list[Tensor], kept: list[Tensor], counts: Te
     return total / (weights + (weights == 0).float())
 
 
-def rescaling(magnitudes: Magnitudes, first: int, last: int) -> float:
-    """By which the entries at ranks `first` to `last` are multiplied to have the 1-norm of all of them."""
-    whole, kept = magnitudes.sum_of_ranks(1, magnitudes.num_entries), magnitudes.sum_of_ranks(first, last)
+def rescaling(magnitudes: Magnitudes, least: float, most: float) -> float:
+    """By which all entries of magnitudes from `least` to `most` are multiplied to have the 1-norm of the tensor."""
+    whole, kept = magnitudes.sum_between(0.0, math.inf), magnitudes.sum_between(least, most)
     return whole / kept if min(whole, kept) >= _SHORTEST else 1.0
 
 

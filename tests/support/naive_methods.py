@@ -194,7 +194,8 @@ def breadcrumbs(
         if not kept:
             return torch.zeros_like(values)
         inside = values * (values.abs() >= ascending[0]) * (values.abs() <= ascending[-1])
-        return inside * (values.abs().sum() / ascending.sum() if rescale else 1)
+        left = inside.abs().double().sum()
+        return inside * (float(values.abs().double().sum() / left) if rescale and left > 0 else 1)
 
     return after_dropping(base, specialists, drop, weight, scaling_coef, normalize, elect)
 
