@@ -27,27 +27,32 @@ if TYPE_CHECKING:
     from mergebench_ray.kernels import Block, Scalars
 
 _STEPS = 255
+_MIDDLE = 128
+
+_RANGE = 2.0**32 + 2.0**10
+"""Of random numbers, and a little more, so that in float32 probability 0 keeps none of them, and 1 all."""
+
+_SMALLEST = 1e-20
+"""What is divided by where a probability is 0."""
 
 
 class DellaLinearParameters(SparseParameters):
     """Hyper-parameters of DELLA without an election."""
 
     epsilon: float = Field(
-        default=0.1, ge=0, lt=0.5, description="By how much more or less than density the ends of a row are kept."
+        default=0.1,
+        ge=0,
+        lt=0.5,
+        description="By how much more or less than density the ends of a row are kept; at most density and 1 - density "
+        "count.",
     )
     rescale: bool = Field(default=True, description="Multiply what is kept by 1 / its probability.")
     seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Seed of the random masks.")
 
     def completed(self, specialists: Sequence[str], layers: int) -> dict[str, Any]:
-        """As of any method; probabilities must lie in (0, 1]."""
+        """As of any method; where nothing is dropped, epsilon and seed make no difference, and are 0."""
         values = super().completed(specialists, layers)
-        for name, density in values["density"].items():
-            if density != 1 and not self.epsilon < density < 1 - self.epsilon + 1e-12:
-                raise ValueError(
-                    f"density = {density} of {name}: with epsilon = {self.epsilon} it must be 1, or above "
-                    f"{self.epsilon} and at most {1 - self.epsilon}"
-                )
-        return values
+        return values | {"epsilon": 0.0, "seed": 0} if set(values["density"].values()) == {1.0} else values
 
 
 class DellaParameters(DellaLinearParameters):
@@ -60,7 +65,7 @@ class DellaParameters(DellaLinearParameters):
 class RowRanks(Transform):
     """Rank of each entry's magnitude in its row, from 0 for the smallest to 255 for the largest, in whole numbers."""
 
-    key = "row_ranks"
+    key = "ranks in rows"
     is_shared = False
 
     @property
@@ -71,11 +76,16 @@ class RowRanks(Transform):
         return torch.uint8
 
     def of(self, vectors: list[Tensor]) -> list[Tensor]:
-        """Entries of equal magnitude are ranked as they follow each other; a vector is one row."""
+        """Entries of equal magnitude are ranked as they follow each other; a vector is one row.
+
+        The entry of a row of one, such as a tensor without a dimension, is in the middle.
+        """
+        if vectors[0].dim() == 0 or vectors[0].shape[-1] == 1:
+            return [vector.new_full(vector.shape, _MIDDLE) for vector in vectors]
         ranked = []
         for vector in vectors:
             ranks = vector.abs().sort(dim=-1, stable=True).indices.argsort(dim=-1).double()
-            ranked.append((ranks * _STEPS / max(vector.shape[-1] - 1, 1)).round())
+            ranked.append((ranks * _STEPS / (vector.shape[-1] - 1)).round())
         return ranked
 
 
@@ -84,7 +94,8 @@ class Della(SparseTaskVectors):
     """θ₀ + λ Σ wₖ / pₖ · (entries of τₖ that were not dropped and have the elected sign) / Σ wₖ over those.
 
     An entry is kept with probability p = density - ε + 2 ε · rank, its rank in the row from 0 for the smallest
-    magnitude to 1 for the largest, to one in 255. Whether it is dropped depends on seed, specialist, tensor, position.
+    magnitude to 1 for the largest, to one in 255; ε is epsilon, but at most density and 1 - density. Whether it is
+    dropped depends on seed, specialist, tensor, position.
     """
 
     name = "della"
@@ -103,10 +114,12 @@ class Della(SparseTaskVectors):
         kept = []
         for k, vector in enumerate(block.task_vectors):
             probability = least[k] + step[k] * block.companions[k]
-            below = (0.5 - probability) * 2.0**32
+            below = (0.5 - probability) * _RANGE
             numbers = kernels.random_numbers(scrambled, scalars["specialist_keys"][k])
             weighted = weight[k] * vector
-            kept.append(block.keep_where(numbers >= below, weighted / probability if options["rescale"] else weighted))
+            if options["rescale"]:
+                weighted = weighted / probability.clamp(min=_SMALLEST)
+            kept.append(block.keep_where(numbers >= below, weighted))
         return combined(block, kept, scalars, options["elect"], options["normalize"])
 
     def options(self, parameters: Any) -> dict[str, Any]:
@@ -130,7 +143,7 @@ class Della(SparseTaskVectors):
     ) -> Scalars:
         """Weights, probabilities of the ends of a row, and the keys of this tensor and of each specialist in it."""
         densities = per_specialist(parameters.density, place, specialists)
-        spread = [0.0 if density == 1 else parameters.epsilon for density in densities]
+        spread = [min(parameters.epsilon, density, 1 - density) for density in densities]
         tensor = (parameters.seed, place.name, place.part)
         return {
             **self.weights(parameters, place, specialists, [1.0] * len(specialists)),

@@ -90,6 +90,10 @@ def test_a_zero_has_no_sign_and_a_seed_of_nothing_dropped_is_none() -> None:
     assert json.dumps(zero) == json.dumps(complete("task_arithmetic", {"scaling_coef": {"math": [-0.0], "coding": 0}}))
     assert complete("dare", {"p": 0, "seed": 5}) == complete("dare", {"p": 0})
     assert complete("dare", {"p": 0.5, "seed": 5}) != complete("dare", {"p": 0.5})
+    for method in ("della", "della_linear"):
+        whole = {"density": {"math": 1.0, "coding": 1.0}, "seed": 5, "epsilon": 0.3}
+        assert complete(method, whole) == complete(method, {"density": 1.0})
+        assert complete(method, whole | {"density": {"math": 1.0, "coding": 0.9}})["seed"] == 5
 
 
 def test_lines_stay_lines() -> None:

@@ -64,3 +64,39 @@ def test_breadcrumbs_rescaled_keep_a_tensors_length_where_most_magnitudes_are_eq
     for method in ("breadcrumbs", "breadcrumbs_ties"):
         expected = by_definition(method, both, vectors).float()
         torch.testing.assert_close(merged(method, both, vectors), expected, rtol=2**-8, atol=0)
+
+
+def random_vectors(shape: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [(0.01 * torch.randn(shape, generator=generator)).bfloat16() for _ in NAMES]
+
+
+@pytest.mark.parametrize("density", [1e-3, 0.1, 0.3, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.3, 0.49])
+def test_della_merges_at_every_density_whatever_epsilon(density: float, epsilon: float) -> None:
+    vectors = random_vectors((64, 256))
+    parameters = {"density": density, "epsilon": epsilon}
+    for method in ("della", "della_linear"):
+        own, defined = (how(method, parameters, vectors).float() for how in (merged, by_definition))
+        torch.testing.assert_close(own, defined, rtol=2**-7, atol=1e-7)
+    alone = {"weight": {"a": 1.0, "b": 0.0}, "scaling_coef": 1.0, "rescale": False} | parameters
+    kept = (merged("della_linear", alone, vectors) != 0).float()
+    assert float(kept.mean()) == pytest.approx(density, abs=0.015)
+    if density == 0.3 and epsilon >= 0.3:  # the smallest of a row are never kept, the largest twice as often
+        smallest = RowRanks().of(vectors)[0] == 0
+        assert not kept[smallest].any()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1), (5,), (2, 3, 4)])
+@pytest.mark.parametrize("method", ["della", "della_linear", "breadcrumbs", "dare_ties"])
+def test_tensors_of_any_shape_merge(method: str, shape: tuple[int, ...]) -> None:
+    vectors = random_vectors(shape)
+    own = merged(method, {"density": 0.7}, vectors)
+    assert own.shape == shape
+    torch.testing.assert_close(own, by_definition(method, {"density": 0.7}, vectors).float(), rtol=2**-7, atol=1e-7)
+
+
+def test_the_entry_of_a_row_of_one_is_kept_as_often_as_density_says() -> None:
+    alone = {"density": 0.3, "epsilon": 0.3, "weight": {"a": 1.0, "b": 0.0}}
+    kept = merged("della_linear", alone, random_vectors((20_000, 1))) != 0
+    assert float(kept.float().mean()) == pytest.approx(0.3, abs=0.015)

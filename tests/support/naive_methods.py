@@ -22,7 +22,13 @@ Model = dict[str, Tensor]
 
 def task_vectors(base: Model, specialists: dict[str, Model]) -> list[Model]:
     """bf16 subtraction, specialists in the order of their sorted names; of a larger vocabulary the base's rows."""
-    return [{name: specialists[k][name][: len(base[name])] - base[name] for name in base} for k in sorted(specialists)]
+    return [
+        {
+            name: specialists[k][name][: len(own)] - own if own.dim() else specialists[k][name] - own
+            for name, own in base.items()
+        }
+        for k in sorted(specialists)
+    ]
 
 
 def is_merged(name: str) -> bool:
@@ -162,12 +168,15 @@ def della(
     elect: bool = True,
 ) -> Model:
     def drop(k: str, name: str, values: Tensor) -> Tensor:
-        rows = values.view(-1, base[name].shape[-1])
-        ranks = rows.abs().argsort(dim=1, stable=True).argsort(dim=1) / (rows.shape[1] - 1)
+        rows = values.view(-1, base[name].shape[-1] if base[name].dim() else 1)
+        ranks = rows.abs().argsort(dim=1, stable=True).argsort(dim=1) / max(rows.shape[1] - 1, 1)
+        if rows.shape[1] == 1:
+            ranks = torch.full_like(ranks, 0.5)
         ranks = (255 * ranks.double()).round().float() / 255
-        p = (density[k] - epsilon + 2 * epsilon * ranks).flatten()
-        kept = drawn(seed, name, k, len(values)) >= (0.5 - p) * 2.0**32
-        return values * kept / (p if rescale else 1)
+        spread = min(epsilon, density[k], 1 - density[k])
+        p = (density[k] - spread + 2 * spread * ranks).flatten()
+        kept = (drawn(seed, name, k, len(values)) >= (0.5 - p) * 2.0**32) & (p > 0)
+        return torch.where(kept, values / (p if rescale else 1), 0.0)
 
     return after_dropping(base, specialists, drop, weight, scaling_coef, normalize, elect)
 
