@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -72,3 +74,9 @@ def gpu_memory() -> tuple[int, ...]:
         for number, (name, memory) in enumerate(found)
         if (one == str(number) if one.isdecimal() else name.startswith(one))
     )
+
+
+def connected_ray() -> Any | None:
+    """Ray, where this process is connected and so has imported it, which takes a second; else None."""
+    ray = sys.modules.get("ray")
+    return ray if ray is not None and ray.is_initialized() else None

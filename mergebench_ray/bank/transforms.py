@@ -15,8 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from mergebench_ray.bank.calls import Call, Calls, RayCalls, ThreadCalls
 from mergebench_ray.bank.layout import Layout
 from mergebench_ray.bank.window_worker import WindowWorker
@@ -27,7 +25,7 @@ from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_folder
-from mergebench_ray.machine import usable_cores
+from mergebench_ray.machine import connected_ray, usable_cores
 from mergebench_ray.methods import Calibrated, Transform
 from mergebench_ray.progress import Meter, Progress, silent
 
@@ -101,4 +99,4 @@ def _largest_first(sizes: Mapping[str, int]) -> list[tuple[str, int]]:
 
 def _calls(folder: Path) -> Calls:
     """Ray tasks, if they can write there and have cores to run on."""
-    return RayCalls() if ray.is_initialized() and RayCalls.can_write(folder) else ThreadCalls(usable_cores())
+    return RayCalls() if connected_ray() is not None and RayCalls.can_write(folder) else ThreadCalls(usable_cores())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,6 +23,7 @@ from mergebench_ray.commands.push import push_command
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder, scratch_folder, workplace_of
+from mergebench_ray.machine import connected_ray
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
 from mergebench_ray.object_storage.address import Address, output_place
 from mergebench_ray.object_storage.published import publish
@@ -119,7 +119,7 @@ def merge(
             "says: go on with --accept-changes"
         )
     expected = _Expected(request.recipe, accept_changes)
-    here = address is None and "RAY_ADDRESS" not in os.environ and not _is_connected()
+    here = address is None and "RAY_ADDRESS" not in os.environ and connected_ray() is None
     # One shard on this machine needs no cluster.
     streamed = shards == 1 and here
     every = [models.base, *models.specialists.values()]
@@ -276,12 +276,6 @@ def _calls_on_cluster(out: Path) -> Calls | None:
     from mergebench_ray.bank.calls import RayCalls
 
     return RayCalls() if RayCalls.can_write(workplace_of(out)) else None
-
-
-def _is_connected() -> bool:
-    """Whether this process uses Ray already, which it then has imported."""
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
 
 
 def _ray(address: str | None, num_cpus: int | None) -> AbstractContextManager[None]:

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import ray
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
+
+from mergebench_ray.machine import connected_ray
 
 _SCHEME = "cuda:"
 _SIZES = ("storage_size_bytes", "storage_offset_bytes", "ref_counter_offset")
@@ -51,7 +52,8 @@ def device_name(device: torch.device) -> str:
 
 def this_node() -> str:
     """Ray's id of the node that this process runs on; empty without Ray."""
-    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+    ray = connected_ray()
+    return "" if ray is None else str(ray.get_runtime_context().get_node_id())
 
 
 def on_gpu(path: str) -> bool:

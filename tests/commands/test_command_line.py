@@ -61,7 +61,7 @@ def test_a_method_that_does_not_exist_is_refused_with_the_nearest_name(run: Comm
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("methods t", "task_arithmetic ties"), ("evaluate x --suite smol", "smollm2-mini"), ("do", "doctor")],
+    [("methods t", "task_arithmetic ties tsv_m"), ("evaluate x --suite smol", "smollm2-mini"), ("do", "doctor")],
 )
 def test_the_shell_completes_commands_methods_and_suites(words: str, expected: str) -> None:
     line = f"mergebench-ray {words}"

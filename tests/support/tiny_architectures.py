@@ -55,7 +55,9 @@ class Architecture:
 
     def logits(self, folder: Path, tokens: Sequence[int] = range(3, 40)) -> torch.Tensor:
         """[tokens, vocabulary]: what a written model says to some tokens, in float32, by transformers."""
-        model = self.model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        model = self.model_class.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+        )
         with torch.no_grad():
             return torch.as_tensor(model(torch.tensor([list(tokens)])).logits[0])
 
