@@ -63,7 +63,7 @@ class Advice:
         whole: of all merged tensors.
         by_layer: of each layer, in order, then of what is beside them, if anything is.
         by_kind: of each kind of module: attention, mlp, norm.
-        starts: coefficients to begin a search with, by rule and specialist.
+        starts: coefficients to begin a search with, by rule and specialist that has moved.
         remarks: what is worth knowing, a sentence each.
         notes: rules that were applied where checkpoints differ.
     """

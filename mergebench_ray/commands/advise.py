@@ -122,8 +122,8 @@ def _advice(
     whole = _sum(list(groups.values()))
     by_layer = {name: _sum(some) for name, some in layers.items() if some}
     by_kind = {name: _sum(kinds[name]) for name in sorted(kinds)}
-    sizes = dict(zip(specialists, whole.drift.tolist(), strict=True))
-    starts = {"metagpt": metagpt(sizes), "kappa": dict.fromkeys(sizes, kappa(list(sizes.values())))}
+    moved = {name: float(size) for name, size in zip(specialists, whole.sizes, strict=True) if size > 0}
+    starts = {"metagpt": metagpt(moved), "kappa": dict.fromkeys(moved, kappa(list(moved.values())))} if moved else {}
     remarks = tuple(_remarks(specialists, whole, by_layer))
     return Advice(base, tuple(specialists), whole, by_layer, by_kind, starts, remarks, tuple(notes))
 
@@ -134,7 +134,7 @@ def _sum(groups: Sequence[Group]) -> Group:
 
 def _remarks(specialists: Sequence[str], whole: Group, by_layer: Mapping[str, Group]) -> Iterator[str]:
     """What is worth knowing, most important first."""
-    sizes = whole.drift
+    sizes, cosines = whole.sizes, whole.cosines
     for place in np.flatnonzero(sizes == 0):
         yield f"{specialists[place]} is the base: it brings nothing to a merge."
     moved = [place for place in np.argsort(-sizes) if sizes[place] > 0]
@@ -144,26 +144,24 @@ def _remarks(specialists: Sequence[str], whole: Group, by_layer: Mapping[str, Gr
             f"{most} moved {sizes[moved[0]] / sizes[moved[-1]]:.1f} times as far as {least}: give each a coefficient "
             "of its own (`per: specialist`), or it drowns the others."
         )
-    cosines = whole.cosines
-    for a, b in combinations(range(len(specialists)), 2):
+    pairs = list(combinations(sorted(moved), 2))
+    for a, b in pairs:
         pair = f"{specialists[a]} and {specialists[b]}"
         if cosines[a, b] >= _ALIKE:
             yield f"{pair} go the same way (cosine {cosines[a, b]:.2f}): their sum goes further than either."
-        elif cosines[a, b] <= _APART:
-            layer = _lowest(by_layer, a, b)
+        elif cosines[a, b] <= _APART and (layer := _lowest(by_layer, a, b)):
             yield (
                 f"{pair} pull apart (cosine {cosines[a, b]:.2f}), most in {layer} "
                 f"({by_layer[layer].cosines[a, b]:.2f}): methods that elect signs, such as ties, are made for that."
             )
-    others = [abs(cosines[a, b]) for a, b in combinations(range(len(specialists)), 2)]
-    if others and max(others) < abs(_APART):
+    if pairs and max(abs(cosines[a, b]) for a, b in pairs) < abs(_APART):
         yield "The task vectors are nearly at right angles: they add without much disturbing each other."
 
 
-def _lowest(by_layer: Mapping[str, Group], a: int, b: int) -> str:
-    """Where the cosine of a pair is lowest, among the layers that both have moved."""
-    moved = [name for name, group in by_layer.items() if group.sizes[a] > 0 and group.sizes[b] > 0] or list(by_layer)
-    return min(moved, key=lambda name: by_layer[name].cosines[a, b])
+def _lowest(by_layer: Mapping[str, Group], a: int, b: int) -> str | None:
+    """Where the cosine of a pair is lowest, among the layers that both have moved; None if there is none."""
+    moved = [name for name, group in by_layer.items() if group.sizes[a] > 0 and group.sizes[b] > 0]
+    return min(moved, key=lambda name: by_layer[name].cosines[a, b], default=None)
 
 
 def advice_tables(advice: Advice) -> list[Table]:
@@ -175,7 +173,7 @@ def advice_tables(advice: Advice) -> list[Table]:
         sizes.add_column(column, justify="right")
     for place, name in enumerate(advice.specialists):
         drifts = [f"{group.drift[place]:.4f}" for group in (advice.whole, *advice.by_kind.values())]
-        sizes.add_row(terminal_text(name), *drifts, *(f"{values[name]:.2f}" for values in advice.starts.values()))
+        sizes.add_row(terminal_text(name), *drifts, *(_start(values.get(name)) for values in advice.starts.values()))
     pairs = Table(title="How pairs lie to each other")
     for column in ("pair", "cosine", "same sign", "lowest cosine in"):
         pairs.add_column(column, justify="right" if column in ("cosine", "same sign") else "left", overflow="fold")
@@ -185,6 +183,10 @@ def advice_tables(advice: Advice) -> list[Table]:
             terminal_text(f"{advice.specialists[a]}, {advice.specialists[b]}"),
             f"{advice.whole.cosines[a, b]:.3f}",
             f"{advice.whole.agreement[a, b]:.1%}",
-            f"{lowest} ({advice.by_layer[lowest].cosines[a, b]:.3f})",
+            "–" if lowest is None else f"{lowest} ({advice.by_layer[lowest].cosines[a, b]:.3f})",
         )
     return [sizes, pairs] if len(advice.specialists) > 1 else [sizes]
+
+
+def _start(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

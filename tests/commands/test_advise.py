@@ -83,6 +83,7 @@ def test_the_command_prints_tables_or_json(command: CommandLine, folders: dict[s
     assert "base is the base: it brings nothing to a merge." in printed
     found = json.loads(command("advise", *models, "--json").out)
     assert found["whole"]["drift"]["base"] == 0
+    assert found["starts"]["kappa"].keys() == {"law", "math"}
     assert found["whole"]["agreement"]["base, law"] == 0.5
 
 
