@@ -61,20 +61,23 @@ def start_vllm(
         "the engine's log has the traceback, where one is kept",
         logging.getLogger("vllm"),
     ):
-        model = _model_config(model_folder, max_model_len)
+        # What transformers reads, where a folder also holds a model in Mistral's own format.
+        reading: dict[str, Any] = {
+            "model": str(model_folder),
+            "hf_overrides": dict(settings or {}),
+            "config_format": "hf",
+            "tokenizer_mode": "hf",
+        }
+        model = _model_config(model_folder, max_model_len, reading)
         return LLM(
-            model=str(model_folder),
+            **reading,
+            trust_remote_code=False,
             dtype=dtype,
             seed=seed,
             max_model_len=_with_room_to_score(max_model_len),
             max_num_seqs=options.max_num_seqs,
             tensor_parallel_size=options.tensor_parallel_size,
-            trust_remote_code=False,
-            hf_overrides=dict(settings or {}),
-            # What transformers reads, where a folder also holds a model in Mistral's own format.
             load_format="safetensors",
-            config_format="hf",
-            tokenizer_mode="hf",
             # Of state-space layers vLLM keeps prefixes only where it reads prompts in parts.
             enable_prefix_caching=not on_cpu or not (model.is_hybrid or model.is_attention_free),
             # Only text is asked, so that what sees and hears need not be in memory.
@@ -103,8 +106,8 @@ def _weight_bytes(model_folder: Path) -> int:
     return sum(file.stat().st_size for file in model_folder.glob("*.safetensors"))
 
 
-def _model_config(model_folder: Path, max_model_len: int) -> Any:
-    """What vLLM makes of a model's configuration.
+def _model_config(model_folder: Path, max_model_len: int, reading: Mapping[str, Any]) -> Any:
+    """What vLLM makes of a model's configuration, read as it will be.
 
     Raises:
         InputError: if the model is not made for `max_model_len`.
@@ -113,7 +116,7 @@ def _model_config(model_folder: Path, max_model_len: int) -> Any:
 
     os.environ.pop(_ALLOW_MORE, None)
     try:
-        return EngineArgs(model=str(model_folder), max_model_len=max_model_len).create_model_config()
+        return EngineArgs(**reading, trust_remote_code=False, max_model_len=max_model_len).create_model_config()
     except ValueError as error:
         found = re.search(r"User-specified max_model_len .*?\)\.", str(error))
         if found is None:

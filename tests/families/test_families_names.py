@@ -197,3 +197,24 @@ def test_patches_of_pictures_are_merged_and_a_table_that_predicts_further_tokens
 def test_the_last_norm_of_lfm2_is_merged_although_it_is_called_embedding_norm() -> None:
     assert family_of("lfm2").is_merged("model.embedding_norm.weight")
     assert not LLAMA.is_merged("model.embedding_norm.weight")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vpm.encoder.layers.3.mlp.fc1.weight",
+        "apm.layers.3.fc1.weight",
+        "talker.model.layers.3.mlp.up_proj.weight",
+        "code2wav.layers.2.mlp.fc1.weight",
+        "sam_model.blocks.3.mlp.lin1.weight",
+        "model.vit.blocks.3.mlp.fc1.weight",
+        "sound_encoder.layers.2.fc1.weight",
+        "model.qformer.encoder.layer.3.output.dense.weight",
+        "resampler.layers.0.weight",
+        "model.connector.layers.1.weight",
+    ],
+)
+def test_a_numbered_layer_of_a_tower_is_no_layer_of_the_text(name: str) -> None:
+    assert LLAMA.layer_of(name, 8) is None
+    assert LLAMA.is_beside_the_text(name, 8)
+    assert LLAMA.is_merged(name)
