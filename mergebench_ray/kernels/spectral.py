@@ -36,10 +36,11 @@ def isotropic_in_common_and_own(matrices: list[Tensor], common_share: float) -> 
 
     Args:
         matrices: K times [rows, columns].
-        common_share: of the directions, how many are the sum's; the rest is for all matrices alike, cut to whole ones.
+        common_share: of the directions, how many are the sum's; the rest is for all matrices alike, rounded to whole
+            ones as long as there are so many.
     """
     count, rank = len(matrices), min(matrices[0].shape)
-    own = round((rank - int(rank * common_share)) / count)
+    own = min(round((rank - int(rank * common_share)) / count), rank // count)
     common = rank - count * own
     u, s, v = torch.linalg.svd(torch.stack(matrices).sum(0), full_matrices=False)
     u, s, v = u[:, :common], s[:common], v[:common]

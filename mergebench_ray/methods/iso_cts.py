@@ -33,7 +33,7 @@ class IsoCtsTransform(SpectralTransform):
     @property
     def key(self) -> str:  # type: ignore[override]
         """With the fraction."""
-        return f"iso_cts {self.common_space_fraction!r}"
+        return f"iso_cts, common {self.common_space_fraction!r}"
 
     def matrices(self, vectors: list[Tensor]) -> list[Tensor]:
         """One for all."""
@@ -46,9 +46,9 @@ class IsoCtsTransform(SpectralTransform):
 class IsoCts(SpectralMethod):
     """θ₀ + λ s̄ U Vᵀ in matrices, θ₀ + λ mean τ elsewhere.
 
-    U and V are the polar factors of: the first c directions of Σ τₖ, c = r - K round((r - ⌊r fraction⌋) / K), r the
-    smaller side; and of each τₖ, without what lies in the common ones, its first (r - c) / K directions. s̄ is the mean
-    of all their singular values.
+    U and V are the polar factors of: of each τₖ, without what lies in the common ones, its first
+    m = min(round((r - ⌊r fraction⌋) / K), ⌊r / K⌋) directions, r the smaller side; and of the common ones, the first
+    r - K m directions of Σ τₖ. s̄ is the mean of all their singular values.
     """
 
     name = "iso_cts"

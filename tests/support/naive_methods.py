@@ -410,7 +410,7 @@ def iso_c(base: Model, specialists: dict[str, Model], scaling_coef: float) -> Mo
 def iso_cts(base: Model, specialists: dict[str, Model], scaling_coef: float, common_space_fraction: float) -> Model:
     def of_matrices(vectors: list[Tensor]) -> list[Tensor]:
         r, count = min(vectors[0].shape), len(vectors)
-        own = round((r - math.floor(r * common_space_fraction)) / count)
+        own = min(round((r - math.floor(r * common_space_fraction)) / count), r // count)
         u, s, v = torch.linalg.svd(sum(vectors), full_matrices=False)
         us, ss, vs = [u[:, : r - count * own]], [s[: r - count * own]], [v[: r - count * own]]
         for vector in vectors:
