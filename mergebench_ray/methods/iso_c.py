@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class IsoCParameters(MethodParameters):
     """Hyper-parameters of Iso-C."""
 
+    over_layers = frozenset({"scaling_coef"})
+
     scaling_coef: OverLayers = Field(default=1.0, description="λ: what the isotropic sum is multiplied with.")
 
 

@@ -73,11 +73,13 @@ class MethodParameters(Strict):
     """Hyper-parameters of a method; unknown names are refused.
 
     A field listed in `per_specialist` may be one number or a mapping from specialist to number (or to what a tensor's
-    layer and kind make a number of); `completed` writes it out for every specialist. `at_least` and `at_most` say
-    how many specialists can be merged.
+    layer and kind make a number of); `completed` writes it out for every specialist. One listed in `over_layers` may be
+    a number, or what a tensor's layer makes a number of, for all specialists together. `at_least` and `at_most` say how
+    many specialists can be merged.
     """
 
     per_specialist: ClassVar[frozenset[str]] = frozenset()
+    over_layers: ClassVar[frozenset[str]] = frozenset()
     at_least: ClassVar[int] = 1
     at_most: ClassVar[int | None] = None
 
@@ -91,6 +93,9 @@ class MethodParameters(Strict):
         values = self.model_dump(mode="json")
         for name in sorted(self.per_specialist):
             values[name] = _expand(name, values[name], specialists, layers)
+        for name in sorted(self.over_layers):
+            _check_groups(name, values[name], layers)
+            values[name] = _collapse(values[name])
         return values
 
     @classmethod
@@ -116,9 +121,14 @@ def _expand(name: str, value: Any, specialists: Sequence[str], layers: int) -> d
         )
     for specialist, number in value.items():
         for part in number.values() if isinstance(number, dict) else [number]:
-            if isinstance(part, list) and len(part) > max(layers, 1):
-                raise ValueError(f"{name}.{specialist} has {len(part)} layer groups, but the model has {layers} layers")
+            _check_groups(f"{name}.{specialist}", part, layers)
     return {specialist: _collapse(value[specialist]) for specialist in sorted(value)}
+
+
+def _check_groups(name: str, value: Any, layers: int) -> None:
+    """A number of a group without a layer would be ignored."""
+    if isinstance(value, list) and len(value) > max(layers, 1):
+        raise ValueError(f"{name} has {len(value)} layer groups, but the model has {layers} layers")
 
 
 def _collapse(value: Any) -> Any:

@@ -24,6 +24,8 @@ _NONE = 3e38
 class SceParameters(MethodParameters):
     """Hyper-parameters of SCE."""
 
+    over_layers = frozenset({"scaling_coef"})
+
     select_topk: float = Field(default=1.0, gt=0, le=1, description="Share of the entries that differ, selected.")
     alike_below: float = Field(
         default=1e-6, ge=0, le=1, description="Mean square of all task vectors of a tensor below which all count alike."

@@ -53,6 +53,14 @@ def test_equal_merges_have_equal_parameters(value: Any) -> None:
     assert complete("task_arithmetic", {"scaling_coef": value}) == {"scaling_coef": {"coding": 0.5, "math": 0.5}}
 
 
+@pytest.mark.parametrize("method", ["iso_c", "iso_cts", "sce"])
+def test_equal_coefficients_of_all_specialists_together_are_one(method: str) -> None:
+    for value in (0.5, [0.5], [0.5, 0.5], {"first": 0.5, "last": 0.5}):
+        assert complete(method, {"scaling_coef": value})["scaling_coef"] == 0.5
+    assert complete(method, {"scaling_coef": [0.1, 0.1, 0.9, 0.9]})["scaling_coef"] == [0.1, 0.9]
+    assert json.dumps(complete(method, {"scaling_coef": -0.0})) == json.dumps(complete(method, {"scaling_coef": 0.0}))
+
+
 def test_completed_parameters_complete_to_themselves() -> None:
     for method in method_names():
         specialists = get_method(method).Parameters.as_many(["coding", "math"])
@@ -162,6 +170,8 @@ def test_layers_fall_into_even_groups(layer: int | None, layers: int, groups: in
         ("task_arithmetic", {"scaling_coef": {"math": 0.1}}, "coding"),
         ("task_arithmetic", {"scaling_coef": {"math": 0.1, "coding": 0.2, "law": 0.3}}, "law"),
         ("task_arithmetic", {"scaling_coef": {"math": [0.1] * 5, "coding": 0.2}}, "5 layer groups"),
+        ("iso_c", {"scaling_coef": [0.1] * 5}, "scaling_coef has 5 layer groups, but the model has 4 layers"),
+        ("sce", {"scaling_coef": [0.1] * 5}, "scaling_coef has 5 layer groups, but the model has 4 layers"),
         ("task_arithmetic", {"scaling_coef": {"math": [], "coding": 0.2}}, "scaling_coef"),
         ("task_arithmetic", {"scaling_coef": {"math": {"first": 0.1}, "coding": 0.2}}, "scaling_coef"),
         ("task_arithmetic", {"scaling_coef": {"math": {"first": 0.1, "last": 4}, "coding": 0.2}}, "scaling_coef"),
