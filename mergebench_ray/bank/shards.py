@@ -22,7 +22,7 @@ from mergebench_ray.heartbeat import beat
 from mergebench_ray.ray_actors import actors_of, by_value, from_values
 from mergebench_ray.ray_errors import first_cause, input_errors, lost_actor, why_lost
 from mergebench_ray.steps import Steps
-from mergebench_ray.weights.crossing import Bytes, Landing, Meeting, send
+from mergebench_ray.weights.crossing import Bytes, Landing, Meeting, SenderDoneError, send
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class ActorShards:
             try:
                 with Landing(host) as landing:
                     sending = self._actors[index].call(BankShardActor.send, landing.meeting, place, ranges, came)
-                    for portion in landing.portions(count - came, partial(_require_no_error, sending)):
+                    for portion in landing.portions(count - came, partial(_require_at_work, sending)):
                         came += len(portion)
                         yield portion
                     ray.get(sending)
@@ -297,10 +297,11 @@ class LocalShards:
         self._shards = []
 
 
-def _require_no_error(call: ray.ObjectRef[None], seconds: float) -> None:
-    """Raise what a call has failed with, if it is over within so many seconds."""
+def _require_at_work(call: ray.ObjectRef[None], seconds: float) -> None:
+    """Raise what a sender's call has failed with, or that it is done, if it is over within so many seconds."""
     if ray.wait([call], timeout=seconds)[0]:
         ray.get(call)
+        raise SenderDoneError("the shard is done, but not all has come")
 
 
 def _beyond(runs: Iterator[Bytes], skipped: int) -> Iterator[Bytes]:

@@ -1,7 +1,8 @@
 """Bytes on their way from a process of one node to one of another, over a connection that is made for them alone.
 
 Whoever reads listens on its node's own address, and asks whoever has the bytes, by a call of Ray's, to connect and
-send. The call carries a ticket, by which the sender is told from strangers. Where Ray uses TLS, so does this.
+send. The call carries a ticket, by which the sender is told from strangers; the reader answers it with a byte, so that
+none sends to a reader that no longer listens to it. Where Ray uses TLS, so does this.
 """
 
 from __future__ import annotations
@@ -26,15 +27,23 @@ _kept: list[Bytes] = []
 """Memory for a portion, of the last reading: what each thread took anew would stay with the process."""
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 20.0
-_TICKET_SECONDS = 2.0
-"""In which whoever connects shows its ticket."""
+_TICKET_SECONDS = 10.0
+"""In which whoever connects shows its ticket, certificates included."""
+_ANSWER_SECONDS = 60.0
+"""In which a sender has its ticket answered: strangers may be before it."""
 _STILL_SECONDS = 600.0
 """In which a reader takes what was sent to it: an engine may be at a load for minutes."""
 _REASON_SECONDS = 10.0
 """In which it is heard why a connection has ended, if for any reason."""
 _TICKET_BYTES = 32
+_TAKEN = b"\x06"
+"""The answer to a ticket. No TLS record begins so."""
 _KEPT_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 4}
-"""So that a machine that is gone without a word is noticed after half a minute."""
+"""So that a machine that is gone without a word is noticed after half a minute, by whoever has sent it all it has."""
+
+
+class SenderDoneError(ConnectionError):
+    """The sender says that it has sent all."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +67,23 @@ def send(meeting: Meeting, runs: Iterable[Bytes]) -> None:
     Each run has left its memory when the next one is asked for.
 
     Raises:
-        OSError: the reader cannot be reached, or stands still for ten minutes.
+        OSError: the reader cannot be reached, does not take the ticket, or stands still for ten minutes.
         Exception: whatever `runs` does; the connection ends there.
     """
+    context = _ray_context(server_side=False)  # reads files, for which the reader does not wait
     plain = socket.create_connection((meeting.host, meeting.port), timeout=_CONNECT_SECONDS)
-    with plain, _as_ray_sends(plain, server_side=False) as connection:
+    _keep_alive(plain)
+    plain.settimeout(_ANSWER_SECONDS)
+    with plain, _within(context, plain, server_side=False) as connection:
+        connection.sendall(meeting.ticket)
+        if connection.recv(len(_TAKEN)) != _TAKEN:
+            raise ConnectionError("the reader did not take the ticket")
         connection.settimeout(_STILL_SECONDS)
-        # The reader has had enough, or knows what happened.
-        with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
-            connection.sendall(meeting.ticket)
-            for run in runs:
+        for run in runs:
+            try:
                 connection.sendall(run.data)
+            except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+                return  # the reader has had enough, or knows what happened
 
 
 class Landing:
@@ -98,7 +113,8 @@ class Landing:
 
         Args:
             count: how many there are.
-            watch: called while none come, with seconds in which it may hear why none will; it raises that.
+            watch: called while none come, with seconds in which it may hear why none will; it raises that, and
+                `SenderDoneError` where the sender has ended without an error.
 
         Yields:
             runs that may be read until the next is asked for.
@@ -109,37 +125,45 @@ class Landing:
         """
         with self._met(watch) as connection, _portion_memory() as memory:
             while count:
+                came, broken = 0, None
                 try:
                     came = connection.recv_into(memory[:count].data)
                 except TimeoutError:
-                    watch(0.0)
+                    with suppress(SenderDoneError):  # what is on its way comes, or the connection ends
+                        watch(0.0)
                     continue
-                except ConnectionError:
-                    came = 0
+                except OSError as error:
+                    broken = error
                 if not came:
-                    watch(_REASON_SECONDS)
-                    raise ConnectionError("the connection ended before the last byte")
+                    with suppress(SenderDoneError):
+                        watch(_REASON_SECONDS)
+                    raise ConnectionError("the connection ended before the last byte") from broken
                 count -= came
                 yield memory[:came]
 
     def _met(self, watch: Callable[[float], None]) -> socket.socket:
-        """The connection of the one that shows the ticket; any other is closed."""
+        """The connection of the one that shows the ticket; any other is closed.
+
+        A sender is not done without an error before its ticket was answered: `watch` may raise that at any time here.
+        """
+        context = _ray_context(server_side=True)
         while True:
             try:
                 connection, _ = self._server.accept()
             except TimeoutError:
                 watch(0.0)
                 continue
+            until = time.monotonic() + _TICKET_SECONDS
             with suppress(OSError):  # whatever a stranger does
                 connection.settimeout(_TICKET_SECONDS)
-                connection = _as_ray_sends(connection, server_side=True)
-                if secrets.compare_digest(_ticket(connection), self.meeting.ticket):
+                connection = _within(context, connection, server_side=True)
+                if secrets.compare_digest(_ticket(connection, until), self.meeting.ticket):
+                    _keep_alive(connection)
+                    connection.sendall(_TAKEN)
                     connection.settimeout(_POLL_SECONDS)
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                    for option, value in _KEPT_ALIVE.items():
-                        connection.setsockopt(socket.IPPROTO_TCP, option, value)
                     return connection
             connection.close()
+            watch(0.0)  # strangers may come one after the other
 
 
 @contextmanager
@@ -152,10 +176,21 @@ def _portion_memory() -> Iterator[Bytes]:
         _kept[:] = [memory]
 
 
-def _as_ray_sends(connection: socket.socket, *, server_side: bool) -> socket.socket:
-    """The connection itself, or with both sides' certificates, which are then in place, where Ray uses TLS."""
+def _keep_alive(connection: socket.socket) -> None:
+    """Let the kernel ask the other side whether it is there, while nothing is on its way to it.
+
+    A reader that is gone while bytes are on their way to it is noticed after `_STILL_SECONDS` only: TCP_USER_TIMEOUT
+    would end it earlier, and also end a reader that is there and takes nothing for as long.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEPT_ALIVE.items():
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _ray_context(*, server_side: bool) -> ssl.SSLContext | None:
+    """Both sides' certificates, which are then in place, where Ray uses TLS."""
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
-        return connection
+        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # a certificate stands for any node
     context.verify_mode = ssl.CERT_REQUIRED
@@ -163,12 +198,17 @@ def _as_ray_sends(connection: socket.socket, *, server_side: bool) -> socket.soc
         context.num_tickets = 0  # what a sender has not read when it closes makes the kernel throw its last bytes away
     context.load_cert_chain(os.environ["RAY_TLS_SERVER_CERT"], os.environ["RAY_TLS_SERVER_KEY"])
     context.load_verify_locations(os.environ["RAY_TLS_CA_CERT"])
-    return context.wrap_socket(connection, server_side=server_side)
+    return context
 
 
-def _ticket(connection: socket.socket) -> bytes:
-    """The first bytes that come over a connection; fewer where no more come in time."""
-    found, until = b"", time.monotonic() + _TICKET_SECONDS
+def _within(context: ssl.SSLContext | None, connection: socket.socket, *, server_side: bool) -> socket.socket:
+    """The connection within TLS, or itself where there is none."""
+    return connection if context is None else context.wrap_socket(connection, server_side=server_side)
+
+
+def _ticket(connection: socket.socket, until: float) -> bytes:
+    """The first bytes that come over a connection; fewer where no more come until then, of `time.monotonic`."""
+    found = b""
     while len(found) < _TICKET_BYTES and (left := until - time.monotonic()) > 0:
         connection.settimeout(left)
         if not (more := connection.recv(_TICKET_BYTES - len(found))):

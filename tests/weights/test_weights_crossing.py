@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from mergebench_ray.weights import crossing
-from mergebench_ray.weights.crossing import Bytes, Landing, send
+from mergebench_ray.weights.crossing import Bytes, Landing, SenderDoneError, send
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 5_000_001, dtype=np.uint8)
 
@@ -47,6 +48,7 @@ def runs(content: Bytes = CONTENT, length: int = 777_777) -> Iterator[Bytes]:
 def failure(sending: Future[None], seconds: float) -> None:
     with suppress(NotDoneYet):
         sending.result(seconds)
+        raise SenderDoneError
 
 
 def none(_seconds: float) -> None:
@@ -65,28 +67,63 @@ def test_nothing_is_taken_from_whoever_has_no_ticket(
 ) -> None:
     monkeypatch.setattr(crossing, "_TICKET_SECONDS", 0.1)
     reading = pool.submit(lambda: np.concatenate([p.copy() for p in landing.portions(5, none)]))
-    send(replace(landing.meeting, ticket=bytes(32)), [np.zeros(5, np.uint8)])
+    with pytest.raises(ConnectionError):
+        send(replace(landing.meeting, ticket=bytes(32)), [np.zeros(5, np.uint8)])
     with socket.create_connection((landing.meeting.host, landing.meeting.port)):  # says nothing, and stays
         send(landing.meeting, [np.arange(5, dtype=np.uint8)])
         assert reading.result(10).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_sender_whose_ticket_comes_too_late_fails_and_its_reader_hears_of_it(
+    landing: Landing, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = socket.create_connection
+
+    def late(address: tuple[str, int], timeout: float) -> socket.socket:
+        connection = connect(address, timeout)
+        time.sleep(0.5)
+        return connection
+
+    monkeypatch.setattr(crossing, "_TICKET_SECONDS", 0.1)
+    monkeypatch.setattr(socket, "create_connection", late)
+    sending = pool.submit(send, landing.meeting, runs())
+    reading = pool.submit(lambda: list(landing.portions(len(CONTENT), partial(failure, sending))))
+    with pytest.raises(ConnectionError):
+        sending.result(10)
+    assert reading.exception(10) is sending.exception()
+
+
+def test_a_reader_hears_between_strangers_that_nobody_else_will_come(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crossing, "_TICKET_SECONDS", 0.1)
+    never: Future[None] = Future()
+    never.set_exception(RuntimeError("never came"))
+    address = (landing.meeting.host, landing.meeting.port)
+    with socket.create_connection(address), socket.create_connection(address):
+        with pytest.raises(RuntimeError, match="never came"):
+            list(landing.portions(1, partial(failure, never)))
+        landing._server.accept()[0].close()  # the second was not waited for
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made by openssl")
 def test_where_ray_encrypts_so_is_what_crosses(
     landing: Landing, pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crossing, "_TICKET_SECONDS", 1.0)
     certificate, key = str(tmp_path / "certificate"), str(tmp_path / "key")
     make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=node"
     subprocess.run(["openssl", *make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
     for name, value in {"SERVER_CERT": certificate, "SERVER_KEY": key, "CA_CERT": certificate}.items():
         monkeypatch.setenv(f"RAY_TLS_{name}", value)
-    send(landing.meeting, [CONTENT[:1]])  # from one that does not encrypt
     monkeypatch.setenv("RAY_USE_TLS", "1")
-    sending = pool.submit(send, landing.meeting, runs())
-    came = [portion.copy() for portion in landing.portions(len(CONTENT), partial(failure, sending))]
-    assert np.array_equal(np.concatenate(came), CONTENT)
-    sending.result()
+    with socket.create_connection((landing.meeting.host, landing.meeting.port)) as open_one:  # does not encrypt
+        open_one.sendall(landing.meeting.ticket)
+        sending = pool.submit(send, landing.meeting, runs())
+        came = [portion.copy() for portion in landing.portions(len(CONTENT), partial(failure, sending))]
+        assert np.array_equal(np.concatenate(came), CONTENT)
+        sending.result()
+        with suppress(ConnectionResetError):
+            assert open_one.recv(1) != crossing._TAKEN
 
 
 def test_a_ticket_is_not_shown_to_who_looks_at_a_meeting(landing: Landing) -> None:
@@ -101,6 +138,38 @@ def test_a_connection_that_ends_early_is_an_error(landing: Landing, pool: Thread
     with pytest.raises(ConnectionError, match="before the last byte"):
         came.extend(map(len, landing.portions(len(CONTENT) + 1, none)))
     assert sum(came) == len(CONTENT)
+
+
+def test_what_is_still_on_its_way_comes_after_the_sender_is_done(landing: Landing, pool: ThreadPoolExecutor) -> None:
+    done: Future[None] = Future()
+    done.set_result(None)
+    with socket.create_connection((landing.meeting.host, landing.meeting.port)) as sender:
+        sender.sendall(landing.meeting.ticket)
+        reading = pool.submit(lambda: [len(portion) for portion in landing.portions(2, partial(failure, done))])
+        assert sender.recv(9) == crossing._TAKEN
+        time.sleep(1.5 * crossing._POLL_SECONDS)
+        sender.sendall(b"ab")
+        assert sum(reading.result(10)) == 2
+
+
+def test_a_sender_that_is_done_without_having_come_is_an_error(landing: Landing) -> None:
+    done: Future[None] = Future()
+    done.set_result(None)
+    with pytest.raises(SenderDoneError):
+        list(landing.portions(1, partial(failure, done)))
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, ssl.SSLEOFError])
+def test_an_error_of_what_is_sent_is_not_taken_for_one_of_the_connection(
+    landing: Landing, pool: ThreadPoolExecutor, error: type[OSError]
+) -> None:
+    def failing() -> Iterator[Bytes]:
+        yield CONTENT[:9]
+        raise error("of a file")
+
+    sending = pool.submit(send, landing.meeting, failing())
+    with pytest.raises(error, match="of a file"):
+        list(landing.portions(10, partial(failure, sending)))
 
 
 def test_a_sender_that_fails_before_or_after_it_connects_is_heard_of(
