@@ -28,7 +28,10 @@ class SceParameters(MethodParameters):
 
     select_topk: float = Field(default=1.0, gt=0, le=1, description="Share of the entries that differ, selected.")
     alike_below: float = Field(
-        default=1e-6, ge=0, le=1, description="Mean square of all task vectors of a tensor below which all count alike."
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Sum of mean squares of a tensor's task vectors below which all count alike; in mergekit 1e-6.",
     )
     scaling_coef: OverLayers = Field(default=1.0, description="λ: what the merge is multiplied with.")
 
@@ -45,7 +48,8 @@ class Sce(Method):
     """θ₀ + λ Σ wₖ τₖ / Σ wₖ over the selected entries whose sign is that of Σ τₖ, in each tensor.
 
     Selected are the ⌊m · select_topk⌋ largest variances over the specialists of the m that are not 0, and what rounds
-    to the same bf16 number as the smallest of these. wₖ is the mean of the squares of τₖ that are selected.
+    to the same bf16 number as the smallest of these. wₖ is the mean of the squares of τₖ that are selected; where
+    these add up to less than alike_below, or to 0, it is 1 for all.
     """
 
     name = "sce"

@@ -458,7 +458,8 @@ def sce(
             kept = math.floor((variance > 0).sum() * select_topk)
             vectors = vectors * (variance >= variance.sort().values[len(variance) - kept]) if kept else 0 * vectors
         squares = vectors.double().square().mean(1)
-        weights = squares / squares.sum() if squares.sum() >= alike_below else torch.ones(len(vectors)) / len(vectors)
+        weigh = squares.sum() > 0 and squares.sum() >= alike_below
+        weights = squares / squares.sum() if weigh else torch.ones(len(vectors)) / len(vectors)
         agree = vectors.sign() == torch.where(vectors.sum(0) >= 0, 1.0, -1.0)
         of_entries = weights.float()[:, None] * agree
         merged[name] = scaling_coef * ((vectors * of_entries).sum(0) / of_entries.sum(0).clamp(min=1e-6)).view(
