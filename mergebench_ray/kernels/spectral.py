@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def tsv_merge(matrices: list[Tensor]) -> list[Tensor]:
-    """TSV-Merge: the first ⌊r/K⌋ singular triplets of each matrix, made orthogonal to those of the others.
+    """TSV-Merge: the first ⌊r/K⌋ singular triplets of each matrix, or one, made orthogonal to those of the others.
 
     Args:
         matrices: K times [rows, columns], of which r is the smaller.
@@ -15,9 +15,7 @@ def tsv_merge(matrices: list[Tensor]) -> list[Tensor]:
     Returns:
         what is to be added up, one [rows, columns] for each.
     """
-    count, kept = len(matrices), min(matrices[0].shape) // len(matrices)
-    if not kept:
-        return [torch.zeros_like(matrix) for matrix in matrices]
+    count, kept = len(matrices), max(1, min(matrices[0].shape) // len(matrices))
     triplets = [torch.linalg.svd(matrix, full_matrices=False) for matrix in matrices]
     left = polar_factor(torch.cat([u[:, :kept] for u, _, _ in triplets], 1)).chunk(count, 1)
     right = polar_factor(torch.cat([v[:kept] for _, _, v in triplets], 0)).chunk(count, 0)
@@ -51,7 +49,7 @@ def isotropic_in_common_and_own(matrices: list[Tensor], common_share: float) -> 
 
 
 def polar_factor(matrix: Tensor) -> Tensor:
-    """The nearest matrix with orthogonal columns, or rows, of length 1."""
+    """The nearest matrix with orthogonal columns, or, where there are more of these than rows, rows, of length 1."""
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     factor: Tensor = u @ v
     return factor

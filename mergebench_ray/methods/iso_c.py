@@ -25,6 +25,7 @@ class IsoCParameters(MethodParameters):
 class IsoCTransform(SpectralTransform):
     """U Vᵀ of Σ τₖ = U S Vᵀ, times the mean of S."""
 
+    method = "iso_c"
     key = "iso_c"
     is_shared = True
 

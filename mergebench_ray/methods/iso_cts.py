@@ -28,12 +28,13 @@ class IsoCtsTransform(SpectralTransform):
     """Of one fraction, for all specialists together."""
 
     common_space_fraction: float
+    method = "iso_cts"
     is_shared = True
 
     @property
     def key(self) -> str:  # type: ignore[override]
         """With the fraction."""
-        return f"iso_cts, common {self.common_space_fraction!r}"
+        return f"{self.method}, common {self.common_space_fraction!r}"
 
     def matrices(self, vectors: list[Tensor]) -> list[Tensor]:
         """One for all."""

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mergebench_ray.errors import InputError
 from mergebench_ray.methods.method import Method, sum_of
 from mergebench_ray.methods.parameters import TensorPlace, per_specialist
 from mergebench_ray.methods.statistics import Calibrated, Statistics, Transform
@@ -57,7 +58,13 @@ class SpectralMethod(Method):
 
 
 class SpectralTransform(Transform):
-    """Transforms matrices; what else there is becomes a share of the mean task vector."""
+    """Transforms matrices; what else there is becomes a share of the mean task vector.
+
+    Attributes:
+        method: whose it is, for messages.
+    """
+
+    method: str
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,8 +74,18 @@ class SpectralTransform(Transform):
         return torch.float32 if self.is_shared else torch.bfloat16
 
     def of(self, vectors: list[Tensor]) -> list[Tensor]:
-        """New matrices, or for other tensors τₖ / K."""
+        """New matrices, or for other tensors τₖ / K.
+
+        Raises:
+            InputError: naming the method, where a task vector or their sum is not finite.
+        """
         floats = [vector.float() for vector in vectors]
+        # LAPACK would print lines of its own.
+        if not sum_of([vector.abs() for vector in floats]).isfinite().all():
+            raise InputError(
+                f"{self.method}: task vectors of a tensor {[*vectors[0].shape]} are not finite in bf16; a specialist "
+                "is too far from the base; leave it out, or check its weights"
+            )
         if vectors[0].dim() == 2 and min(vectors[0].shape) > 1:
             return self.matrices(floats)
         shares = [vector / len(vectors) for vector in floats]

@@ -22,9 +22,10 @@ class TsvMParameters(MethodParameters):
 
 
 class TsvTransform(SpectralTransform):
-    """Columns of a specialist: U S Vᵀ of its first ⌊r/K⌋ triplets, U and V parts of the polar factors of all."""
+    """Columns of a specialist: U S Vᵀ of its first ⌊r/K⌋ triplets, or one, U and V parts of all polar factors."""
 
-    key = "tsv_m"
+    method = "tsv_m"
+    key = "tsv_m, one at least"
     is_shared = False
 
     def matrices(self, vectors: list[Tensor]) -> list[Tensor]:
@@ -38,8 +39,8 @@ class TsvTransform(SpectralTransform):
 class TsvM(SpectralMethod):
     """θ₀ + Σ λₖ Uₖ Sₖ Vₖᵀ in matrices, θ₀ + Σ λₖ τₖ / K elsewhere.
 
-    Sₖ are the first ⌊r/K⌋ singular values of τₖ, r the smaller side; all Uₖ side by side are the polar factor of the
-    left singular vectors side by side, and so are the Vₖ.
+    Sₖ are the first ⌊r/K⌋ singular values of τₖ, one at least, r the smaller side; all Uₖ side by side are the polar
+    factor of the left singular vectors side by side, and so are the Vₖ.
     """
 
     name = "tsv_m"

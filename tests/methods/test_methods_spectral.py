@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from mergebench_ray.errors import InputError
+from mergebench_ray.methods.iso_c import IsoCTransform
 from mergebench_ray.methods.iso_cts import IsoCtsTransform
+from mergebench_ray.methods.spectral import SpectralTransform
+from mergebench_ray.methods.tsv_m import TsvTransform
 
 
 def random_vectors(rows: int, columns: int, count: int = 5) -> list[Tensor]:
@@ -22,3 +26,27 @@ def test_iso_cts_has_as_many_directions_as_there_are_and_all_of_one_length(
     (new,) = IsoCtsTransform(fraction).of(random_vectors(rows, 96, count))
     lengths = torch.linalg.svdvals(new)
     torch.testing.assert_close(lengths, lengths.mean().expand(rows), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("rows", "count"), [(2, 5), (4, 5), (2, 3), (9, 5)])
+def test_tsv_m_keeps_a_direction_of_each_specialist_of_a_matrix_with_few_rows(rows: int, count: int) -> None:
+    new = TsvTransform().of(random_vectors(rows, 64, count))
+    kept = max(1, rows // count)
+    assert [int((torch.linalg.svdvals(one) > 1e-6).sum()) for one in new] == [kept] * count
+    if rows >= count:
+        return
+    # Of more directions than rows a polar factor has all rows orthogonal, and its columns share the length.
+    lengths = torch.stack([torch.linalg.svdvals(vector.float())[0] for vector in random_vectors(rows, 64, count)])
+    assert all(0 < one.norm() <= length * 1.001 for one, length in zip(new, lengths))
+
+
+@pytest.mark.parametrize("transform", [TsvTransform(), IsoCTransform(), IsoCtsTransform(0.8)])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_task_vector_that_is_not_finite_is_refused_before_lapack_sees_it(
+    transform: SpectralTransform, value: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    vectors = random_vectors(6, 9)
+    vectors[2][3, 4] = value
+    with pytest.raises(InputError, match=rf"^{transform.method}: task vectors of a tensor \[6, 9\] are not finite"):
+        transform.of(vectors)
+    assert capfd.readouterr() == ("", "")

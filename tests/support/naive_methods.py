@@ -389,7 +389,7 @@ def polar(matrix: Tensor) -> Tensor:
 
 def tsv_m(base: Model, specialists: dict[str, Model], scaling_coef: dict[str, float]) -> Model:
     def of_matrices(vectors: list[Tensor]) -> list[Tensor]:
-        kept = min(vectors[0].shape) // len(vectors)
+        kept = max(1, min(vectors[0].shape) // len(vectors))
         svds = [torch.linalg.svd(vector, full_matrices=False) for vector in vectors]
         left = polar(torch.cat([u[:, :kept] for u, _, _ in svds], dim=1))
         right = polar(torch.cat([v[:kept] for _, _, v in svds], dim=0))
