@@ -91,8 +91,8 @@ _LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _LLAMA_4 = {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 96}
 _GEMMA = {"tie_word_embeddings": True, "query_pre_attn_scalar": 64, "sliding_window": 32}
 _LATENT = {
-    **{"num_key_value_heads": 2, "head_dim": 16, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16},
-    **{"qk_rope_head_dim": 16, "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2},
+    **{"num_key_value_heads": 2, "head_dim": 64, "q_lora_rank": 24, "kv_lora_rank": 512, "qk_nope_head_dim": 64},
+    **{"qk_rope_head_dim": 64, "v_head_dim": 64, "n_routed_experts": 4, "num_experts_per_tok": 2},
     **{"moe_intermediate_size": 32, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
     "topk_method": "noaux_tc",  # which the files of the model say, and vLLM reads
 }
