@@ -34,6 +34,7 @@ class Output:
             self._memory = CardMemory(size, device, self.path)
             self.problem = pin(self._file.tensor)
         self._unpublished: set[tuple[int, int]] = set()
+        self._noting = threading.Lock()
         self._publishing = threading.Lock()
 
     @property
@@ -58,22 +59,32 @@ class Output:
     def written(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Take note of [first, one past the last) that have changed; they are there for other processes then."""
         if self.publishes:
-            self._unpublished.update(ranges)
+            # First: what is noted may be copied at once by another thread, for the last time.
             self._synchronise()
+            self._note(ranges)
 
     def publish(self) -> None:
-        """Bring what has changed into host memory; from any thread."""
+        """Bring what has changed into host memory; from any thread, while another one writes and says so too."""
         with self._publishing:
-            for start, stop in self._unpublished:
-                self._file.tensor[start:stop].copy_(self.tensor[start:stop], non_blocking=True)
-            self._synchronise()
-            self._unpublished.clear()
+            with self._noting:
+                changed, self._unpublished = self._unpublished, set()
+            try:
+                for start, stop in changed:
+                    self._file.tensor[start:stop].copy_(self.tensor[start:stop], non_blocking=True)
+                self._synchronise()
+            except BaseException:
+                self._note(changed)
+                raise
 
     def close(self) -> None:
         """Give the host memory back, where the process goes on."""
         if self.tensor.device.type == "cuda" and self.problem is None:
             unpin(self._file.tensor)
         self._file.close()
+
+    def _note(self, ranges: Iterable[tuple[int, int]]) -> None:
+        with self._noting:
+            self._unpublished.update(ranges)
 
     def _synchronise(self) -> None:
         if self.tensor.device.type == "cuda":

@@ -144,6 +144,7 @@ class BankShard(ShardStatistics):
         """Bring merged parameters into host memory, where they are not there; as of `share`."""
         self._require(place)
         self._output.publish()
+        self._require(place)  # a merge that began meanwhile wrote where this copied from
 
     def merge(self, work: Work) -> ShardMerge:
         """Merge into the output those tensors whose content is not there already; `solve` does the others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,13 @@ import torch
 
 from bank_in_process import LocalBank
 from mergebench_ray.bank import Layout
-from mergebench_ray.bank.shard import BankShard
+from mergebench_ray.bank.output import Output
+from mergebench_ray.bank.shard import BankShard, NoLongerHeldError
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.kernels import passes
 from mergebench_ray.kernels.forms import ALIGNMENT, Form
 from mergebench_ray.kernels.passes import Pass
-from mergebench_ray.weights.memory_file import pin
+from mergebench_ray.weights.memory_file import MemoryFile, pin
 from tiny_models import tiny_llama, tiny_specialist
 
 
@@ -75,3 +77,70 @@ def test_memory_that_cannot_be_pinned_is_said_and_its_error_forgotten(
     problem = pin(memory)
     assert (problem is None, launched) == ((True, []) if status == 0 else (False, ["cuda"]))
     assert status == 0 or "(CUDA error 2): copies from the GPU are slower" in str(problem)
+
+
+@pytest.fixture
+def output(monkeypatch: pytest.MonkeyPatch) -> Iterator[Output]:
+    """Eight parameters with memory of a device beside that of the host, as on a GPU."""
+    made, device = Output(8, torch.device("cpu")), MemoryFile(8)
+    monkeypatch.setattr(made, "_memory", device)
+    yield made
+    device.close()
+    made.close()
+
+
+def in_a_thread(output: Output, value: float, *ranges: tuple[int, int]) -> None:
+    """Merge, as a shard's other thread does."""
+
+    def merge() -> None:
+        for start, stop in ranges:
+            output.tensor[start:stop] = value
+        output.written(ranges)
+
+    thread = threading.Thread(target=merge)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()  # what copies does not keep merges waiting
+
+
+def test_what_is_merged_while_an_earlier_merge_is_copied_is_copied_next(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_a_thread(output, 1, (0, 4))
+    meanwhile = [lambda: in_a_thread(output, 7, (0, 2), (2, 8))]
+    monkeypatch.setattr(output, "_synchronise", lambda: meanwhile.pop()() if meanwhile else None)
+    output.publish()
+    assert output.published.tolist() == [1] * 4 + [0] * 4
+    output.publish()
+    assert output.published.tolist() == [7] * 8
+    assert not output._unpublished
+
+
+def test_what_could_not_be_copied_is_copied_next(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_a_thread(output, 1, (0, 4))
+    output.tensor[4:] = 5
+
+    def fail() -> None:
+        output._note([(6, 8)])
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(output, "_synchronise", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            output.publish()
+    output.published.zero_()
+    output.publish()
+    assert output.published.tolist() == [1] * 4 + [0] * 2 + [5] * 2
+
+
+def test_a_copy_during_which_a_shard_merged_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = resolve(str(tiny_llama(tmp_path / "base")))
+    shard = BankShard(base, {}, Layout.of(base), 0, 1, 1, False)
+    place = shard.where()
+    shard.publish(place)
+    monkeypatch.setattr(shard._output, "publish", lambda: shard.place({}))
+    with pytest.raises(NoLongerHeldError, match="merged something else"):
+        shard.publish(place)
+    shard.close()
