@@ -6,6 +6,7 @@ makes a machine without a GPU a device as well.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -18,6 +19,9 @@ from torch import Tensor
 from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 
 from mergebench_ray.machine import connected_ray
+
+ELSEWHERE = "it lies in"
+"""What a problem begins with that stays as long as the memory: a reader has another device, or another node."""
 
 _SCHEME = "cuda:"
 _SIZES = ("storage_size_bytes", "storage_offset_bytes", "ref_counter_offset")
@@ -86,7 +90,7 @@ def opened(path: str, device: torch.device) -> Tensor:
         ValueError: it is no such path.
         RuntimeError: CUDA cannot open it.
     """
-    given, _ = _of_text(path)
+    given, _, _ = _of_text(path)
     storage: dict[str, Any] = {"tensor_cls": Tensor, "storage_cls": torch.TypedStorage, "dtype": torch.uint8}
     whole = {"tensor_size": (given["storage_size_bytes"],), "tensor_stride": (1,), "tensor_offset": 0}
     memory: Tensor = rebuild_cuda_tensor(
@@ -95,26 +99,40 @@ def opened(path: str, device: torch.device) -> Tensor:
     return memory
 
 
-def is_owned(path: str) -> bool:
-    """Whether the owner of a memory is there still."""
-    return os.path.exists(_of_text(path)[1] if on_gpu(path) else path)
+def owner_of(path: str) -> os.stat_result:
+    """The file that is there as long as a memory is: host memory itself, or what `share` was given.
+
+    Raises:
+        OSError: it is gone, and the memory with it.
+        ValueError: it is no such path.
+    """
+    if not on_gpu(path):
+        return os.stat(path)
+    _, owner, identity = _of_text(path)
+    status = os.stat(owner)
+    # A path such as /proc/PID/fd/N may name another file tomorrow; its inode tells.
+    if [status.st_dev, status.st_ino] != identity:
+        raise FileNotFoundError(errno.ENOENT, "GPU memory's owner has gone, another file is in its place", owner)
+    return status
 
 
 def _as_text(arguments: dict[str, Any], owner: str) -> str:
     kept = {name: arguments[name] for name in (*_SIZES, "event_sync_required")}
     handles = {name: bytes(arguments[name]).hex() for name in _BYTES}
-    return _SCHEME + json.dumps({**kept, **handles, "owner": owner})
+    status = os.stat(owner)
+    return _SCHEME + json.dumps({**kept, **handles, "owner": owner, "identity": [status.st_dev, status.st_ino]})
 
 
-def _of_text(path: str) -> tuple[dict[str, Any], str]:
-    """Arguments of `rebuild_cuda_tensor`, and the owner."""
+def _of_text(path: str) -> tuple[dict[str, Any], str, list[int]]:
+    """Arguments of `rebuild_cuda_tensor`, the owner, and its device and inode."""
     try:
         given = json.loads(path.removeprefix(_SCHEME))
-        owner, handles = given.pop("owner"), {name: bytes.fromhex(given.pop(name)) for name in _BYTES}
+        owner, identity = given.pop("owner"), given.pop("identity")
+        handles = {name: bytes.fromhex(given.pop(name)) for name in _BYTES}
         if given.keys() != {*_SIZES, "event_sync_required"} or not isinstance(owner, str):
             raise ValueError("other fields")
         if not all(isinstance(given[name], int) and given[name] >= 0 for name in _SIZES):
             raise ValueError("sizes below 0")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a path of GPU memory ({error}): {path:.100}") from error
-    return {**given, **handles}, owner
+    return {**given, **handles}, owner, identity

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.errors import one_line
-from mergebench_ray.weights.device_memory import DeviceMemory, device_name, is_owned, on_gpu, opened, share
+from mergebench_ray.weights.device_memory import ELSEWHERE, DeviceMemory, device_name, on_gpu, opened, owner_of, share
 
 _HOST = torch.device("cpu")
 _own: dict[str, Tensor] = {}
@@ -113,12 +113,13 @@ class MappedFiles:
 
     def __init__(self, device: torch.device = _HOST) -> None:
         self._device = device
-        self._mapped: dict[str, tuple[tuple[int, int], torch.Tensor]] = {}
+        self._mapped: dict[str, tuple[os.stat_result, torch.Tensor]] = {}
 
     def open(self, memory: DeviceMemory) -> str:
         """Open memory of this device before anything of it is read: an `Opener`."""
+        self.forget_dead()  # a GPU that holds a shard once has no room for it twice
         if memory.device != (mine := device_name(self._device)):
-            return f"it lies in {memory.device}, and {mine} is here"
+            return f"{ELSEWHERE} {memory.device}, and {mine} is here"
         try:
             if memory.path not in _own:
                 self._content(memory.path)
@@ -130,7 +131,7 @@ class MappedFiles:
         """A tensor made of pieces; a view of the memory file where there is only one piece.
 
         Raises:
-            OSError: if a memory file is gone, as when its owner died.
+            OSError: if memory is gone, as when its owner died.
             ValueError: if the pieces do not make up the shape, or lie outside their file.
         """
         parts = [self._piece(path, offset, count, dtype) for path, offset, count in pieces]
@@ -146,18 +147,23 @@ class MappedFiles:
         return content[start:stop].view(dtype)
 
     def _content(self, path: str) -> torch.Tensor:
-        if on_gpu(path):
-            if path not in self._mapped:
-                self._mapped[path] = (0, 0), opened(path, self._device)
-            return self._mapped[path][1]
-        status = os.stat(path)
-        identity = (status.st_dev, status.st_ino)
-        # A path such as /proc/PID/fd/N may name another file tomorrow; its inode tells.
-        if path not in self._mapped or self._mapped[path][0] != identity:
-            content = torch.from_file(path, shared=True, size=status.st_size, dtype=torch.uint8)
-            self._mapped[path] = (identity, content)
+        # CUDA would say of a dead owner's memory only that something is wrong.
+        owner = owner_of(path)
+        if path not in self._mapped or not os.path.samestat(self._mapped[path][0], owner):
+            if on_gpu(path):
+                content = opened(path, self._device)
+            else:
+                content = torch.from_file(path, shared=True, size=owner.st_size, dtype=torch.uint8)
+            self._mapped[path] = owner, content
         return self._mapped[path][1]
 
     def forget_dead(self) -> None:
         """Unmap what an owner had that has gone, so that their memory is freed."""
-        self._mapped = {path: mapped for path, mapped in self._mapped.items() if is_owned(path)}
+        self._mapped = {path: mapped for path, mapped in self._mapped.items() if _is_owned(path, mapped[0])}
+
+
+def _is_owned(path: str, owner: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(owner_of(path), owner)
+    except OSError:
+        return False

@@ -7,14 +7,12 @@ calls are not made.
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from mergebench_ray.bank import Bank, Merged
@@ -23,8 +21,8 @@ from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config.transports import TRANSPORTS
 from mergebench_ray.engines import LoglikelihoodRequest, VLLMEngine
 from mergebench_ray.engines.transports import transport_class
-from mergebench_ray.weights.device_memory import DeviceMemory, _as_text, _of_text
-from mergebench_ray.weights.memory_file import MappedFiles, MemoryFile
+from mergebench_ray.weights.device_memory import DeviceMemory
+from mergebench_ray.weights.memory_file import MemoryFile
 
 pytestmark = pytest.mark.usefixtures("without_compiler")
 LAYERS = 30
@@ -198,17 +196,3 @@ def test_memory_that_is_gone_or_cannot_be_shared_is_not_opened(over: Any, proble
     device = MemoryFile(1).shared().device
     assert engine.opener is not None
     assert engine.opener(DeviceMemory(device, "/proc/1/fd/999999", problem)).endswith(problem or "'/proc/1/fd/999999'")
-
-
-def test_a_handle_of_cuda_travels_as_text() -> None:
-    handles = {"storage_handle": bytes(range(64)), "ref_counter_handle": b"/torch_1", "event_handle": b"\x00\xff" * 32}
-    sizes = {"storage_size_bytes": 1 << 40, "storage_offset_bytes": 512, "ref_counter_offset": 3}
-    given = {**handles, **sizes, "event_sync_required": True}
-    text = _as_text({**given, "tensor_size": (4,), "dtype": torch.bfloat16}, "/proc/7/fd/9")
-    assert _of_text(text) == (given, "/proc/7/fd/9")
-    for broken in ("cuda:", "cuda:[]", "cuda:{}", text.replace("512", "-1"), text.replace('"owner"', '"other"')):
-        with pytest.raises(ValueError, match="not a path of GPU memory"):
-            MappedFiles().read([1], torch.bfloat16, [[broken, 0, 1]])
-    with pytest.raises((RuntimeError, AssertionError), match="CUDA"):  # of a torch without it
-        MappedFiles().read([1], torch.bfloat16, [[text, 0, 1]])
-    assert json.loads(text.removeprefix("cuda:"))["owner"] == "/proc/7/fd/9"
