@@ -41,7 +41,7 @@ from mergebench_ray.methods import (
     parse_parameters,
 )
 from mergebench_ray.progress import Progress
-from mergebench_ray.weights.device_memory import Opener, this_node
+from mergebench_ray.weights.device_memory import ELSEWHERE, Opener, this_node
 from mergebench_ray.weights.manifest import JoinedWeights, Piece, WeightManifest, WeightTensor
 from mergebench_ray.weights.memory_file import MappedFiles
 from mergebench_ray.weights.stream import WeightStream
@@ -109,7 +109,7 @@ class Bank:
         self._last: Merged | None = None
         self.bytes_moved = 0
         self._inner_products: Mapping[str, InnerProducts] | None = None
-        self._paths: dict[str, str] = {}
+        self._paths: dict[str, tuple[str, str]] = {}
         self._totals: dict[str, Mapping[str, Sequence[int]]] = {}
         self._values: dict[str, Mapping[str, Sequence[Magnitudes]]] = {}
         self._transformed: dict[str, tuple[Calibrated, ...]] = {}
@@ -284,17 +284,20 @@ class Bank:
         return WeightStream(manifest.version, manifest.dtype, manifest.tensors, self.family, read)
 
     def _opened(self, index: int, place: ShardPlace, opener: Opener) -> str:
-        """The path of a shard's memory on its device, once it is open; empty where it cannot be."""
-        if place.life not in self._paths:
-            path, problem = "", "it is on another node"
-            if place.node == this_node():
-                memory = self._shards.call_one(index, BankShard.share, place)
-                path, problem = memory.path, opener(memory)
-            if problem:
-                path = ""
+        """The path of a shard's memory on its device, once it is open; empty where it cannot be, or not yet."""
+        path, before = self._paths.get(place.life, ("", ""))
+        if path or before.startswith(ELSEWHERE):
+            return path
+        problem = f"{ELSEWHERE} memory of another node"
+        if place.node == this_node():
+            memory = self._shards.call_one(index, BankShard.share, place)
+            path, problem = memory.path, opener(memory)
+        if problem:
+            path = ""
+            if problem != before:
                 logger.warning("what shard %d merges comes through host memory: %s", index, problem)
-            self._paths[place.life] = path
-        return self._paths[place.life]
+        self._paths[place.life] = path, problem
+        return path
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The last merge's tensors, one at a time; each may be read until the next is asked for.

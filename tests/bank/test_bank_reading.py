@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from mergebench_ray.bank import bank as bank_module
 from mergebench_ray.bank import reading as reading_module
 from mergebench_ray.bank.shard import BankShard
 from mergebench_ray.checkpoints import resolve
+from mergebench_ray.weights.device_memory import ELSEWHERE
 from mergebench_ray.weights.stream import WeightStream
 from tiny_models import tiny_llama, tiny_specialist
 
@@ -124,3 +126,25 @@ def test_a_shard_that_begins_again_is_another_one(bank: Bank) -> None:
     place = replace(again.where(), path=shard.where().path, changes=shard.where().changes)
     assert place != shard.where()
     again.close()
+
+
+def test_memory_that_could_not_be_opened_for_a_passing_reason_is_tried_again(
+    bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
+    merged = bank.merge(bank.recipe("task_arithmetic", {}))
+    full, other = "CUDA error: out of memory", f"{ELSEWHERE} GPU another, and GPU one is here"
+    answers = [full, other, "", full, ""]  # to three shards, and twice more to the first
+
+    def said() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return lines
+
+    bank._paths.clear()
+    through = "what shard %d merges comes through host memory: %s"
+    with caplog.at_level(logging.WARNING):
+        for expected in ([through % (0, full), through % (1, other)], [], [], []):
+            bank.localise(merged.manifest, merged.places, lambda _memory: answers.pop(0))
+            assert said() == expected
+    assert answers == []
+    bank._paths.clear()
