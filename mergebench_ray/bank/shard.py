@@ -16,8 +16,8 @@ from torch import Tensor
 from mergebench_ray.bank.companions import CompanionArrays
 from mergebench_ray.bank.layout import Layout, Overlap
 from mergebench_ray.bank.output import Output
+from mergebench_ray.bank.passes import pass_key
 from mergebench_ray.bank.shard_statistics import ShardStatistics
-from mergebench_ray.bank.shard_weights import pass_key
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.work import Work, segments_of
 from mergebench_ray.checkpoints import Checkpoint

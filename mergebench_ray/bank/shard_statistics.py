@@ -14,7 +14,8 @@ from torch import Tensor
 from mergebench_ray.bank.inner_products import Products, products_of
 from mergebench_ray.bank.layout import Layout, Overlap
 from mergebench_ray.bank.magnitudes import Counted, Totals, count_each, count_values
-from mergebench_ray.bank.shard_weights import ShardWeights, pass_key
+from mergebench_ray.bank.passes import pass_key
+from mergebench_ray.bank.shard_weights import ShardWeights
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.kernels import BlockFunction, Scalars, inner_products, magnitude_histogram
 from mergebench_ray.steps import Steps

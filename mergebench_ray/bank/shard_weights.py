@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.bank.layout import Layout, Overlap, shard_range
+from mergebench_ray.bank.passes import pass_key
 from mergebench_ray.checkpoints import Checkpoint, read_in_shape_of, require_finite
 from mergebench_ray.kernels import BlockFunction, Pass, Scalars
 from mergebench_ray.steps import SLOWEST_FETCH, Steps
@@ -153,11 +154,6 @@ class ShardWeights:
         if key not in self._passes:
             self._passes[key] = Pass(kernel, len(self._checkpoints), scalars, out_dtype, self._device)
         return self._passes[key]
-
-
-def pass_key(kernel: BlockFunction, out_dtype: torch.dtype) -> str:
-    """What tells passes apart."""
-    return repr((kernel.function.__module__, kernel.function.__qualname__, kernel.options, out_dtype))
 
 
 def _blocks(overlap: Overlap) -> Iterator[Overlap]:

@@ -25,8 +25,10 @@ from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_folder
-from mergebench_ray.machine import connected_ray, usable_cores
+from mergebench_ray.installed_code import sources_of
+from mergebench_ray.machine import available_memory, connected_ray, usable_cores
 from mergebench_ray.methods import Calibrated, Transform
+from mergebench_ray.methods.statistics import TRANSFORM_BYTES
 from mergebench_ray.progress import Meter, Progress, silent
 
 _FORMAT = 1
@@ -48,7 +50,13 @@ def transformed(
     Raises:
         InputError: NaN or infinity in a weight or in what was made of it, or a cache that cannot be written.
     """
-    what = {"format": _FORMAT, "of": [model.digest() for model in worker.models], "transform": transform.key}
+    what = {
+        "format": _FORMAT,
+        "of": [model.digest() for model in worker.models],
+        "tensors": {tensor.name: list(tensor.shape) for tensor in layout.merged},
+        "transform": [type(transform).__qualname__, transform.key, str(transform.dtype), transform.is_shared],
+        "sources": sources_of([type(transform)]),
+    }
     key = canonical_digest(what)
     folder = cache_folder("transformed") / key
     count = 1 if transform.is_shared else len(worker.models) - 1
@@ -81,7 +89,7 @@ def _make(
     for tensor in layout.merged:
         sizes[tensor.name] = sizes.get(tensor.name, 0) + tensor.count
         stored[tensor.name] = (tensor.shape, transform.dtype)
-    calls = _calls(folder)
+    calls = _calls(folder, max(sizes.values(), default=0))
     with ExitStack() as stack:
         files = []
         for index in range(count):
@@ -97,6 +105,9 @@ def _largest_first(sizes: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _calls(folder: Path) -> Calls:
-    """Ray tasks, if they can write there and have cores to run on."""
-    return RayCalls() if connected_ray() is not None and RayCalls.can_write(folder) else ThreadCalls(usable_cores())
+def _calls(folder: Path, largest: int) -> Calls:
+    """Ray tasks, if they can write there and have cores to run on; else as many threads as there is memory for."""
+    if connected_ray() is not None and RayCalls.can_write(folder):
+        return RayCalls()
+    room = available_memory() // max(1, TRANSFORM_BYTES * largest)
+    return ThreadCalls(max(1, min(usable_cores(), room)))

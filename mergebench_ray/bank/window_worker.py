@@ -20,6 +20,7 @@ from mergebench_ray.bank.companions import CompanionFile
 from mergebench_ray.bank.inner_products import Products, products_of
 from mergebench_ray.bank.layout import Overlap
 from mergebench_ray.bank.magnitudes import Counted, Totals, count_each, count_values
+from mergebench_ray.bank.passes import pass_key
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.windows import Window
 from mergebench_ray.bank.work import Work, segments_of
@@ -104,7 +105,7 @@ class WindowWorker:
 
     def compile(self, kernel: BlockFunction, scalars: Scalars, out_dtype: torch.dtype) -> Pass:
         """The pass of a function; compiled once."""
-        key = repr((kernel.function.__module__, kernel.function.__qualname__, kernel.options, out_dtype))
+        key = pass_key(kernel, out_dtype)
         with self._lock:
             if key not in self._passes:
                 num_specialists = len(self.models) - 1

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mergebench_ray.kernels import BlockFunction, Magnitudes, Scalars
 
 
+TRANSFORM_BYTES = 90
+"""Memory that a transform takes while it is at a tensor, for each of its entries, at five specialists."""
+
 InnerProducts = Sequence[Sequence[float]]
 """Inner products of the base and each task vector with one another, (K + 1) x (K + 1), of one tensor."""
 

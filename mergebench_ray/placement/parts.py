@@ -16,6 +16,7 @@ from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.families.configuration import attention_heads
 from mergebench_ray.kernels.passes import BROUGHT_WINDOW
 from mergebench_ray.methods import get_method
+from mergebench_ray.methods.statistics import TRANSFORM_BYTES
 from mergebench_ray.placement.records import WHOLE, Part
 from mergebench_ray.weights.stream import BUCKET_BYTES
 
@@ -101,12 +102,15 @@ def parts_of(
         nodes: of the cluster: each has an object store of Ray's, and on several the driver reads weights of others.
         has_own_store: whether that is set aside already.
     """
-    kinds = {*calibration_kinds(sweep), *_transforms(sweep)}
-    parts = [*_shards(sweep.bank.shards, kinds, sizes, bank_on_gpu, bank_streams)]
+    kinds, transforms = {*calibration_kinds(sweep)}, {*_transforms(sweep)}
+    parts = [*_shards(sweep.bank.shards, kinds | transforms, sizes, bank_on_gpu, bank_streams)]
     parts += scoring_parts(sweep.engine, sizes.parameters, sizes.largest, judges, gpus=gpus, nodes=nodes)
     if kinds:
         largest = max(sizes.calibration[kind] for kind in kinds)
         parts.append(Part(kind="calibration", name="calibration of one specialist", host_memory=largest))
+    if transforms:
+        needed = TRANSFORM_BYTES * sizes.largest
+        parts.append(Part(kind="calibration", index=1, name="transforming one tensor", host_memory=needed))
     if not has_own_store:
         for node in range(nodes):
             name, store = "Ray's object store", OBJECT_STORE_BYTES

@@ -72,3 +72,27 @@ def test_what_cannot_be_written_leaves_nothing(models: Models) -> None:
     with pytest.raises(InputError, match="NaN or infinity"):
         LocalBank(*models).bank.statistics.transformed(Halves("infinite", float("inf")))
     assert not [file for file in cache_folder("transformed").rglob("*") if file.suffix == ".safetensors"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_methods_that_share_a_function_but_read_other_forms_have_passes_of_their_own(
+    models: Models, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    base, specialists = models[0], dict(list(models[1].items())[:count])
+    bank = LocalBank(base, specialists)
+    for method in ("tsv_m", "iso_c", "tsv_m"):
+        alone = LocalBank(base, specialists).merge(method, {})
+        assert all(torch.equal(bank.merge(method, {})[name], tensor) for name, tensor in alone.items()), method
+
+
+class Others(Halves):
+    """The same key, made by other code."""
+
+
+def test_what_was_made_by_another_class_or_as_another_type_is_not_taken(models: Models) -> None:
+    bank = StreamedBank(*models)
+    assert bank.transformed(Halves())[0].key != bank.transformed(Others())[0].key
+    single = Halves()
+    single.dtype = torch.float32
+    assert bank.transformed(single)[0].key != bank.transformed(Halves())[0].key

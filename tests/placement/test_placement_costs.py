@@ -9,10 +9,11 @@ import pytest
 
 from added_up import holds
 from mergebench_ray.config import Sweep
+from mergebench_ray.methods import method_names
 from mergebench_ray.placement import Cluster, Placement, find_placement
 from mergebench_ray.placement.answers import Answers
 from mergebench_ray.placement.costs import Rates, Tokens, estimate, keep_rates, known_rates
-from mergebench_ray.placement.parts import ModelSizes
+from mergebench_ray.placement.parts import ModelSizes, calibration_kinds
 
 GIB = 1 << 30
 RATES = Rates(
@@ -149,3 +150,11 @@ def test_task_vectors_that_do_not_fit_beside_an_engine_that_reads_from_its_gpu_s
     small = find_placement(sweep.model_copy(update={"engine": engine}), SIZES, {}, cluster)
     assert small is not None
     assert (small.bank_on_gpu, small.bank_streams) == (True, False)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_search_of_every_method_is_placed(method: str) -> None:
+    sweep = Sweep.model_validate({"name": "x", "suite": "smollm2-mini", "methods": {method: {}}})
+    kinds = dict.fromkeys(calibration_kinds(sweep), 1 << 20)
+    found = find_placement(sweep, replace(SIZES, calibration=kinds), {}, Cluster.alike(1, 64 << 30))
+    assert found is not None
