@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from mergebench_ray.bank.magnitudes import magnitudes_by_tensor, totals_by_tenso
 from mergebench_ray.bank.reading import on_devices, read_merged, shard_runs
 from mergebench_ray.bank.shard import BankShard, ShardPlace
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
-from mergebench_ray.bank.transforms import transformed
+from mergebench_ray.bank.transforms import identity_of, transformed
 from mergebench_ray.bank.window_worker import WindowWorker
 from mergebench_ray.bank.work import plan_work
 from mergebench_ray.checkpoints import Checkpoint, fit_tensors
@@ -112,7 +112,7 @@ class Bank:
         self._paths: dict[str, tuple[str, str]] = {}
         self._totals: dict[str, Mapping[str, Sequence[int]]] = {}
         self._values: dict[str, Mapping[str, Sequence[Magnitudes]]] = {}
-        self._transformed: dict[str, tuple[Calibrated, ...]] = {}
+        self._transformed: dict[Hashable, tuple[Calibrated, ...]] = {}
         self._magnitudes: Mapping[str, Sequence[Magnitudes]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -391,11 +391,12 @@ class _BankStatistics:
     def transformed(self, transform: Transform) -> tuple[Calibrated, ...]:
         """What a transform makes of the task vectors, made first if it is not there."""
         bank = self._bank
-        if transform.key not in bank._transformed:
+        identity = identity_of(transform)
+        if identity not in bank._transformed:
             base, *specialists = bank._models
             worker = WindowWorker(base, specialists, usable_cores(), 1, False)
-            bank._transformed[transform.key] = transformed(worker, bank.layout, transform)
-        return bank._transformed[transform.key]
+            bank._transformed[identity] = transformed(worker, bank.layout, transform)
+        return bank._transformed[identity]
 
     def total(self, function: BlockFunction, scalars: Scalars) -> int:
         """Sum of an element-wise function over the entries."""

@@ -25,7 +25,7 @@ from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import whole_folder
-from mergebench_ray.installed_code import sources_of
+from mergebench_ray.installed_code import sources_below, sources_of
 from mergebench_ray.machine import available_memory, connected_ray, usable_cores
 from mergebench_ray.methods import Calibrated, Transform
 from mergebench_ray.methods.statistics import TRANSFORM_BYTES
@@ -54,8 +54,8 @@ def transformed(
         "format": _FORMAT,
         "of": [model.digest() for model in worker.models],
         "tensors": {tensor.name: list(tensor.shape) for tensor in layout.merged},
-        "transform": [type(transform).__qualname__, transform.key, str(transform.dtype), transform.is_shared],
-        "sources": sources_of([type(transform)]),
+        "transform": identity_of(transform),
+        "sources": [sources_below([Path(__file__).parents[1]]), sources_of([type(transform)])],
     }
     key = canonical_digest(what)
     folder = cache_folder("transformed") / key
@@ -70,6 +70,12 @@ def transformed(
                     manifest = {**what, "digests": [file_digest(one) for one in written]}
                     (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return tuple(found)
+
+
+def identity_of(transform: Transform) -> tuple[str, str, str, str, bool]:
+    """What tells transforms of one model apart."""
+    kind = type(transform)
+    return kind.__module__, kind.__qualname__, transform.key, str(transform.dtype), transform.is_shared
 
 
 def _is_whole(folder: Path, found: list[Calibrated]) -> bool:

@@ -81,7 +81,7 @@ def test_a_merge_beside_a_cluster_is_made_of_its_tasks(tmp_path: Path, monkeypat
         "specialists": {"a": str(tiny_specialist(a, base, seed=1))},
     }
     merge(**request, out=tmp_path / "on_cluster")
-    monkeypatch.setattr("mergebench_ray.commands.merge._is_connected", lambda: False)
+    monkeypatch.setattr("mergebench_ray.commands.merge.connected_ray", lambda: None)
     merge(**request, out=tmp_path / "here")
     assert files_of(tmp_path / "on_cluster") == files_of(tmp_path / "here")
 
