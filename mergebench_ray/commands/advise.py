@@ -42,7 +42,7 @@ def advise(
     out: Path | str | None = None,
     show_progress: bool = False,
 ) -> Advice:
-    """Read base and specialists once and say how they lie to each other; nothing is merged or scored.
+    """Read base and specialists and say how they lie to each other; nothing is merged or scored.
 
     Args:
         base: reference of the base.
