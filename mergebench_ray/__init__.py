@@ -1,7 +1,7 @@
 """Merge domain-specialised language models and search for the best merge, in parallel on Ray.
 
 `advise`, `tune`, `merge`, `evaluate`, `plan` and `replay` are the commands of the same names; each returns a typed
-result.
+result. `open_run` looks at a run that is there, or under way.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from mergebench_ray.commands.advise import advise
     from mergebench_ray.commands.evaluate import EvaluationResult, evaluate
     from mergebench_ray.commands.merge import MergeResult, merge
+    from mergebench_ray.commands.opened_run import OpenedRun, open_run
     from mergebench_ray.commands.plan import plan
     from mergebench_ray.commands.replay import replay
     from mergebench_ray.commands.tune import tune
     from mergebench_ray.commands.tune_result import TuneResult
     from mergebench_ray.config import ModelRef, Recipe, Suite, Sweep
-    from mergebench_ray.errors import InputError
+    from mergebench_ray.errors import InputError, StoppedError
+    from mergebench_ray.runs.status import RunStatus
+    from mergebench_ray.runs.trials import Trial
     from mergebench_ray.search.replay.replay import ReplayResult
 
 _HOMES = {
@@ -29,14 +32,19 @@ _HOMES = {
     "InputError": "errors",
     "MergeResult": "commands.merge",
     "ModelRef": "config",
+    "OpenedRun": "commands.opened_run",
     "Recipe": "config",
     "ReplayResult": "search.replay.replay",
+    "RunStatus": "runs.status",
+    "StoppedError": "errors",
     "Suite": "config",
     "Sweep": "config",
+    "Trial": "runs.trials",
     "TuneResult": "commands.tune_result",
     "advise": "commands.advise",
     "evaluate": "commands.evaluate",
     "merge": "commands.merge",
+    "open_run": "commands.opened_run",
     "plan": "commands.plan",
     "replay": "commands.replay",
     "tune": "commands.tune",
@@ -48,14 +56,19 @@ __all__ = [
     "InputError",
     "MergeResult",
     "ModelRef",
+    "OpenedRun",
     "Recipe",
     "ReplayResult",
+    "RunStatus",
+    "StoppedError",
     "Suite",
     "Sweep",
+    "Trial",
     "TuneResult",
     "advise",
     "evaluate",
     "merge",
+    "open_run",
     "plan",
     "replay",
     "tune",

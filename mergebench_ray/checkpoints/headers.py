@@ -86,7 +86,7 @@ def resolve_headers(ref: ModelRef | str) -> Checkpoint:
     Raises:
         InputError: as `resolve`.
     """
-    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    ref = ref if isinstance(ref, ModelRef) else ModelRef.parse(ref)
     if is_here(ref):
         return resolve(ref)
     if ref.adapter is not None:

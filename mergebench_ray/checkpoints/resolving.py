@@ -17,7 +17,7 @@ from mergebench_ray.object_storage.address import Address, is_address
 from mergebench_ray.progress import Progress
 
 
-def resolve(ref: ModelRef | str, *, progress: Progress | None = None) -> Checkpoint:
+def resolve(ref: ModelRef | Path | str, *, progress: Progress | None = None) -> Checkpoint:
     """Find a checkpoint and read its headers; no weights are loaded.
 
     A hub model is fetched (or found in the local cache when `HF_HUB_OFFLINE` is set), a GGUF file is dequantised into
@@ -32,7 +32,7 @@ def resolve(ref: ModelRef | str, *, progress: Progress | None = None) -> Checkpo
     Raises:
         InputError: in one line, if it cannot be found, is broken, or is of a kind that is refused (pickles).
     """
-    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    ref = ref if isinstance(ref, ModelRef) else ModelRef.parse(ref)
     if ref.adapter is None:
         return _resolve_model(ref, progress)
     base = _resolve_model(ref.model, progress)

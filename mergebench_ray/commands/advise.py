@@ -35,12 +35,12 @@ _LARGER = 4.0  # times as large as another, likewise
 
 
 def advise(
-    base: str,
-    specialists: Mapping[str, str],
+    base: Path | str,
+    specialists: Mapping[str, Path | str],
     *,
     allow: Collection[str] = (),
     out: Path | str | None = None,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> Advice:
     """Read base and specialists and say how they lie to each other; nothing is merged or scored.
 
@@ -49,7 +49,7 @@ def advise(
         specialists: name -> reference.
         allow: as `merge` takes it.
         out: file for a page with pictures; None for none.
-        show_progress: on standard error.
+        show_progress: say what is happening; None where somebody looks, on a terminal and in a notebook.
 
     Raises:
         InputError: models that are missing or do not fit together; the page cannot be written.

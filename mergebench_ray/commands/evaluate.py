@@ -19,6 +19,7 @@ from mergebench_ray.commands.ready_sweep import load_checked_tasks
 from mergebench_ray.commands.sweep_models import find_checked_judges
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.config.fields import Split
+from mergebench_ray.config.reference import reference_text
 from mergebench_ray.errors import InputError, StoppedError
 from mergebench_ray.evaluation import score_together, start_evaluator
 from mergebench_ray.evaluation.evaluator import Evaluator
@@ -66,20 +67,20 @@ class EvaluationResult:
 
 
 def evaluate(
-    model: str,
+    model: Path | str,
     *,
-    suite: str,
+    suite: Path | str,
     split: str = "test",
     tasks: Sequence[str] | None = None,
     items: int | None = None,
     allow_code_execution: bool = False,
     allow_weak_sandbox: bool = False,
-    data: Mapping[str, str] | None = None,
-    judges: Mapping[str, str] | None = None,
+    data: Mapping[str, Path | str] | None = None,
+    judges: Mapping[str, Path | str] | None = None,
     engines: int = 1,
     out: Path | str | None = None,
     address: str | None = None,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> EvaluationResult:
     """Score a model.
 
@@ -96,13 +97,14 @@ def evaluate(
         engines: vLLM engines that share the items.
         out: file for the scores as JSON; a row per item goes beside it as Parquet.
         address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
-        show_progress: print what is happening.
+        show_progress: say what is happening; None where somebody looks, on a terminal and in a notebook.
 
     Raises:
         InputError: wrong input; nothing is started or written. That a file of scores cannot be written once there are
             scores is a warning, and `not_written` says why.
         StoppedError: engines are lost again and again.
     """
+    model = reference_text(model)
     target = None if out is None else Path(out)
     chosen, which, options = checked_evaluation(
         model,

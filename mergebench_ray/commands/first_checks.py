@@ -14,6 +14,7 @@ from typing import Any
 from mergebench_ray.checkpoints.sources import check_there
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.config.fields import DATA_SPLITS, DataSplit
+from mergebench_ray.config.reference import reference_text
 from mergebench_ray.config.suite import built_in_suites
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
@@ -48,8 +49,8 @@ def checked_run(
 
 
 def checked_evaluation(
-    model: str,
-    suite: str,
+    model: Path | str,
+    suite: Path | str,
     split: str,
     tasks: Sequence[str] | None,
     engines: int,
@@ -107,8 +108,8 @@ def evaluation_settings(
     items: int | None,
     allow_code_execution: bool,
     allow_weak_sandbox: bool,
-    data: Mapping[str, str] | None,
-    judges: Mapping[str, str] | None,
+    data: Mapping[str, Path | str] | None,
+    judges: Mapping[str, Path | str] | None,
 ) -> dict[str, Any]:
     """Arguments of `evaluate` as a sweep would say them."""
     return {
@@ -116,6 +117,6 @@ def evaluation_settings(
         "test_items": items,
         "allow_code_execution": allow_code_execution,
         "allow_weak_sandbox": allow_weak_sandbox,
-        "data": dict(data or {}),
-        "judges": {name: {"model": one} for name, one in (judges or {}).items()},
+        "data": {name: str(one) for name, one in (data or {}).items()},
+        "judges": {name: {"model": reference_text(one)} for name, one in (judges or {}).items()},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -14,9 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mergebench_ray import interrupts
+from mergebench_ray.commands.looking import Display, in_notebook, is_seen
 from mergebench_ray.markup import terminal_text
 from mergebench_ray.runs.leaderboard import MISSING, objective_title, what_is_missed, with_error, with_objective
 from mergebench_ray.runs.trials import Trial
+
+_NOTEBOOK_WIDTH = 110  # characters
+_NOTES_SHOWN = 10
 
 
 class LiveView:
@@ -24,20 +29,24 @@ class LiveView:
 
     On a terminal, finished trials scroll by as lines above a panel with the phase, the progress and the best so far,
     and whatever else is printed meanwhile stays above the panel too. Piped, there are only the lines, one for each
-    phase and finished trial.
+    phase and finished trial. In a notebook the panel is one output, which changes.
 
     Args:
         name: name of the run.
         total: candidates that the search will score; None where that is not known.
-        show: whether to print anything.
+        show: whether to show anything; None for where somebody looks.
         console: where to print; None for standard output.
     """
 
-    def __init__(self, name: str, total: int | None, *, show: bool = True, console: Console | None = None) -> None:
+    def __init__(
+        self, name: str, total: int | None, *, show: bool | None = True, console: Console | None = None
+    ) -> None:
         self._name = name
         self._total, self._of = total, "of"
-        self._show = show
         self._console = console or Console()
+        self._show = is_seen(show, self._console)
+        self._display: Display | None = None
+        self._notes: list[str] = []
         self._live: Live | None = None
         self._spinner = Spinner("dots")
         self._begun = time.monotonic()
@@ -49,7 +58,9 @@ class LiveView:
         self._finished_here = 0
 
     def __enter__(self) -> LiveView:
-        if self._show and self._console.is_terminal:
+        if self._show and in_notebook():
+            self._display = Display()
+        elif self._show and self._console.is_terminal:
             interrupts.clean_up_first()  # the terminal
             self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=8, transient=True)
             self._live.start()
@@ -66,11 +77,14 @@ class LiveView:
         """Say what happens now, such as "starting vLLM (about 30 s)"."""
         if text != self._phase:
             self._phase = text
+            self._refresh()
             if self._live is None:
                 self._line(text)
 
     def note(self, text: str) -> None:
         """Say something that stays on the terminal."""
+        self._notes.append(f"note: {text}")
+        self._refresh()
         self._line(f"note: {text}")
 
     def search_begins(self, done: int, about: int | None = None) -> None:
@@ -89,12 +103,14 @@ class LiveView:
         if self._total is not None:
             self._total = max(self._total, number + 1)
         self._phase = f"scoring candidate {self._out_of(number + 1)}"
+        self._refresh()
 
     def trial_finished(self, trial: Trial, best: Trial | None) -> None:
         """A candidate was scored, or stopped by the race; `best` is the best one so far."""
         self._done += 1
         self._finished_here += 1
         self._last, self._best = trial, best
+        self._refresh()
         scores = "  ".join(f"{domain} {result.score:.3f}" for domain, result in sorted(trial.domains.items()))
         count = f"{self._done}/{self._total}" if self._total is not None and self._of == "of" else f"{self._done}"
         parts = [
@@ -112,13 +128,21 @@ class LiveView:
     def finished(self, lines: Sequence[str]) -> None:
         """Print what the run found and take the panel away."""
         self.__exit__(None, None, None)
+        if self._display is not None:
+            self._display.show_lines([*self._notes, *lines], last=True)
         for line in lines:
             self._line(line, timed=False)
 
     def _line(self, text: str, *, timed: bool = True) -> None:
-        if self._show:
+        if self._show and self._display is None:
             stamp = (f"{_clock(time.monotonic() - self._begun)}  ", "dim") if timed else ""
             self._console.print(Text.assemble(stamp, terminal_text(text)), highlight=False, soft_wrap=True)
+
+    def _refresh(self) -> None:
+        if self._display is not None:
+            drawn = Console(record=True, file=io.StringIO(), width=_NOTEBOOK_WIDTH, force_jupyter=False)
+            drawn.print(self._panel(), *map(terminal_text, self._notes[-_NOTES_SHOWN:]), sep="\n", soft_wrap=True)
+            self._display.show(drawn.export_html(inline_styles=True, code_format="<pre>{code}</pre>"))
 
     def _out_of(self, count: int) -> str:
         return f"{count}" if self._total is None else f"{count} {self._of} {self._total}"

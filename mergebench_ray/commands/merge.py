@@ -68,7 +68,7 @@ def merge(
     suite: str | None = None,
     allow: Collection[str] = (),
     address: str | None = None,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> MergeResult:
     """Merge specialists into a base and write the model.
 
@@ -88,7 +88,7 @@ def merge(
         allow: settings of config.json that specialists may have otherwise than the base although they change what a
             model computes, such as "rope_parameters".
         address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
-        show_progress: print what is happening.
+        show_progress: say what is happening; None where somebody looks, on a terminal and in a notebook.
 
     Raises:
         InputError: wrong input; nothing is written. Where a merge cannot be uploaded, the message says where it is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, fit, resolve
@@ -51,7 +52,9 @@ class Models:
 
 
 def resolve_models(
-    base: ModelRef | str, specialists: Mapping[str, ModelRef] | Mapping[str, str], allow: Collection[str] = ()
+    base: ModelRef | Path | str,
+    specialists: Mapping[str, ModelRef] | Mapping[str, Path | str],
+    allow: Collection[str] = (),
 ) -> Models:
     """Find the checkpoints and check that they can be merged; reads headers, and the base's tokenizer.
 

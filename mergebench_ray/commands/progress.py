@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mergebench_ray import interrupts
+from mergebench_ray.commands.looking import Display, in_notebook, is_seen
 from mergebench_ray.markup import terminal_text
 from mergebench_ray.progress import Progress, silent
 
@@ -20,15 +21,22 @@ _SECONDS = 5.0  # between lines about the same work
 
 
 @contextmanager
-def progress_line(show: bool) -> Iterator[Progress]:
+def progress_line(show: bool | None) -> Iterator[Progress]:
     """Yield a function that takes (fraction done, what is happening).
 
-    On a terminal it moves a bar on standard error; piped, it prints a line whenever what is happening changes, and
-    every few seconds how far it is.
+    On a terminal it moves a bar on standard error, in a notebook a line changes; piped, it prints a line whenever what
+    is happening changes, and every few seconds how far it is.
+
+    Args:
+        show: whether to; None for where somebody looks.
     """
     console = Console(stderr=True)
-    if not show:
+    if not is_seen(show, console):
         yield silent
+    elif in_notebook():
+        display = Display()
+        yield lambda _fraction, text: display.show_lines([text])
+        display.show("", last=True)
     elif console.is_terminal:
         interrupts.clean_up_first()  # the terminal
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

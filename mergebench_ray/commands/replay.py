@@ -29,7 +29,7 @@ def replay(
     seed: int = 0,
     items: int | None = None,
     out: Path | str | None = None,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> ReplayResult:
     """Race the candidates of a finished run again, from their stored item scores; nothing is loaded or scored.
 
@@ -40,7 +40,7 @@ def replay(
         seed: fixes them.
         items: as if there were so many items, drawn with replacement; None for those of the run.
         out: file for a page with a picture and a table; None for none.
-        show_progress: on standard error.
+        show_progress: say what is happening; None where somebody looks, on a terminal and in a notebook.
 
     Raises:
         InputError: the run has no items, fewer than two candidates, candidates scored on different items or a metric

@@ -14,12 +14,12 @@ from mergebench_ray.runs.run_folder import RunFolder
 
 
 def report(
-    runs: Sequence[Path],
+    runs: Sequence[Path | str],
     *,
-    out: Path | None = None,
-    csv: Path | None = None,
-    markdown: Path | None = None,
-    latex: Path | None = None,
+    out: Path | str | None = None,
+    csv: Path | str | None = None,
+    markdown: Path | str | None = None,
+    latex: Path | str | None = None,
 ) -> dict[str, Path]:
     """Write the report of a run, or one that compares several.
 
@@ -39,7 +39,9 @@ def report(
     """
     if not runs:
         raise InputError("give the folder of at least one run")
-    return report_on(read_runs(runs), out=out, csv=csv, markdown=markdown, latex=latex)[0]
+    found = read_runs([Path(run) for run in runs])
+    files = {"out": out, "csv": csv, "markdown": markdown, "latex": latex}
+    return report_on(found, **{name: None if one is None else Path(one) for name, one in files.items()})[0]
 
 
 def report_on(

@@ -47,13 +47,12 @@ from mergebench_ray.runs.leaderboard import (
     best_of_each_method,
     by_choice,
     front,
-    on_split,
 )
-from mergebench_ray.runs.opening import begin_again, check_same_items, open_run
+from mergebench_ray.runs.opening import begin_again, check_same_items, locked_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import Sittings
 from mergebench_ray.runs.trial_store import TrialStore
-from mergebench_ray.runs.trials import SEARCHED, Trial, proposed, unusable_specialists
+from mergebench_ray.runs.trials import Trial, proposed, unusable_specialists
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay
@@ -78,7 +77,7 @@ def tune(
     overrides: Mapping[str, Any] | None = None,
     address: str | None = None,
     dashboard_port: int | None = None,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> TuneResult:
     """Search for the best merge.
 
@@ -92,7 +91,8 @@ def tune(
         overrides: dotted keys of the file and the values to use instead.
         address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
         dashboard_port: show Ray's dashboard on this loopback port.
-        show_progress: show a live view on a terminal, plain lines elsewhere.
+        show_progress: show a live view on a terminal and in a notebook, plain lines elsewhere; None for
+            nothing elsewhere.
 
     Raises:
         InputError: wrong input, found before anything is started.
@@ -111,7 +111,7 @@ def tune(
     if checked.search.storage is not None:
         open_storage(RunFolder(folder), checked.search)  # makes its tables, before there is a folder
     with (
-        open_run(folder, checked, resume=resume) as run,
+        locked_run(folder, checked, resume=resume) as run,
         log_to(run.log_file, checked.search.storage),
         _full_disk_explained(run),
     ):
@@ -329,19 +329,10 @@ def _finish(
         if math.isfinite(one.score)  # a hub takes numbers alone
     ]
     write_best(session, recipe, ready.models, store, run, results, aim_of(test))
-    members = by_choice(front(store.trials()))
     if best.choice is not None:
+        members = by_choice(front(store.trials()))
         write_front(session.bank, members if best in members else [*members, best], run)
-    return TuneResult(
-        folder=run.path,
-        best=best,
-        front=members,
-        final=on_split(store.trials(), best, "final"),
-        test=test,
-        references=[trial for trial in store.trials() if trial.role not in SEARCHED],
-        trials=store.table(),
-        engine_share=session.engine_share(),
-    )
+    return TuneResult(run.path, session.engine_share())
 
 
 @contextmanager

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
+from mergebench_ray.commands.opened_run import OpenedRun
 from mergebench_ray.config.budget import BudgetOptions
-from mergebench_ray.config.names import AVERAGE
+from mergebench_ray.config.fields import Split
+from mergebench_ray.errors import InputError
 from mergebench_ray.runs.leaderboard import (
+    best_candidate,
     choice_title,
+    describe,
     objective_title,
+    on_split,
     what_is_missed,
     with_objective,
     with_objectives,
@@ -19,57 +21,99 @@ from mergebench_ray.runs.leaderboard import (
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.spending import budget_finding
 from mergebench_ray.runs.summary import RunSummary, leads_of
-from mergebench_ray.runs.trials import Trial, read_trials, searched
-from mergebench_ray.search.records import SIMPLE
+from mergebench_ray.runs.trials import SEARCHED, Trial, read_trials, searched
 
 
-@dataclass(frozen=True)
-class TuneResult:
-    """What a search found.
+class TuneResult(OpenedRun):
+    """What a search found; the same as of a run that was opened, and how its winner does on test.
+
+    Args:
+        folder: the run's.
+        engine_share: share of the wall time, once the engines were up, in which they computed; None where another
+            process searched.
 
     Attributes:
-        folder: the run's folder.
-        best: the winner, as it was scored on validation (`best.coefficients`, `best.parameters`, `best.domains`).
-        front: with several objectives the candidates of which no other is better in everything on validation, in the
-            order in which the sweep's choice takes them; else the best there alone.
-        final: the same model on the items held back from the search; None without any.
-        test: the same model on the test split.
-        references: base, specialists, plain average and simple task arithmetic, on both splits.
-        trials: a row per scored model, as in trials.parquet.
-        engine_share: share of the wall time, once the engines were up, in which they computed.
+        folder: the same.
+        engine_share: the same.
+
+    Raises:
+        InputError: no run is there, it is damaged, or its winner was not scored on test yet.
     """
 
-    folder: Path
-    best: Trial
-    front: list[Trial]
-    final: Trial | None
-    test: Trial
-    references: list[Trial]
-    trials: pa.Table
-    engine_share: float
+    def __init__(self, folder: Path | str, engine_share: float | None = None) -> None:
+        super().__init__(folder)
+        self.engine_share = engine_share
+        if self._winner("test") is None:
+            raise InputError(f"{folder}: the run is not over; go on with the command that began it and --resume")
+
+    @property
+    def best(self) -> Trial:
+        """The winner, as it was scored on validation (`best.coefficients`, `best.parameters`, `best.domains`)."""
+        return self._one("validation")
+
+    @property
+    def final(self) -> Trial | None:
+        """The winner on the items held back from the search; None without any."""
+        return self._winner("final")
+
+    @property
+    def test(self) -> Trial:
+        """The winner on the test split."""
+        return self._one("test")
+
+    @property
+    def num_candidates(self) -> int:
+        """How many candidates the search has tried."""
+        return len(searched(self._trials()))
+
+    @property
+    def references(self) -> list[Trial]:
+        """Base, specialists, plain average and simple task arithmetic, on all splits."""
+        return [trial for trial in self._trials() if trial.role not in SEARCHED]
+
+    def _lines(self) -> list[str]:
+        return found_lines(self)
+
+    def _one(self, split: Split) -> Trial:
+        found = self._winner(split)
+        if found is None:
+            raise InputError(f"{self.folder}: its winner on {split} is gone; restore the folder")
+        return found
+
+    def _winner(self, split: Split) -> Trial | None:
+        trials = self._trials()
+        best = best_candidate(trials)
+        return None if best is None else on_split(trials, best, split)
+
+
+def found_lines(result: TuneResult) -> list[str]:
+    """Who won and how it does on every split, in lines for people."""
+    best, final, test = result.best, result.final, result.test
+    beaten = [one for one in result.references if one.split == "test" and one.role in ("average", "reference")]
+    title = objective_title(best.objective_name, best.domains)
+    others = [with_objective(test), *(f"{describe(one)} {with_objective(one)}" for one in beaten)]
+    missed = [f"{what_is_missed(one)} on {one.split}" for one in (best, test) if one.missed]
+    return [
+        f"best of {result.num_candidates} candidates: {best.label}, {title} {with_objective(best)} on validation",
+        *([_of_front(result)] if best.choice is not None else []),
+        *([f"on items held back: {_compared(final)}"] if final is not None else []),
+        f"on test: {'; '.join(others)}",
+        *([f"there it is {leads}"] if (leads := leads_of(test)) else []),
+        *([f"it {' and '.join(missed)}"] if missed else []),
+    ]
 
 
 def summary(result: TuneResult, budget: BudgetOptions | None) -> list[str]:
-    """What the search found, in lines for people."""
+    """What the search found and what it took, in lines for people."""
     run = RunFolder(result.folder)
     trials = read_trials(result.folder)
-    found, count = RunSummary.of(trials), len(searched(trials))
-    on_test = {(t.role, t.name): t for t in result.references if t.split == "test"}
-    average = on_test["average", AVERAGE]
-    simple = on_test["reference", SIMPLE]
-    title = objective_title(result.best.objective_name, result.best.domains)
-    others = [with_objective(result.test), *(f"{one.name} {with_objective(one)}" for one in (average, simple))]
+    found = RunSummary.of(trials)
     spent = "" if budget is None else budget_finding(run, trials, budget.limits)
-    missed = [f"{what_is_missed(one)} on {one.split}" for one in (result.best, result.test) if one.missed]
+    share = result.engine_share
     return [
-        f"best of {count} candidates: {result.best.label}, {title} {with_objective(result.best)} on validation",
-        *([f"{_of_front(result)}"] if result.best.choice is not None else []),
-        *([f"on items held back: {_compared(result.final)}"] if result.final is not None else []),
-        f"on test: {'; '.join(others)}",
-        *([f"there it is {leads}"] if (leads := leads_of(result.test)) else []),
-        *([f"it {' and '.join(missed)}"] if missed else []),
+        *found_lines(result),
         *filter(None, (found.race_finding(), found.race_cost(), spent, found.outlook())),
-        f"vLLM computed {result.engine_share:.0%} of the time since it was up",
+        *([] if share is None else [f"vLLM computed {share:.0%} of the time since it was up"]),
         f"model: {run.model_folder}",
         f"report: {run.report_file}",
     ]

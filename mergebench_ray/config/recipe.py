@@ -73,7 +73,7 @@ class Recipe(Strict):
 
     @classmethod
     def from_yaml(
-        cls, path: Path, *, accept_changes: bool = False, note: Callable[[str], None] | None = None
+        cls, path: Path | str, *, accept_changes: bool = False, note: Callable[[str], None] | None = None
     ) -> Recipe:
         """Read a recipe file.
 
@@ -85,7 +85,7 @@ class Recipe(Strict):
         Raises:
             InputError: naming file, key and rule; naming the key that was changed.
         """
-        data = read_yaml(path)
+        data = read_yaml(Path(path))
         digest, key_digests = data.pop(_DIGEST, None), data.pop(_KEY_DIGESTS, None)
         recipe = parse_model(cls, data, str(path))
         if set(recipe.specialists) != set(recipe.specialist_digests):

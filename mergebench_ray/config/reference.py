@@ -44,12 +44,13 @@ class ModelRef:
     adapter: ModelRef | None = None
 
     @classmethod
-    def parse(cls, text: str) -> ModelRef:
-        """Read a reference.
+    def parse(cls, text: Path | str) -> ModelRef:
+        """Read a reference; a `Path` is a folder or a GGUF file.
 
         Raises:
             InputError: if a part is empty, an adapter itself has an adapter, or a part is of no known kind.
         """
+        text = reference_text(text)
         whole = text.strip()
         if exists_here(whole):
             return cls(whole)
@@ -88,6 +89,14 @@ class ModelRef:
     def __str__(self) -> str:
         text = self.source if self.revision is None else f"{self.source}@{self.revision}"
         return text if self.adapter is None else f"{text}+{self.adapter}"
+
+
+def reference_text(reference: Path | str) -> str:
+    """A reference as text; that of a `Path` is not taken for a hub id where nothing is there."""
+    text = str(reference)
+    if isinstance(reference, str) or text.startswith(_PATH_STARTS):
+        return text
+    return f"./{text}"
 
 
 def exists_here(path: str) -> bool:

@@ -195,13 +195,13 @@ class Suite(Strict):
         return self.model_copy(update={"domains": domains, "forgetting": {}})
 
     @classmethod
-    def load(cls, name_or_path: str) -> Suite:
+    def load(cls, name_or_path: Path | str) -> Suite:
         """Read a built-in suite by name, or a suite file by path.
 
         Raises:
             InputError: if there is no such suite, or the file is wrong.
         """
-        return cls._load(name_or_path, Path(), ())
+        return cls._load(str(name_or_path), Path(), ())
 
     @classmethod
     def _load(cls, name_or_path: str, folder: Path, extending: tuple[Path, ...]) -> Suite:

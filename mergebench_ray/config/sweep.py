@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
@@ -17,11 +17,12 @@ from mergebench_ray.config.hyper_parameters import Parameter, with_fixed_values
 from mergebench_ray.config.names import Name
 from mergebench_ray.config.objective import DEFAULT, FORGETTING, ChoiceSpec, ObjectiveSpec, each_objective
 from mergebench_ray.config.race import RaceOptions, RaceSpec
-from mergebench_ray.config.reference import ModelRef
+from mergebench_ray.config.reference import ModelRef, reference_text
 from mergebench_ray.config.storage_url import hide_password
 from mergebench_ray.config.suite import Suite
 from mergebench_ray.config.tracking import TrackerName
-from mergebench_ray.config.yaml_files import parse_model, read_yaml
+from mergebench_ray.config.yaml_files import parse_model, parse_yaml, read_yaml, to_yaml
+from mergebench_ray.config.yaml_reader import MAX_BYTES
 from mergebench_ray.errors import InputError
 
 DEFAULT_TRIALS = 20
@@ -241,17 +242,34 @@ class Sweep(Strict):
         return {**data, "methods": methods}
 
     @classmethod
-    def from_yaml(cls, path: Path, overrides: dict[str, Any] | None = None) -> Sweep:
+    def from_yaml(cls, path: Path | str, overrides: Mapping[str, Any] | None = None) -> Sweep:
         """Read a sweep file; `overrides` maps dotted keys to values that replace the file's.
 
         Raises:
             InputError: naming file, key, value and rule.
         """
-        data = read_yaml(path)
+        return cls._of(read_yaml(Path(path)), path, overrides)
+
+    @classmethod
+    def from_stream(cls, stream: BinaryIO, overrides: Mapping[str, Any] | None = None) -> Sweep:
+        """Read a sweep that comes without a file, such as on standard input.
+
+        Raises:
+            InputError: as `from_yaml`.
+        """
+        return cls._of(parse_yaml(stream.read(MAX_BYTES + 1), "standard input"), "standard input", overrides)
+
+    @classmethod
+    def _of(cls, data: dict[str, Any], where: Path | str, overrides: Mapping[str, Any] | None) -> Sweep:
         check_settings(overrides or {})
         for key, value in (overrides or {}).items():
+            value = reference_text(value) if isinstance(value, Path) else value
             data = _assigned(data, key, value, f"--set {key!r:.80}")
-        return parse_model(cls, data, str(path))
+        return parse_model(cls, data, str(where))
+
+    def to_yaml(self) -> str:
+        """The sweep as a file that reads as the same, a storage's password included."""
+        return to_yaml(self.model_dump(exclude_none=True))
 
     def load_suite(self) -> Suite:
         """The suite that this sweep names."""

@@ -34,6 +34,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{_shown_path(path)}: cannot be read ({reason}); check the file") from error
+    return parse_yaml(content, path)
+
+
+def parse_yaml(content: bytes, path: Path | str) -> dict[str, Any]:
+    """Read a YAML mapping from what a file, or something else that `path` names, holds.
+
+    Raises:
+        InputError: as `read_yaml`.
+    """
     if len(content) > MAX_BYTES:
         raise InputError(f"{path}: larger than {MAX_BYTES >> 20} MiB, so it is not what is expected; check the path")
     try:

@@ -65,6 +65,17 @@ def front_html(drawn: Charts, run: RunSummary, folder: Path) -> Markup:
     )
 
 
+def front_chart(run: RunSummary) -> go.Figure | None:
+    """The first two objectives against each other; None where there is one, or no model yet."""
+    members = by_choice(front(run.trials))
+    if not members or members[0].choice is None:
+        return None
+    others = [one for one in run.candidates if one.is_scored and one not in members]
+    figure = _scatter(run, members, others, run.best or members[0])
+    figure.data = figure.data[:-1]  # what is picked on the page
+    return figure
+
+
 def _values(trial: Trial) -> list[float | None]:
     return [one.value for one in trial.objectives.values()]
 

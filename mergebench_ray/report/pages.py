@@ -52,7 +52,7 @@ from mergebench_ray.runs.summary import SPLIT_MEANING, RunSummary, within_errors
 from mergebench_ray.runs.trials import Trial, is_known, searched
 
 
-def write_report(run_folder: Path, out: Path | None = None) -> Path:
+def write_report(run_folder: Path | str, out: Path | str | None = None) -> Path:
     """Write the report of one run, from its ``trials.parquet`` and, where they are there, ``sweep.yaml`` and items.
 
     Args:
@@ -65,7 +65,8 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     Raises:
         InputError: if the folder holds no trials, or they are damaged.
     """
-    path = out or RunFolder(run_folder).report_file
+    run_folder = Path(run_folder)
+    path = RunFolder(run_folder).report_file if out is None else Path(out)
     page = run_page(Run.read(run_folder))
     check_outputs({"out": path}, [run_folder])
     return write_output(path, page, "out")

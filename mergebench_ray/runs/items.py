@@ -26,13 +26,13 @@ class Scored(Protocol):
         """That it was scored on."""
 
 
-def write_items(folder: Path, trial: Scored, items: Sequence[Mapping[str, Any]]) -> None:
+def write_items(folder: Path | str, trial: Scored, items: Sequence[Mapping[str, Any]]) -> None:
     """Keep the scored items of a model on a split: a row each, all with the same keys."""
     with whole_file(RunFolder(folder).items_file(trial.digest, trial.split)) as temporary:
         pq.write_table(pa.Table.from_pylist([dict(item) for item in items]), temporary)
 
 
-def read_items(folder: Path, trial: Scored) -> pa.Table:
+def read_items(folder: Path | str, trial: Scored) -> pa.Table:
     """The scored items of one of a run's trials, a row each; in runs of before there were clusters, each prompt is one.
 
     Raises:
@@ -62,7 +62,7 @@ def write_questions(folder: Path, split: str, questions: Sequence[Mapping[str, A
             pq.write_table(pa.Table.from_pylist([dict(question) for question in questions]), temporary)
 
 
-def read_questions(folder: Path, split: str) -> pa.Table | None:
+def read_questions(folder: Path | str, split: str) -> pa.Table | None:
     """What `write_questions` wrote; None for a run without.
 
     Raises:

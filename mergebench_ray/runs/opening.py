@@ -40,10 +40,10 @@ _FREE = ("search.trials", "search.budget", "search.choice", "tracking")  # may b
 
 
 def check_run_folder(path: Path, sweep: Sweep, *, resume: bool) -> None:
-    """Find out without leaving anything behind whether `open_run` can work.
+    """Find out without leaving anything behind whether `locked_run` can work.
 
     Raises:
-        InputError: as `open_run`.
+        InputError: as `locked_run`.
     """
     with explain_refusals(path, "--out"):
         run = RunFolder(path.resolve())
@@ -60,7 +60,7 @@ def check_run_folder(path: Path, sweep: Sweep, *, resume: bool) -> None:
 
 
 @contextmanager
-def open_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
+def locked_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]:
     """Create a run's folder, or open it again with `resume`; locked until the block ends.
 
     A new one is for its owner only: it holds questions and answers.

@@ -25,8 +25,8 @@ class RunFolder:
         path: the folder.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
 
     @property
     def sweep_file(self) -> Path:

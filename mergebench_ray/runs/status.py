@@ -15,13 +15,13 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular
 from mergebench_ray.runs.leaderboard import best_candidate, describe, on_split, with_objective
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.spending import Sittings, Worked, tokens_of
+from mergebench_ray.runs.spending import Sittings, Worked, amount, tokens_of
 from mergebench_ray.runs.trials import Trial, proposed, read_trials, searched
 
 State = Literal["under way", "finished", "stopped"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunStatus:
     """What a run's folder says of it.
 
@@ -53,6 +53,34 @@ class RunStatus:
     worked: Worked
     next_step: str
 
+    def lines(self) -> list[str]:
+        """The same for people."""
+        done = sum(self.candidates.values())
+        kinds = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.candidates.items()))
+        # Runs of earlier versions do not say when they were worked on.
+        minutes = "" if self.since is None else f"{amount(self.worked.minutes)} minutes, "
+        tried = f"{done}" if self.most is None else f"{done} of {self.most}"
+        return [
+            f"{self.name}: {self.state}{self._since()}",
+            f"candidates: {tried}{f' ({kinds})' if kinds else ''}",
+            *([f"best so far: {self.best}"] if self.best else []),
+            *([f"on test: {self.on_test}"] if self.on_test else []),
+            f"spent: {minutes}{amount(self.tokens)} tokens",
+            self.next_step,
+        ]
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _since(self) -> str:
+        if self.since is None:
+            return ""
+        began = f", begun {self.since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        if self.last_row is None or self.state != "under way":
+            return began
+        minutes = (datetime.now(UTC) - self.last_row).total_seconds() / 60
+        return f"{began}, last model scored {amount(max(0.0, minutes))} minutes ago"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON has them."""
         times = {
@@ -61,7 +89,7 @@ class RunStatus:
         return asdict(self) | times | {"worked": self.worked._asdict()}
 
 
-def run_status(path: Path) -> RunStatus:
+def run_status(path: Path | str) -> RunStatus:
     """How a run is getting on.
 
     Raises:
@@ -73,7 +101,7 @@ def run_status(path: Path) -> RunStatus:
             f"{path}: holds no run (no {run.sweep_file.name} there); name the folder that `tune` was given"
         )
     sweep = Sweep.from_yaml(run.sweep_file)
-    trials = read_trials(path) if run.trials_file.exists() else []
+    trials = read_trials(run.path) if run.trials_file.exists() else []
     best = best_candidate(trials)
     on_test = on_split(trials, best, "test") if best is not None else None
     sittings = Sittings(run)

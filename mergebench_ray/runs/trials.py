@@ -39,7 +39,7 @@ _COSTS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trial:
     """One model, scored on one split.
 
@@ -131,6 +131,12 @@ class Trial:
             raise ValueError(f"role {self.role!r} or split {self.split!r} is not one of {Role}, {Split}")
         if self.started.tzinfo is None or self.finished.tzinfo is None:
             raise ValueError("started and finished need a time zone (UTC)")
+
+    def __repr__(self) -> str:
+        value, error = self.objective.value, self.objective.standard_error
+        known = [f"{one:.3f}" for one in (value, error) if one is not None and math.isfinite(one)]
+        reached = self.stopped_after or f"{self.objective_name} {' ± '.join(known) or 'not known'}"
+        return f"<{self.label} on {self.split}: {reached}>"
 
     @property
     def key(self) -> tuple[str, str, int, str]:
@@ -290,7 +296,7 @@ def trials_table(trials: Sequence[Trial]) -> pa.Table:
     return table_of([trial.flat() for trial in trials])
 
 
-def read_trials(folder: Path) -> list[Trial]:
+def read_trials(folder: Path | str) -> list[Trial]:
     """The trials of a run, in the order they were scored; changes nothing, so it is safe while a search writes.
 
     Raises:

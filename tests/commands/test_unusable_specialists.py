@@ -18,7 +18,7 @@ from mergebench_ray.config import Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.report.pages import write_report
 from mergebench_ray.runs.items import write_questions
-from mergebench_ray.runs.opening import check_run_folder, open_run
+from mergebench_ray.runs.opening import check_run_folder, locked_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial, unusable_specialists
@@ -120,11 +120,11 @@ def sweep(**changes: Any) -> Sweep:
 
 
 def test_where_a_specialist_scores_nothing_a_changed_sweep_begins_the_run_again(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", sweep(), resume=False) as run:
+    with locked_run(tmp_path / "run", sweep(), resume=False) as run:
         TrialStore(run.path).append(specialist("math", 0.0), [item(0)])
         study = run.study_name(sweep())
     changed = sweep(evaluation={"domains": ["coding"]})
-    with open_run(tmp_path / "run", changed, resume=True) as run:
+    with locked_run(tmp_path / "run", changed, resume=True) as run:
         assert TrialStore(run.path).trials() == []
         assert not run.items_folder.exists() or not any(run.items_folder.iterdir())
         assert Sweep.from_yaml(run.sweep_file).evaluation.domains == ["coding"]
@@ -132,27 +132,27 @@ def test_where_a_specialist_scores_nothing_a_changed_sweep_begins_the_run_again(
 
 
 def test_an_unchanged_sweep_keeps_what_was_scored(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", sweep(), resume=False) as run:
+    with locked_run(tmp_path / "run", sweep(), resume=False) as run:
         TrialStore(run.path).append(specialist("math", 0.3), [item(0)])
         study = run.study_name(sweep())
-    with open_run(tmp_path / "run", sweep(), resume=True) as run:
+    with locked_run(tmp_path / "run", sweep(), resume=True) as run:
         assert len(TrialStore(run.path).trials()) == 1
         assert run.study_name(sweep()) == study
 
 
 def test_a_changed_sweep_throws_no_usable_score_away(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", sweep(), resume=False) as run:
+    with locked_run(tmp_path / "run", sweep(), resume=False) as run:
         TrialStore(run.path).append(specialist("math", 0.3), [item(0)])
     with (
         pytest.raises(InputError, match=r"the run was begun with search\.seed = 0, now it is 5"),
-        open_run(tmp_path / "run", sweep(search={"seed": 5}), resume=True),
+        locked_run(tmp_path / "run", sweep(search={"seed": 5}), resume=True),
     ):
         pass
     assert len(TrialStore(run.path).trials()) == 1
 
 
 def test_once_the_search_has_begun_a_changed_sweep_is_refused(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", sweep(), resume=False) as run:
+    with locked_run(tmp_path / "run", sweep(), resume=False) as run:
         TrialStore(run.path).append(replace(made_up_trials(1, test=False)[-1], number=0))
     with pytest.raises(InputError, match=r"the run was begun with search\.seed = 0, now it is 5"):
         check_run_folder(tmp_path / "run", sweep(search={"seed": 5, "trials": 25}), resume=True)

@@ -18,7 +18,7 @@ from mergebench_ray.cache import one_at_a_time
 from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import is_full_disk
-from mergebench_ray.runs.opening import check_run_folder, open_run
+from mergebench_ray.runs.opening import check_run_folder, locked_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trial_store import TrialStore
 from small_disks import small_disk
@@ -49,14 +49,14 @@ def fill(disk: Path) -> Path:
 
 def test_a_run_is_for_its_owner_only(sweep: Sweep, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o755)
-    with open_run(tmp_path / "run", sweep, resume=False) as run:
+    with locked_run(tmp_path / "run", sweep, resume=False) as run:
         assert run.path.stat().st_mode & 0o777 == 0o700
 
 
 def test_looking_at_a_place_for_a_run_leaves_nothing(sweep: Sweep, tmp_path: Path) -> None:
     check_run_folder(tmp_path / "a" / "run", sweep, resume=False)
     assert list(tmp_path.iterdir()) == []
-    with open_run(tmp_path / "run", sweep, resume=False), pytest.raises(InputError, match="another process"):
+    with locked_run(tmp_path / "run", sweep, resume=False), pytest.raises(InputError, match="another process"):
         check_run_folder(tmp_path / "run", sweep, resume=True)
 
 
@@ -70,7 +70,7 @@ def test_where_files_cannot_be_locked_no_run_begins_and_nothing_is_left(
 
     monkeypatch.setattr(FileLock, "acquire", acquire)
     refused = rf"run: its file system cannot lock files \({os.strerror(code)}\); choose another --out"
-    with pytest.raises(InputError, match=refused), open_run(tmp_path / "a" / "run", sweep, resume=False):
+    with pytest.raises(InputError, match=refused), locked_run(tmp_path / "a" / "run", sweep, resume=False):
         pass
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match=f"cannot be locked .{os.strerror(code)}"), one_at_a_time(tmp_path / "lock"):
@@ -90,10 +90,10 @@ def test_places_where_no_run_can_be_are_refused(sweep: Sweep, tmp_path: Path, ba
 
 def test_a_run_that_a_full_disk_kept_from_beginning_can_begin(sweep: Sweep, disk: Path) -> None:
     ballast = fill(disk)
-    with pytest.raises(InputError, match="no space left"), open_run(disk / "run", sweep, resume=False):
+    with pytest.raises(InputError, match="no space left"), locked_run(disk / "run", sweep, resume=False):
         pass
     ballast.unlink()
-    with open_run(disk / "run", sweep, resume=False) as run:
+    with locked_run(disk / "run", sweep, resume=False) as run:
         assert run.sweep_file.is_file()
 
 
@@ -131,19 +131,19 @@ def with_trials(sweep: Sweep, trials: int) -> Sweep:
 
 
 def test_a_run_goes_on_for_as_many_trials_as_one_likes(sweep: Sweep, tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", with_trials(sweep, 3), resume=False) as run:
+    with locked_run(tmp_path / "run", with_trials(sweep, 3), resume=False) as run:
         for trial in made_up_trials(3):
             TrialStore(run.path).append(trial)
         study = run.study_name(sweep)
     for trials in (30, 5, 3):
-        with open_run(tmp_path / "run", with_trials(sweep, trials), resume=True) as run:
+        with locked_run(tmp_path / "run", with_trials(sweep, trials), resume=True) as run:
             assert Sweep.from_yaml(run.sweep_file).search.trials == trials
             assert run.study_name(sweep) == study
             assert len(TrialStore(run.path).trials()) == len(made_up_trials(3))
 
 
 def test_fewer_trials_than_are_there_are_refused(sweep: Sweep, tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", with_trials(sweep, 5), resume=False) as run:
+    with locked_run(tmp_path / "run", with_trials(sweep, 5), resume=False) as run:
         for trial in made_up_trials(3):
             TrialStore(run.path).append(trial)
     with pytest.raises(InputError, match=r"search\.trials = 2, but 3 candidates have begun already"):
@@ -156,11 +156,11 @@ def test_a_run_goes_on_with_another_budget(sweep: Sweep, tmp_path: Path) -> None
         search = SearchOptions.model_validate({"budget": limits} if limits else {"trials": 4})
         return sweep.model_copy(update={"search": search})
 
-    with open_run(tmp_path / "run", with_budget(tokens=1000), resume=False) as run:
+    with locked_run(tmp_path / "run", with_budget(tokens=1000), resume=False) as run:
         for trial in made_up_trials(3):
             TrialStore(run.path).append(trial)
     for limits in ({"tokens": 2000}, {"minutes": 3.0}, {}, {"candidates": 3}):
-        with open_run(tmp_path / "run", with_budget(**limits), resume=True) as run:
+        with locked_run(tmp_path / "run", with_budget(**limits), resume=True) as run:
             budget = Sweep.from_yaml(run.sweep_file).search.budget
             assert (budget.limits if budget else {}) == limits
     with pytest.raises(InputError, match=r"search\.budget\.candidates = 2, but 3 candidates have begun already"):
@@ -172,10 +172,10 @@ def test_a_run_goes_on_with_another_choice_and_says_what_to_leave_out_again(swee
         search = SearchOptions.model_validate({"trials": 4, "objective": ["math", "safety"], **options})
         return sweep.model_copy(update={"search": search})
 
-    with open_run(tmp_path / "run", searching(), resume=False) as run:
+    with locked_run(tmp_path / "run", searching(), resume=False) as run:
         for trial in made_up_trials(3):
             TrialStore(run.path).append(trial)
-    with open_run(tmp_path / "run", searching(choice={"weights": {"math": 2.0}}), resume=True) as run:
+    with locked_run(tmp_path / "run", searching(choice={"weights": {"math": 2.0}}), resume=True) as run:
         assert Sweep.from_yaml(run.sweep_file).search.choice == {"weights": {"math": 2.0}}
     with pytest.raises(
         InputError, match=r"was begun without search\.constraints\.math, now it is '.*'; leave it out again"

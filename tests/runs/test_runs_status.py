@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from made_up_trials import made_up_trials, raced
-from mergebench_ray.commands.status import status_lines
 from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.config.sweep import DEFAULT_TRIALS
 from mergebench_ray.errors import InputError
-from mergebench_ray.runs.opening import open_run
+from mergebench_ray.runs.opening import locked_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.status import RunStatus, run_status
 from mergebench_ray.runs.trial_store import TrialStore
@@ -25,7 +24,7 @@ SWEEP = Sweep.model_validate(
 
 
 def status_of(folder: Path, rows: int, *, test: bool = False, locked: bool = False) -> RunStatus:
-    with open_run(folder, SWEEP, resume=False) as run:
+    with locked_run(folder, SWEEP, resume=False) as run:
         TrialStore(run.path).extend(raced(made_up_trials(rows, test=test), in_full=2))
         if test:
             run.model_folder.mkdir(parents=True)
@@ -39,16 +38,16 @@ def test_a_run_that_somebody_works_in_is_under_way_and_reading_it_disturbs_nothi
     assert found.state == "under way"
     assert found.candidates == {"scored": 2, "stopped": 4}
     assert found.most == 9
-    assert status_lines(found)[0].startswith("x: under way")
+    assert found.lines()[0].startswith("x: under way")
 
 
 def test_a_run_may_begin_while_somebody_looks_at_it(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", SWEEP, resume=False) as run:
+    with locked_run(tmp_path / "run", SWEEP, resume=False) as run:
         pass
     with run.lock_file.open() as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         threading.Timer(0.1, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
-        with open_run(tmp_path / "run", SWEEP, resume=True):
+        with locked_run(tmp_path / "run", SWEEP, resume=True):
             pass
 
 
@@ -57,8 +56,8 @@ def test_a_run_that_was_killed_says_how_to_go_on(tmp_path: Path) -> None:
     assert found.state == "stopped"
     assert "6 candidates are kept" in found.next_step
     assert "--resume" in found.next_step
-    assert "candidates: 6 of 9 (2 scored, 4 stopped)" in status_lines(found)
-    with open_run(tmp_path / "run", SWEEP, resume=True):
+    assert "candidates: 6 of 9 (2 scored, 4 stopped)" in found.lines()
+    with locked_run(tmp_path / "run", SWEEP, resume=True):
         assert run_status(tmp_path / "run").state == "under way"
 
 
@@ -71,7 +70,7 @@ def test_a_run_that_is_over_names_its_winner_and_its_report(tmp_path: Path) -> N
 
 
 def test_a_sweep_that_does_not_say_how_many_candidates_has_as_many_as_is_usual(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", SWEEP.model_copy(update={"search": SearchOptions()}), resume=False):
+    with locked_run(tmp_path / "run", SWEEP.model_copy(update={"search": SearchOptions()}), resume=False):
         pass
     assert run_status(tmp_path / "run").most == DEFAULT_TRIALS
 

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from mergebench_ray.config import SearchOptions, Sweep
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError
-from mergebench_ray.runs.opening import open_run
+from mergebench_ray.runs.opening import locked_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore
@@ -159,7 +159,7 @@ def shared_run(folder: Path, name: str, storage: str) -> tuple[Sweep, str]:
         {"name": "x", "suite": "smollm2-mini", "methods": METHODS, "search": {"storage": storage}},
         "sweep.yaml",
     )
-    with open_run(folder / name, sweep, resume=False) as run:
+    with locked_run(folder / name, sweep, resume=False) as run:
         return sweep, run.study_name(sweep)
 
 
@@ -179,14 +179,14 @@ def test_two_runs_of_one_name_in_one_storage_do_not_touch_each_others_trials(tmp
     assert [trial.state for trial in study.get_trials()] == [TrialState.RUNNING]
     study.tell(running, 0.5)
     assert study.best_params == {"a": number}
-    with open_run(tmp_path / "a", sweep, resume=True) as run:
+    with locked_run(tmp_path / "a", sweep, resume=True) as run:
         assert run.study_name(sweep) == first
 
 
 def test_a_run_of_before_there_were_ids_finds_its_study(tmp_path: Path) -> None:
     sweep, _ = shared_run(tmp_path, "a", f"sqlite:///{tmp_path / 'shared.db'}")
     (tmp_path / "a" / "run_id").unlink()
-    with open_run(tmp_path / "a", sweep, resume=True) as run:
+    with locked_run(tmp_path / "a", sweep, resume=True) as run:
         assert run.study_name(sweep) == "x"
 
 
@@ -198,7 +198,7 @@ def test_a_runs_folder_does_not_hold_the_storages_password(tmp_path: Path) -> No
     changed = sweep.model_copy(
         update={"search": sweep.search.model_copy(update={"storage": "postgresql://user:other@localhost/db"})}
     )
-    with open_run(tmp_path / "a", changed, resume=True):
+    with locked_run(tmp_path / "a", changed, resume=True):
         pass
 
 

@@ -13,7 +13,7 @@ import ray
 
 from made_up_trials import made_up_trials, raced
 from mergebench_ray.config import Sweep
-from mergebench_ray.runs.opening import open_run
+from mergebench_ray.runs.opening import locked_run
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial, searched
@@ -64,7 +64,7 @@ class Silent:
 def sitting(folder: Path, rows: list[Trial], *, resume: bool = False) -> tuple[list[str], RunFolder]:
     """The rows come to their end one by one in a run; what was noted."""
     notes: list[str] = []
-    with open_run(folder, SWEEP, resume=resume) as run:
+    with locked_run(folder, SWEEP, resume=resume) as run:
         store = TrialStore(run.path)
         with watching(SWEEP, run, store, notes.append) as watch:
             for row in rows:

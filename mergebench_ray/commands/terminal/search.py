@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,9 +13,11 @@ from rich.console import Console
 from mergebench_ray.commands.terminal.options import Address, Json, Setting, SweepFile, parse_settings
 from mergebench_ray.errors import InputError
 
+_STANDARD_INPUT = Path("-")
+
 
 def tune(
-    sweep: SweepFile,
+    sweep: Annotated[Path, typer.Argument(help="Sweep file; - for standard input.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = False,
     settings: Setting = None,
@@ -23,10 +26,13 @@ def tune(
 ) -> None:
     """Search for the best merge that a sweep file describes."""
     from mergebench_ray.commands.first_checks import checked_run
+    from mergebench_ray.config import Sweep
 
-    checked, folder = checked_run(
-        sweep, parse_settings(settings), out, resume=resume, address=address, dashboard_port=dashboard_port
-    )
+    overrides: dict[str, Any] | None = parse_settings(settings)
+    given: Path | Sweep = sweep
+    if sweep == _STANDARD_INPUT:
+        given, overrides = Sweep.from_stream(sys.stdin.buffer, overrides), None
+    checked, folder = checked_run(given, overrides, out, resume=resume, address=address, dashboard_port=dashboard_port)
 
     from mergebench_ray.commands.tune import tune as run
 
@@ -124,9 +130,7 @@ def status(
         typer.echo(json.dumps(found.to_dict(), indent=2))
         return
 
-    from mergebench_ray.commands.status import status_lines
-
-    for line in status_lines(found):
+    for line in found.lines():
         typer.echo(line)
 
 
