@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mergebench_ray.commands.opened_run import OpenedRun, open_run
     from mergebench_ray.commands.plan import plan
     from mergebench_ray.commands.replay import replay
+    from mergebench_ray.commands.started_run import StartedRun
     from mergebench_ray.commands.tune import tune
     from mergebench_ray.commands.tune_result import TuneResult
     from mergebench_ray.config import ModelRef, Recipe, Suite, Sweep
@@ -36,6 +37,7 @@ _HOMES = {
     "Recipe": "config",
     "ReplayResult": "search.replay.replay",
     "RunStatus": "runs.status",
+    "StartedRun": "commands.started_run",
     "StoppedError": "errors",
     "Suite": "config",
     "Sweep": "config",
@@ -60,6 +62,7 @@ __all__ = [
     "Recipe",
     "ReplayResult",
     "RunStatus",
+    "StartedRun",
     "StoppedError",
     "Suite",
     "Sweep",

@@ -27,6 +27,7 @@ from mergebench_ray.commands.plan import (
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.commands.ready_sweep import ReadySweep, earlier_runs, find_taken, make_ready
 from mergebench_ray.commands.run_log import log_to
+from mergebench_ray.commands.started_run import Startable
 from mergebench_ray.commands.tune_result import TuneResult, summary
 from mergebench_ray.commands.unusable_specialists import explanation
 from mergebench_ray.config import Sweep
@@ -69,6 +70,7 @@ from mergebench_ray.watching.watch import Watch, watching
 _JUDGE_REMEDY = "see its log in the run's folder, give it more memory, and go on with the same command and --resume"
 
 
+@Startable
 def tune(
     sweep: Path | str | Sweep,
     out: Path | str | None = None,
