@@ -19,7 +19,7 @@ from mergebench_ray.bank.transforms import transformed
 from mergebench_ray.bank.window_worker import WindowWorker
 from mergebench_ray.bank.windows import Window, window_runs
 from mergebench_ray.bank.work import Work, plan_work
-from mergebench_ray.checkpoints import Checkpoint, TensorFiles
+from mergebench_ray.checkpoints import Checkpoint, TensorWriter
 from mergebench_ray.checkpoints.read_once import ReadOnce
 from mergebench_ray.config import Recipe
 from mergebench_ray.kernels import MAGNITUDES, BlockFunction, Magnitudes, Scalars
@@ -88,7 +88,7 @@ class StreamedBank:
         """Entries of a task vector that count for global statistics."""
         return self.layout.size + self.layout.streamed_size
 
-    def merge(self, method: str, parameters: Mapping[str, Any], files: TensorFiles) -> None:
+    def merge(self, method: str, parameters: Mapping[str, Any], files: TensorWriter) -> None:
         """Merge, and write every tensor of the base, merged or not.
 
         Args:
@@ -179,7 +179,7 @@ class StreamedBank:
         self._hash_the_rest()
         return transformed(self._worker, self.layout, transform, self._progress)
 
-    def _merge(self, work: Work, files: TensorFiles) -> None:
+    def _merge(self, work: Work, files: TensorWriter) -> None:
         """Merge what is merged entry by entry, copy what is the base's, and solve for the rest."""
         # Here, where Ctrl-C ends a compiler at once.
         self._worker.compile(work.kernel, work.scalars[0], torch.bfloat16)

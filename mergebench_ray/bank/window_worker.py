@@ -24,7 +24,7 @@ from mergebench_ray.bank.passes import pass_key
 from mergebench_ray.bank.solving import Solutions
 from mergebench_ray.bank.windows import Window
 from mergebench_ray.bank.work import Work, segments_of
-from mergebench_ray.checkpoints import Checkpoint, TensorFiles, fill_in_shape_of, read_in_shape_of, require_finite
+from mergebench_ray.checkpoints import Checkpoint, TensorWriter, fill_in_shape_of, read_in_shape_of, require_finite
 from mergebench_ray.checkpoints.read_once import ReadOnce, hashed_as_read
 from mergebench_ray.checkpoints.safetensors_file import advise
 from mergebench_ray.kernels import (
@@ -166,7 +166,7 @@ class WindowWorker:
         return found
 
     def merge(
-        self, work: Work, indices: Mapping[tuple[str, int], int], files: TensorFiles, run: Sequence[Window]
+        self, work: Work, indices: Mapping[tuple[str, int], int], files: TensorWriter, run: Sequence[Window]
     ) -> None:
         """Merge and write.
 
@@ -185,7 +185,7 @@ class WindowWorker:
             for overlap in window.overlaps:
                 files.write(overlap.tensor.name, overlap.first, out[window.place_of(overlap)])
 
-    def copy(self, name: str, files: TensorFiles) -> None:
+    def copy(self, name: str, files: TensorWriter) -> None:
         """Write a tensor that is the base's."""
         info = self.models[0].tensors[name]
         for start in range(0, info.numel, self.window):
@@ -195,7 +195,7 @@ class WindowWorker:
             files.write(name, start, values)
             self._forget(self.models[0], name, start, len(values))
 
-    def solve(self, work: Work, groups: Sequence[tuple[str, ...]], files: TensorFiles) -> None:
+    def solve(self, work: Work, groups: Sequence[tuple[str, ...]], files: TensorWriter) -> None:
         """Solve for groups of whole tensors, of which nothing is kept, and write them."""
         assert work.solver is not None
         for group in groups:
@@ -204,7 +204,7 @@ class WindowWorker:
                 for name, values in zip(group, solved, strict=True):
                     files.write(name, 0, values)
 
-    def transform(self, transform: Transform, name: str, files: Sequence[TensorFiles]) -> None:
+    def transform(self, transform: Transform, name: str, files: Sequence[TensorWriter]) -> None:
         """Read a whole tensor of all models, transform its task vectors, and write what that gives, a file each."""
         self._end_if_stopped()
         info = self.models[0].tensors[name]

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from mergebench_ray.checkpoints.compatible import check_compatible, fit, fit_tensors
     from mergebench_ray.checkpoints.merged import merged_names, streamed_names
     from mergebench_ray.checkpoints.resolving import resolve
-    from mergebench_ray.checkpoints.tensor_files import TensorFiles
+    from mergebench_ray.checkpoints.tensor_files import TensorFiles, TensorWriter
     from mergebench_ray.checkpoints.writer import reserved_model, write_model
 
 __all__ = [
     "Checkpoint",
     "TensorFiles",
     "TensorInfo",
+    "TensorWriter",
     "check_accompanying_files",
     "check_compatible",
     "evaluation_result",
@@ -48,6 +49,7 @@ __getattr__ = lazy_names(
         "Checkpoint": "checkpoint",
         "TensorFiles": "tensor_files",
         "TensorInfo": "checkpoint",
+        "TensorWriter": "tensor_files",
         "check_accompanying_files": "accompanying_files",
         "check_compatible": "compatible",
         "evaluation_result": "card",

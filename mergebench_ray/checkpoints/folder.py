@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class FolderCheckpoint(Checkpoint):
         stored, notes = stored_tensors(files)
         self.config = read_json_object(self.config_file)
         refuse_other_weights(self.folder, self.config)
-        copies, own = _sort_heads(stored, self.config, self.config_file)
+        copies, own = sort_heads(stored, self.config, self.config_file, have_equal_values)
         if own:
             notes.append(
                 f"{own[0]} is stored and differs from the embeddings although config.json ties them: read as an output "
@@ -77,15 +77,24 @@ class FolderCheckpoint(Checkpoint):
             super()._read_range_into(info, start, out)
 
 
-def _sort_heads(stored: Mapping[str, TensorInfo], config: Mapping[str, Any], file: Path) -> tuple[list[str], list[str]]:
+def sort_heads(
+    stored: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    file: Path,
+    are_equal: Callable[[TensorInfo, TensorInfo], bool],
+) -> tuple[list[str], list[str]]:
     """Stored heads of a configuration that ties its head: copies of the embeddings, and heads that differ from them.
 
-    Reads head and embeddings as far as the first difference.
+    Args:
+        stored: the tensors by name.
+        config: the configuration.
+        file: where it was read.
+        are_equal: whether two tensors hold the same numbers in the same shape.
     """
     family = family_of(config.get("model_type"))
     heads = [info for name, info in stored.items() if family.is_output_head(name) and name.endswith("weight")]
     if not heads or not has_tied_head(config, file):
         return [], []
     tables = [info for name, info in stored.items() if family.is_token_embedding(name)]
-    copies = [head.name for head in heads if any(have_equal_values(head, table) for table in tables)]
+    copies = [head.name for head in heads if any(are_equal(head, table) for table in tables)]
     return copies, [head.name for head in heads if head.name not in copies]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from torch import Tensor
@@ -134,19 +134,34 @@ class TensorFiles:
         shape, dtype = place.stored
         if first + values.numel() > prod(shape):
             raise ValueError(f"tensor {name!r} has {first + values.numel()} elements, its shape is {list(shape)}")
-        written = values.detach().to("cpu", dtype).contiguous().flatten()
-        if not is_finite(written):
-            if is_finite(values):
-                raise InputError(
-                    f"tensor {name!r} holds numbers that are too large for {dtype}; give a base without them"
-                )
-            raise InputError(f"tensor {name!r} would be written with NaN or infinity; choose smaller coefficients")
+        written = as_written(name, values, dtype)
         if written.numel():
             position, stream = place.position + first * dtype.itemsize, self._stream(place.file_name)
             _write_at(stream, position, bytes_of(written))
             if self._keep_out_of_memory:
                 self._bring_to_disk(stream, written.nbytes)
         return written.nbytes
+
+
+class TensorWriter(Protocol):
+    """Where a merge goes: `TensorFiles`, or memory."""
+
+    def write(self, name: str, first: int, values: Tensor) -> int:
+        """Take the elements of a tensor from `first` on; returns their bytes."""
+
+
+def as_written(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+    """A merge's values, of any shape and on any device, as they are written: flat, on the CPU.
+
+    Raises:
+        InputError: if there is NaN or infinity among them.
+    """
+    written = values.detach().to("cpu", dtype).contiguous().flatten()
+    if not is_finite(written):
+        if is_finite(values):
+            raise InputError(f"tensor {name!r} holds numbers that are too large for {dtype}; give a base without them")
+        raise InputError(f"tensor {name!r} would be written with NaN or infinity; choose smaller coefficients")
+    return written
 
 
 def write_tensors(

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 
@@ -17,10 +17,12 @@ from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints import Checkpoint, model_card, reserved_model, write_model
 from mergebench_ray.checkpoints.read_once import digests_are_remembered
 from mergebench_ray.commands.merge_checks import MergeRequest, checked_merge
+from mergebench_ray.commands.merge_in_memory import ModelInMemory, merge_in_memory, refuse_of_memory
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.commands.push import push_command
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe
+from mergebench_ray.config.reference import reference_text
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder, scratch_folder, workplace_of
 from mergebench_ray.machine import connected_ray
@@ -54,31 +56,68 @@ class MergeResult:
     notes: list[str] = field(default_factory=list)
 
 
+@overload
 def merge(
     *,
     out: Path | str,
     method: str | None = None,
-    base: str | None = None,
-    specialists: Mapping[str, str] | None = None,
+    base: Path | str | None = None,
+    specialists: Mapping[str, Path | str] | None = None,
     parameters: Mapping[str, Any] | None = None,
     recipe: Recipe | Path | str | None = None,
     accept_changes: bool = False,
     shards: int = 1,
-    calibration: Mapping[str, str | CalibrationSource] | CalibrationOptions | None = None,
-    suite: str | None = None,
+    calibration: Mapping[str, Path | str | CalibrationSource] | CalibrationOptions | None = None,
+    suite: Path | str | None = None,
     allow: Collection[str] = (),
     address: str | None = None,
     show_progress: bool | None = None,
-) -> MergeResult:
-    """Merge specialists into a base and write the model.
+) -> MergeResult: ...
+
+
+@overload
+def merge(
+    *,
+    method: str,
+    base: ModelInMemory,
+    specialists: Mapping[str, ModelInMemory],
+    parameters: Mapping[str, Any] | None = None,
+    allow: Collection[str] = (),
+    config: Any = None,
+    show_progress: bool | None = None,
+) -> dict[str, Tensor]: ...
+
+
+def merge(
+    *,
+    out: Path | str | None = None,
+    method: str | None = None,
+    base: Path | str | ModelInMemory | None = None,
+    specialists: Mapping[str, Path | str] | Mapping[str, ModelInMemory] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    recipe: Recipe | Path | str | None = None,
+    accept_changes: bool = False,
+    shards: int = 1,
+    calibration: Mapping[str, Path | str | CalibrationSource] | CalibrationOptions | None = None,
+    suite: Path | str | None = None,
+    allow: Collection[str] = (),
+    address: str | None = None,
+    config: Any = None,
+    show_progress: bool | None = None,
+) -> MergeResult | dict[str, Tensor]:
+    """Merge specialists into a base: models on disk to a model on disk, models in memory to a state dict.
 
     Give `method`, `base`, `specialists` and `parameters`, or a `recipe`, whose digests must match the models.
 
+    A model in memory is a state dict, or a model of transformers. Of these nothing is written, and no Ray is started;
+    methods that read data are for models on disk. Rules that were applied where models differ are logged, a line each.
+
     Args:
-        out: folder of the model; must not exist, or be empty. Of s3://bucket/folder and gs://bucket/folder, too.
+        out: folder of the model, where they are on disk; must not exist, or be empty. Of
+            s3://bucket/folder and gs://bucket/folder, too.
         method: name of the merging method.
-        base: reference of the base.
-        specialists: name -> reference.
+        base: reference of the base, or a model in memory.
+        specialists: name -> the same.
         parameters: hyper-parameters that differ from the defaults.
         recipe: a recipe, or the path of its file.
         accept_changes: merge a recipe also where its file was changed after it was written.
@@ -88,17 +127,35 @@ def merge(
         allow: settings of config.json that specialists may have otherwise than the base although they change what a
             model computes, such as "rope_parameters".
         address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
+        config: of models in memory that are state dicts, their configuration: of transformers, or a mapping.
         show_progress: say what is happening; None where somebody looks, on a terminal and in a notebook.
+
+    Returns:
+        what was written; of models in memory the merge: every tensor of the base by name, bf16 (indices and masks in
+        their own type), on the CPU.
 
     Raises:
         InputError: wrong input; nothing is written. Where a merge cannot be uploaded, the message says where it is.
     """
+    models_given = specialists or {}
+    base_reference = reference_text(base) if isinstance(base, str | Path) else None
+    references = {name: reference_text(one) for name, one in models_given.items() if isinstance(one, str | Path)}
+    if (base is not None and base_reference is None) or len(references) < len(models_given):
+        given = {"out": out, "recipe": recipe, "calibration": calibration, "suite": suite, "address": address}
+        refuse_of_memory([name for name, one in given.items() if one is not None])
+        refuse_of_memory(["shards"] * (shards != 1) + ["accept_changes"] * accept_changes)
+        with progress_line(show_progress) as report:
+            return merge_in_memory(method, base, models_given, parameters or {}, config, allow, report)
+    if config is not None:
+        raise InputError("config: is for models in memory; a model on disk has its own")
+    if out is None:
+        raise InputError("out: give the folder of the merged model")
     place = output_place(out)
     request = checked_merge(
         out,
         method,
-        base,
-        specialists,
+        base_reference,
+        references,
         parameters,
         recipe,
         calibration,

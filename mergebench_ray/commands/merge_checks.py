@@ -55,8 +55,8 @@ def checked_merge(
     specialists: Mapping[str, str] | None,
     parameters: Mapping[str, Any] | None,
     recipe: Recipe | Path | str | None,
-    calibration: Mapping[str, str | CalibrationSource] | CalibrationOptions | None,
-    suite: str | None,
+    calibration: Mapping[str, Path | str | CalibrationSource] | CalibrationOptions | None,
+    suite: Path | str | None,
     *,
     accept_changes: bool,
     shards: int = 1,
@@ -108,13 +108,14 @@ def checked_merge(
 
 
 def calibration_options(
-    given: Mapping[str, str | CalibrationSource] | CalibrationOptions | None, recipe: Recipe | None
+    given: Mapping[str, Path | str | CalibrationSource] | CalibrationOptions | None, recipe: Recipe | None
 ) -> CalibrationOptions:
     """What a caller says, else what the recipe was made with, else the defaults."""
     if isinstance(given, CalibrationOptions):
         return given
     if given or recipe is None or recipe.calibration is None:
-        return parse_model(CalibrationOptions, {"data": dict(given or {})}, "calibration")
+        data = {name: str(one) if isinstance(one, Path) else one for name, one in (given or {}).items()}
+        return parse_model(CalibrationOptions, {"data": data}, "calibration")
     record = recipe.calibration
     sources = {
         name: CalibrationSource(**one.model_dump(exclude={"samples", "digest"})) for name, one in record.inputs.items()
