@@ -1,7 +1,7 @@
 """Merge domain-specialised language models and search for the best merge, in parallel on Ray.
 
-`advise`, `tune`, `merge`, `evaluate`, `plan` and `replay` are the commands of the same names; each returns a typed
-result. `open_run` looks at a run that is there, or under way.
+`advise`, `tune`, `merge`, `evaluate`, `plan`, `replay` and `verify` are the commands of the same names; each returns
+a typed result. `open_run` looks at a run that is there, or under way.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mergebench_ray.commands.started_run import StartedRun
     from mergebench_ray.commands.tune import tune
     from mergebench_ray.commands.tune_result import TuneResult
+    from mergebench_ray.commands.verify import VerifyResult, verify
     from mergebench_ray.config import ModelRef, Recipe, Suite, Sweep
     from mergebench_ray.errors import InputError, StoppedError
     from mergebench_ray.runs.status import RunStatus
@@ -43,6 +44,7 @@ _HOMES = {
     "Sweep": "config",
     "Trial": "runs.trials",
     "TuneResult": "commands.tune_result",
+    "VerifyResult": "commands.verify",
     "advise": "commands.advise",
     "evaluate": "commands.evaluate",
     "merge": "commands.merge",
@@ -50,6 +52,7 @@ _HOMES = {
     "plan": "commands.plan",
     "replay": "commands.replay",
     "tune": "commands.tune",
+    "verify": "commands.verify",
 }
 
 __all__ = [
@@ -68,6 +71,7 @@ __all__ = [
     "Sweep",
     "Trial",
     "TuneResult",
+    "VerifyResult",
     "advise",
     "evaluate",
     "merge",
@@ -75,6 +79,7 @@ __all__ = [
     "plan",
     "replay",
     "tune",
+    "verify",
 ]
 
 # Lazily, so that importing the package in every Ray worker does not import torch, vLLM and the rest.

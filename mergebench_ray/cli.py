@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mergebench_ray import interrupts
-from mergebench_ray.commands.terminal import lists, machine, models, search
+from mergebench_ray.commands.terminal import lists, machine, models, publishing, search
 from mergebench_ray.errors import InputError, StoppedError
 from mergebench_ray.markup import terminal_text
 
@@ -48,6 +48,7 @@ app.command()(models.merge)
 app.command()(models.advise)
 app.command()(models.evaluate)
 app.command()(models.push)
+app.command()(publishing.verify)
 app.command()(search.plan)
 app.command()(search.status)
 app.command()(search.replay)

@@ -49,6 +49,8 @@ ACCOMPANYING = (
 
 _READ_BY_ENGINES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 FURTHER_TEMPLATES = "additional_chat_templates"
+RECIPE_NAME = "recipe.yaml"
+"""How a merge was made; lies beside its weights, and does not come along into a further one."""
 _MODULE = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -71,6 +73,25 @@ def accompanying_files(folder: Path) -> Iterator[Path]:
     yield from (entry for entry in sorted(folder.iterdir()) if is_accompanying(entry.name) and not entry.is_dir())
     if (folder / FURTHER_TEMPLATES).is_dir():
         yield from sorted((folder / FURTHER_TEMPLATES).glob("*.jinja"))
+
+
+def recipe_file(folder: Path, model: str) -> Path:
+    """The file that says how the merge in a folder was made.
+
+    Args:
+        folder: the folder.
+        model: what a message calls it.
+
+    Raises:
+        InputError: there is none.
+    """
+    file = folder / RECIPE_NAME
+    if not file.is_file():
+        raise InputError(
+            f"{model}: holds no {RECIPE_NAME}, which would say how it was merged; give a folder that `merge` wrote, "
+            "the folder of a run, or a repository that `push` filled"
+        )
+    return file
 
 
 def check_accompanying_files(folder: Path) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -16,7 +18,29 @@ from mergebench_ray.markup import markdown_table, markdown_text
 Cell = float | tuple[float, float | None]
 """A score, alone or with its standard error."""
 
+_LOADERS = {"image-text-to-text": "AutoModelForImageTextToText", "any-to-any": "AutoModelForMultimodalLM"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a card says of a model that others can fetch.
+
+    Attributes:
+        repo: where it lies on the hub, OWNER/NAME.
+        licence: as the hub calls it, of the base; None where the base's is not known.
+        licence_notes: where inputs say otherwise, a line each.
+        languages: of base and specialists, as the hub calls them.
+        task: the hub's name for what the model does.
+        licence_details: `license_name` and `license_link`, where the licence is none of those that the hub knows.
+    """
+
+    repo: str
+    licence: str | None = None
+    licence_notes: Sequence[str] = ()
+    languages: Sequence[str] = ()
+    task: str = "text-generation"
+    licence_details: Mapping[str, str] = field(default_factory=dict)
 
 
 def model_card(
@@ -24,6 +48,9 @@ def model_card(
     scores: Mapping[str, Mapping[str, Cell]] | None = None,
     notes: Sequence[str] = (),
     results: Sequence[EvalResult] = (),
+    *,
+    about_scores: str = "",
+    publication: Publication | None = None,
 ) -> str:
     """Markdown with YAML front matter as model hubs read it.
 
@@ -33,19 +60,25 @@ def model_card(
             rows in order of appearance; a missing or None value is shown as a dash.
         notes: rules that were applied where checkpoints differ, a line each.
         results: the model's own scores, for the front matter, where hubs look for them.
+        about_scores: what the scores were taken on, in a sentence or two.
+        publication: where the model can be fetched, and what else its page on the hub says.
     """
     parts = [
-        f"---\n{_front_matter(recipe, results).to_yaml()}\n---",
+        f"---\n{_front_matter(recipe, results, publication).to_yaml()}\n---",
         f"# {_text(recipe.method)} merge of {len(recipe.specialists)} specialists",
         f"Merged with mergebench-ray in {recipe.dtype}. Embeddings, output head and tokenizer are the base's.",
+        *([] if publication is None else [_use(publication), _licence(publication)]),
         _inputs(recipe),
         f"## Recipe\n\nDigest: `{recipe.digest}`\n\n{_block(recipe.to_yaml())}",
-        "Saved as a file, `mergebench-ray merge --recipe FILE --out DIR` makes the same weights again.",
+        "Saved as a file, `mergebench-ray merge --recipe FILE --out DIR` makes the same weights again."
+        + (
+            "" if publication is None else f" `mergebench-ray verify {publication.repo}` does, and compares every byte."
+        ),
     ]
     if notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {_text(note)}" for note in notes))
     if scores:
-        parts.append(_scores(scores))
+        parts.append(_scores(scores, about_scores))
     return str(ModelCard("\n\n".join(parts) + "\n"))
 
 
@@ -76,11 +109,15 @@ def evaluation_result(
     )
 
 
-def _front_matter(recipe: Recipe, results: Sequence[EvalResult]) -> ModelCardData:
+def _front_matter(recipe: Recipe, results: Sequence[EvalResult], publication: Publication | None) -> ModelCardData:
     """Only models of the hub can be linked as base models; local folders are named in the recipe below."""
     references = [ModelRef.parse(text) for text in (recipe.base, *dict(sorted(recipe.specialists.items())).values())]
     sources = [part.hub_id for ref in references for part in (ref, ref.adapter) if part is not None]
     linked = list(dict.fromkeys(name for name in sources if _HUB_ID.fullmatch(name) and not Path(name).exists()))
+    of_hub: dict[str, Any] = {}
+    if publication is not None:
+        of_hub = {"license": publication.licence, "language": list(publication.languages) or None}
+        of_hub |= {"pipeline_tag": publication.task, **publication.licence_details}
     return ModelCardData(
         base_model=linked or None,
         base_model_relation="merge" if linked else None,
@@ -88,7 +125,31 @@ def _front_matter(recipe: Recipe, results: Sequence[EvalResult]) -> ModelCardDat
         tags=["merge", "mergebench-ray", recipe.method],
         model_name=f"{recipe.method} merge" if results else None,
         eval_results=list(results) or None,
+        **of_hub,
     )
+
+
+def _use(publication: Publication) -> str:
+    """How to load it; a repo's name holds nothing that Python or a shell would take for its own."""
+    loader = _LOADERS.get(publication.task, "AutoModelForCausalLM")
+    program = (
+        f"from transformers import {loader}, AutoTokenizer\n\n"
+        f'model = {loader}.from_pretrained("{publication.repo}", dtype="auto")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{publication.repo}")'
+    )
+    return f"## How to use it\n\n```python\n{program}\n```\n\nOr `vllm serve {publication.repo}`."
+
+
+def _licence(publication: Publication) -> str:
+    lines = [
+        f"The base's: {_text(publication.licence_details.get('license_name') or publication.licence)}."
+        if publication.licence
+        else "The base's, which does not name one."
+    ]
+    if publication.licence_notes:
+        lines.append("Inputs that say otherwise, whose terms hold as well:")
+    notes = "".join(f"\n- {_text(note)}" for note in publication.licence_notes)
+    return f"## Licence\n\n{' '.join(lines)}" + (f"\n{notes}" if notes else "")
 
 
 def _inputs(recipe: Recipe) -> str:
@@ -98,11 +159,12 @@ def _inputs(recipe: Recipe) -> str:
     return "## Inputs\n\n" + markdown_table(["input", "reference", "SHA-256 of the weights"], rows, [True] * 3)
 
 
-def _scores(scores: Mapping[str, Mapping[str, Cell]]) -> str:
+def _scores(scores: Mapping[str, Mapping[str, Cell]], about: str) -> str:
     columns = list(dict.fromkeys(column for row in scores.values() for column in row))
     rows = [[_text(name), *(_shown(row.get(column)) for column in columns)] for name, row in scores.items()]
     table = markdown_table(["", *map(_text, columns)], rows, [True, *(False for _ in columns)])
-    return f"## Scores\n\n{table}\n\nValues are followed by their standard error."
+    before = f"{_text(about)}\n\n" if about else ""
+    return f"## Scores\n\n{before}{table}\n\nValues are followed by their standard error."
 
 
 def _shown(cell: Cell | None) -> str:

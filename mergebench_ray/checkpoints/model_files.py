@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol
 
-from mergebench_ray.checkpoints.accompanying_files import FURTHER_TEMPLATES, is_accompanying, is_licence
+from mergebench_ray.checkpoints.accompanying_files import FURTHER_TEMPLATES, RECIPE_NAME, is_accompanying, is_licence
 from mergebench_ray.checkpoints.checkpoint import TensorInfo
 from mergebench_ray.checkpoints.json_files import MAX_JSON_BYTES, parse_json
 from mergebench_ray.checkpoints.safetensors_file import read_header, read_remote_header
@@ -190,7 +190,7 @@ def fetched_file(address: Address, progress: Progress | None = None) -> Path:
 
 def _comes_along(name: str) -> bool:
     """Whether a model needs a file, or a merge of it copies it, as from a folder of this machine; never a pickle."""
-    if name.startswith(f"{FURTHER_TEMPLATES}/"):
+    if name == RECIPE_NAME or name.startswith(f"{FURTHER_TEMPLATES}/"):
         return True
     return not name.startswith(".") and (_is_of_model(name) or fnmatch(name, "*.json") or fnmatch(name, "*.py"))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mergebench_ray.checkpoints.accompanying_files import ACCOMPANYING
+from mergebench_ray.checkpoints.accompanying_files import ACCOMPANYING, RECIPE_NAME
 from mergebench_ray.config import ModelRef
 from mergebench_ray.config.reference import HUB_ID, HUB_SCHEME, exists_here
 from mergebench_ray.errors import InputError
@@ -16,7 +16,7 @@ from mergebench_ray.install_hints import install_command
 from mergebench_ray.object_storage.address import is_address
 
 _PACKAGE = "package:"
-_FETCHED = ["*.safetensors", "*.json", *ACCOMPANYING, *map(str.lower, ACCOMPANYING)]
+_FETCHED = ["*.safetensors", "*.json", RECIPE_NAME, *ACCOMPANYING, *map(str.lower, ACCOMPANYING)]
 # Copies in other formats that some models carry beside their weights or in subfolders.
 _NOT_FETCHED = ["*/*.safetensors", "consolidated*.safetensors", "model.*.safetensors"]
 
@@ -54,6 +54,11 @@ def is_on_hub(ref: ModelRef) -> bool:
     if ref.revision is None and exists_here(ref.source):
         return False
     return not ref.source.startswith((".", "/", "~")) and HUB_ID.fullmatch(ref.source) is not None
+
+
+def is_local(ref: ModelRef) -> bool:
+    """Whether a reference (without its adapter) names a path, which means something on this machine alone."""
+    return not (is_on_hub(ref) or is_address(ref.source) or ref.source.startswith(_PACKAGE))
 
 
 def _locate_in_package(ref: ModelRef) -> Path:
@@ -95,11 +100,25 @@ def is_fetched(ref: ModelRef) -> bool:
 
 def _fetch(ref: ModelRef) -> Path:
     """A snapshot of a hub model: safetensors, configuration and tokenizer files, never a pickle."""
+    return fetch_files(ref, _FETCHED, _NOT_FETCHED)
+
+
+def fetch_files(ref: ModelRef, names: Sequence[str], but_for: Sequence[str] = ()) -> Path:
+    """A snapshot of a hub model that has some of its files, fetched or found in the cache.
+
+    Args:
+        ref: the model, without its adapter.
+        names: patterns of names of files; those that are not there are missing.
+        but_for: patterns of those that are left out.
+
+    Raises:
+        InputError: as `explained_hub_errors`.
+    """
     from huggingface_hub import snapshot_download
 
     with explained_hub_errors(ref):
         folder = snapshot_download(
-            ref.hub_id, revision=ref.revision, allow_patterns=_FETCHED, ignore_patterns=_NOT_FETCHED
+            ref.hub_id, revision=ref.revision, allow_patterns=list(names), ignore_patterns=list(but_for)
         )
     return Path(folder)
 

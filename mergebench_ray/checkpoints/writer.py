@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ def write_model(
     card: str,
     max_file_bytes: int = MAX_FILE_BYTES,
     progress: Progress | None = None,
+    *,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model as sharded bf16 safetensors with index, configuration, tokenizer, processors, licence and card.
 
@@ -46,6 +48,7 @@ def write_model(
         card: content of README.md.
         max_file_bytes: most bytes of tensors a file.
         progress: told about the fraction written.
+        beside: further texts to write, by file name.
 
     Raises:
         InputError: if `out` exists and is not an empty folder, the disk is full, a tensor holds NaN or infinity, or a
@@ -54,7 +57,7 @@ def write_model(
     """
     with whole_folder(out) as folder:
         write_tensors(folder, written_layout(base), tensors, max_file_bytes, progress)
-        _write_beside(folder, base, card)
+        _write_beside(folder, base, {**(beside or {}), "README.md": card})
 
 
 @contextmanager
@@ -73,7 +76,7 @@ def reserved_model(out: Path, base: Checkpoint, *, keep_out_of_memory: bool = Fa
         with TensorFiles(folder, written_layout(base), MAX_FILE_BYTES, keep_out_of_memory=keep_out_of_memory) as files:
             model = ReservedModel(files)
             yield model
-        _write_beside(folder, base, model.card)
+        _write_beside(folder, base, model.texts)
 
 
 @dataclass
@@ -82,11 +85,11 @@ class ReservedModel:
 
     Attributes:
         files: its tensors.
-        card: content of README.md, which may only be known when they are written.
+        texts: card and the like, by file name, which may only be known when they are written.
     """
 
     files: TensorFiles
-    card: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def written_layout(base: Checkpoint) -> dict[str, Stored]:
@@ -98,13 +101,14 @@ def written_layout(base: Checkpoint) -> dict[str, Stored]:
     }
 
 
-def _write_beside(folder: Path, base: Checkpoint, card: str) -> None:
+def _write_beside(folder: Path, base: Checkpoint, texts: Mapping[str, str]) -> None:
     """What lies beside the weights."""
     config, _ = output_config(base)
     copy_accompanying_files(base.folder, folder, config)
     text = json.dumps(config, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def output_config(base: Checkpoint) -> tuple[dict[str, Any], list[str]]:

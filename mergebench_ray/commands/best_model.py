@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from huggingface_hub import EvalResult
 from ray.exceptions import RayTaskError
 
 from mergebench_ray.bank import Bank, NoLongerHeldError
-from mergebench_ray.checkpoints import model_card
+from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.checkpoints.reproduction import Reproduction, texts_beside
 from mergebench_ray.commands.merge import write_merged
-from mergebench_ray.commands.models import Models
+from mergebench_ray.commands.ready_sweep import ReadySweep
 from mergebench_ray.config import Recipe
 from mergebench_ray.files import whole_file, whole_folder
 from mergebench_ray.runs.leaderboard import (
@@ -20,38 +20,48 @@ from mergebench_ray.runs.leaderboard import (
     with_objective,
     with_objectives,
 )
+from mergebench_ray.runs.recorded import evaluation_of_trial
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.summary import leads_of
-from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.search.session import Session
 
+_OF_THIS_MACHINE: dict[str, set[str] | bool] = {
+    "search": {"storage", "warm_start"},
+    "evaluation": {"data"},
+    "calibration": {"folder"},
+    "tracking": True,
+}
+"""What of a sweep says where things are kept, and changes no number."""
 
-def write_best(
-    session: Session,
-    recipe: Recipe,
-    models: Models,
-    store: TrialStore,
-    run: RunFolder,
-    results: Sequence[EvalResult],
-    aim: str,
-) -> None:
+
+def record_of(ready: ReadySweep, recipe: Recipe, trials: Sequence[Trial], test: Trial) -> Reproduction:
+    """What goes beside the winner's weights: how it was found, and what it scored on test."""
+    sweep, models = ready.sweep, ready.models
+    evaluation = evaluation_of_trial(trials, test, ready.suite.name, sweep.evaluation.test_items)
+    return models.reproduction(recipe).model_copy(
+        update={
+            "notes": [*models.notes, aim_of(test)],
+            "sweep": sweep.model_dump(mode="json", exclude_defaults=True, exclude=_OF_THIS_MACHINE),
+            "evaluation": evaluation,
+        }
+    )
+
+
+def write_best(session: Session, recipe: Recipe, base: Checkpoint, run: RunFolder, record: Reproduction) -> None:
     """Write recipe and model, unless they are there; of another winner, found with more trials, they are replaced.
 
-    The card of a model that stays says what is so now.
+    What lies beside the weights of a model that stays says what is so now.
     """
     text = recipe.to_yaml()
-    scores = {
-        trial.label: {domain: (result.score, result.standard_error) for domain, result in trial.domains.items()}
-        for trial in store.trials()
-        if trial.split == "test"
-    }
-    card = model_card(recipe, scores, [*models.notes, aim], results)
     if run.model_folder.exists() and run.recipe_file.is_file() and run.recipe_file.read_text() == text:
-        file = run.model_folder / "README.md"
-        if not file.exists() or file.read_text(encoding="utf-8") != card:
-            with whole_file(file) as temporary:
-                temporary.write_text(card, encoding="utf-8")
+        if (before := Reproduction.read(run.model_folder)) is not None:
+            record = record.model_copy(update={"versions": before.versions})  # of what wrote its weights
+        for name, content in texts_beside(recipe, record).items():
+            file = run.model_folder / name
+            if not file.exists() or file.read_text(encoding="utf-8") != content:
+                with whole_file(file) as temporary:
+                    temporary.write_text(content, encoding="utf-8")
         return
     is_written = False
     while not is_written:
@@ -59,7 +69,7 @@ def write_best(
         try:
             with whole_folder(run.best_folder, replace=True) as folder:
                 (folder / run.recipe_file.name).write_text(text)
-                write_merged(folder / run.model_folder.name, session.bank, models.base, card)
+                write_merged(folder / run.model_folder.name, session.bank, base, texts_beside(recipe, record))
             is_written = True
         except (OSError, RayTaskError, NoLongerHeldError):
             if session.bank.holds(merged):

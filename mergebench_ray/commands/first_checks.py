@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergebench_ray.checkpoints.sources import check_there
+from mergebench_ray.checkpoints.accompanying_files import recipe_file
+from mergebench_ray.checkpoints.sources import check_there, is_local, locate
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.config.fields import DATA_SPLITS, DataSplit
 from mergebench_ray.config.reference import reference_text
@@ -23,6 +24,7 @@ from mergebench_ray.files import check_new_file
 from mergebench_ray.ray_address import check_ray
 from mergebench_ray.runs.evaluation_file import items_file
 from mergebench_ray.runs.opening import check_run_folder
+from mergebench_ray.runs.run_folder import best_of_run
 from mergebench_ray.search.checks import check_sweep, open_sweep, read_sweep
 
 
@@ -120,3 +122,21 @@ def evaluation_settings(
         "data": {name: str(one) for name, one in (data or {}).items()},
         "judges": {name: {"model": reference_text(one)} for name, one in (judges or {}).items()},
     }
+
+
+def checked_merge_of(model: Path | str) -> ModelRef:
+    """What `verify` and `push` are given: a merge, or a run's folder for its best model; there as far as is known here.
+
+    Raises:
+        InputError: it is not there, or nothing says how it was merged.
+    """
+    ref = ModelRef.parse(best_of_run(model))
+    if ref.adapter is not None:
+        raise InputError(f"{model}: a base with an adapter is no merge; give the folder or repository of one")
+    check_there(ref)
+    if is_local(ref):
+        folder = locate(ref)
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{model}: holds no model (no config.json); give a folder of merge, or of a run")
+        recipe_file(folder, str(model))
+    return ref

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, overload
 from torch import Tensor
 
 from mergebench_ray.cache import cache_folder
-from mergebench_ray.checkpoints import Checkpoint, model_card, reserved_model, write_model
+from mergebench_ray.checkpoints import Checkpoint, reserved_model, write_model
 from mergebench_ray.checkpoints.read_once import digests_are_remembered
+from mergebench_ray.checkpoints.reproduction import CARD_NAME, texts_beside
 from mergebench_ray.commands.merge_checks import MergeRequest, checked_merge
 from mergebench_ray.commands.merge_in_memory import ModelInMemory, merge_in_memory, refuse_of_memory
 from mergebench_ray.commands.models import Models, resolve_models
@@ -290,7 +291,7 @@ def _merge_streamed(
         final = bank.recipe(method, parameters)
         expected.check_models(final.base_digest, final.specialist_digests)
         expected.check_same(final)
-        model.card = model_card(final, None, models.notes)
+        model.texts = texts_beside(final, models.reproduction(final))
         report(1.0, "writing the model")
     return MergeResult(out, final, time.perf_counter() - began, models.notes)
 
@@ -314,7 +315,7 @@ def _merge_in_bank(
         expected.check_same(final)
         merged = bank.merge(final)
         report(1.0, "writing the model")
-        write_merged(out, bank, models.base, model_card(final, None, models.notes))
+        write_merged(out, bank, models.base, texts_beside(final, models.reproduction(final)))
     finally:
         bank.close()
     return MergeResult(out, final, merged.seconds, models.notes)
@@ -354,9 +355,9 @@ def _check_shards(shards: int) -> None:
         )
 
 
-def write_merged(out: Path, bank: Bank, base: Checkpoint, card: str) -> None:
-    """Write the bank's last merge as a model; embeddings and output head are the base's."""
-    write_model(out, _all_tensors(bank, base), base, card)
+def write_merged(out: Path, bank: Bank, base: Checkpoint, texts: Mapping[str, str]) -> None:
+    """Write the bank's last merge as a model, with texts beside it; embeddings and output head are the base's."""
+    write_model(out, _all_tensors(bank, base), base, texts[CARD_NAME], beside=texts)
 
 
 def _all_tensors(bank: Bank, base: Checkpoint) -> Iterator[tuple[str, Tensor]]:

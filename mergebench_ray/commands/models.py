@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, fit, resolve
-from mergebench_ray.config import ModelRef
+from mergebench_ray.checkpoints.reproduction import Reproduction, installed_versions
+from mergebench_ray.checkpoints.sources import is_local
+from mergebench_ray.config import ModelRef, Recipe
 from mergebench_ray.errors import InputError
 from mergebench_ray.object_storage.fetched import RemoteFile, require_room
 from mergebench_ray.progress import Progress, silent
@@ -26,17 +28,31 @@ class Models:
         specialists: by sorted name.
         notes: rules applied where checkpoints differ, judges that will be missing, a sandbox that is weak.
         judges: the judges that scoring needs, by name.
+        allow: settings that may differ although they change what a model computes.
     """
 
     base: Checkpoint
     specialists: dict[str, Checkpoint]
     notes: list[str]
     judges: dict[str, FoundJudge] = field(default_factory=dict)
+    allow: tuple[str, ...] = ()
 
     @property
     def num_layers(self) -> int:
         """Transformer layers of the base."""
         return self.base.num_layers
+
+    def reproduction(self, recipe: Recipe) -> Reproduction:
+        """What a merge of them is made with, here and now."""
+        references = [one.ref for one in (self.base, *self.specialists.values())]
+        parts = [part for ref in references for part in (ref.model, ref.adapter) if part is not None]
+        return Reproduction(
+            recipe=recipe.digest,
+            versions=installed_versions(),
+            allow=list(self.allow),
+            notes=self.notes,
+            local=sorted({str(part) for part in parts if is_local(part)}),
+        )
 
     def fetch(self, progress: Progress = silent) -> None:
         """Have weights that are in object storage on this node, those of one model after the other.
@@ -72,4 +88,4 @@ def resolve_models(
     found = {name: resolve(specialists[name]) for name in sorted(specialists)}
     fitted = fit(found_base, found, allow)
     beside = [f"base ({found_base}): {note}" for note in check_accompanying_files(found_base.folder)]
-    return Models(found_base, fitted.specialists, [*fitted.notes, *beside])
+    return Models(found_base, fitted.specialists, [*fitted.notes, *beside], allow=tuple(allow))

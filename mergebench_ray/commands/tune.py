@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mergebench_ray.checkpoints import evaluation_result
-from mergebench_ray.commands.best_model import aim_of, write_best, write_front
+from mergebench_ray.commands.best_model import record_of, write_best, write_front
 from mergebench_ray.commands.budget import running_budget
 from mergebench_ray.commands.first_checks import checked_run
 from mergebench_ray.commands.live import LiveView
@@ -325,12 +323,8 @@ def _finish(
         other = session.bank.recipe(trial.method, trial.parameters)
         records.merged("candidate", trial.name, "test", other, number=trial.number)
     view.phase("writing the best model")
-    results = [
-        evaluation_result(ready.suite.name, "test", domain, one.metric, one.score, one.standard_error, one.items)
-        for domain, one in test.domains.items()
-        if math.isfinite(one.score)  # a hub takes numbers alone
-    ]
-    write_best(session, recipe, ready.models, store, run, results, aim_of(test))
+    record = record_of(ready, recipe, store.trials(), test)
+    write_best(session, recipe, ready.models.base, run, record)
     if best.choice is not None:
         members = by_choice(front(store.trials()))
         write_front(session.bank, members if best in members else [*members, best], run)

@@ -224,6 +224,12 @@ class RunFolder:
             ) from error
 
 
+def best_of_run(model: Path | str) -> str:
+    """The best model of a run, where a run's folder is given; else what is given."""
+    best = RunFolder(Path(model)).model_folder
+    return str(best if best.is_dir() else model)
+
+
 class _PlanNotes(BaseModel):
     """What is read of a plan."""
 

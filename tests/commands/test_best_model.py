@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,6 @@ from mergebench_ray.commands import best_model as module
 from mergebench_ray.config import Recipe
 from mergebench_ray.files import whole_folder
 from mergebench_ray.runs.run_folder import RunFolder
-from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore, ObjectiveValue
 
@@ -33,25 +33,25 @@ class Writer:
     """Writes which model it was, and how often it did."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.run, self.store, self.written, self.is_killed = RunFolder(folder), TrialStore(folder), 0, False
+        self.run, self.written, self.is_killed = RunFolder(folder), 0, False
         self.card = "card"
-        monkeypatch.setattr(module, "model_card", lambda *_: self.card)
+        monkeypatch.setattr(module, "texts_beside", lambda *_: {"README.md": self.card})
         self.lost = 0
         self.bank = SimpleNamespace(merge=lambda recipe: recipe, holds=lambda _merged: self.written > self.lost)
         monkeypatch.setattr(module, "write_merged", self._write)
 
-    def _write(self, out: Path, bank: Any, base: Any, card: str) -> None:
+    def _write(self, out: Path, bank: Any, base: Any, texts: Mapping[str, str]) -> None:
         self.written += 1
         with whole_folder(out) as folder:
-            (folder / "model").write_text(card)
+            (folder / "model").write_text(texts["README.md"])
             if self.is_killed:
                 raise KeyboardInterrupt
             if self.written <= self.lost:
                 raise FileNotFoundError("/proc/1/fd/2")
 
     def best(self, density: float) -> None:
-        anything: Any = SimpleNamespace(bank=self.bank, base=None, notes=[])
-        module.write_best(anything, recipe(density), anything, self.store, self.run, [], "aim")
+        anything: Any = SimpleNamespace(bank=self.bank)
+        module.write_best(anything, recipe(density), anything, self.run, anything)
 
     def found(self) -> Recipe:
         assert (self.run.model_folder / "model").read_text() == "card"

@@ -56,6 +56,8 @@ COMMANDS = [
     ["evaluate", "./file", "--suite", "smollm2-mini", "--address", "127.0.0.1:1"],
     ["push", ".", "s3://bucket/model"],
     ["push", ".", "./model"],
+    ["verify", "."],
+    ["verify", "./nowhere"],
     ["train-specialists", "--out", "/proc/x"],
     ["train-specialists", "--out", "new", "--domains", "maths"],
     ["data", "check", "suite.yaml"],

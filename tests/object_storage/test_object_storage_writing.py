@@ -46,8 +46,12 @@ def test_a_merge_from_storage_to_storage_is_byte_for_byte_the_one_on_disk(
     written = server.content("merges/new")
     assert written == {file.name: file.read_bytes() for file in (tmp_path / "of-storage").iterdir()}
     of_disk = {file.name: file.read_bytes() for file in (tmp_path / "of-disk").iterdir()}
-    # The card names the models as they were named.
-    assert {name for name in of_disk if written[name] != of_disk[name]} == {"README.md"}
+    # Card and recipe name the models as they were named.
+    assert {name for name in of_disk if written[name] != of_disk[name]} == {
+        "README.md",
+        "recipe.yaml",
+        "reproduce.json",
+    }
     assert of_disk.keys() == written.keys()
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in written["README.md"].decode()
     assert not list((tmp_path / "cache" / "outputs").iterdir())

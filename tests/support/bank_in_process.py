@@ -48,7 +48,7 @@ def merge_streamed(
     bank = StreamedBank(base, specialists, **options)
     with reserved_model(out, base) as model:
         bank.merge(method, parameters, model.files)
-        model.card = bank.recipe(method, parameters).to_yaml()
+        model.texts = {"README.md": bank.recipe(method, parameters).to_yaml()}
     return bank
 
 
@@ -66,7 +66,7 @@ def write_from_bank(
     bank = LocalBank(base, specialists, shards=2, calibrator=calibrator).bank
     recipe = bank.recipe(method, parameters)
     bank.merge(recipe)
-    write_merged(out, bank, base, recipe.to_yaml())
+    write_merged(out, bank, base, {"README.md": recipe.to_yaml()})
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
