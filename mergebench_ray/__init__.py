@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from mergebench_ray.errors import InputError, StoppedError
     from mergebench_ray.runs.status import RunStatus
     from mergebench_ray.runs.trials import Trial
+    from mergebench_ray.search.callbacks import Callback
     from mergebench_ray.search.replay.replay import ReplayResult
 
 _HOMES = {
     "Advice": "commands.advice",
+    "Callback": "search.callbacks",
     "EvaluationResult": "commands.evaluate",
     "InputError": "errors",
     "MergeResult": "commands.merge",
@@ -57,6 +59,7 @@ _HOMES = {
 
 __all__ = [
     "Advice",
+    "Callback",
     "EvaluationResult",
     "InputError",
     "MergeResult",

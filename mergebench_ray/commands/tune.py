@@ -55,6 +55,7 @@ from mergebench_ray.runs.trials import Trial, proposed, unusable_specialists
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay
+from mergebench_ray.search.callbacks import Callback, Callbacks, check_callbacks
 from mergebench_ray.search.earlier_items import EarlierItems, answer_conditions
 from mergebench_ray.search.finals import choose_by, hold_finals, note_differences, reopen
 from mergebench_ray.search.records import AVERAGE_MERGE, SIMPLE_MERGE, Records, versions_of
@@ -78,6 +79,7 @@ def tune(
     address: str | None = None,
     dashboard_port: int | None = None,
     show_progress: bool | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TuneResult:
     """Search for the best merge.
 
@@ -93,11 +95,14 @@ def tune(
         dashboard_port: show Ray's dashboard on this loopback port.
         show_progress: show a live view on a terminal and in a notebook, plain lines elsewhere; None for
             nothing elsewhere.
+        callbacks: are told of each candidate's end and each decision of the race; what fails in one does not end the
+            search.
 
     Raises:
         InputError: wrong input, found before anything is started.
     """
     began = datetime.now(UTC)
+    check_callbacks(callbacks)
     checked, folder = checked_run(sweep, overrides, out, resume=resume, address=address, dashboard_port=dashboard_port)
     if lies_elsewhere(checked):
         _require_fit(plan_of_headers(checked, cluster_of(address)))  # before weights are fetched
@@ -151,7 +156,9 @@ def tune(
                     for note in plan.cluster.notes:
                         view.phase(note)
                     with running_budget(ready, run, store, began, placement.gpus) as budget:
-                        result = _run(ready, placement, run, store, budget, view, watch)
+                        result = _run(
+                            ready, placement, run, store, budget, view, watch, Callbacks(callbacks, view.note)
+                        )
                     watch.won(result.test)
             except BaseException as error:
                 has_report = _keep_what_is_there(error, run, store, view)
@@ -205,6 +212,7 @@ def _run(
     budget: RunBudget,
     view: LiveView,
     watch: Watch,
+    callbacks: Callbacks,
 ) -> TuneResult:
     sweep, models, space = ready.sweep, ready.models, ready.space
 
@@ -216,6 +224,7 @@ def _run(
         view.trial_finished(trial, best)
         watch.finished(trial, best)
         watch.moved(session.bank.bytes_moved)
+        callbacks.on_trial(trial)
 
     def lost(line: str) -> None:
         view.note(line)
@@ -261,6 +270,7 @@ def _run(
             budget,
             on_start=view.trial_started,
             on_finish=finished,
+            on_decision=callbacks.on_decision,
             note=view.note,
         )
         return _finish(session, records, store, ready, run, view)

@@ -54,6 +54,7 @@ class Racing:
         self._rows = CandidateRows(search)
         self._answers = CandidateAnswers(search)
         self._decisions = JsonLines(search.run.decisions_file)
+        self._on_decision = search.on_decision
         self._open: dict[int, Candidate] = {}
         self.raised: deque[int] = deque()
         self.ended: list[int] = []
@@ -210,8 +211,13 @@ class Racing:
             before: lines that come before them.
             asked: whether engines are at work on that one.
         """
-        self._decisions.append([*before, *(one.record() for one in decisions)])
+        self._keep(decisions, before)
         self._go_on_known(self._do(decisions, reporting, asked=asked), reporting)
+
+    def _keep(self, decisions: Sequence[Decision], before: Sequence[Any] = ()) -> None:
+        self._decisions.append([*before, *(one.record() for one in decisions)])
+        for one in decisions:
+            self._on_decision(one)
 
     def _do(self, decisions: Sequence[Decision], reporting: int | None, *, asked: bool) -> list[int]:
         """Do what decisions say; those that go on with answers that other runs know."""
@@ -239,7 +245,7 @@ class Racing:
         while left:
             number = left.popleft()
             decisions = self._report_known(number, self._open[number].until)
-            self._decisions.append([one.record() for one in decisions])
+            self._keep(decisions)
             left += self._do(decisions, reporting, asked=False)
 
     def _raise(self, number: int) -> None:

@@ -21,6 +21,7 @@ from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial, proposed
 from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay
+from mergebench_ray.search.race.decision import Decision
 from mergebench_ray.search.race_choice import order_of, race_of, race_of_run, raced_besides
 from mergebench_ray.search.race_scheduler import RaceScheduler, StudySearch
 from mergebench_ray.search.racing import Racing
@@ -63,6 +64,7 @@ def search(
     *,
     on_start: Callable[[int], None],
     on_finish: Callable[[Trial], None],
+    on_decision: Callable[[Decision], None],
     note: Callable[[str], None],
 ) -> None:
     """Score candidates until the sweep has as many as it asks for, or pays, those of earlier sittings included.
@@ -78,6 +80,7 @@ def search(
         budget: ends the search before.
         on_start: called with a candidate's number when it begins.
         on_finish: called with its row when it is on disk.
+        on_decision: called with a decision of the race when it is on disk.
         note: called with a line about candidates of other runs that it begins with, and where it ends before it has as
             many as it asks for.
     """
@@ -107,7 +110,14 @@ def search(
     sampler = search_sampler(sweep.search, space)
     most = budget.most_candidates
     running = RunningSearch(
-        session=session, store=store, records=records, study=study, run=run, raced=raced, on_finish=on_finish
+        session=session,
+        store=store,
+        records=records,
+        study=study,
+        run=run,
+        raced=raced,
+        on_finish=on_finish,
+        on_decision=on_decision,
     )
     racing = Racing(running, recipe_of)
     racing.restore(most + besides if sampler.all_tried(study.study) is None else 0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial
+from mergebench_ray.search.race.decision import Decision
 from mergebench_ray.search.race_order import RaceOrder
 from mergebench_ray.search.records import Records
 from mergebench_ray.search.session import Session
@@ -26,6 +27,7 @@ class RunningSearch:
         run: the run's folder.
         raced: race and order; None where every candidate is scored in full.
         on_finish: called with a candidate's row when it is on disk.
+        on_decision: called with a decision of the race when it is on disk, before it is followed.
     """
 
     session: Session
@@ -35,3 +37,4 @@ class RunningSearch:
     run: RunFolder
     raced: RaceOrder | None
     on_finish: Callable[[Trial], None]
+    on_decision: Callable[[Decision], None]

@@ -29,6 +29,7 @@ from mergebench_ray.scores import DomainScore, ItemRow, Scores
 from mergebench_ray.search import warm_start
 from mergebench_ray.search.budget import RunBudget, UnderWay, Work
 from mergebench_ray.search.earlier_items import EarlierItems, run_folders
+from mergebench_ray.search.race.decision import Decision
 from mergebench_ray.search.race_choice import chosen_race, order_of, race_of, raced_besides
 from mergebench_ray.search.race_order import RaceOrder
 from mergebench_ray.search.racing import Racing
@@ -258,6 +259,7 @@ class MadeUpSearch:
         self.scorer = scorer
         self.store = TrialStore(folder)
         self.finished: list[Trial] = []
+        self.decided: list[Decision] = []
         self.started: list[int] = []
         self.said: list[str] = []
         self.session: Any = SimpleNamespace(
@@ -320,7 +322,8 @@ class MadeUpSearch:
             return self.session.bank.recipe(*self.space.candidate(study.study.trials[number].params))
 
         parts = {"session": self.session, "store": self.store, "records": self.records, "run": self.run}
-        running = RunningSearch(**parts, study=study, raced=raced, on_finish=self.finished.append)
+        told = {"on_finish": self.finished.append, "on_decision": self.decided.append}
+        running = RunningSearch(**parts, study=study, raced=raced, **told)
         racing = Racing(running, recipe_of)
         most = self.budget.most_candidates
         racing.restore(most + besides)
