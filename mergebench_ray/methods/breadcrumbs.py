@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -24,10 +24,18 @@ if TYPE_CHECKING:
 _NONE = (0.0, -1.0)  # magnitudes that nothing lies between
 
 
+Dropped = Annotated[float, Field(ge=0, le=1)]
+
+
 class BreadcrumbsParameters(SparseParameters):
     """Hyper-parameters of Breadcrumbs."""
 
-    gamma: float = Field(default=0.01, ge=0, le=1, description="Share of the largest entries, which are dropped.")
+    per_specialist = frozenset({"weight", "density", "gamma"})
+    one_if_alike = frozenset({"gamma"})
+
+    gamma: Dropped | dict[str, Dropped] = Field(
+        default=0.01, description="Share of the largest entries, which are dropped."
+    )
     rescale: bool = Field(default=False, description="Give what is kept of a tensor the 1-norm of all of it.")
 
 
@@ -69,10 +77,11 @@ class Breadcrumbs(SparseTaskVectors):
     ) -> Scalars:
         """Weights, and the smallest and the largest magnitude that is kept of each specialist."""
         densities = per_specialist(parameters.density, place, specialists)
+        largest = per_specialist(parameters.gamma, place, specialists)
         magnitudes = prepared[place.name]
         kept = [
-            _ends(one, *_ranks(one.num_entries, density, parameters.gamma))
-            for one, density in zip(magnitudes, densities, strict=True)
+            _ends(one, *_ranks(one.num_entries, density, gamma))
+            for one, density, gamma in zip(magnitudes, densities, largest, strict=True)
         ]
         factors = [
             rescaling(one, *ends) if parameters.rescale else 1.0 for one, ends in zip(magnitudes, kept, strict=True)

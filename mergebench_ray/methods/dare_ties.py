@@ -9,7 +9,8 @@ from pydantic import Field
 
 from mergebench_ray import kernels
 from mergebench_ray.methods import TensorPlace, per_specialist, register
-from mergebench_ray.methods.sparse import Share, SparseParameters, SparseTaskVectors, combined
+from mergebench_ray.methods.parameters import Density
+from mergebench_ray.methods.sparse import SparseParameters, SparseTaskVectors, combined
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 class DareTiesParameters(SparseParameters):
     """Hyper-parameters of DARE-TIES."""
 
-    density: Share | dict[str, Share] = Field(default=0.5, description="Probability that an entry is kept.")
+    density: Density = Field(default=0.5, description="Probability that an entry is kept.")
     rescale: bool = Field(default=True, description="Multiply what is kept by 1 / density.")
     seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Seed of the random masks.")
 
     def completed(self, specialists: Sequence[str], layers: int) -> dict[str, Any]:
         """As of any method; where nothing is dropped, the seed makes no difference, and is 0."""
         values = super().completed(specialists, layers)
-        return values | {"seed": 0} if set(values["density"].values()) == {1.0} else values
+        return values | {"seed": 0} if all(one == 1 for one in values["density"].values()) else values
 
 
 @register
@@ -59,7 +60,8 @@ class DareTies(SparseTaskVectors):
     ) -> Scalars:
         """Weights, and the keys of this tensor and of each specialist in it."""
         densities = per_specialist(parameters.density, place, specialists)
-        factors = [1 / density if parameters.rescale else 1.0 for density in densities]
+        # What is kept with probability 0 still is where the largest number is drawn.
+        factors = [(1 / density if parameters.rescale else 1.0) if density else 0.0 for density in densities]
         tensor = (parameters.seed, place.name, place.part)
         return {
             **self.weights(parameters, place, specialists, factors),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from mergebench_ray.methods import (
     per_specialist,
     register,
 )
-from mergebench_ray.methods.parameters import Coefficient
+from mergebench_ray.methods.parameters import OfTensors
 from mergebench_ray.methods.sparse import SparseParameters, SparseTaskVectors, combined
 
 if TYPE_CHECKING:
@@ -36,13 +36,17 @@ _SMALLEST = 1e-20
 """What is divided by where a probability is 0."""
 
 
+Spread = Annotated[float, Field(ge=0, lt=0.5)]
+
+
 class DellaLinearParameters(SparseParameters):
     """Hyper-parameters of DELLA without an election."""
 
-    epsilon: float = Field(
+    per_specialist = frozenset({"weight", "density", "epsilon"})
+    one_if_alike = frozenset({"epsilon"})
+
+    epsilon: Spread | dict[str, Spread] = Field(
         default=0.1,
-        ge=0,
-        lt=0.5,
         description="By how much more or less than density the ends of a row are kept; at most density and 1 - density "
         "count.",
     )
@@ -52,14 +56,14 @@ class DellaLinearParameters(SparseParameters):
     def completed(self, specialists: Sequence[str], layers: int) -> dict[str, Any]:
         """As of any method; where nothing is dropped, epsilon and seed make no difference, and are 0."""
         values = super().completed(specialists, layers)
-        return values | {"epsilon": 0.0, "seed": 0} if set(values["density"].values()) == {1.0} else values
+        return values | {"epsilon": 0.0, "seed": 0} if all(one == 1 for one in values["density"].values()) else values
 
 
 class DellaParameters(DellaLinearParameters):
     """Hyper-parameters of DELLA."""
 
     normalize: bool = Field(default=True, description="Divide by the weights of what was added, entry by entry.")
-    scaling_coef: Coefficient = Field(default=1.0, description="λ: what the merge is multiplied with.")
+    scaling_coef: OfTensors = Field(default=1.0, description="λ: what the merge is multiplied with.")
 
 
 class RowRanks(Transform):
@@ -143,7 +147,8 @@ class Della(SparseTaskVectors):
     ) -> Scalars:
         """Weights, probabilities of the ends of a row, and the keys of this tensor and of each specialist in it."""
         densities = per_specialist(parameters.density, place, specialists)
-        spread = [min(parameters.epsilon, density, 1 - density) for density in densities]
+        wanted = per_specialist(parameters.epsilon, place, specialists)
+        spread = [min(one, density, 1 - density) for one, density in zip(wanted, densities, strict=True)]
         tensor = (parameters.seed, place.name, place.part)
         return {
             **self.weights(parameters, place, specialists, [1.0] * len(specialists)),

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods import MethodParameters, ScalingCoefficient, TensorPlace, per_specialist, register
-from mergebench_ray.methods.parameters import Coefficient
+from mergebench_ray.methods.parameters import OfTensors
 from mergebench_ray.methods.weighted import WeightedSum
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ class LinearParameters(MethodParameters):
     """Hyper-parameters of the weighted average."""
 
     per_specialist = frozenset({"weight"})
+    over_layers = frozenset({"base_weight"})
 
     weight: ScalingCoefficient = Field(default=1.0, description="wₖ: how much each specialist counts.")
-    base_weight: Coefficient = Field(default=0.0, description="w₀: how much the base counts.")
+    base_weight: OfTensors = Field(default=0.0, description="w₀: how much the base counts.")
     normalize: bool = Field(default=True, description="Divide by the sum of all weights.")
 
 
@@ -46,7 +47,7 @@ class Linear(WeightedSum):
             InputError: weights that add up to 0 and shall be divided by their sum.
         """
         weights = per_specialist(parameters.weight, place, specialists)
-        total = parameters.base_weight + sum(weights)
+        total = per_specialist(parameters.base_weight, place, [""])[0] + sum(weights)
         if not parameters.normalize:
             return {"base_weight": [total], "weight": weights}
         if abs(total) < _NOTHING:

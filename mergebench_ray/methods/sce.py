@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mergebench_ray import kernels
 from mergebench_ray.methods import Method, MethodParameters, Statistics, TensorPlace, register, sum_of
-from mergebench_ray.methods.parameters import OverLayers, per_specialist
+from mergebench_ray.methods.parameters import OfTensors, per_specialist
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ class SceParameters(MethodParameters):
         le=1,
         description="Sum of mean squares of a tensor's task vectors below which all count alike; in mergekit 1e-6.",
     )
-    scaling_coef: OverLayers = Field(default=1.0, description="λ: what the merge is multiplied with.")
+    scaling_coef: OfTensors = Field(default=1.0, description="λ: what the merge is multiplied with.")
 
 
 class Selected(NamedTuple):

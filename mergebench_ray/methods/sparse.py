@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from mergebench_ray.methods.method import Method, sum_of
 from mergebench_ray.methods.parameters import (
-    Coefficient,
+    Density,
     MethodParameters,
+    OfTensors,
     ScalingCoefficient,
     TensorPlace,
     per_specialist,
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
     from mergebench_ray.kernels import Block, Magnitudes
 
-Share = Annotated[float, Field(gt=0, le=1)]
-
 _NOTHING = 1e-8
 
 
@@ -31,11 +30,12 @@ class SparseParameters(MethodParameters):
     """Hyper-parameters of what comes after entries were dropped."""
 
     per_specialist = frozenset({"weight", "density"})
+    over_layers = frozenset({"scaling_coef"})
 
     weight: ScalingCoefficient = Field(default=1.0, description="wₖ: what each task vector is multiplied with.")
-    density: Share | dict[str, Share] = Field(default=0.9, description="Share of each task vector that is kept.")
+    density: Density = Field(default=0.9, description="Share of each task vector that is kept.")
     normalize: bool = Field(default=False, description="Divide by the weights of what was added, entry by entry.")
-    scaling_coef: Coefficient = Field(default=0.4, description="λ: what their sum is multiplied with.")
+    scaling_coef: OfTensors = Field(default=0.4, description="λ: what their sum is multiplied with.")
 
 
 class SparseTaskVectors(Method):
@@ -63,11 +63,12 @@ class SparseTaskVectors(Method):
             factors: by which what is kept of each specialist is rescaled.
         """
         weights = per_specialist(parameters.weight, place, specialists)
+        (scale,) = per_specialist(parameters.scaling_coef, place, [""])
         rescaled = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
         if self.elects:
-            return {"weight": rescaled, "counts": weights, "lambda": [parameters.scaling_coef]}
+            return {"weight": rescaled, "counts": weights, "lambda": [scale]}
         total = sum(weights) if parameters.normalize else 1.0
-        scale = parameters.scaling_coef / (total if abs(total) >= _NOTHING else 1.0)
+        scale = scale / (total if abs(total) >= _NOTHING else 1.0)
         return {"weight": [scale * weight for weight in rescaled]}
 
 

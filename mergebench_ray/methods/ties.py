@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -19,20 +19,24 @@ from mergebench_ray.methods import (
     register,
     sum_of,
 )
+from mergebench_ray.methods.parameters import Density
+from mergebench_ray.methods.sparse import rescaling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergebench_ray.kernels import Block, Scalars
+    from mergebench_ray.kernels import Block, Magnitudes, Scalars
 
 
 class TiesParameters(MethodParameters):
     """Hyper-parameters of TIES."""
 
-    per_specialist = frozenset({"scaling_coef", "weight"})
+    per_specialist = frozenset({"scaling_coef", "weight", "density"})
+    one_if_alike = frozenset({"density"})
+    switched_off: ClassVar[Mapping[str, Any]] = {"trim": "global", "weight": 1.0, "rescale": False}
 
     scaling_coef: ScalingCoefficient = Field(default=0.4, description="λ: what each task vector is multiplied with.")
-    density: float = Field(default=0.2, gt=0, le=1, description="Share of each task vector that is kept.")
+    density: Density = Field(default=0.2, description="Share of each task vector that is kept.")
     merge_func: Literal["sum", "mean", "max"] = Field(
         default="sum",
         description="How the entries that agree with the elected sign are merged; the mean is over their weights.",
@@ -43,18 +47,26 @@ class TiesParameters(MethodParameters):
     weight: ScalingCoefficient = Field(
         default=1.0, description="wₖ: what each trimmed task vector is multiplied with before a sign is elected."
     )
+    rescale: bool = Field(default=False, description="Give what is kept of a tensor the 1-norm of all of it.")
 
     def completed(self, specialists: Sequence[str], layers: int) -> dict[str, Any]:
-        """Leave out the switches that are off: merges without them have the digests that they always had."""
+        """As of any method; merges without the switches have the digests that they always had.
+
+        Raises:
+            ValueError: something that is of each tensor, where whole task vectors are trimmed.
+        """
         values = super().completed(specialists, layers)
-        off = {"trim": "global", "weight": dict.fromkeys(values["weight"], 1.0)}
-        return {name: value for name, value in values.items() if off.get(name) != value}
+        densities = values["density"].values() if isinstance(values["density"], dict) else [values["density"]]
+        if self.trim == "global" and (self.rescale or any(isinstance(one, list) for one in densities)):
+            what = "rescale" if self.rescale else "density"
+            raise ValueError(f"{what} is of each tensor by itself here, which needs trim: tensor")
+        return values
 
     @property
     def is_weighted(self) -> bool:
-        """Whether any weight is not 1."""
+        """Whether what is kept of any task vector is multiplied with something."""
         weights = self.weight.values() if isinstance(self.weight, Mapping) else [self.weight]
-        return any(weight != 1 for weight in weights)
+        return self.rescale or any(weight != 1 for weight in weights)
 
 
 SMALLEST = 2.0**-133
@@ -67,12 +79,12 @@ class Prepared(NamedTuple):
     Attributes:
         thresholds: smallest magnitude kept, by specialist.
         majority: elected sign where the trimmed entries cancel out: -1, 0 or 1.
-        of_tensors: the thresholds of each tensor, by its name, where they are not those of all.
+        of_tensors: magnitudes of each tensor, by its name, where each has thresholds of its own.
     """
 
     thresholds: list[float]
     majority: int
-    of_tensors: Mapping[str, list[float]] | None = None
+    of_tensors: Mapping[str, Sequence[Magnitudes]] | None = None
 
 
 @register
@@ -94,11 +106,11 @@ class Ties(Method):
     @staticmethod
     def merge_block(block: Block, scalars: Mapping[str, Tensor], **options: Any) -> Tensor:
         """Trim, elect and merge in float32."""
-        weight = scalars["weight"] if options["weighted"] else None
+        weight, counts = (scalars[name] if options["weighted"] else None for name in ("weight", "counts"))
         risen, fallen = trim(block, scalars["threshold"], weight)
         total = sum_of(risen) + sum_of(fallen)
         merge = {"sum": _merge_sum, "mean": _merge_mean, "max": _merge_max}[options["merge_func"]]
-        up, down = merge(risen, scalars["coefficient"], weight), merge(fallen, scalars["coefficient"], weight)
+        up, down = (merge(entries, scalars["coefficient"], counts) for entries in (risen, fallen))
         # Both are merged before the sign is known: a chain of operations half as long, which is what limits a CPU.
         rise = block.keep_where(total > scalars["up_above"], up)
         fall = block.keep_where(total < scalars["down_below"], down)
@@ -111,10 +123,12 @@ class Ties(Method):
     def prepare(self, parameters: TiesParameters, statistics: Statistics) -> Prepared:
         """Thresholds from the exact histograms, and the sign for entries that cancel out."""
         if parameters.trim == "tensor":
-            return Prepared([], 1, _thresholds_of_tensors(statistics, parameters.density))
-        rank = statistics.num_entries - math.floor(statistics.num_entries * parameters.density)
+            return Prepared([], 1, statistics.magnitudes())
+        entries, names = statistics.num_entries, statistics.specialists
+        densities = per_specialist(parameters.density, TensorPlace("", None, 1), names)
         smallest_kept = [
-            kernels.kth_smallest_magnitude(histogram, rank) for histogram in statistics.magnitude_histograms()
+            kernels.kth_smallest_magnitude(histogram, entries - math.floor(entries * density))
+            for histogram, density in zip(statistics.magnitude_histograms(), densities, strict=True)
         ]
         # Whether zeros are kept makes no difference to a sum; without them, an entry has risen, fallen or is dropped.
         thresholds = [max(magnitude, SMALLEST) for magnitude in smallest_kept]
@@ -127,11 +141,22 @@ class Ties(Method):
         self, parameters: TiesParameters, prepared: Prepared, place: TensorPlace, specialists: Sequence[str]
     ) -> Scalars:
         """Thresholds, λ, and the sums from which on a sign is elected: where they cancel out it is the majority's."""
-        weights = {"weight": per_specialist(parameters.weight, place, specialists)} if parameters.is_weighted else {}
+        thresholds, factors = prepared.thresholds, [1.0] * len(specialists)
+        if prepared.of_tensors is not None:
+            densities, magnitudes = (
+                per_specialist(parameters.density, place, specialists),
+                prepared.of_tensors[place.name],
+            )
+            thresholds = [_threshold(one, density) for one, density in zip(magnitudes, densities, strict=True)]
+            if parameters.rescale:
+                ends = zip(magnitudes, thresholds, strict=True)
+                factors = [rescaling(one, least, math.inf) for one, least in ends]
+        weights = per_specialist(parameters.weight, place, specialists)
+        scaled = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
         return {
-            **weights,
+            **({"weight": scaled, "counts": weights} if parameters.is_weighted else {}),
             "coefficient": per_specialist(parameters.scaling_coef, place, specialists),
-            "threshold": prepared.of_tensors[place.name] if prepared.of_tensors else prepared.thresholds,
+            "threshold": thresholds,
             "up_above": [-SMALLEST / 2 if prepared.majority > 0 else 0.0],
             "down_below": [SMALLEST / 2 if prepared.majority < 0 else 0.0],
         }
@@ -161,29 +186,27 @@ def elected_sign(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
     return (sum_of(risen) + sum_of(fallen)).sign()
 
 
-def _thresholds_of_tensors(statistics: Statistics, density: float) -> dict[str, list[float]]:
-    thresholds = {}
-    for name, magnitudes in statistics.magnitudes().items():
-        entries = magnitudes[0].num_entries
-        rank = entries - max(1, math.floor(entries * density)) + 1
-        thresholds[name] = [max(one.kth_smallest(rank), SMALLEST) for one in magnitudes]
-    return thresholds
+def _threshold(magnitudes: Magnitudes, density: float) -> float:
+    """The smallest magnitude of a tensor that is kept; of density 0 none is."""
+    entries = magnitudes.num_entries
+    rank = entries - max(1, math.floor(entries * density)) + 1
+    return max(magnitudes.kth_smallest(rank), SMALLEST) if density else math.inf
 
 
-def _merge_sum(agreeing: list[Tensor], coefficient: Tensor, weight: Tensor | None) -> Tensor:
+def _merge_sum(agreeing: list[Tensor], coefficient: Tensor, counts: Tensor | None) -> Tensor:
     return sum_of([coefficient[k] * vector for k, vector in enumerate(agreeing)])
 
 
-def _merge_mean(agreeing: list[Tensor], coefficient: Tensor, weight: Tensor | None) -> Tensor:
-    total = _merge_sum(agreeing, coefficient, weight)
+def _merge_mean(agreeing: list[Tensor], coefficient: Tensor, counts: Tensor | None) -> Tensor:
+    total = _merge_sum(agreeing, coefficient, counts)
     are = [(vector != 0).float() for vector in agreeing]
-    if weight is None:
+    if counts is None:
         return total / sum_of(are).clamp(min=1.0)
-    weights = sum_of([weight[k] * is_so for k, is_so in enumerate(are)])
+    weights = sum_of([counts[k] * is_so for k, is_so in enumerate(are)])
     return total / (weights + (weights == 0).float())
 
 
-def _merge_max(agreeing: list[Tensor], coefficient: Tensor, weight: Tensor | None) -> Tensor:
+def _merge_max(agreeing: list[Tensor], coefficient: Tensor, counts: Tensor | None) -> Tensor:
     """The largest magnitude, with λ of its specialist (of the first one where several are as large)."""
     largest = agreeing[0].abs()
     merged = coefficient[0] * agreeing[0]

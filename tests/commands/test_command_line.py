@@ -37,10 +37,11 @@ def test_one_method_is_shown_with_its_source_and_what_its_hyper_parameters_may_b
     assert finished.status == 0
     assert "arXiv 2306.01708" in finished.out
     assert (
-        "density (default 0.2): Share of each task vector that is kept.\n    a number above 0 up to 1\n" in finished.out
+        "density (default 0.2): Share of each task vector that is kept.\n    a number above 0 up to 1, or such "
+        "a number for each specialist, or [{filter: ..., value: ...}, ...] by names of tensors\n" in finished.out
     )
     assert (
-        "from -2 up to 3, or such a number for each specialist, or a list of them for its layer groups, or"
+        "from -2 up to 3, or such a number for each specialist, or a list of them for layer groups, or {first: ..."
         in finished.out
     )
     assert "sum or mean or max" in finished.out

@@ -18,6 +18,8 @@ from mergebench_ray.methods import (
     parse_parameters,
     per_specialist,
 )
+from mergebench_ray.methods.dare_ties import DareTiesParameters
+from mergebench_ray.methods.sce import SceParameters
 from mergebench_ray.methods.task_arithmetic import TaskArithmeticParameters
 
 NAMES = ["math", "coding"]
@@ -129,6 +131,51 @@ def test_a_tensor_has_the_number_of_its_kind_and_layer() -> None:
         assert found == pytest.approx([0.1, 0.9, 0.2, 0.6, 0.3, 0.3])
 
 
+RULES = [{"filter": "mlp", "value": 0.5}, {"filter": "attn", "value": [0.0, 0.4, 1.0]}, {"value": [0.3, 0.9]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "expected"),
+    [
+        ("layers.0.mlp.up", 0, 0.5),
+        ("layers.0.attn.q", 0, 0.0),
+        ("layers.1.attn.q", 1, 0.2),
+        ("layers.4.attn.q", 4, 1.0),
+        ("layers.2.norm", 2, 0.6),
+        ("norm", None, 0.3),
+    ],
+)
+def test_the_first_rule_that_fits_a_name_counts_and_a_gradient_goes_through_its_numbers(
+    name: str, layer: int | None, expected: float
+) -> None:
+    place = TensorPlace(name, layer, 5)
+    parsed = parse_parameters("dare_linear", {"weight": {"math": RULES}, "density": {"math": RULES}})
+    assert isinstance(parsed, DareTiesParameters)
+    for values in (parsed.weight, parsed.density, {"math": RULES}):
+        assert per_specialist(values, place, ["math"]) == pytest.approx([expected])
+    whole = parse_parameters("sce", {"scaling_coef": RULES})
+    assert isinstance(whole, SceParameters)
+    assert per_specialist(whole.scaling_coef, place, [""]) == pytest.approx([expected])
+
+
+def test_rules_are_as_few_as_say_the_same() -> None:
+    plain = [{"filter": "mlp", "value": [0.5, 0.5]}, {"filter": "attn", "value": 0.2}, {"value": [0.2, 0.2]}, *RULES]
+    completed = complete("ties", {"weight": {"math": RULES, "coding": plain}})["weight"]
+    assert completed == {"coding": [{"filter": "mlp", "value": 0.5}, {"value": 0.2}], "math": RULES}
+    alike = {"math": [{"filter": "mlp", "value": 0.5}, {"value": [0.5]}], "coding": 0.5}
+    assert complete("task_arithmetic", {"scaling_coef": alike}) == complete("task_arithmetic", {"scaling_coef": 0.5})
+
+
+def test_what_is_the_same_for_all_specialists_is_one_number_and_what_is_switched_off_is_left_out() -> None:
+    assert complete("ties", {"density": {"math": 0.3, "coding": 0.3}, "weight": 1.0, "rescale": False}) == complete(
+        "ties", {"density": 0.3}
+    )
+    assert complete("ties", {"density": {"math": 0.3, "coding": 0.4}})["density"] == {"coding": 0.4, "math": 0.3}
+    assert complete("breadcrumbs", {"gamma": {"math": 0.1, "coding": 0.1}}) == complete("breadcrumbs", {"gamma": 0.1})
+    assert complete("della", {"epsilon": {"math": 0.1, "coding": 0.2}})["epsilon"] == {"coding": 0.2, "math": 0.1}
+    assert complete("task_arithmetic", {"weight": 1, "normalize": False}) == complete("task_arithmetic", {})
+
+
 @pytest.mark.parametrize(
     ("layer", "layers", "expected"), [(0, 5, 0.2), (1, 5, 0.3), (4, 5, 0.6), (None, 5, 0.6), (0, 1, 0.6)]
 )
@@ -188,6 +235,17 @@ def test_layers_fall_into_even_groups(layer: int | None, layers: int, groups: in
             {"scaling_coef": {"math": {"attention": [0.1] * 5, "mlp": 0.2, "norm": 0.3}, "coding": 0.2}},
             "5 layer groups",
         ),
+        (
+            "ties",
+            {"weight": {"math": [{"filter": "mlp", "value": 0.1}], "coding": 1}},
+            "add {value: NUMBER} at the end",
+        ),
+        ("ties", {"weight": {"math": [{"fliter": "mlp", "value": 0.1}], "coding": 1}}, "fliter"),
+        ("ties", {"weight": {"math": [{"value": 7}], "coding": 1}}, "weight.math.0.value = 7"),
+        ("ties", {"density": {"math": [0.1, 0.2], "coding": 1}}, "a list of {filter, value}"),
+        ("ties", {"density": {"math": RULES, "coding": 1}}, "density is of each tensor by itself here"),
+        ("ties", {"rescale": True}, "rescale is of each tensor by itself here, which needs trim: tensor"),
+        ("sce", {"scaling_coef": {"a": 1}}, "or a list of {filter, value}"),
         ("dare", {"p": 1.0}, "p = 1.0"),
         ("dare", {"seed": -1}, "seed = -1"),
         ("consensus", {"k": 3}, "k = 3"),

@@ -48,23 +48,32 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 DATA_FREE = [name for name in method_names() if not get_method(name).calibration_samples(parse_parameters(name, {}))]
+DENSITIES = dict(zip(SPECIALISTS, [0.7, 0.9, 0.3, 1.0, 0.6]))
+SPREADS = dict(zip(SPECIALISTS, [0.3, 0.1, 0.0, 0.2, 0.3]))
 WEIGHTS = dict(zip(SPECIALISTS, [0.71, 0.93, 0.34, 1.27, 0.59]))
 SPECTRAL = [name for name in DATA_FREE if "spectral" in get_method(name).statistics]
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in DATA_FREE),
     ("task_arithmetic", {"scaling_coef": dict(zip(SPECIALISTS, [0.1, 0.9, -0.3, 1.5, 0.2]))}),
+    ("task_arithmetic", {"scaling_coef": 1.1, "weight": WEIGHTS, "normalize": True}),
     ("ties", {"density": 1.0}),
+    ("ties", {"density": DENSITIES, "trim": "tensor", "rescale": True, "merge_func": "mean", "weight": WEIGHTS}),
+    ("ties", {"density": DENSITIES}),
+    ("dare_linear", {"density": DENSITIES, "weight": WEIGHTS, "normalize": True}),
     ("ties", {"density": 0.7, "merge_func": "mean", "scaling_coef": 1.0}),
     ("ties", {"density": 0.5, "merge_func": "max", "scaling_coef": dict(zip(SPECIALISTS, [0.7, 0.9, 0.3, 1.2, 0.6]))}),
     ("ties", {"density": 0.5, "trim": "tensor", "weight": WEIGHTS}),
     ("ties", {"density": 0.4, "weight": dict(zip(SPECIALISTS, [0.71, 0.93, -0.31, 1.27, 0.59])), "merge_func": "mean"}),
-    ("dare_ties", {"density": dict(zip(SPECIALISTS, [0.7, 0.9, 0.3, 1.0, 0.6])), "normalize": True, "seed": 3}),
+    ("dare_ties", {"density": DENSITIES, "normalize": True, "seed": 3}),
     ("breadcrumbs", {"density": 0.6, "gamma": 0.1, "rescale": True, "normalize": True}),
     (
         "breadcrumbs_ties",
-        {"density": 0.6, "gamma": 0.5, "weight": WEIGHTS},
+        {"density": 0.6, "gamma": dict(zip(SPECIALISTS, [0.5, 0.1, 0.0, 0.2, 0.3])), "weight": WEIGHTS},
     ),
-    ("della", {"density": 0.6, "epsilon": 0.3, "weight": WEIGHTS, "seed": 3}),
+    (
+        "della",
+        {"density": 0.6, "epsilon": dict(zip(SPECIALISTS, [0.3, 0.1, 0.0, 0.2, 0.3])), "weight": WEIGHTS, "seed": 3},
+    ),
     ("sce", {"select_topk": 0.3, "scaling_coef": 0.7}),
     ("ram", {"epsilon": 0.004}),
     ("ram_plus", {"epsilon": 0.004, "r": 0.7, "alpha": 5.0}),

@@ -50,22 +50,34 @@ def model_soup(base: Model, specialists: dict[str, Model]) -> Model:
     return finish(base, {name: sum(v[name].float() for v in vectors) / len(vectors) for name in base})
 
 
-def task_arithmetic(base: Model, specialists: dict[str, Model], scaling_coef: dict[str, float]) -> Model:
+def task_arithmetic(
+    base: Model,
+    specialists: dict[str, Model],
+    scaling_coef: dict[str, float],
+    weight: dict[str, float] | None = None,
+    normalize: bool = False,
+) -> Model:
     vectors = dict(zip(sorted(specialists), task_vectors(base, specialists)))
-    return finish(base, {n: sum(scaling_coef[k] * v[n].float() for k, v in vectors.items()) for n in base})
+    weights = weight or dict.fromkeys(specialists, 1.0)
+    by = sum(weights.values()) if normalize else 1.0
+    scales = {k: scaling_coef[k] * weights[k] / by for k in specialists}
+    return finish(base, {n: sum(scales[k] * v[n].float() for k, v in vectors.items()) for n in base})
 
 
 def ties(
     base: Model,
     specialists: dict[str, Model],
     scaling_coef: dict[str, float],
-    density: float,
+    density: float | dict[str, float],
     merge_func: str,
     trim: str = "global",
     weight: dict[str, float] | None = None,
+    rescale: bool = False,
 ) -> Model:
-    trimmed = []
-    for vector in task_vectors(base, specialists):
+    trimmed, factors = [], []
+    shares = density if isinstance(density, dict) else dict.fromkeys(specialists, density)
+    for k, vector in zip(sorted(specialists), task_vectors(base, specialists)):
+        density = shares[k]
         floats = {name: v.float() for name, v in vector.items()}
         whole = flat(vector).abs()
         rank = len(whole) - math.floor(len(whole) * density)
@@ -74,12 +86,15 @@ def ties(
             kept = {name: max(1, math.floor(v.numel() * density)) for name, v in floats.items()}
             least = {name: v.abs().flatten().topk(kept[name]).values.min() for name, v in floats.items()}
         trimmed.append({name: torch.where(v.abs() >= least[name], v, 0.0) for name, v in floats.items()})
+        norms = {name: (v.abs().double().sum(), trimmed[-1][name].abs().double().sum()) for name, v in floats.items()}
+        factors.append({name: float(whole / kept) if rescale else 1.0 for name, (whole, kept) in norms.items()})
     weights = torch.tensor([1.0 if weight is None else weight[k] for k in sorted(specialists)])[:, None, None]
     signs = {name: sum(v[name] for v in trimmed).sign() for name in base}
     majority = flat(signs).sum().sign() if trim == "global" and weight is None else 1.0
+    assert trim == "tensor" or not rescale
     merged = {}
     for name in base:
-        entries = torch.stack([v[name].flatten() for v in trimmed])[:, None] * weights
+        entries = torch.stack([f[name] * v[name].flatten() for f, v in zip(factors, trimmed)])[:, None] * weights
         sign = entries.sum(0).sign()
         elected = torch.where(sign == 0, majority, sign)
         selected = torch.where((entries.sign() == elected) & (entries != 0), entries, 0.0)
@@ -147,12 +162,17 @@ def dare_ties(
     scaling_coef: float,
     rescale: bool,
     seed: int,
+    elect: bool = True,
 ) -> Model:
     def drop(k: str, name: str, values: Tensor) -> Tensor:
         kept = drawn(seed, name, k, len(values)) >= threshold_of(1 - density[k])
         return values * kept / (density[k] if rescale else 1)
 
-    return after_dropping(base, specialists, drop, weight, scaling_coef, normalize, elect=True)
+    return after_dropping(base, specialists, drop, weight, scaling_coef, normalize, elect)
+
+
+def dare_linear(base: Model, specialists: dict[str, Model], **hyper_parameters: Any) -> Model:
+    return dare_ties(base, specialists, **hyper_parameters, elect=False)
 
 
 def della(
@@ -162,7 +182,7 @@ def della(
     density: dict[str, float],
     normalize: bool,
     scaling_coef: float,
-    epsilon: float,
+    epsilon: float | dict[str, float],
     rescale: bool,
     seed: int,
     elect: bool = True,
@@ -173,7 +193,7 @@ def della(
         if rows.shape[1] == 1:
             ranks = torch.full_like(ranks, 0.5)
         ranks = (255 * ranks.double()).round().float() / 255
-        spread = min(epsilon, density[k], 1 - density[k])
+        spread = min(epsilon[k] if isinstance(epsilon, dict) else epsilon, density[k], 1 - density[k])
         p = (density[k] - spread + 2 * spread * ranks).flatten()
         kept = (drawn(seed, name, k, len(values)) >= (0.5 - p) * 2.0**32) & (p > 0)
         return torch.where(kept, values / (p if rescale else 1), 0.0)
@@ -192,13 +212,13 @@ def breadcrumbs(
     density: dict[str, float],
     normalize: bool,
     scaling_coef: float,
-    gamma: float,
+    gamma: float | dict[str, float],
     rescale: bool,
     elect: bool = False,
 ) -> Model:
     def drop(k: str, name: str, values: Tensor) -> Tensor:
         kept, n = math.floor(density[k] * len(values)), len(values)
-        below = max(0, n - kept - math.floor(gamma * n))
+        below = max(0, n - kept - math.floor((gamma[k] if isinstance(gamma, dict) else gamma) * n))
         ascending = values.abs().sort().values[below : below + kept]
         if not kept:
             return torch.zeros_like(values)

@@ -70,19 +70,29 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return " or ".join(map(str, schema["enum"]))
     kind = schema.get("type")
     if kind == "object":
-        inside = (
-            ", or a list of them for its layer groups, or {first: ..., last: ...} for a line over its layers, or any "
-            "of these for each of attention, mlp, norm"
-        )
-        return "such a number for each specialist" + inside * bool(
-            _alternatives(schema.get("additionalProperties", {}))
-        )
+        inside = [_form(one) for one in _alternatives(schema.get("additionalProperties", {}))]
+        return ", or ".join(["such a number for each specialist", *dict.fromkeys(filter(None, inside))])
+    if form := _form(schema):
+        return form
     if kind not in ("number", "integer"):
         return {"boolean": "true or false", "string": "a text"}.get(str(kind), str(kind))
     words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "up to", "exclusiveMaximum": "below"}
     numbers = {key: schema[key] for key in words if key in schema}
     bounds = [f"{words[key]} {one if isinstance(one, int) else format(one, 'g')}" for key, one in numbers.items()]
     return " ".join(["a whole number" if kind == "integer" else "a number", *bounds])
+
+
+def _form(schema: Mapping[str, Any]) -> str:
+    """What stands in the place of a number where that differs between tensors; empty for what is none."""
+    if schema.get("type") == "array":
+        is_rules = "$ref" in schema.get("items", {})
+        return "[{filter: ..., value: ...}, ...] by names of tensors" if is_rules else "a list of them for layer groups"
+    name = str(schema.get("$ref", "")).rpartition("/")[2]
+    lines = {
+        "LineOverLayers": "{first: ..., last: ...} for a line over the layers",
+        "ByModuleKind": "any of these for each of attention, mlp, norm",
+    }
+    return lines.get(name, "")
 
 
 def _alternatives(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
