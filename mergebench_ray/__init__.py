@@ -1,7 +1,7 @@
 """Merge domain-specialised language models and search for the best merge, in parallel on Ray.
 
-`advise`, `tune`, `merge`, `evaluate`, `plan`, `replay` and `verify` are the commands of the same names; each returns
-a typed result. `open_run` looks at a run that is there, or under way.
+`advise`, `tune`, `merge`, `evaluate`, `plan`, `replay`, `verify` and `push` are the commands of the same names; each
+returns a typed result. `open_run` looks at a run that is there, or under way.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mergebench_ray.commands.merge import MergeResult, merge
     from mergebench_ray.commands.opened_run import OpenedRun, open_run
     from mergebench_ray.commands.plan import plan
+    from mergebench_ray.commands.push import PushResult, push
     from mergebench_ray.commands.replay import replay
     from mergebench_ray.commands.started_run import StartedRun
     from mergebench_ray.commands.tune import tune
@@ -37,6 +38,7 @@ _HOMES = {
     "MergeResult": "commands.merge",
     "ModelRef": "config",
     "OpenedRun": "commands.opened_run",
+    "PushResult": "commands.push",
     "Recipe": "config",
     "ReplayResult": "search.replay.replay",
     "RunStatus": "runs.status",
@@ -52,6 +54,7 @@ _HOMES = {
     "merge": "commands.merge",
     "open_run": "commands.opened_run",
     "plan": "commands.plan",
+    "push": "commands.push",
     "replay": "commands.replay",
     "tune": "commands.tune",
     "verify": "commands.verify",
@@ -65,6 +68,7 @@ __all__ = [
     "MergeResult",
     "ModelRef",
     "OpenedRun",
+    "PushResult",
     "Recipe",
     "ReplayResult",
     "RunStatus",
@@ -80,6 +84,7 @@ __all__ = [
     "merge",
     "open_run",
     "plan",
+    "push",
     "replay",
     "tune",
     "verify",

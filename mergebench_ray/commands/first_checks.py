@@ -15,7 +15,7 @@ from mergebench_ray.checkpoints.accompanying_files import recipe_file
 from mergebench_ray.checkpoints.sources import check_there, is_local, locate
 from mergebench_ray.config import ModelRef, Suite, Sweep
 from mergebench_ray.config.fields import DATA_SPLITS, DataSplit
-from mergebench_ray.config.reference import reference_text
+from mergebench_ray.config.reference import HUB_ID, reference_text
 from mergebench_ray.config.suite import built_in_suites
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
@@ -140,3 +140,23 @@ def checked_merge_of(model: Path | str) -> ModelRef:
             raise InputError(f"{model}: holds no model (no config.json); give a folder of merge, or of a run")
         recipe_file(folder, str(model))
     return ref
+
+
+def check_repository_name(repo: str) -> None:
+    """Refuse what cannot be the name of a hub's repository.
+
+    Raises:
+        InputError: saying what to write.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        if not HUB_ID.fullmatch(repo):
+            raise HFValidationError("it needs an owner and a name")
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"repository {repo!r}: {reason}; write OWNER/NAME, or s3://BUCKET/FOLDER for object storage"
+        ) from error

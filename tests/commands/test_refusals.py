@@ -56,6 +56,7 @@ COMMANDS = [
     ["evaluate", "./file", "--suite", "smollm2-mini", "--address", "127.0.0.1:1"],
     ["push", ".", "s3://bucket/model"],
     ["push", ".", "./model"],
+    ["push", ".", "owner/name"],
     ["verify", "."],
     ["verify", "./nowhere"],
     ["train-specialists", "--out", "/proc/x"],

@@ -52,4 +52,4 @@ def test_the_search_of_the_tutorial_ends_with_a_model_a_card_and_a_report(workpl
 def test_the_tutorials_commands_are_all_run_but_for_installing_and_uploading() -> None:
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     left_out = [line for language, _, text in blocks if language == "console" for line in text.splitlines()]
-    assert all(re.match(r"\$ (pip install|mergebench-ray doctor|hf )", line) for line in left_out)
+    assert all(re.match(r"\$ (pip install|mergebench-ray doctor|mergebench-ray push|hf )", line) for line in left_out)

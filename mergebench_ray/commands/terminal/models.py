@@ -1,4 +1,4 @@
-"""`merge`, `evaluate` and `push`: one model."""
+"""`merge`, `advise` and `evaluate`: one model."""
 
 from __future__ import annotations
 
@@ -132,17 +132,6 @@ def advise(
         typer.echo(line)
     if out is not None:
         typer.echo(f"page: {out}")
-
-
-def push(
-    model: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a model, as `merge` writes one.")],
-    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.")],
-) -> None:
-    """Upload a model to object storage, whole or not at all."""
-    from mergebench_ray.commands.push import push as run
-
-    run(model, address, show_progress=True)
-    typer.echo(f"written to {address}")
 
 
 def evaluate(

@@ -1,8 +1,9 @@
-"""`verify`: whether a model is what it says."""
+"""`push` and `verify`: a model that others can have, and whether it is what it says."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -94,3 +95,54 @@ def _print(result: VerifyResult) -> None:
         typer.echo(f"different: {len(tensors)} of {result.tensors} tensors, the first: {first}")
     for one in others:
         typer.echo(f"different: {one}")
+
+
+def push(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a merge, or of a run, for its best model.")],
+    place: Annotated[
+        str, typer.Argument(metavar="PLACE", help="OWNER/NAME on the hub; s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.")
+    ],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Send it to the hub; without, it is only said what would go.")
+    ] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see it; a repository is private else.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of what is in the repository.")] = False,
+    scores: Annotated[Path | None, typer.Option(metavar="FILE", help="What `evaluate --out` wrote about it.")] = None,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DOMAIN=DATASET:TASK", help="A benchmark of the hub that a domain's score counts for."),
+    ] = None,
+) -> None:
+    """Publish a merge on the hub with its card and how to make it again; or upload a model to object storage."""
+    benchmarks = parse_pairs(benchmark, "--benchmark", "DOMAIN=DATASET:TASK")
+
+    from mergebench_ray.commands.push import push as run
+
+    result = run(
+        model,
+        place,
+        yes=yes,
+        public=public,
+        replace=replace,
+        scores=scores,
+        benchmarks=benchmarks,
+        show_progress=True,
+    )
+    for note in result.notes:
+        typer.echo(f"note: {note}")
+    if result.commit is None and result.is_sent:
+        typer.echo(f"written to {result.place}")
+        return
+    for name, size in result.files.items():
+        typer.echo(f"{size:>15,}  {name}")
+    who = "private" if result.private else "public"
+    what = f"{len(result.files)} files, {sum(result.files.values()):,} bytes"
+    if result.is_sent:
+        typer.echo(f"{what}: published in {result.place} ({who}), commit {result.commit}")
+        return
+    where = {True: "whose content they replace", False: "a new repository", None: "which was not looked at"}[
+        result.exists
+    ]
+    typer.echo(f"{what}: would go to {result.place} ({who}), {where}; nothing was sent, --yes does")
