@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from mergebench_ray.checkpoints import Checkpoint, check_compatible, resolve
 from mergebench_ray.errors import InputError
@@ -27,6 +27,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_llama(root / "llama", dtype="float32")
     tiny_gemma2(root / "gemma")
     tiny_adapter(root / "adapter", root / "llama", seed=1)
+    tiny_adapter(root / "dora", root / "llama", seed=1, use_dora=True)
     return root
 
 
@@ -54,6 +55,10 @@ def changed_copy(models: Path, path: Path, **options: Any) -> Path:
         {"rank": 3, "dtype": "float32"},
         {"use_rslora": True, "target_modules": ["q_proj", "down_proj"]},
         {"lora_alpha": 1, "dtype": "float16"},
+        {"rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\..*": 7}, "alpha_pattern": {"up_proj": 3}},
+        {"rank_pattern": {"v_proj": 1}, "use_rslora": True},
+        {"use_dora": True, "dtype": "float32"},
+        {"use_dora": True, "rank_pattern": {"down_proj": 6}, "dtype": "float32"},
     ],
 )
 def test_weights_are_those_of_pefts_merge_rounded_once(models: Path, tmp_path: Path, options: dict[str, Any]) -> None:
@@ -71,9 +76,10 @@ def test_weights_are_those_of_pefts_merge_rounded_once(models: Path, tmp_path: P
     assert changed == (4 if "target_modules" in options else 14)
 
 
+@pytest.mark.parametrize("kind", ["adapter", "dora"])
 @pytest.mark.parametrize("step", [1, 13, 96, 1000, 5000])
-def test_bits_do_not_depend_on_the_slicing(models: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = with_adapter(models, models / "adapter")
+def test_bits_do_not_depend_on_the_slicing(models: Path, step: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = with_adapter(models, models / kind)
     whole = checkpoint.read(TARGET)
     monkeypatch.setattr("mergebench_ray.checkpoints.adapter._BLOCK_ELEMENTS", 500)
     slices = [checkpoint.read(TARGET, start, min(step, len(whole) - start)) for start in range(0, len(whole), step)]
@@ -102,7 +108,9 @@ def test_digest_covers_base_factors_and_scale(models: Path, tmp_path: Path) -> N
     digests = {with_adapter(models, models / "adapter").digest(), resolve(str(models / "llama")).digest()}
     digests.add(with_adapter(models, changed_copy(models, tmp_path / "scaled", lora_alpha=5)).digest())
     digests.add(with_adapter(models, tiny_adapter(tmp_path / "other", models / "llama", seed=2)).digest())
-    assert len(digests) == 4
+    patterned = changed_copy(models, tmp_path / "patterned", alpha_pattern={"q_proj": 5})
+    digests.add(with_adapter(models, patterned).digest())
+    assert len(digests) == 5
     copy = changed_copy(models, tmp_path / "copy", lora_dropout=0.5)
     assert with_adapter(models, copy).digest() in digests
 
@@ -111,22 +119,61 @@ def test_digest_covers_base_factors_and_scale(models: Path, tmp_path: Path) -> N
     "options",
     [
         {"peft_type": "LOHA"},
-        {"use_dora": True},
-        {"bias": "all"},
+        {"bias": "some"},
         {"lora_bias": True},
-        {"modules_to_save": ["lm_head", "norm"]},
-        {"rank_pattern": {"q_proj": 2}},
-        {"alpha_pattern": {"q_proj": 2}},
-        {"fan_in_fan_out": True},
+        {"target_parameters": ["mlp.experts.gate_up_proj"]},
+        {"rank_pattern": {"q_proj(": 2}},
+        {"rank_pattern": {"q_proj": "two"}},
+        {"alpha_pattern": {"q_proj": float("inf")}},
+        {"modules_to_save": [3]},
         {"layer_replication": [[0, 2]]},
         {"init_lora_weights": "pissa_niter_4"},
     ],
 )
-def test_what_is_not_plain_lora_is_refused(models: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_what_is_not_understood_is_refused(models: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     (key,) = options
     adapter = changed_copy(models, tmp_path / "a", **options)
-    with pytest.raises(InputError, match=rf"adapter_config\.json: {key} .*merge_and_unload"):
+    with pytest.raises(InputError, match=rf"adapter_config\.json: {key}.*(merge_and_unload|mend the file)"):
         with_adapter(models, adapter)
+
+
+def test_factors_of_transposed_weights_are_those_of_pefts_merge(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=2, n_embd=48, n_head=2, n_positions=64, vocab_size=320)
+    base = tmp_path / "base"
+    GPT2LMHeadModel(config).save_pretrained(base)
+    names = ["attn.c_attn", "mlp.c_fc"]
+    adapter = tiny_adapter(tmp_path / "a", base, seed=3, target_modules=names, fan_in_fan_out=True, dtype="float32")
+    assert_equals_pefts_merge(base, adapter, changed=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [({"bias": "all"}, 4 + 14), ({"bias": "lora_only"}, 4 + 4), ({"modules_to_save": ["norm", "lm_head"]}, 4 + 6)],
+)
+def test_what_is_stored_whole_beside_the_factors_replaces_the_bases(
+    tmp_path: Path, options: dict[str, Any], changed: int
+) -> None:
+    config = {"attention_bias": True, "mlp_bias": True, "tied": False}
+    base = tiny_llama(tmp_path / "base", dtype="float32", **config)
+    targets = ["q_proj", "down_proj"]
+    adapter = tiny_adapter(tmp_path / "a", base, seed=3, target_modules=targets, dtype="float32", **options)
+    file = adapter / "adapter_model.safetensors"
+    stored = load_file(file)
+    save_file({name: t if ".lora_" in name else t + 0.25 for name, t in stored.items()}, file)
+    assert_equals_pefts_merge(base, adapter, changed=changed)
+
+
+def assert_equals_pefts_merge(base: Path, adapter: Path, changed: int) -> None:
+    """That an adapter's weights are peft's, of which so many differ from the base's."""
+    checkpoint = resolve(f"{base}+{adapter}")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
+    for name, info in checkpoint.tensors.items():
+        weight = checkpoint.read(name).view(info.shape)
+        torch.testing.assert_close(weight.float(), merged[name], rtol=ONE_ROUNDING, atol=1e-7)
+    assert sum(not torch.equal(merged[name], before[name]) for name in checkpoint.tensors) == changed
 
 
 @pytest.mark.parametrize(
@@ -179,7 +226,7 @@ def test_embeddings_and_head_beside_the_factors_are_the_specialists_own_and_not_
     assert torch.equal(checkpoint.read("model.embed_tokens.weight"), table.flatten())
     assert ("lm_head.weight" in checkpoint.tensors) is not tied
     notes = check_compatible(resolved, {"math": checkpoint})
-    assert any("is stored beside the factors and not merged" in note for note in notes)
+    assert any("is stored beside the factors" in note for note in notes)
     assert any("lm_head.weight is left out" in note for note in notes) is tied
     assert any("has 384 rows, the base's 320 are used" in note for note in notes)
     assert torch.equal(checkpoint.read("model.norm.weight"), resolved.read("model.norm.weight"))
