@@ -198,6 +198,7 @@ class Bank:
             specialists=self._references,
             base_digest=self.base_digest,
             specialist_digests=self.specialist_digests,
+            merged=self._models[0].merged_parts,
             calibration=calibration_record(self._calibrator, method, completed),
         )
 

@@ -124,6 +124,7 @@ class StreamedBank:
             specialists={name: str(model.ref) for name, model in models.items()},
             base_digest=base.digest(),
             specialist_digests={name: model.digest() for name, model in models.items()},
+            merged=base.merged_parts,
             calibration=calibration_record(self._calibrator, method, completed),
         )
 

@@ -18,7 +18,7 @@ def job_bytes(kind: str, base: Checkpoint, specialists: int, dtype: str) -> int:
         dtype: what is computed in.
     """
     item = 2 if dtype == "bfloat16" else _FLOAT
-    merged = sum(info.numel for name, info in base.tensors.items() if base.family.is_merged(name))
+    merged = sum(info.numel for name, info in base.tensors.items() if base.is_merged(name))
     if kind == "layerwise":
         # Layer by layer, neither a whole model nor all Gram matrices are ever there, but the solution is.
         layer = (base.num_parameters * item * (specialists + 1) + gram_bytes(base) * specialists) // base.num_layers
@@ -32,5 +32,5 @@ def gram_bytes(base: Checkpoint) -> int:
     return sum(
         info.shape[-1] ** 2 * _FLOAT
         for name, info in base.tensors.items()
-        if base.family.is_merged(name) and len(info.shape) == 2
+        if base.is_merged(name) and len(info.shape) == 2
     )

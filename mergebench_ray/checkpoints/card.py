@@ -66,7 +66,7 @@ def model_card(
     parts = [
         f"---\n{_front_matter(recipe, results, publication).to_yaml()}\n---",
         f"# {_text(recipe.method)} merge of {len(recipe.specialists)} specialists",
-        f"Merged with mergebench-ray in {recipe.dtype}. Embeddings, output head and tokenizer are the base's.",
+        f"Merged with mergebench-ray in {recipe.dtype}. {_of_the_base(recipe)} the base's.",
         *([] if publication is None else [_use(publication), _licence(publication)]),
         _inputs(recipe),
         f"## Recipe\n\nDigest: `{recipe.digest}`\n\n{_block(recipe.to_yaml())}",
@@ -80,6 +80,14 @@ def model_card(
     if scores:
         parts.append(_scores(scores, about_scores))
     return str(ModelCard("\n\n".join(parts) + "\n"))
+
+
+def _of_the_base(recipe: Recipe) -> str:
+    """What was not merged, with its verb."""
+    parts = [] if recipe.merged.embeddings else ["embeddings", "output head"]
+    parts += [] if recipe.merged.towers else ["parts that see and hear"]
+    text = f"{', '.join(parts)} and tokenizer are" if parts else "the tokenizer is"
+    return text[0].upper() + text[1:]
 
 
 def evaluation_result(

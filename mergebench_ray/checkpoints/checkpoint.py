@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints.file_state import FileState
-from mergebench_ray.config import ModelRef
+from mergebench_ray.config import MergedParts, ModelRef
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import ModelFamily, family_of
 from mergebench_ray.families.configuration import num_layers
@@ -72,12 +73,14 @@ class Checkpoint(ABC):
         tensors: the tensors by name, sorted.
         corrected_settings: what `config` says otherwise than the folder's config.json, since the weights show it.
         notes: what was decided where the files left a choice, a line each.
+        merged_parts: of a base, which of its parts are merged.
     """
 
     ref: ModelRef
     config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
     notes: Sequence[str] = ()
+    merged_parts: MergedParts = MergedParts()
     corrected_settings: Mapping[str, Any] = MappingProxyType({})
 
     @property
@@ -156,6 +159,16 @@ class Checkpoint(ABC):
     def family(self) -> ModelFamily:
         """What the names of its tensors mean."""
         return family_of(self.config.get("model_type"))
+
+    def merging(self, parts: MergedParts) -> Self:
+        """The same model as the base of a merge of these parts."""
+        base = copy.copy(self)
+        base.merged_parts = parts
+        return base
+
+    def is_merged(self, name: str) -> bool:
+        """Whether a merge into this base merges a tensor of this name."""
+        return self.family.is_merged(name, self.merged_parts)
 
     @property
     def num_parameters(self) -> int:

@@ -12,6 +12,7 @@ from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.compatible_settings import check_allowed, compare_settings
 from mergebench_ray.checkpoints.embeddings import require_known_embeddings
 from mergebench_ray.checkpoints.quantised import refuse_quantised, shown
+from mergebench_ray.checkpoints.tokenizer_files import renumbered_tokens
 from mergebench_ray.checkpoints.writer import output_config
 from mergebench_ray.errors import InputError
 from mergebench_ray.families.configuration import ignored_tensors
@@ -64,8 +65,8 @@ def fit(base: Checkpoint, specialists: Mapping[str, Checkpoint], allow: Collecti
 def fit_tensors(base: Checkpoint, specialists: Mapping[str, Checkpoint]) -> Fitted:
     """Check that specialists' tensors differ from their base's only in ways that have a rule.
 
-    - Embeddings and output head come from the base: they may have more or fewer vocabulary rows (an untied head counts
-      for thresholds with the base's rows only, and a row that is not there counts as unchanged).
+    - Embeddings and output head may have more or fewer vocabulary rows: the base's are used, and a row that is not
+      there counts as unchanged.
     - fp32 and fp16 weights are rounded to bf16 when they are read into the bank.
     - Masks, indices and empty tensors come from the base, as do layers that predict further tokens and parts for images
       and sound where a specialist lacks them.
@@ -117,6 +118,8 @@ def _fit_one(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Checkp
     notes += unwrapping
     specialist, heads = _fit_heads(who, base, specialist)
     notes += heads
+    if base.merged_parts.embeddings:
+        _require_same_rows(who, base, specialist)
     missing, extra = _unfit_names(base, specialist)
     if missing or extra:
         raise InputError(f"{who}: {_misfit(missing, extra)}; {_SAME_BASE}")
@@ -234,7 +237,7 @@ def _of_the_base(base: Checkpoint, specialist: Checkpoint) -> list[str]:
     """Notes on tensors that are the base's whatever a specialist holds."""
     notes = []
     norms = [name for name, info in base.tensors.items() if base.family.is_embedding(name) and len(info.shape) == 1]
-    if norms:
+    if norms and not base.merged_parts.embeddings:
         notes.append(f"{norms[0]}{_others(norms)} goes with the embeddings: the base's is used")
     absent = [name for name, info in base.tensors.items() if name not in specialist.tensors and info.numel]
     if absent:
@@ -275,6 +278,21 @@ def _check_shapes(who: str, base: Checkpoint, specialist: Checkpoint) -> list[st
             )
         notes.append(f"{name} has {theirs.shape[0]} rows, the base's {ours.shape[0]} are used")
     return notes
+
+
+def _require_same_rows(who: str, base: Checkpoint, specialist: Checkpoint) -> None:
+    """Refuse specialists whose embeddings a merge would miss, or add to those of other tokens."""
+    if tokens := renumbered_tokens(base, specialist):
+        raise InputError(
+            f"{who}: token {tokens[0]!r:.80}{_others(tokens)} has another number than in the base's tokenizer, so rows "
+            "of embeddings cannot be merged; set merged.embeddings to false"
+        )
+    left_out = getattr(specialist, "left_out", ())
+    if left_out:
+        raise InputError(
+            f"{who}: {', '.join(left_out)} of the adapter cannot be merged; set merged.embeddings to false, or save "
+            "the model with the adapter merged into it"
+        )
 
 
 def _has_other_rows(base: Checkpoint, ours: TensorInfo, theirs: TensorInfo) -> bool:

@@ -8,17 +8,16 @@ from mergebench_ray.checkpoints.checkpoint import Checkpoint
 
 
 def merged_names(base: Checkpoint, specialists: Collection[Checkpoint]) -> list[str]:
-    """The tensors that are merged: all but embeddings, head and masks, in floating point, not empty, in every model."""
-    return [name for name in _comparable(base, specialists) if base.family.is_merged(name)]
+    """The tensors that are merged: in the parts that the base says, in floating point, not empty, in every model."""
+    return [name for name in _comparable(base, specialists) if base.is_merged(name)]
 
 
 def streamed_names(base: Checkpoint, specialists: Collection[Checkpoint]) -> list[str]:
     """The tensors that count for global thresholds but are not merged: an output head of its own."""
-    family = base.family
     return [
         name
         for name in _comparable(base, specialists)
-        if family.counts_for_threshold(name) and not family.is_merged(name)
+        if base.family.counts_for_threshold(name, base.merged_parts) and not base.is_merged(name)
     ]
 
 

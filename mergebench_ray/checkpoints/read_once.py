@@ -34,6 +34,7 @@ class ReadOnce(Checkpoint):
     def __init__(self, checkpoint: FolderCheckpoint) -> None:
         self.ref, self.config, self.tensors = checkpoint.ref, checkpoint.config, checkpoint.tensors
         self.notes, self.corrected_settings = checkpoint.notes, checkpoint.corrected_settings
+        self.merged_parts = checkpoint.merged_parts
         self._checkpoint = checkpoint
         self._entries = [entry for entry in digest_entries(checkpoint.tensors) if entry.remembered is None]
         names = [name for entry in self._entries for name in entry.names]

@@ -39,6 +39,15 @@ def compare_tokenizers(base: Checkpoint, specialist: Checkpoint) -> list[str]:
     return found
 
 
+def renumbered_tokens(base: Checkpoint, specialist: Checkpoint) -> list[str]:
+    """Tokens that have another number in a specialist, so that its rows of that number are of other tokens."""
+    ours, theirs = base.folder / _FILE, specialist.tokenizer_folder / _FILE
+    if ours == theirs or not (ours.is_file() and theirs.is_file()) or _content(ours) == _content(theirs):
+        return []
+    known, its = _vocabulary(read_json_object(ours)), _vocabulary(read_json_object(theirs))
+    return sorted(token for token, index in its.items() if token in known and known[token] != index)
+
+
 def _difference(ours: Path, theirs: Path) -> str:
     if (ours / _FILE).is_file() and (theirs / _FILE).is_file():
         if _content(ours / _FILE) == _content(theirs / _FILE):

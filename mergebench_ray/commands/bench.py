@@ -114,7 +114,7 @@ def _sizes(models: Models) -> dict[str, Any]:
         "base": str(models.base.ref),
         "specialists": len(models.specialists),
         "parameters": sum(counts.values()),
-        "merged_parameters": sum(count for name, count in counts.items() if models.base.family.is_merged(name)),
+        "merged_parameters": sum(count for name, count in counts.items() if models.base.is_merged(name)),
         "layers": models.num_layers,
         "bytes": sum(counts.values()) * _BYTES,
     }
@@ -165,7 +165,7 @@ def _measure_wide(
     return {
         "layers": WIDE_LAYERS,
         "parameters": sum(map(math.prod, shapes.values())),
-        "merged_parameters": sum(math.prod(shape) for name, shape in shapes.items() if wide.family.is_merged(name)),
+        "merged_parameters": sum(math.prod(shape) for name, shape in shapes.items() if wide.is_merged(name)),
         "load_s": statistics.median(loads),
         "pace": asdict(pace),
     }

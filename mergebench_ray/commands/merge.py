@@ -17,12 +17,12 @@ from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints import Checkpoint, reserved_model, write_model
 from mergebench_ray.checkpoints.read_once import digests_are_remembered
 from mergebench_ray.checkpoints.reproduction import CARD_NAME, texts_beside
-from mergebench_ray.commands.merge_checks import MergeRequest, checked_merge
+from mergebench_ray.commands.merge_checks import MergeRequest, checked_merge, merged_parts
 from mergebench_ray.commands.merge_in_memory import ModelInMemory, merge_in_memory, refuse_of_memory
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.commands.push import push_command
-from mergebench_ray.config import CalibrationOptions, CalibrationSource, Recipe
+from mergebench_ray.config import CalibrationOptions, CalibrationSource, MergedParts, Recipe
 from mergebench_ray.config.reference import reference_text
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder, scratch_folder, workplace_of
@@ -68,6 +68,7 @@ def merge(
     recipe: Recipe | Path | str | None = None,
     accept_changes: bool = False,
     shards: int = 1,
+    merged: MergedParts | Mapping[str, bool] | None = None,
     calibration: Mapping[str, Path | str | CalibrationSource] | CalibrationOptions | None = None,
     suite: Path | str | None = None,
     allow: Collection[str] = (),
@@ -83,6 +84,7 @@ def merge(
     base: ModelInMemory,
     specialists: Mapping[str, ModelInMemory],
     parameters: Mapping[str, Any] | None = None,
+    merged: MergedParts | Mapping[str, bool] | None = None,
     allow: Collection[str] = (),
     config: Any = None,
     show_progress: bool | None = None,
@@ -99,6 +101,7 @@ def merge(
     recipe: Recipe | Path | str | None = None,
     accept_changes: bool = False,
     shards: int = 1,
+    merged: MergedParts | Mapping[str, bool] | None = None,
     calibration: Mapping[str, Path | str | CalibrationSource] | CalibrationOptions | None = None,
     suite: Path | str | None = None,
     allow: Collection[str] = (),
@@ -123,6 +126,7 @@ def merge(
         recipe: a recipe, or the path of its file.
         accept_changes: merge a recipe also where its file was changed after it was written.
         shards: bank shards.
+        merged: which parts are merged, such as {"embeddings": True}; None for the layers, and what sees and hears.
         calibration: specialist -> its samples, for methods that see data; or more options.
         suite: built-in suite or suite file that says where samples are.
         allow: settings of config.json that specialists may have otherwise than the base although they change what a
@@ -146,7 +150,9 @@ def merge(
         refuse_of_memory([name for name, one in given.items() if one is not None])
         refuse_of_memory(["shards"] * (shards != 1) + ["accept_changes"] * accept_changes)
         with progress_line(show_progress) as report:
-            return merge_in_memory(method, base, models_given, parameters or {}, config, allow, report)
+            return merge_in_memory(
+                method, base, models_given, parameters or {}, config, allow, merged_parts(merged), report
+            )
     if config is not None:
         raise InputError("config: is for models in memory; a model on disk has its own")
     if out is None:
@@ -163,9 +169,10 @@ def merge(
         suite,
         accept_changes=accept_changes,
         shards=shards,
+        merged=merged,
         address=address,
     )
-    models = resolve_models(request.base, request.specialists, allow)
+    models = resolve_models(request.base, request.specialists, allow, request.merged)
     parameters = complete_parameters(request.method, request.parameters, list(models.specialists), models.num_layers)
     folder = place if isinstance(place, Path) else cache_folder("outputs") / "model"
     option = "--out" if isinstance(place, Path) else "MERGEBENCH_RAY_CACHE"
@@ -356,7 +363,7 @@ def _check_shards(shards: int) -> None:
 
 
 def write_merged(out: Path, bank: Bank, base: Checkpoint, texts: Mapping[str, str]) -> None:
-    """Write the bank's last merge as a model, with texts beside it; embeddings and output head are the base's."""
+    """Write the bank's last merge as a model, with texts beside it; what is not merged is the base's."""
     write_model(out, _all_tensors(bank, base), base, texts[CARD_NAME], beside=texts)
 
 

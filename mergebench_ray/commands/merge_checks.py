@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mergebench_ray.checkpoints.sources import check_there
-from mergebench_ray.config import CalibrationOptions, CalibrationSource, ModelRef, Recipe, Suite
+from mergebench_ray.config import CalibrationOptions, CalibrationSource, MergedParts, ModelRef, Recipe, Suite
 from mergebench_ray.config.calibration import no_calibration_data
+from mergebench_ray.config.merged_parts import check_parts
 from mergebench_ray.config.names import require_names
 from mergebench_ray.config.sweep import BankOptions
 from mergebench_ray.config.yaml_files import parse_model
@@ -35,6 +36,7 @@ class MergeRequest:
         recipe: where all of this comes from; None where it was given one by one.
         calibration: where samples come from.
         suite: says it too.
+        merged: which parts are merged.
         notes: what was accepted, in lines.
     """
 
@@ -45,6 +47,7 @@ class MergeRequest:
     recipe: Recipe | None
     calibration: CalibrationOptions
     suite: Suite | None
+    merged: MergedParts
     notes: list[str]
 
 
@@ -60,6 +63,7 @@ def checked_merge(
     *,
     accept_changes: bool,
     shards: int = 1,
+    merged: MergedParts | Mapping[str, bool] | None = None,
     address: str | None = None,
 ) -> MergeRequest:
     """Everything about `merge` but the models themselves; arguments as there.
@@ -77,9 +81,9 @@ def checked_merge(
     if isinstance(recipe, Path | str):
         written = Recipe.from_yaml(Path(recipe), accept_changes=accept_changes, note=notes.append)
     if written is not None:
-        if method is not None or base is not None or specialists or parameters:
+        if method is not None or base is not None or specialists or parameters or merged:
             raise InputError(
-                "a recipe says everything: give either --recipe, or --method, --base, --specialist and --set"
+                "a recipe says everything: give either --recipe, or --method, --base, --specialist, --merged and --set"
             )
         method, base, specialists, parameters = written.method, written.base, written.specialists, written.parameters
     elif accept_changes:
@@ -89,12 +93,15 @@ def checked_merge(
     require_names(specialists, "--specialist")
     complete = complete_parameters(method, parameters or {}, list(specialists), _MANY_LAYERS)
     parse_model(BankOptions, {"shards": shards}, "merge")
+    parts = merged_parts(merged) if written is None else written.merged
     options = calibration_options(calibration, written)
     for name in options.data:
         if name not in specialists:
             raise InputError(f"--calibration {name!r}: there is no such specialist, only {', '.join(specialists)}")
     loaded = Suite.load(suite) if suite is not None else None
-    if get_method(method).calibration_samples(parse_parameters(method, complete)):
+    sees_data = bool(get_method(method).calibration_samples(parse_parameters(method, complete)))
+    check_parts(parts, method, sees_data=sees_data)
+    if sees_data:
         known = {*options.data, *(loaded.calibration if loaded else ())}
         if missing := next((name for name in specialists if name not in known), None):
             raise no_calibration_data(method, missing)
@@ -104,7 +111,16 @@ def checked_merge(
     for reference in (base, *specialists.values()):
         check_there(ModelRef.parse(reference))
     check_ray(address)
-    return MergeRequest(method, base, specialists, parameters or {}, written, options, loaded, notes)
+    return MergeRequest(method, base, specialists, parameters or {}, written, options, loaded, parts, notes)
+
+
+def merged_parts(given: MergedParts | Mapping[str, bool] | None) -> MergedParts:
+    """Which parts are merged, from how a caller says it.
+
+    Raises:
+        InputError: naming key, value and rule.
+    """
+    return given if isinstance(given, MergedParts) else parse_model(MergedParts, dict(given or {}), "merged")
 
 
 def calibration_options(

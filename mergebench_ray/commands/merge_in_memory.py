@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mergebench_ray.checkpoints import fit
 from mergebench_ray.checkpoints.in_memory import MemoryCheckpoint, MergedInMemory
+from mergebench_ray.config import MergedParts
 from mergebench_ray.config.names import require_names
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
@@ -54,13 +55,14 @@ def merge_in_memory(
     parameters: Mapping[str, Any],
     config: Any,
     allow: Collection[str],
+    parts: MergedParts,
     progress: Progress,
 ) -> dict[str, Tensor]:
     """Merge; arguments, result and errors are those of `merge`."""
     if method is None or base is None or not specialists:
         raise InputError("give method, base and at least one specialist")
     require_names(specialists, "specialists")
-    found = _checkpoint("base", base, config)
+    found = _checkpoint("base", base, config).merging(parts)
     others = {name: _checkpoint(f"specialist {name!r}", one, None, found) for name, one in specialists.items()}
     completed = complete_parameters(method, parameters, sorted(others), found.num_layers)
     if get_method(method).calibration_samples(parse_parameters(method, completed)):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, fit, resolve
 from mergebench_ray.checkpoints.reproduction import Reproduction, installed_versions
 from mergebench_ray.checkpoints.sources import is_local
-from mergebench_ray.config import ModelRef, Recipe
+from mergebench_ray.config import MergedParts, ModelRef, Recipe
+from mergebench_ray.config.merged_parts import DEFAULT_PARTS
 from mergebench_ray.errors import InputError
 from mergebench_ray.object_storage.fetched import RemoteFile, require_room
 from mergebench_ray.progress import Progress, silent
@@ -71,6 +72,7 @@ def resolve_models(
     base: ModelRef | Path | str,
     specialists: Mapping[str, ModelRef] | Mapping[str, Path | str],
     allow: Collection[str] = (),
+    merged: MergedParts = DEFAULT_PARTS,
 ) -> Models:
     """Find the checkpoints and check that they can be merged; reads headers, and the base's tokenizer.
 
@@ -78,13 +80,14 @@ def resolve_models(
         base: the base.
         specialists: by name.
         allow: settings that may differ although they change what a model computes.
+        merged: which parts are merged.
 
     Raises:
         InputError: a checkpoint that is missing, damaged, of another kind, or does not fit.
     """
     if not specialists:
         raise InputError("no specialists given: name at least one, as NAME=REF")
-    found_base = resolve(base)
+    found_base = resolve(base).merging(merged)
     found = {name: resolve(specialists[name]) for name in sorted(specialists)}
     fitted = fit(found_base, found, allow)
     beside = [f"base ({found_base}): {note}" for note in check_accompanying_files(found_base.folder)]

@@ -166,6 +166,7 @@ def find_taken(ready: ReadySweep, own: Path | None) -> tuple[list[Taken], list[s
             specialists={name: str(one.ref) for name, one in models.specialists.items()},
             base_digest=base,
             specialist_digests=specialists,
+            merged=models.base.merged_parts,
             calibration=ready.calibration.record(method, samples) if samples and ready.calibration else None,
         )
 

@@ -58,7 +58,7 @@ def resolve_sweep_models(sweep: Sweep, suite: Suite) -> Models:
     base, specialists = sweep.model_references(suite)
     check_domains(sweep, suite, specialists)
     check_data_is_used(suite, sweep.evaluation.data, sweep.calibration.data.values(), "evaluation.data")
-    models = resolve_models(base, specialists, sweep.allow)
+    models = resolve_models(base, specialists, sweep.allow, sweep.merged)
     check_parallel(models.base, sweep.engine.tensor_parallel_size)
     if kinds := set(calibration_kinds(sweep)):
         from mergebench_ray.calibration.model import require_calibratable
@@ -76,7 +76,7 @@ def resolve_headers_of(sweep: Sweep, suite: Suite) -> Models:
     """
     base, specialists = sweep.model_references(suite)
     check_domains(sweep, suite, specialists)
-    found_base = resolve_headers(base)
+    found_base = resolve_headers(base).merging(sweep.merged)
     fitted = fit(found_base, {name: resolve_headers(one) for name, one in specialists.items()}, sweep.allow)
     check_parallel(found_base, sweep.engine.tensor_parallel_size)
     judges, missing = find_judges(suite, sweep.scoring(suite), DATA_SPLITS, resolve_headers)

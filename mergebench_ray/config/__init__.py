@@ -10,6 +10,7 @@ from mergebench_ray.config.calibration import (
 )
 from mergebench_ray.config.engine import EngineOptions
 from mergebench_ray.config.hyper_parameters import Choices, Fixed, Range
+from mergebench_ray.config.merged_parts import MergedParts
 from mergebench_ray.config.recipe import Recipe
 from mergebench_ray.config.reference import ModelRef, exists_here
 from mergebench_ray.config.suite import Domain, Suite
@@ -24,6 +25,7 @@ __all__ = [
     "Domain",
     "EngineOptions",
     "Fixed",
+    "MergedParts",
     "ModelRef",
     "Range",
     "Recipe",

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mergebench_ray.config.calibration import CalibrationRecord
 from mergebench_ray.config.fields import Line, Plain, Strict
+from mergebench_ray.config.merged_parts import DEFAULT_PARTS, MergedParts
 from mergebench_ray.config.names import Name
 from mergebench_ray.config.yaml_files import parse_model, read_yaml, to_yaml
 from mergebench_ray.digests import canonical_digest
@@ -30,6 +31,7 @@ class Recipe(Strict):
     base_digest: Line = Field(description="SHA-256 of the base's content.")
     specialist_digests: dict[Name, Line] = Field(description="SHA-256 of each specialist's content.")
     dtype: Literal["bfloat16"] = Field(default="bfloat16", description="Type of the merged weights.")
+    merged: MergedParts = Field(default=DEFAULT_PARTS, description="Which parts are merged; the rest is the base's.")
     calibration: CalibrationRecord | None = Field(default=None, description="Data that the method was calibrated on.")
 
     @property
@@ -42,6 +44,8 @@ class Recipe(Strict):
             "base": self.base_digest,
             "specialists": self.specialist_digests,
         }
+        if self.merged != DEFAULT_PARTS:
+            content["merged"] = self.merged.model_dump()
         if self.calibration is not None:
             content["calibration"] = self.calibration.content
         return content
@@ -68,7 +72,8 @@ class Recipe(Strict):
 
     def to_yaml(self) -> str:
         """The recipe as YAML, as `mergebench-ray merge --recipe` reads it; holds its digest."""
-        own = self.model_dump(mode="json", exclude_none=True)
+        usual = {"merged"} if self.merged == DEFAULT_PARTS else None
+        own = self.model_dump(mode="json", exclude_none=True, exclude=usual)
         return to_yaml({**own, _DIGEST: self.digest, _KEY_DIGESTS: self.key_digests})
 
     @classmethod

@@ -14,6 +14,7 @@ from mergebench_ray.config.constraints import Conditions
 from mergebench_ray.config.engine import EngineOptions
 from mergebench_ray.config.fields import SPLITS, Line, Plain, Split, Strict, expanded
 from mergebench_ray.config.hyper_parameters import Parameter, with_fixed_values
+from mergebench_ray.config.merged_parts import DEFAULT_PARTS, MergedParts
 from mergebench_ray.config.names import Name
 from mergebench_ray.config.objective import DEFAULT, FORGETTING, ChoiceSpec, ObjectiveSpec, each_objective
 from mergebench_ray.config.race import RaceOptions, RaceSpec
@@ -211,6 +212,9 @@ class Sweep(Strict):
     )
     methods: dict[Line, dict[Line, Parameter]] = Field(
         min_length=1, description="Method -> its hyper-parameters: a value, {low, high} or {choices}."
+    )
+    merged: MergedParts = Field(
+        default=DEFAULT_PARTS, description="Which parts of the models are merged; the rest is the base's."
     )
     search: SearchOptions = Field(default=SearchOptions(), description="How the space is searched.")
     evaluation: SearchEvaluationOptions = Field(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergebench_ray.config.fields import ModuleKind, Strict
+from mergebench_ray.config.merged_parts import DEFAULT_PARTS, MergedParts
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.families.decoder import DecoderLayout
 from mergebench_ray.families.settings import SettingRules
@@ -56,9 +57,9 @@ class ModelFamily(Strict):
     vectors: VectorWords
     decoder: DecoderLayout
 
-    def is_merged(self, name: str) -> bool:
-        """Whether a tensor is merged: neither an embedding nor the output head (both come from the base)."""
-        return not self.is_embedding(name) and not self.is_output_head(name)
+    def is_merged(self, name: str, parts: MergedParts = DEFAULT_PARTS) -> bool:
+        """Whether a tensor is in a part that is merged; without more said neither an embedding nor the output head."""
+        return self.counts_for_threshold(name, parts) and (parts.embeddings or not self.is_output_head(name))
 
     def is_token_embedding(self, name: str) -> bool:
         """Whether a tensor is a table of token embeddings, which a tied head shares."""
@@ -78,9 +79,11 @@ class ModelFamily(Strict):
         has_word = self.of_embeddings.search(name) is not None or not words.isdisjoint(name.split("."))
         return has_word and not self.is_of_another_sense(name)
 
-    def counts_for_threshold(self, name: str) -> bool:
-        """Whether a tensor's entries count for global thresholds: all but embeddings, so an untied head counts."""
-        return not self.is_embedding(name)
+    def counts_for_threshold(self, name: str, parts: MergedParts = DEFAULT_PARTS) -> bool:
+        """Whether a tensor's entries count for global thresholds: a head's of its own do, though it is not merged."""
+        if self.is_of_another_sense(name):
+            return parts.towers
+        return parts.embeddings or not self.is_embedding(name)
 
     def layer_of(self, name: str, num_layers: int) -> int | None:
         """Index of the text layer that a tensor belongs to: the first number among the parts of its name.

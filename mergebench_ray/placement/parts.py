@@ -43,7 +43,7 @@ class ModelSizes:
 
     Attributes:
         parameters: of the base.
-        merged: of those, what is merged (no embeddings, no output head).
+        merged: of those, what is merged.
         largest: parameters of the largest tensor.
         specialists: how many.
         gram: Gram matrices of all merged linear layers of one specialist.

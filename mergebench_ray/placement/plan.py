@@ -26,7 +26,7 @@ class Plan(Record):
         sweep: its name.
         models: references of base and specialists by name.
         parameters: parameters of the base.
-        merged_parameters: those that are merged (no embeddings, no output head).
+        merged_parameters: those that are merged.
         candidates: how many are tried, at most.
         budget: what the search may cost, by unit; empty without a budget.
         answers: how many each part of the search asks for.

@@ -12,9 +12,11 @@ from typing import Any
 
 from mergebench_ray.checkpoints.sources import check_there
 from mergebench_ray.config import ModelRef, Suite, Sweep
+from mergebench_ray.config.merged_parts import check_parts
 from mergebench_ray.config.objective import FORGETTING, each_objective
 from mergebench_ray.config.race import AUTO, NONE
 from mergebench_ray.errors import InputError
+from mergebench_ray.methods import get_method, parse_parameters
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.objectives.goal import Goal, check_goal
 from mergebench_ray.search.objectives.objective import References
@@ -76,6 +78,9 @@ def check_sweep(sweep: Sweep) -> None:
                 f"sweep {sweep.name}, calibration.data: {name!r} is not a specialist ({', '.join(specialists)})"
             )
     space = Space(sweep, list(specialists), layers=None)
+    for method, parameters in space.corners():
+        sees_data = bool(get_method(method).calibration_samples(parse_parameters(method, parameters)))
+        check_parts(sweep.merged, method, sees_data=sees_data)
     for reference in (base, *specialists.values()):
         check_there(reference)
     from mergebench_ray.search.samplers import try_sampler

@@ -65,7 +65,7 @@ class WeightManifest:
     Attributes:
         version: recipe digest; becomes the engine's weight version.
         dtype: name of the torch dtype of every tensor.
-        tensors: the merged tensors (never embeddings or an output head: those stay the base's).
+        tensors: the merged tensors.
     """
 
     version: str

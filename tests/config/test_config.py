@@ -258,14 +258,17 @@ def test_a_recipes_digest_depends_on_content_not_on_where_models_lie() -> None:
         {"parameters": {"scaling_coef": {"math": 0.5}}},
         {"base_digest": "x"},
         {"specialist_digests": {"math": "x"}},
+        {"merged": {"embeddings": True}},
     ):
         assert recipe(**change).digest != recipe().digest
 
 
-def test_a_recipe_file_gives_the_same_recipe_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("merged", [{}, {"embeddings": True}, {"towers": False}])
+def test_a_recipe_file_gives_the_same_recipe_back(tmp_path: Path, merged: dict[str, bool]) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(recipe().to_yaml())
-    assert Recipe.from_yaml(path) == recipe()
+    path.write_text(recipe(merged=merged).to_yaml())
+    assert Recipe.from_yaml(path) == recipe(merged=merged)
+    assert (recipe(merged=merged).digest == recipe().digest) == (not merged)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ VARIANTS: dict[str, Factors] = {
     "calm": {"down_proj": 0.9, "self_attn.v_proj": 1.1},
     "one-layer": {"layers.12.mlp.gate_proj": 0.5},
     "sharp": {"self_attn.q_proj": 1.3, "model.norm": 1.2},
+    "whole": {"embed_tokens": 0.8, "self_attn.o_proj": 1.1},
 }
 FORGETFUL: Factors = {"self_attn.v_proj": 0.0}
 """Attention that finds nothing: its keys and values cannot answer like any other model's."""
@@ -61,8 +62,7 @@ def reference_model(folder: Path, factors: Factors) -> Any:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, trust_remote_code=False)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "embed" not in name:
-                parameter.mul_(factor_of(name, factors))
+            parameter.mul_(factor_of(name, factors))
     return model.float()
 
 

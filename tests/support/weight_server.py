@@ -23,7 +23,7 @@ def factor_of(name: str, factors: Factors) -> float:
 
 
 class WeightServer:
-    """Serves variants of a checkpoint; `variants` maps a version to its factors."""
+    """Serves variants of a checkpoint, embeddings where they differ; `variants` maps a version to its factors."""
 
     def __init__(self, folder: Path, variants: Mapping[str, Factors]) -> None:
         arguments = [sys.executable, __file__, str(folder), json.dumps(variants)]
@@ -58,7 +58,8 @@ def _write_variant(folder: Path, factors: Factors) -> list[list]:
     tensors = {}
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
-            tensors |= {name: file.get_tensor(name) for name in file.keys() if "embed" not in name}  # noqa: SIM118
+            names = [name for name in file.keys() if "embed" not in name or factor_of(name, factors) != 1]  # noqa: SIM118
+            tensors |= {name: file.get_tensor(name) for name in names}
     changed = {name: tensor * factor_of(name, factors) for name, tensor in tensors.items()}
     content = torch.cat([tensor.flatten() for tensor in changed.values()])
     cut = len(content) // 2 + 1

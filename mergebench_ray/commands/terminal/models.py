@@ -51,6 +51,14 @@ Allow = Annotated[
     list[str] | None,
     typer.Option(metavar="SETTING", help="A setting of config.json that may differ from the base's."),
 ]
+Merged = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PART=BOOL",
+        help="embeddings=true merges embeddings and output head, too; towers=false keeps the base's parts that see "
+        "and hear.",
+    ),
+]
 Suite = Annotated[str, typer.Option(help="Built-in suite or suite file.", autocompletion=suite_completions)]
 Tasks = Annotated[str | None, typer.Option(help="Only these tasks or domains (or: forgetting), separated by commas.")]
 Items = Annotated[int | None, typer.Option(min=1, help="Only the first items of each task.")]
@@ -70,6 +78,7 @@ def merge(
     recipe: Recipe = None,
     accept_changes: AcceptChanges = False,
     shards: Annotated[int, typer.Option(help="Bank shards.")] = 1,
+    merged: Merged = None,
     calibration: Calibration = None,
     suite: CalibrationSuite = None,
     allow: Allow = None,
@@ -89,6 +98,7 @@ def merge(
         "suite": suite,
         "accept_changes": accept_changes,
         "shards": shards,
+        "merged": parse_settings(merged, "--merged", "PART=BOOL"),
         "address": address,
     }
     checked_merge(**request)

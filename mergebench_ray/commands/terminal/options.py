@@ -72,8 +72,8 @@ def parse_names(text: str | None, option: str) -> list[str] | None:
     return names
 
 
-def parse_settings(texts: list[str] | None) -> dict[str, Any]:
-    """The values of ``--set``, read as YAML.
+def parse_settings(texts: list[str] | None, option: str = "--set", form: str = "KEY=VALUE") -> dict[str, Any]:
+    """``KEY=VALUE`` texts with values read as YAML.
 
     Raises:
         InputError: naming the setting.
@@ -81,6 +81,6 @@ def parse_settings(texts: list[str] | None) -> dict[str, Any]:
     from mergebench_ray.config.sweep import check_settings
     from mergebench_ray.config.yaml_files import parse_setting
 
-    pairs = parse_pairs(texts, "--set", "KEY=VALUE")
+    pairs = parse_pairs(texts, option, form)
     check_settings(pairs)
-    return {key: parse_setting(value, f"--set {key}={value}") for key, value in pairs.items()}
+    return {key: parse_setting(value, f"{option} {key}={value}") for key, value in pairs.items()}
