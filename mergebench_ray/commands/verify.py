@@ -116,7 +116,7 @@ def verify(
     evaluation = _evaluation(ref, record, suite) if scores else None
     versions = _other_versions(record)
     published = resolve(ref)  # its weights are fetched only now, when the inputs are known to be there
-    models = resolve_models(recipe.base, recipe.specialists, record.allow if record else ())
+    models = resolve_models(recipe.base, recipe.specialists, record.allow if record else (), recipe.merged)
     with progress_line(show_progress) as report:
         models.fetch(report)
         differences = _changed_inputs(recipe, models, report)
