@@ -1,7 +1,7 @@
 """Merge domain-specialised language models and search for the best merge, in parallel on Ray.
 
-`advise`, `tune`, `merge`, `evaluate`, `plan`, `replay`, `verify` and `push` are the commands of the same names; each
-returns a typed result. `open_run` looks at a run that is there, or under way.
+`adapter`, `advise`, `tune`, `merge`, `evaluate`, `plan`, `push`, `replay` and `verify` are the commands of the same
+names; each returns a typed result. `open_run` looks at a run that is there, or under way.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mergebench_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from mergebench_ray.commands.adapter import AdapterResult, adapter
     from mergebench_ray.commands.advice import Advice
     from mergebench_ray.commands.advise import advise
     from mergebench_ray.commands.evaluate import EvaluationResult, evaluate
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mergebench_ray.search.replay.replay import ReplayResult
 
 _HOMES = {
+    "AdapterResult": "commands.adapter",
     "Advice": "commands.advice",
     "Callback": "search.callbacks",
     "EvaluationResult": "commands.evaluate",
@@ -49,6 +51,7 @@ _HOMES = {
     "Trial": "runs.trials",
     "TuneResult": "commands.tune_result",
     "VerifyResult": "commands.verify",
+    "adapter": "commands.adapter",
     "advise": "commands.advise",
     "evaluate": "commands.evaluate",
     "merge": "commands.merge",
@@ -61,6 +64,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdapterResult",
     "Advice",
     "Callback",
     "EvaluationResult",
@@ -79,6 +83,7 @@ __all__ = [
     "Trial",
     "TuneResult",
     "VerifyResult",
+    "adapter",
     "advise",
     "evaluate",
     "merge",

@@ -144,6 +144,22 @@ def advise(
         typer.echo(f"page: {out}")
 
 
+def adapter(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Reference of a merge, or of any fine-tuned model.")],
+    base: Annotated[str, typer.Option(help="Reference of the base.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the adapter.")],
+    rank: Annotated[int, typer.Option(min=1, help="Rank of its factors.")] = 32,
+    allow: Allow = None,
+) -> None:
+    """Write what a model has learned as a LoRA adapter of its base, and say what that leaves out."""
+    from mergebench_ray.commands.adapter import adapter as run
+
+    result = run(model, base, out=out, rank=rank, allow=allow or (), show_progress=True)
+    for note in result.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"adapter of rank {rank}: {result.errors}; written to {result.folder}")
+
+
 def evaluate(
     model: Annotated[str, typer.Argument(help="Reference of a model.")],
     suite: Suite,
