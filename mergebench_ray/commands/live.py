@@ -72,6 +72,8 @@ class LiveView:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._display is not None:
+            self._display.flush()
 
     def phase(self, text: str) -> None:
         """Say what happens now, such as "starting vLLM (about 30 s)"."""

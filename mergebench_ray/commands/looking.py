@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import importlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,26 +24,43 @@ class Display:
 
     def __init__(self) -> None:
         self._handle: Any = None
-        self._shown = ""
-        self._time = 0.0
+        self._shown = self._latest = ""
+        self._time = -_SECONDS
+        self._later: threading.Timer | None = None
+        self._lock = threading.RLock()
 
     def show(self, markup: str, *, last: bool = False) -> None:
-        """Show this instead of what was shown before; what comes too soon after it is left out.
+        """Show this instead of what was shown before; at once, or where that was a moment ago, in a moment.
 
         Args:
             markup: HTML.
-            last: show it in any case.
+            last: show it at once in any case.
         """
-        now = time.monotonic()
-        if markup == self._shown or (not last and now < self._time + _SECONDS):
-            return
-        display = importlib.import_module("IPython.display")  # no package of ours asks for it
-        content = display.HTML(markup)
-        if self._handle is None:
-            self._handle = display.display(content, display_id=True)
-        else:
-            self._handle.update(content)
-        self._shown, self._time = markup, now
+        with self._lock:
+            self._latest = markup
+            left = self._time + _SECONDS - time.monotonic()
+            if last or left <= 0:
+                self.flush()
+            elif self._later is None:
+                self._later = threading.Timer(left, self.flush)
+                self._later.daemon = True
+                self._later.start()
+
+    def flush(self) -> None:
+        """Show what came last."""
+        with self._lock:
+            if self._later is not None:
+                self._later.cancel()
+                self._later = None
+            if self._latest == self._shown:
+                return
+            self._shown, self._time = self._latest, time.monotonic()
+            display = importlib.import_module("IPython.display")  # no package of ours asks for it
+            content = display.HTML(self._shown)
+            if self._handle is None:
+                self._handle = display.display(content, display_id=True)
+            else:
+                self._handle.update(content)
 
     def show_lines(self, lines: list[str], *, last: bool = False) -> None:
         """Show lines of text."""
