@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+import nbformat
+import plotly.io
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from plotly.offline import get_plotlyjs
 from pydantic import BaseModel
 from typer.cli import get_docs_for_click
 
@@ -45,6 +48,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/suite.md": keys_page("Keys of a suite", Suite),
         "reference/recipe.md": keys_page("Keys of a recipe", Recipe),
         "reference/methods.md": hyper_parameters_page(),
+        "notebook.md": notebook_page(),
+        "plotly.min.js": get_plotlyjs(),
     }
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
@@ -70,6 +75,29 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     if found := FETCHED.search(output):
         raise PluginError(f"{page.file.src_uri} would fetch {found[0]}")
     return output
+
+
+def notebook_page() -> str:
+    """The notebook with what its cells have put out, when it was executed last."""
+    parts = ['<script src="plotly.min.js"></script>']
+    for number, cell in enumerate(nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4).cells):
+        code = cell.cell_type == "code"
+        parts += [f"```python\n{cell.source}\n```", *outputs(cell, number)] if code else [cell.source]
+    return "\n\n".join(parts)
+
+
+def outputs(cell: Any, number: int) -> Iterator[str]:
+    """What a cell has put out: a chart, HTML, or text."""
+    for output in cell.outputs:
+        found = output.get("data", {"text/plain": output.get("text", "")})
+        if "application/vnd.plotly.v1+json" in found:
+            figure = {key: found["application/vnd.plotly.v1+json"][key] for key in ("data", "layout")}
+            options = {"include_plotlyjs": False, "full_html": False, "config": {"displayModeBar": False}}
+            yield plotly.io.to_html(figure, div_id=f"figure-{number}", validate=False, **options)
+        elif "text/html" in found:
+            yield f"<div>{found['text/html']}</div>"
+        else:
+            yield f"```text\n{found['text/plain'].rstrip()}\n```"
 
 
 def commands_page() -> str:
