@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,6 +34,7 @@ from mergebench_ray.placement.clusters import running_cluster
 from mergebench_ray.placement.starting import reserved
 from mergebench_ray.ray_actors import Actor
 from mergebench_ray.runs.evaluation_file import EvaluationFile, items_file
+from mergebench_ray.runs.leaderboard import with_error
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.scores import Scores
 from mergebench_ray.search.losses import STRIKES
@@ -45,7 +47,7 @@ _AGAIN = "start the same command again"
 _REMEDY = f"give it more memory, and {_AGAIN}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationResult:
     """A model's scores.
 
@@ -64,6 +66,29 @@ class EvaluationResult:
     scores: Scores
     notes: list[str] = field(default_factory=list)
     not_written: str | None = None
+
+    def __repr__(self) -> str:
+        lines = [f"{name} {score}, {metric}" for name, score, metric in self._rows()]
+        return "\n".join([self._heading(), *lines])
+
+    def _repr_html_(self) -> str:
+        rows = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self._rows()]
+        return f"<div><b>{escape(self._heading())}</b><table>{''.join(rows)}</table></div>"
+
+    def _heading(self) -> str:
+        return f"{self.model} on {self.suite}, {self.scores.split} split"
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        """Domain, score with its standard error, and what was counted over how many items."""
+        found = sorted(self.scores.domains.items())
+        return [
+            (
+                name,
+                with_error(one.score, one.standard_error),
+                ", ".join(filter(None, (one.metric, f"{one.items} items"))),
+            )
+            for name, one in found
+        ]
 
 
 def evaluate(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _ITEM_BYTES = 2  # bf16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MergeResult:
     """A merged model.
 
@@ -55,6 +55,10 @@ class MergeResult:
     recipe: Recipe
     merge_seconds: float
     notes: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        made = f"{self.recipe.method} of {', '.join(self.recipe.specialists)}, merged in {self.merge_seconds:.2f} s"
+        return "\n".join([made, f"folder: {self.folder}", *(f"note: {note}" for note in self.notes)])
 
 
 @overload

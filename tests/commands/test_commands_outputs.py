@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -101,3 +102,10 @@ def test_items_that_are_there_already_are_not_replaced(run: CommandLine, tmp_pat
     (tmp_path / "x.items.parquet").write_text("kept")
     line = run.refused("evaluate", "./none", "--suite", "smollm2-mini", "--out", tmp_path / "x")
     assert "x.items.parquet exists already" in line
+
+
+def test_scores_are_shown_as_a_line_a_domain_and_a_table(result: EvaluationResult) -> None:
+    assert repr(result) == "model on suite, test split\nmath 1.000 ± 0.100, 1 items"
+    html = replace(result, model="<b>")._repr_html_()
+    assert "&lt;b&gt; on suite" in html
+    assert "<tr><td>math</td><td>1.000 ± 0.100</td><td>1 items</td></tr>" in html

@@ -78,7 +78,8 @@ def test_a_merge_has_the_bits_of_the_same_models_on_disk(method: str, models: Mo
 
 def test_a_model_loads_the_merge_and_computes_what_the_written_one_does(models: Models, tmp_path: Path) -> None:
     request: dict[str, Any] = {"method": "model_soup"}
-    merge(out=str(tmp_path / "out"), base=models.base, specialists=models.specialists, **request)
+    written = merge(out=str(tmp_path / "out"), base=models.base, specialists=models.specialists, **request)
+    assert repr(written).splitlines()[0].startswith("model_soup of law, math, merged in ")
     found = merge(base=models.loaded, specialists=models.loaded_specialists, **request)
     assert [*found] == [*models.loaded.state_dict()]
     model = loaded(models.base)
