@@ -38,6 +38,7 @@ from mergebench_ray.methods import (
     Transform,
     complete_parameters,
     get_method,
+    method_source,
     parse_parameters,
 )
 from mergebench_ray.progress import Progress
@@ -193,6 +194,7 @@ class Bank:
         completed = complete_parameters(method, parameters, self.specialists, self.num_layers)
         return Recipe(
             method=method,
+            method_source=method_source(method),
             parameters=completed,
             base=self._base_reference,
             specialists=self._references,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from mergebench_ray.methods import (
     get_method,
     parse_parameters,
 )
+from mergebench_ray.methods.outside import add_files, outside_files
+from mergebench_ray.outside_code import OutsideCode
 
 _CPU = torch.device("cpu")
 NUM_LAYERS = 30  # with the widths below, the 106 M merged parameters of SmolLM2-135M
@@ -47,10 +50,21 @@ def compiled_ahead(merges: Iterable[tuple[str, Mapping[str, Any]]], specialists:
         merges: methods and their hyper-parameters; two are compiled at a time.
         specialists: sorted names.
     """
-    task = json.dumps([[[method, dict(parameters)] for method, parameters in merges], list(specialists)])
-    with helper_process(__name__, task) as process:
-        yield
-        process.wait()
+    wanted = [(method, dict(parameters)) for method, parameters in merges]
+    files = [(code.path, code.source) for code in outside_files(method for method, _ in wanted)]
+    with tempfile.TemporaryDirectory() as folder:
+        task = Path(folder) / "task.json"
+        task.write_text(json.dumps([files, wanted, list(specialists)]), encoding="utf-8")
+        with helper_process(__name__, str(task)) as process:
+            yield
+            process.wait()
+
+
+def _begin(
+    files: Iterable[tuple[str, str]], merges: Sequence[tuple[str, Mapping[str, Any]]], specialists: Sequence[str]
+) -> None:
+    add_files(OutsideCode(path, source) for path, source in files)
+    _compile_all(merges, specialists)
 
 
 def _compile_all(merges: Sequence[tuple[str, Mapping[str, Any]]], specialists: Sequence[str]) -> None:
@@ -216,4 +230,4 @@ def llama_layout(shapes: Mapping[str, tuple[int, ...]], layers: int) -> Layout:
 
 
 if __name__ == "__main__":
-    _compile_all(*json.loads(sys.argv[1]))
+    _begin(*json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

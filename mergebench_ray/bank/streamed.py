@@ -31,6 +31,7 @@ from mergebench_ray.methods import (
     Transform,
     complete_parameters,
     get_method,
+    method_source,
     parse_parameters,
 )
 from mergebench_ray.progress import Meter, Progress, silent
@@ -119,6 +120,7 @@ class StreamedBank:
         models = dict(zip(self.specialists, others, strict=True))
         return Recipe(
             method=method,
+            method_source=method_source(method),
             parameters=completed,
             base=str(base.ref),
             specialists={name: str(model.ref) for name, model in models.items()},

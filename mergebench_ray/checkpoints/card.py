@@ -70,7 +70,8 @@ def model_card(
         *([] if publication is None else [_use(publication), _licence(publication)]),
         _inputs(recipe),
         f"## Recipe\n\nDigest: `{recipe.digest}`\n\n{_block(recipe.to_yaml())}",
-        "Saved as a file, `mergebench-ray merge --recipe FILE --out DIR` makes the same weights again."
+        "Saved as a file, `mergebench-ray merge --recipe FILE --out DIR` makes the same weights again"
+        + (", given the code of the method with `--methods-folder` or as a package." if recipe.method_source else ".")
         + (
             "" if publication is None else f" `mergebench-ray verify {publication.repo}` does, and compares every byte."
         ),

@@ -49,7 +49,11 @@ _ALLOWED_EXTRA = 500_000_000  # bytes beside (K + 2) models, for processes and s
 
 
 def bench(
-    *, model: str | None = None, json_file: Path | str | None = None, show_progress: bool = False
+    *,
+    model: str | None = None,
+    json_file: Path | str | None = None,
+    methods_folder: Path | str | None = None,
+    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Measure, all sides in one run.
 
@@ -64,13 +68,14 @@ def bench(
         model: reference of another base. Its specialists are copies of itself: how long a pass takes does not depend on
             the values. None for the built-in suite's base and specialists.
         json_file: write the figures here.
+        methods_folder: folder whose *.py define methods of your own; they run as your own code does.
         show_progress: print what is happening, then the figures.
 
     Raises:
         InputError: the models cannot be found, or the file exists.
     """
     target = None if json_file is None else Path(json_file)
-    check_bench(model, json_file)
+    check_bench(model, json_file, methods_folder)
     models = _models(model)
     with progress_line(show_progress) as report:
         models.fetch(report)
@@ -81,7 +86,7 @@ def bench(
         rates = _rates(figures)
         keep_rates(rates)
         figures["rates"] = rates.model_dump()
-        figures["merge_memory"] = _measure_memory(models, report)
+        figures["merge_memory"] = _measure_memory(models, methods_folder, report)
     if show_progress:
         _print(figures)
     if target is not None:
@@ -229,7 +234,7 @@ def _swap(bank: Bank, engine: Actor[BenchEngine], coefficient: float) -> dict[st
     }
 
 
-def _measure_memory(models: Models, report: Progress) -> dict[str, Any]:
+def _measure_memory(models: Models, methods_folder: Path | str | None, report: Progress) -> dict[str, Any]:
     """Run `mergebench-ray merge` as a user would, once for each method that needs no data."""
     model_bytes = sum(math.prod(tensor.shape) for tensor in models.base.tensors.values()) * _BYTES
     limit = (len(models.specialists) + 2) * model_bytes + _ALLOWED_EXTRA
@@ -240,14 +245,17 @@ def _measure_memory(models: Models, report: Progress) -> dict[str, Any]:
     for index, method in enumerate(methods):
         report(0.7 + 0.3 * index / len(methods), f"peak memory of merge --method {method}")
         with tempfile.TemporaryDirectory() as folder:
-            above = peak_memory(_merge_command(models, method, Path(folder) / "merged")) - interpreter
+            command = _merge_command(models, method, methods_folder, Path(folder) / "merged")
+            above = peak_memory(command) - interpreter
         figures["methods"][method] = {"above_interpreter_bytes": above, "share_of_limit": above / limit}
     return figures
 
 
-def _merge_command(models: Models, method: str, out: Path) -> list[str]:
+def _merge_command(models: Models, method: str, methods_folder: Path | str | None, out: Path) -> list[str]:
     command = [sys.executable, "-m", "mergebench_ray", "merge", "--method", method, "--out", str(out)]
     command += ["--base", str(models.base.ref)]
+    if methods_folder is not None:
+        command += ["--methods-folder", str(methods_folder)]
     for name, checkpoint in models.specialists.items():
         command += ["--specialist", f"{name}={checkpoint.ref}"]
     return command

@@ -21,10 +21,11 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_file
+from mergebench_ray.methods import load_methods
 from mergebench_ray.ray_address import check_ray
 from mergebench_ray.runs.evaluation_file import items_file
-from mergebench_ray.runs.opening import check_run_folder
-from mergebench_ray.runs.run_folder import best_of_run
+from mergebench_ray.runs.opening import check_run_folder, check_same_methods
+from mergebench_ray.runs.run_folder import RunFolder, best_of_run
 from mergebench_ray.search.checks import check_sweep, open_sweep, read_sweep
 
 
@@ -46,6 +47,7 @@ def checked_run(
     folder = Path(out) if out is not None else Path("runs") / checked.name
     check_run_folder(folder, checked, resume=resume)
     check_sweep(checked)
+    check_same_methods(RunFolder(folder.resolve()), checked)
     check_ray(address, dashboard_port=dashboard_port)
     return checked, folder
 
@@ -82,12 +84,14 @@ def checked_evaluation(
     return chosen, which, parsed
 
 
-def check_bench(model: str | None, json_file: Path | str | None) -> None:
+def check_bench(model: str | None, json_file: Path | str | None, methods_folder: Path | str | None = None) -> None:
     """What can be wrong with `bench`; arguments as there.
 
     Raises:
-        InputError: no such model, or the file cannot be made.
+        InputError: no such model, the file cannot be made, or a method that cannot be imported.
     """
+    if methods_folder is not None:
+        load_methods(methods_folder)
     if json_file is not None:
         check_new_file(Path(json_file), "--json")
     if model is not None:

@@ -27,7 +27,7 @@ from mergebench_ray.config.reference import reference_text
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder, scratch_folder, workplace_of
 from mergebench_ray.machine import connected_ray
-from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+from mergebench_ray.methods import complete_parameters, get_method, load_methods, parse_parameters
 from mergebench_ray.object_storage.address import Address, output_place
 from mergebench_ray.object_storage.published import publish
 from mergebench_ray.progress import Progress
@@ -77,6 +77,7 @@ def merge(
     suite: Path | str | None = None,
     allow: Collection[str] = (),
     address: str | None = None,
+    methods_folder: Path | str | None = None,
     show_progress: bool | None = None,
 ) -> MergeResult: ...
 
@@ -91,6 +92,7 @@ def merge(
     merged: MergedParts | Mapping[str, bool] | None = None,
     allow: Collection[str] = (),
     config: Any = None,
+    methods_folder: Path | str | None = None,
     show_progress: bool | None = None,
 ) -> dict[str, Tensor]: ...
 
@@ -111,6 +113,7 @@ def merge(
     allow: Collection[str] = (),
     address: str | None = None,
     config: Any = None,
+    methods_folder: Path | str | None = None,
     show_progress: bool | None = None,
 ) -> MergeResult | dict[str, Tensor]:
     """Merge specialists into a base: models on disk to a model on disk, models in memory to a state dict.
@@ -137,6 +140,7 @@ def merge(
             model computes, such as "rope_parameters".
         address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
         config: of models in memory that are state dicts, their configuration: of transformers, or a mapping.
+        methods_folder: folder whose *.py define methods of your own; they run as your own code does.
         show_progress: say what is happening; None where somebody looks, on a terminal and in a notebook.
 
     Returns:
@@ -153,6 +157,8 @@ def merge(
         given = {"out": out, "recipe": recipe, "calibration": calibration, "suite": suite, "address": address}
         refuse_of_memory([name for name, one in given.items() if one is not None])
         refuse_of_memory(["shards"] * (shards != 1) + ["accept_changes"] * accept_changes)
+        if methods_folder is not None:
+            load_methods(methods_folder)
         with progress_line(show_progress) as report:
             return merge_in_memory(
                 method, base, models_given, parameters or {}, config, allow, merged_parts(merged), report
@@ -175,6 +181,7 @@ def merge(
         shards=shards,
         merged=merged,
         address=address,
+        methods_folder=methods_folder,
     )
     models = resolve_models(request.base, request.specialists, allow, request.merged)
     parameters = complete_parameters(request.method, request.parameters, list(models.specialists), models.num_layers)

@@ -16,9 +16,17 @@ from mergebench_ray.config.sweep import BankOptions
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder
-from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+from mergebench_ray.methods import (
+    complete_parameters,
+    get_method,
+    load_methods,
+    method_names,
+    method_source,
+    parse_parameters,
+)
 from mergebench_ray.object_storage.address import Address, output_place
 from mergebench_ray.object_storage.published import check_new_address
+from mergebench_ray.outside_code import code_of
 from mergebench_ray.ray_address import check_ray
 
 _MANY_LAYERS = 1000  # before it is known how many the model has
@@ -65,12 +73,15 @@ def checked_merge(
     shards: int = 1,
     merged: MergedParts | Mapping[str, bool] | None = None,
     address: str | None = None,
+    methods_folder: Path | str | None = None,
 ) -> MergeRequest:
     """Everything about `merge` but the models themselves; arguments as there.
 
     Raises:
         InputError: naming option or key, value and rule.
     """
+    if methods_folder is not None:
+        load_methods(methods_folder)
     place = output_place(out)
     if isinstance(place, Address):
         check_new_address(place)
@@ -91,6 +102,11 @@ def checked_merge(
     if method is None or base is None or not specialists:
         raise InputError("give --method, --base and at least one --specialist NAME=REF, or --recipe FILE")
     require_names(specialists, "--specialist")
+    if written is not None and (problem := other_code(written)) is not None:
+        if not accept_changes:
+            other = ", or go on with --accept-changes" if written.method in method_names() else ""
+            raise InputError(problem + other)
+        notes.append(problem)
     complete = complete_parameters(method, parameters or {}, list(specialists), _MANY_LAYERS)
     parse_model(BankOptions, {"shards": shards}, "merge")
     parts = merged_parts(merged) if written is None else written.merged
@@ -121,6 +137,23 @@ def merged_parts(given: MergedParts | Mapping[str, bool] | None) -> MergedParts:
         InputError: naming key, value and rule.
     """
     return given if isinstance(given, MergedParts) else parse_model(MergedParts, dict(given or {}), "merged")
+
+
+def other_code(recipe: Recipe) -> str | None:
+    """What is wrong with the code of a recipe's method, as far as it is known here; None where it is the same."""
+    if recipe.method_source is not None and recipe.method not in method_names():
+        return (
+            f"recipe: method {recipe.method!r} is not one of mergebench_ray's own; give the folder of its file "
+            f"(SHA-256 {recipe.method_source}) with --methods-folder, or install its package"
+        )
+    if recipe.method_source == (found := method_source(recipe.method)):
+        return None
+    kind = type(get_method(recipe.method))
+    code = code_of(kind)
+    return (
+        f"recipe: method {recipe.method} was made with other code (SHA-256 {recipe.method_source}) than that of "
+        f"{code.path if code else kind.__module__} (SHA-256 {found}); give that"
+    )
 
 
 def calibration_options(

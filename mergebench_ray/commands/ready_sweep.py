@@ -22,7 +22,7 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import digests
-from mergebench_ray.methods import complete_parameters, get_method, parse_parameters
+from mergebench_ray.methods import complete_parameters, get_method, method_source, parse_parameters
 from mergebench_ray.placement.answers import FINALISTS, Answers, expected_answers
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.search.budget import check_before
@@ -161,6 +161,7 @@ def find_taken(ready: ReadySweep, own: Path | None) -> tuple[list[Taken], list[s
         samples = get_method(method).calibration_samples(parse_parameters(method, complete))
         return Recipe(
             method=method,
+            method_source=method_source(method),
             parameters=complete,
             base=str(models.base.ref),
             specialists={name: str(one.ref) for name, one in models.specialists.items()},

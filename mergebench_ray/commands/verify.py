@@ -21,12 +21,14 @@ from mergebench_ray.checkpoints.reproduction import (
 from mergebench_ray.checkpoints.sources import check_there, fetch_files, is_on_hub
 from mergebench_ray.commands.first_checks import checked_merge_of
 from mergebench_ray.commands.merge import merge
+from mergebench_ray.commands.merge_checks import other_code
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.config import CalibrationOptions, ModelRef, Recipe
 from mergebench_ray.config.suite import built_in_suites
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder, scratch_folder
+from mergebench_ray.methods import load_methods
 from mergebench_ray.progress import Meter, Progress
 from mergebench_ray.runs.recorded import compared_scores
 
@@ -90,6 +92,7 @@ def verify(
     suite: str | None = None,
     data: Mapping[str, str] | None = None,
     allow_code_execution: bool = False,
+    methods_folder: Path | str | None = None,
     show_progress: bool | None = None,
 ) -> VerifyResult:
     """Make a merge again from the recipe in its folder, and compare every byte of every tensor.
@@ -106,12 +109,17 @@ def verify(
         suite: the suite's file, where it is none of the built-in ones.
         data: data set id of the hub -> local file or folder, for scores.
         allow_code_execution: run generated programs in the sandbox, for scores.
+        methods_folder: folder whose *.py define methods of your own; they run as your own code does.
         show_progress: say what is happening; None where somebody looks, on a terminal and in a notebook.
 
     Raises:
         InputError: there is no model or recipe, an input is not there, or there are no scores to compare with.
     """
+    if methods_folder is not None:
+        load_methods(methods_folder)
     ref, recipe, record = _published(model)
+    if (problem := other_code(recipe)) is not None:
+        raise InputError(problem)
     recipe = _with_references(recipe, base, specialists or {})
     evaluation = _evaluation(ref, record, suite) if scores else None
     versions = _other_versions(record)

@@ -25,6 +25,9 @@ class Recipe(Strict):
     """
 
     method: Line = Field(description="Name of the merging method.")
+    method_source: Line | None = Field(
+        default=None, description="SHA-256 of the method's code, where another package or a user's file brings it."
+    )
     parameters: dict[Line, Plain] = Field(default_factory=dict, description="Hyper-parameters, all of them.")
     base: Line = Field(description="Reference of the base model.")
     specialists: dict[Name, Line] = Field(description="References of the specialists by name.")
@@ -46,6 +49,8 @@ class Recipe(Strict):
         }
         if self.merged != DEFAULT_PARTS:
             content["merged"] = self.merged.model_dump()
+        if self.method_source is not None:
+            content["method_source"] = self.method_source
         if self.calibration is not None:
             content["calibration"] = self.calibration.content
         return content

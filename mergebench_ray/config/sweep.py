@@ -213,6 +213,10 @@ class Sweep(Strict):
     methods: dict[Line, dict[Line, Parameter]] = Field(
         min_length=1, description="Method -> its hyper-parameters: a value, {low, high} or {choices}."
     )
+    methods_folder: Line | None = Field(
+        default=None,
+        description="Folder whose *.py define methods of your own; they run as your own code does. None for none.",
+    )
     merged: MergedParts = Field(
         default=DEFAULT_PARTS, description="Which parts of the models are merged; the rest is the base's."
     )
@@ -235,6 +239,11 @@ class Sweep(Strict):
         description="Also follow the run with this service's own client, as its environment variables say; None for no "
         "service.",
     )
+
+    @field_validator("methods_folder")
+    @classmethod
+    def _make_absolute(cls, folder: str | None) -> str | None:
+        return None if folder is None else str(expanded(folder).absolute())
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergebench_ray.outside_code import taken_along
+
 Scalars = Mapping[str, Sequence[float] | Sequence[int]]
 """Small lists that a function gets beside the block: numbers arrive as float32, integers as int32, each [length]."""
 
@@ -55,8 +57,8 @@ class Block:
 class BlockFunction:
     """A pure element-wise function `(block, scalars, **options) -> float32 [n]`.
 
-    It must be defined at the top of an importable module and use only element-wise torch operations, so that any cut
-    into blocks gives the same bits.
+    It must be defined at the top of a module, an importable one or a user's file, and use only element-wise torch
+    operations, so that any cut into blocks gives the same bits.
 
     Attributes:
         function: the function; `scalars` arrives as a mapping of small tensors.
@@ -71,6 +73,10 @@ class BlockFunction:
     uses_position: bool = False
     companion: torch.dtype | None = None
     shared_companion: bool = False
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """With the file of its function, where that is a user's own."""
+        return taken_along(self.function, super().__reduce_ex__(protocol))
 
     def num_companions(self, num_specialists: int) -> int:
         """How many companions it reads."""

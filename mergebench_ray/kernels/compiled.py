@@ -33,6 +33,7 @@ from mergebench_ray.helper_process import helper_process
 from mergebench_ray.kernels.block import BlockFunction
 from mergebench_ray.kernels.forms import Form
 from mergebench_ray.kernels.threads import torch_threads
+from mergebench_ray.outside_code import code_of
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +224,9 @@ def _compile_in_child(
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise CannotCompileError(f"no C++ compiler ({compiler}) found")
+    code = code_of(function.function)
     task = {
+        "code": code and [code.path, code.source],
         "module": function.function.__module__,
         "name": function.function.__qualname__,
         "options": dict(function.options),
@@ -242,13 +245,14 @@ def _compile_in_child(
         "TORCHINDUCTOR_CACHE_DIR": str(cache_folder("inductor")),
     }
     with tempfile.TemporaryDirectory() as temporary:
-        made = Path(temporary) / "kernel"
+        made, described = Path(temporary) / "kernel", Path(temporary) / "task.json"
+        described.write_text(json.dumps(task), encoding="utf-8")
         with (
             (Path(temporary) / "errors").open("w+b") as errors,
             helper_process(
                 "mergebench_ray.kernels.compiling",
                 str(made),
-                json.dumps(task),
+                str(described),
                 environment=environment,
                 stderr=errors,
             ) as process,

@@ -18,6 +18,7 @@ from mergebench_ray.kernels.block import ZERO, BlockFunction
 from mergebench_ray.kernels.compiled import CompiledKernel
 from mergebench_ray.kernels.forms import Form
 from mergebench_ray.kernels.pairs import WORD, first_entries, rounded_words, second_entries
+from mergebench_ray.outside_code import OutsideCode
 
 INDUCTOR_OPTIONS: dict[str, Any] = {
     # Fused multiply-adds and reordered sums would round differently from eager code, and from each other between
@@ -106,6 +107,8 @@ def options_for(device: torch.device) -> dict[str, Any]:
 
 def compile_into(folder: Path, task: dict[str, Any]) -> None:
     """Compile the function that a task tells of, unpack its package into a folder, try it out."""
+    if task["code"]:
+        OutsideCode(*task["code"]).imported()
     function = BlockFunction(
         attrgetter(task["name"])(importlib.import_module(task["module"])),
         tuple(sorted(task["options"].items())),
@@ -168,4 +171,4 @@ def try_out(
 
 
 if __name__ == "__main__":
-    compile_into(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    compile_into(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mergebench_ray.methods.method import Method, sum_of
+from mergebench_ray.methods.outside import load_methods
 from mergebench_ray.methods.parameters import (
     MethodParameters,
     ScalingCoefficient,
@@ -10,7 +11,14 @@ from mergebench_ray.methods.parameters import (
     layer_group,
     per_specialist,
 )
-from mergebench_ray.methods.registry import complete_parameters, get_method, method_names, parse_parameters, register
+from mergebench_ray.methods.registry import (
+    complete_parameters,
+    get_method,
+    method_names,
+    method_source,
+    parse_parameters,
+    register,
+)
 from mergebench_ray.methods.solver import Solver
 from mergebench_ray.methods.statistics import Calibrated, CalibrationRequest, InnerProducts, Statistics, Transform
 
@@ -28,7 +36,9 @@ __all__ = [
     "complete_parameters",
     "get_method",
     "layer_group",
+    "load_methods",
     "method_names",
+    "method_source",
     "parse_parameters",
     "per_specialist",
     "register",

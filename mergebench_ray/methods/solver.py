@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mergebench_ray.outside_code import taken_along
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -24,6 +26,10 @@ class Solver(ABC):
     groups: tuple[tuple[str, ...], ...]
     system_key: str
     key: str
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """With the file of its class, where that is a user's own."""
+        return taken_along(type(self), super().__reduce_ex__(protocol))
 
     def __contains__(self, name: object) -> bool:
         """Whether a tensor is solved for."""

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mergebench_ray.outside_code import taken_along
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +70,10 @@ class Transform(ABC):
 
     key: str
     is_shared: bool
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """With the file of its class, where that is a user's own."""
+        return taken_along(type(self), super().__reduce_ex__(protocol))
 
     @property
     @abstractmethod

@@ -29,6 +29,7 @@ from mergebench_ray.files import (
     remove_leftovers,
     whole_file,
 )
+from mergebench_ray.runs.methods_files import changed_method, keep_methods
 from mergebench_ray.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:  # a wrong --out is refused before this is imported
@@ -36,7 +37,8 @@ if TYPE_CHECKING:  # a wrong --out is refused before this is imported
 
 _LOCK_SECONDS = 0.3
 """`status` holds the lock for a moment when it looks whether somebody works in a folder."""
-_FREE = ("search.trials", "search.budget", "search.choice", "tracking")  # may be others when a run goes on
+_FREE = ("search.trials", "search.budget", "search.choice", "tracking", "methods_folder")
+"""May be others when a run goes on; of the folder, what is in it is compared."""
 
 
 def check_run_folder(path: Path, sweep: Sweep, *, resume: bool) -> None:
@@ -75,8 +77,9 @@ def locked_run(path: Path, sweep: Sweep, *, resume: bool) -> Iterator[RunFolder]
         remove_leftovers(run.path)
         if not run.sweep_file.exists():
             begin_again(run, sweep)
-        elif _first_change(run, _as_written(sweep)) is not None:
+        elif _first_change(run, _as_written(sweep)) is not None or changed_method(run, sweep) is not None:
             _check_same_sweep(run, _as_written(sweep))  # again, now that nobody else works here
+            check_same_methods(run, sweep)
             if _holds_usable_scores(run):
                 _write_sweep(run, sweep)
             else:
@@ -100,13 +103,28 @@ def begin_again(run: RunFolder, sweep: Sweep) -> None:
 
 
 def _write_sweep(run: RunFolder, sweep: Sweep) -> None:
+    keep_methods(run, sweep)
     with whole_file(run.sweep_file) as temporary:
         temporary.write_text(to_yaml(_as_written(sweep)))
 
 
 def _is_only_begun(run: RunFolder) -> bool:
     """Whether a folder holds nothing but what comes before sweep.yaml, as after a full disk."""
-    return run.lock_file.is_file() and set(run.path.iterdir()) <= {run.lock_file, run.id_file}
+    return run.lock_file.is_file() and set(run.path.iterdir()) <= {run.lock_file, run.id_file, run.methods_folder}
+
+
+def check_same_methods(run: RunFolder, sweep: Sweep) -> None:
+    """Refuse to go on with other code of a method than a run was begun with, whose scores would be lost.
+
+    Args:
+        run: the run's folder.
+        sweep: its methods are known in this process.
+
+    Raises:
+        InputError: naming the file.
+    """
+    if (problem := changed_method(run, sweep)) is not None and _holds_usable_scores(run):
+        raise InputError(problem)
 
 
 def check_same_items(

@@ -34,6 +34,11 @@ class RunFolder:
         return self.path / "sweep.yaml"
 
     @property
+    def methods_folder(self) -> Path:
+        """The files of methods of the user's own, as they were when the search began."""
+        return self.path / "methods"
+
+    @property
     def plan_file(self) -> Path:
         """What the run takes, and notes about its models."""
         return self.path / "plan.json"

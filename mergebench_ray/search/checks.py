@@ -16,7 +16,7 @@ from mergebench_ray.config.merged_parts import check_parts
 from mergebench_ray.config.objective import FORGETTING, each_objective
 from mergebench_ray.config.race import AUTO, NONE
 from mergebench_ray.errors import InputError
-from mergebench_ray.methods import get_method, parse_parameters
+from mergebench_ray.methods import get_method, load_methods, parse_parameters
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.objectives.goal import Goal, check_goal
 from mergebench_ray.search.objectives.objective import References
@@ -61,6 +61,8 @@ def check_sweep(sweep: Sweep) -> None:
     Raises:
         InputError: saying what is wrong.
     """
+    if sweep.methods_folder is not None:
+        load_methods(sweep.methods_folder)
     suite = sweep.load_suite()
     base, specialists = sweep.model_references(suite)
     check_domains(sweep, suite, specialists)

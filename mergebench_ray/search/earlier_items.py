@@ -25,7 +25,6 @@ from mergebench_ray.evaluation.graded import GradedItem, GradedItems
 from mergebench_ray.evaluation.grading import ABSENT
 from mergebench_ray.installed_code import installed_code, sources_of
 from mergebench_ray.judges.judge_engine import FoundJudge
-from mergebench_ray.methods import get_method, method_names
 from mergebench_ray.runs.run_folder import RunFolder
 from mergebench_ray.scores import ItemRow
 from mergebench_ray.search.kept_items import kept_row, read_kept
@@ -200,7 +199,7 @@ def answer_conditions(
 ) -> dict[str, Any]:
     """What a model's scores depend on, besides the digest of its recipe and that of the item.
 
-    Of code it is all that is there, since a recipe names its method, and no one can tell which packages grade.
+    Of code it is all that is there, since no one can tell which packages grade; a method's own is in the recipe.
 
     Args:
         base: whose configuration and tokenizer the engines use.
@@ -215,7 +214,6 @@ def answer_conditions(
         "files": _files_of(base),
         "judges": {one.name: [_files_of(one.checkpoint), sources_of([one.find_parser()])] for one in judges},
         "code": installed_code(_PACKAGES_OF_THE_SEARCH),
-        "methods": sources_of(type(get_method(name)) for name in method_names()),
         "weak_sandbox": weak_sandbox,
         "max_model_len": suite.max_model_len,
         "engine": engine.model_dump(mode="json", exclude=set(_NO_MATTER)),

@@ -286,7 +286,8 @@ def _difference(row: Trial, recipe: Recipe) -> str:
         return ""
     if recipe.parameters != row.parameters:
         return _OUTSIDE  # by a number that the sweep holds fixed
-    return "were made of other specialists" + (", or calibrated on other samples" if recipe.calibration else "")
+    code = ", or by other code of the method" if recipe.method_source else ""
+    return "were made of other specialists" + code + (", or calibrated on other samples" if recipe.calibration else "")
 
 
 def _check_alike(folder: Path, sweep: Sweep, trials: Sequence[Trial], wanted: Wanted) -> Trial:

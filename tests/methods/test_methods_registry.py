@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mergebench_ray.errors import InputError
-from mergebench_ray.methods import get_method, method_names, registry
+from mergebench_ray.methods import get_method, method_names, method_source, registry
 
 METHOD = """
 from mergebench_ray.methods import register
@@ -43,6 +43,10 @@ def test_the_method_of_an_installed_package_is_found(package: Path) -> None:
     package.write_text(METHOD.format(name="other"))
     assert get_method("other").summary == "another average"
     assert {"other", "ties"} <= set(method_names())
+    first = method_source("other")
+    package.write_text(METHOD.format(name="other") + "x = 1\n")
+    assert method_source("ties") is None
+    assert len({None, first, method_source("other")}) == 3
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def test_every_file_of_a_run_is_explained() -> None:
     files += [run.decisions_file, run.race_folder / "NUMBER.jsonl", run.front_folder / "METHOD-NUMBER.yaml"]
     files += [run.losses_file, run.lock_file, run.id_file, run.recipe_file, run.items_file("DIGEST", "SPLIT")]
     files += [run.questions_file("SPLIT"), run.forgetting_folder / "NAME.json", run.judge_log("NAME")]
+    files += [run.methods_folder / "FILE.py"]
     documented = _documented("# A run's folder")
     assert [str(file) for file in files if str(file) not in documented] == []
     assert f"{run.model_folder}/" in documented

@@ -24,7 +24,6 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.evaluation.graded import GradedItem
 from mergebench_ray.evaluation.grading import ABSENT
 from mergebench_ray.installed_code import installed_code, source_file, sources_below, sources_of
-from mergebench_ray.methods import registry
 from mergebench_ray.runs.trial_store import TrialStore
 from mergebench_ray.runs.trials import Trial, searched
 from mergebench_ray.search.earlier_items import EarlierItems, answer_conditions, run_folders
@@ -188,9 +187,7 @@ class TestItemDigests:
         assert not set(before) & set(self.digests(folder))
 
 
-def test_code_is_a_condition_a_methods_own_and_what_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_installed_is_a_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base: Any = SimpleNamespace(config={}, folder=tmp_path)
     suite: Any = SimpleNamespace(max_model_len=64)
 
@@ -199,15 +196,6 @@ def test_code_is_a_condition_a_methods_own_and_what_is_installed(
 
     before = conditions()
     assert conditions() == before != conditions(weak_sandbox=True)
-    (tmp_path / "elsewhere.py").write_text("class Elsewhere:\n    scale = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    from elsewhere import Elsewhere  # type: ignore[import-not-found]
-
-    monkeypatch.setitem(registry._methods, "elsewhere", Elsewhere())
-    of_others = conditions()
-    assert of_others != before
-    (tmp_path / "elsewhere.py").write_text("class Elsewhere:\n    scale = 2\n")
-    assert conditions() != of_others
     installed = installed_code(frozenset())
     monkeypatch.setattr(installed_code_module, "distributions", lambda: [SimpleNamespace(name="x", version="2")])
     assert installed_code.__wrapped__(frozenset()) != installed

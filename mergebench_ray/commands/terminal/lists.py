@@ -11,7 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mergebench_ray.commands.terminal.options import Json, LocalData, method_completions, parse_pairs
+from mergebench_ray.commands.terminal.options import (
+    Json,
+    LocalData,
+    MethodsFolder,
+    method_completions,
+    parse_pairs,
+)
 
 if TYPE_CHECKING:
     from mergebench_ray.methods import Method
@@ -21,11 +27,14 @@ def methods(
     name: Annotated[
         str | None, typer.Argument(help="Everything about this one.", autocompletion=method_completions)
     ] = None,
+    methods_folder: MethodsFolder = None,
     as_json: Json = False,
 ) -> None:
     """List the merging methods, or say what one does, where it comes from and which hyper-parameters it takes."""
-    from mergebench_ray.methods import get_method, method_names
+    from mergebench_ray.methods import get_method, load_methods, method_names
 
+    if methods_folder is not None:
+        load_methods(methods_folder)
     found = [get_method(one) for one in (method_names() if name is None else [name])]
     if as_json:
         listing = [_as_json(method) for method in found]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mergebench_ray.commands.terminal.options import Json, parse_names
+from mergebench_ray.commands.terminal.options import Json, MethodsFolder, parse_names
 
 
 def doctor(as_json: Json = False) -> None:
@@ -33,17 +33,18 @@ def bench(
         str | None, typer.Option(help="Base to measure with, five made-up specialists; default: the built-in suite.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")] = None,
+    methods_folder: MethodsFolder = None,
 ) -> None:
     """Measure what a candidate costs on this machine, side by side with a plain copy."""
     # As in the actors of a sweep, threads sleep while they wait; torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mergebench_ray.commands.first_checks import check_bench
 
-    check_bench(model, json_file)
+    check_bench(model, json_file, methods_folder)
 
     from mergebench_ray.commands.bench import bench as run
 
-    run(model=model, json_file=json_file, show_progress=True)
+    run(model=model, json_file=json_file, methods_folder=methods_folder, show_progress=True)
 
 
 def train_specialists(

@@ -16,6 +16,7 @@ from mergebench_ray.commands.terminal.options import (
     Address,
     Json,
     LocalData,
+    MethodsFolder,
     Setting,
     method_completions,
     parse_names,
@@ -82,6 +83,7 @@ def merge(
     calibration: Calibration = None,
     suite: CalibrationSuite = None,
     allow: Allow = None,
+    methods_folder: MethodsFolder = None,
     address: Address = None,
 ) -> None:
     """Merge once and write the model."""
@@ -100,6 +102,7 @@ def merge(
         "shards": shards,
         "merged": parse_settings(merged, "--merged", "PART=BOOL"),
         "address": address,
+        "methods_folder": methods_folder,
     }
     checked_merge(**request)
 

@@ -17,6 +17,10 @@ LocalData = Annotated[
     list[str] | None,
     typer.Option("--data", metavar="ID=PATH", help="Read a hub's data set (ID or ID:CONFIG) from a file or folder."),
 ]
+MethodsFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder whose *.py define methods of your own; they run as your own code does."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to use (as in ray.init); default: RAY_ADDRESS, else a local one.")

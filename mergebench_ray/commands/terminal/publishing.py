@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergebench_ray.commands.terminal.options import Json, LocalData, parse_pairs
+from mergebench_ray.commands.terminal.options import Json, LocalData, MethodsFolder, parse_pairs
 
 if TYPE_CHECKING:
     from mergebench_ray.commands.verify import VerifyResult
@@ -33,6 +33,7 @@ def verify(
     allow_code_execution: Annotated[
         bool, typer.Option("--allow-code-execution", help="Run generated programs in the sandbox, for --scores.")
     ] = False,
+    methods_folder: MethodsFolder = None,
     as_json: Json = False,
 ) -> None:
     """Make a published merge again from its recipe and compare every byte; status 1 where one differs."""
@@ -54,6 +55,7 @@ def verify(
         suite=suite,
         data=pairs,
         allow_code_execution=allow_code_execution,
+        methods_folder=methods_folder,
         show_progress=not as_json,
     )
     if as_json:
