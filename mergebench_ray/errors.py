@@ -71,6 +71,15 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
+def about(what: str) -> Iterator[None]:
+    """Put in front of an `InputError` of the block what it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+@contextmanager
 def refusing(problem: str, remedy: str, log: logging.Logger | None = None) -> Iterator[None]:
     """Turn whatever a library raises in the block into one line: the problem, the library's reason, what to do.
 

@@ -27,6 +27,7 @@ from mergebench_ray.bank.work import Work, segments_of
 from mergebench_ray.checkpoints import Checkpoint, TensorWriter, fill_in_shape_of, read_in_shape_of, require_finite
 from mergebench_ray.checkpoints.read_once import ReadOnce, hashed_as_read
 from mergebench_ray.checkpoints.safetensors_file import advise
+from mergebench_ray.errors import InputError
 from mergebench_ray.kernels import (
     INNER_PRODUCT_BLOCK,
     MAGNITUDES,
@@ -183,7 +184,9 @@ class WindowWorker:
             beside = [_read_companion(companion, window) for companion in companions]
             merge.run(base, vectors, segments_of(work, todo, window.start), out, _threads_of(merge), beside)
             for overlap in window.overlaps:
-                files.write(overlap.tensor.name, overlap.first, out[window.place_of(overlap)])
+                place, name = window.place_of(overlap), overlap.tensor.name
+                with self._named(name, [vector[place] for vector in vectors]):
+                    files.write(name, overlap.first, out[place])
 
     def copy(self, name: str, files: TensorWriter) -> None:
         """Write a tensor that is the base's."""
@@ -213,10 +216,21 @@ class WindowWorker:
             weights.append(read_in_shape_of(self.models[0], model, name, 0, info.numel).view(info.shape))
             require_finite(model, name, weights[-1])
         base, *specialists = weights
-        with torch_threads(1):
-            made = transform.of([weight - base for weight in specialists])
-        for file, values in zip(files, made, strict=True):
-            file.write(name, 0, values)
+        vectors = [weight - base for weight in specialists]
+        with self._named(name, vectors), torch_threads(1):
+            for file, values in zip(files, transform.of(vectors), strict=True):
+                file.write(name, 0, values)
+
+    @contextmanager
+    def _named(self, name: str, vectors: Sequence[Tensor]) -> Iterator[None]:
+        """Say in an `InputError` about what is made of task vectors which tensor it is, and whose is the largest."""
+        try:
+            yield
+        except InputError as error:
+            # NaN is larger than any number.
+            reach = torch.stack([vector.abs().max() for vector in vectors])
+            model = self.models[1 + int(reach.argmax())]
+            raise InputError(f"{error} (tensor {name!r}, in which {model} is furthest from the base)") from error
 
     def hash_rest(self, model: int, name: str) -> None:
         """Read what nobody has read of a tensor, for its digest."""

@@ -6,6 +6,7 @@ What computes them is imported where it runs: it needs transformers, which takes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from mergebench_ray.calibration.samples import Encoded, Sample, batches, encode_samples
 from mergebench_ray.calibration.sizes import job_bytes
 from mergebench_ray.checkpoints import Checkpoint
+from mergebench_ray.errors import about
 from mergebench_ray.kernels.regression import regression_system, solve_regression
 from mergebench_ray.progress import Progress
 
@@ -91,7 +93,7 @@ def run_job(job: CalibrationJob, device: torch.device, progress: Progress) -> St
     """Compute a statistic.
 
     Raises:
-        InputError: NaN or infinity, naming tensor and sample or layer.
+        InputError: NaN or infinity, naming specialist, tensor and sample or layer.
     """
     from transformers import AutoTokenizer
 
@@ -102,7 +104,9 @@ def run_job(job: CalibrationJob, device: torch.device, progress: Progress) -> St
         encoded[name], too_long = encode_samples(tokenizer, job.samples[name], job.max_length)
         cut += too_long
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    tensors, groups = _KINDS[job.kind](job, encoded, pad, device, progress)
+    of_one = job.kind not in OF_ALL_SPECIALISTS
+    with about(f"specialist {name} ({job.specialists[name]})") if of_one else nullcontext():
+        tensors, groups = _KINDS[job.kind](job, encoded, pad, device, progress)
     tokens = sum(len(sample.ids) for samples in encoded.values() for sample in samples)
     return Statistic(tensors, groups, tokens, cut)
 

@@ -16,7 +16,7 @@ from mergebench_ray.calibration.gram import GramCollector, Grams
 from mergebench_ray.calibration.model import LayerStack, read_parameter
 from mergebench_ray.calibration.samples import Batch, Encoded, batches
 from mergebench_ray.checkpoints import Checkpoint
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, about
 from mergebench_ray.progress import Progress
 
 Layer = dict[str, Tensor]
@@ -78,7 +78,8 @@ def merge_layer_by_layer(
             done = (index + k / len(names)) / stack.num_layers
             progress(done, f"layer {index + 1} of {stack.num_layers}: {name}")
             layers.append(_read_layer(stack, index, specialists[name]))
-            grams.append(_grams_of_layer(stack, index, layers[-1], data[name], hidden[name], device))
+            with about(f"specialist {name} ({specialists[name]})"):
+                grams.append(_grams_of_layer(stack, index, layers[-1], data[name], hidden[name], device))
         merged = _merge_layer(_read_layer(stack, index, base), layers, grams, solve)
         for weight in grams[0].group_of:
             emit(weight, merged[weight])

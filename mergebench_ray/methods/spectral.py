@@ -83,8 +83,8 @@ class SpectralTransform(Transform):
         # LAPACK would print lines of its own.
         if not sum_of([vector.abs() for vector in floats]).isfinite().all():
             raise InputError(
-                f"{self.method}: task vectors of a tensor {[*vectors[0].shape]} are not finite in bf16; a specialist "
-                "is too far from the base; leave it out, or check its weights"
+                f"{self.method}: task vectors, or their sum, are not finite in bf16; the specialist is too far from "
+                "the base: leave it out, or check its weights"
             )
         if vectors[0].dim() == 2 and min(vectors[0].shape) > 1:
             return self.matrices(floats)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bank_in_process import LocalBank
+from bank_in_process import LocalBank, merge_streamed
 from mergebench_ray.bank import StreamedBank
 from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints import Checkpoint, resolve
@@ -96,3 +98,19 @@ def test_what_was_made_by_another_class_or_as_another_type_is_not_taken(models: 
     single = Halves()
     single.dtype = torch.float32
     assert bank.transformed(single)[0].key != bank.transformed(Halves())[0].key
+
+
+@pytest.mark.parametrize("method", ["iso_c", "task_arithmetic"])
+def test_a_result_that_is_not_finite_is_refused_with_its_tensor_and_who_is_furthest_away(
+    models: Models, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    name, (base, specialists) = "model.layers.1.mlp.up_proj.weight", models
+    for model, value in ((base, 3e38), (specialists["a"], 3e38), (specialists["b"], -3e38)):
+        file = model.folder / "model.safetensors"
+        tensors = load_file(file)
+        tensors[name][0, 0] = value
+        save_file(tensors, file, metadata={"format": "pt"})
+    others = {one: resolve(str(model.folder)) for one, model in specialists.items()}
+    with pytest.raises(InputError, match=rf"tensor '{name}', in which {re.escape(str(others['b']))} is furthest"):
+        merge_streamed(tmp_path / "out", resolve(str(base.folder)), others, method, {})

@@ -47,6 +47,6 @@ def test_a_task_vector_that_is_not_finite_is_refused_before_lapack_sees_it(
 ) -> None:
     vectors = random_vectors(6, 9)
     vectors[2][3, 4] = value
-    with pytest.raises(InputError, match=rf"^{transform.method}: task vectors of a tensor \[6, 9\] are not finite"):
+    with pytest.raises(InputError, match=rf"^{transform.method}: task vectors, or their sum, are not finite"):
         transform.of(vectors)
     assert capfd.readouterr() == ("", "")
