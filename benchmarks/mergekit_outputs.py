@@ -1,19 +1,18 @@
-"""What `mergebench-ray merge` writes beside what `mergekit-yaml` writes, for the methods that both have.
+"""What `mergebench-ray merge RECIPE.yml` writes beside what `mergekit-yaml RECIPE.yml` writes, from the same files.
 
     python benchmarks/mergekit_outputs.py --mergekit VENV/bin/mergekit-yaml
 
-Small random models in bf16, merged in float32, written in bf16. For each recipe: the largest relative distance of a
-tensor, and the share of entries that are more than one bf16 number apart, those near zero, since task vectors are bf16.
-Of entries as large as the smallest that is kept mergekit keeps as many as it needs, `mergebench-ray` all, and where
-entries cancel out but for rounding either sign may be elected: these are counted by themselves. Embeddings
-and output head are left out, which `mergebench-ray` takes from the base, as MergeBench does. Where both draw masks of
-their own, nothing is dropped.
+Small random models in bf16; embeddings and output head are merged, too. For each recipe: the largest relative distance
+of a tensor, and the share of entries that are more than one bf16 number apart; most of these are near zero, where one
+number is less than a rounding of what was added up to it: the last column leaves those out. Of entries as large as the
+smallest that is kept mergekit keeps as many as it needs, `mergebench-ray` all, and where entries cancel out but for
+rounding either sign may be elected: these are counted by themselves, and left out of the other columns. Where both draw
+masks of their own, nothing is dropped.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -27,91 +26,135 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 WEIGHTS = [0.3, 0.5, 0.4]
-# name -> our method and settings, mergekit's method and parameters of the merge, how many specialists, and whether each
-# has one of WEIGHTS, by mergekit's name
-RECIPES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], int, str]] = {
-    "linear": ("linear", {}, "linear", {}, 3, "weight"),
-    "linear, not normalised": ("linear", {"normalize": False}, "linear", {"normalize": False}, 3, "weight"),
-    "task arithmetic": ("task_arithmetic", {}, "task_arithmetic", {"normalize": False}, 3, "weight"),
-    "TIES": (
-        "ties",
-        {"trim": "tensor", "density": 0.4, "merge_func": "mean", "scaling_coef": 1.0},
-        "ties",
-        {"density": 0.4},
-        3,
-        "weight",
-    ),
-    "DARE-TIES, nothing dropped": (
-        "dare_ties",
-        {"density": 1.0, "scaling_coef": 1.0},
-        "dare_ties",
-        {"density": 1.0},
-        3,
-        "weight",
-    ),
-    "breadcrumbs": (
-        "breadcrumbs",
-        {"density": 0.6, "gamma": 0.05, "scaling_coef": 0.7},
-        "breadcrumbs",
-        {"density": 0.6, "gamma": 0.05, "lambda": 0.7},
-        3,
-        "weight",
-    ),
-    "breadcrumbs with TIES, rescaled": (
-        "breadcrumbs_ties",
-        {"density": 0.6, "gamma": 0.05, "scaling_coef": 1.0, "normalize": True, "rescale": True},
-        "breadcrumbs_ties",
-        {"density": 0.6, "gamma": 0.05, "normalize": True, "rescale": True},
-        3,
-        "weight",
-    ),
-    "SCE": ("sce", {"alike_below": 1e-6}, "sce", {}, 3, ""),
-    "SCE, a third": ("sce", {"select_topk": 0.3, "alike_below": 1e-6}, "sce", {"select_topk": 0.3}, 3, ""),
-    "RAM": ("ram", {"epsilon": 0.001}, "ram", {"epsilon": 0.001}, 3, ""),
-    "RAM+": ("ram_plus", {"epsilon": 0.001}, "ramplus_tl", {"epsilon": 0.001}, 3, ""),
-    "model stock": ("model_stock", {}, "model_stock", {}, 3, ""),
-    "SLERP": ("slerp", {"t": 0.3}, "slerp", {"t": 0.3}, 1, ""),
-    "NuSLERP": ("nuslerp", {}, "nuslerp", {}, 2, "weight"),
-    "NuSLERP around zero": ("nuslerp", {"around": "zero"}, "nuslerp", {}, 2, "weight"),
-    "multi-SLERP": ("multislerp", {}, "multislerp", {}, 3, "weight"),
-    "multi-SLERP around zero": ("multislerp", {"around": "zero"}, "multislerp", {}, 3, "weight"),
-    "Karcher mean": ("karcher", {}, "karcher", {}, 3, ""),
+FLOAT32 = {"dtype": "float32", "out_dtype": "bfloat16"}
+BFLOAT16 = {"dtype": "bfloat16"}
+BASE = {"base_model": "./base"}
+FILTERS = [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"filter": "mlp", "value": [1, 0.5, 0]}, {"value": 0.5}]
+
+
+def models(*own: dict[str, Any]) -> list[dict[str, Any]]:
+    """Specialists with parameters of their own."""
+    return [{"model": f"./{number}", "parameters": one} for number, one in enumerate(own)]
+
+
+def each(count: int = 3, **parameters: Any) -> list[dict[str, Any]]:
+    """So many specialists, each with its weight and these parameters."""
+    return models(*({"weight": weight, **parameters} for weight in WEIGHTS[:count]))
+
+
+ALL = models({}, {}, {})
+MIXED = models(
+    {"weight": 0.6, "density": [1, 0.7, 0.3]},
+    {"weight": [0.1, 0.4, 1.0], "density": 0.5},
+    {"weight": [{"filter": "mlp", "value": 0.5}, {"value": 0.2}], "density": 0.33},
+)
+RECIPES: dict[str, dict[str, Any]] = {
+    "linear": {"merge_method": "linear", "models": each(), **FLOAT32},
+    "linear on gradients, bf16": {
+        "merge_method": "linear",
+        "models": models({"weight": [1, 0.2]}, {"weight": [0, 0.8]}),
+        **BFLOAT16,
+    },
+    "linear, not normalised": {
+        "merge_method": "linear",
+        "models": each(),
+        "parameters": {"normalize": False},
+        **FLOAT32,
+    },
+    "task arithmetic": {"merge_method": "task_arithmetic", "models": each(), **BASE, **FLOAT32},
+    "task arithmetic, bf16": {"merge_method": "task_arithmetic", "models": each(), **BASE, **BFLOAT16},
+    "task arithmetic, normalised, lambda": {
+        "merge_method": "task_arithmetic",
+        "models": models({"weight": [0.2, 1]}, {"weight": 0.5}),
+        "parameters": {"normalize": True, "lambda": 0.7},
+        **BASE,
+        **FLOAT32,
+    },
+    "task arithmetic in float32": {"merge_method": "task_arithmetic", "models": each(), **BASE, "dtype": "float32"},
+    "TIES": {"merge_method": "ties", "models": each(density=0.4), **BASE, **FLOAT32},
+    "TIES, bf16": {"merge_method": "ties", "models": each(density=0.4), **BASE, **BFLOAT16},
+    "TIES, gradients and filters": {"merge_method": "ties", "models": MIXED, **BASE, **FLOAT32},
+    "TIES, a sum, rescaled, lambda": {
+        "merge_method": "ties",
+        "models": each(density=0.4),
+        "parameters": {"normalize": False, "rescale": True, "lambda": 0.8},
+        **BASE,
+        **FLOAT32,
+    },
+    "DARE-TIES, nothing dropped": {"merge_method": "dare_ties", "models": each(), **BASE, **FLOAT32},
+    "DARE, linear, nothing dropped": {"merge_method": "dare_linear", "models": each(), **BASE, **FLOAT32},
+    "DELLA, nothing dropped": {"merge_method": "della", "models": each(), **BASE, **FLOAT32},
+    "breadcrumbs": {
+        "merge_method": "breadcrumbs",
+        "models": each(density=0.6, gamma=0.05),
+        "parameters": {"lambda": 0.7},
+        **BASE,
+        **FLOAT32,
+    },
+    "breadcrumbs with TIES, rescaled": {
+        "merge_method": "breadcrumbs_ties",
+        "models": each(density=0.6, gamma=0.05),
+        "parameters": {"normalize": True, "rescale": True},
+        **BASE,
+        **FLOAT32,
+    },
+    "SCE": {"merge_method": "sce", "models": ALL, **BASE, **FLOAT32},
+    "SCE, a third": {
+        "merge_method": "sce",
+        "models": ALL,
+        "parameters": {"select_topk": 0.3},
+        **BASE,
+        **FLOAT32,
+    },
+    "RAM": {"merge_method": "ram", "models": ALL, "parameters": {"epsilon": 0.001}, **BASE, **FLOAT32},
+    "RAM+": {"merge_method": "ramplus_tl", "models": ALL, "parameters": {"epsilon": 0.001}, **BASE, **FLOAT32},
+    "model stock": {"merge_method": "model_stock", "models": ALL, **BASE, **FLOAT32},
+    "SLERP by filters": {
+        "merge_method": "slerp",
+        "models": [{"model": "./base"}, {"model": "./0"}],
+        "parameters": {"t": FILTERS},
+        **BASE,
+        **FLOAT32,
+    },
+    "SLERP, bf16": {
+        "merge_method": "slerp",
+        "models": [{"model": "./0"}],
+        "parameters": {"t": 0.3},
+        **BASE,
+        **BFLOAT16,
+    },
+    "NuSLERP": {"merge_method": "nuslerp", "models": each(2), **BASE, **FLOAT32},
+    "NuSLERP without a base": {"merge_method": "nuslerp", "models": each(2), **FLOAT32},
+    "multi-SLERP": {"merge_method": "multislerp", "models": each(), **BASE, **FLOAT32},
+    "multi-SLERP without a base": {"merge_method": "multislerp", "models": each(), **FLOAT32},
+    "Karcher mean": {"merge_method": "karcher", "models": ALL, **FLOAT32},
 }
-WEIGHT = {"task_arithmetic": "scaling_coef"}  # what ours calls the weights, where it calls them otherwise
-WITHOUT_BASE = {"linear", "karcher"}  # of mergekit's, also those whose name says "around zero"
 
 
 def main(mergekit: Path, only: str) -> None:
     """Print the table."""
-    print("| recipe | furthest tensor | entries more than one number apart | at ties |\n| --- | --- | --- | --- |")
+    print("| recipe | furthest tensor | more than one number apart | beside rounding of the sum | at ties |")
+    print("| --- " * 5 + "|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base, specialists = made_up_models(folder)
-        for title, (method, settings, theirs, parameters, count, weighed) in RECIPES.items():
+        made_up_models(folder)
+        for number, (title, recipe) in enumerate(RECIPES.items()):
             if only not in title:
                 continue
-            some = specialists[:count]
-            weights = WEIGHTS[:count] if weighed else []
-            ours = merge(folder / "ours" / title, method, settings, base, some, weights)
-            around_zero = theirs in WITHOUT_BASE or "zero" in title
-            other = merge_by_mergekit(
-                mergekit, folder / "theirs" / title, theirs, parameters, None if around_zero else base, some, weights
-            )
-            tied = {}
-            if "density" in parameters:
-                tied = at_ties(base, some, parameters, WEIGHTS[:count], elects=theirs.endswith("ties"))
-            if theirs == "sce":
-                tied = at_ties(base, some, {"density": 1.0} | parameters, [1.0] * count, elects=True)
-            print(f"| {title} | {compared(ours, other, tied)} |", flush=True)
+            file = folder / f"{number}.yml"
+            file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+            ours = written([sys.executable, "-m", "mergebench_ray", "merge", file, "--out"], folder, f"ours-{number}")
+            theirs = written([mergekit, file], folder, f"theirs-{number}")
+            print(f"| {title} | {compared(folder, ours, theirs, recipe)} |", flush=True)
 
 
-def made_up_models(folder: Path) -> tuple[Path, list[Path]]:
+def made_up_models(folder: Path) -> None:
     """A base, and specialists that are it with noise."""
     config = LlamaConfig(
         vocab_size=512,
         hidden_size=128,
         intermediate_size=256,
-        num_hidden_layers=2,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
         tie_word_embeddings=False,
@@ -124,49 +167,15 @@ def made_up_models(folder: Path) -> tuple[Path, list[Path]]:
         torch.manual_seed(number + 1)
         changed = {name: tensor + 0.001 * (number + 1) * torch.randn(tensor.shape) for name, tensor in whole.items()}
         model.load_state_dict(changed)
-        model.save_pretrained(folder / f"specialist_{number}")
-    return folder / "base", [folder / f"specialist_{number}" for number in range(3)]
+        model.save_pretrained(folder / f"{number}")
 
 
-def merge(
-    out: Path, method: str, settings: dict[str, Any], base: Path, specialists: list[Path], weights: list[float]
-) -> dict[str, Tensor]:
-    """Our merge's tensors."""
-    given = [item for one in specialists for item in ("--specialist", f"{one.name}={one}")]
-    if weights:
-        names = (one.name for one in specialists)
-        settings = settings | {WEIGHT.get(method, "weight"): dict(zip(names, weights))}
-    chosen = [item for name, value in settings.items() for item in ("--set", f"{name}={json.dumps(value)}")]
-    command = [sys.executable, "-m", "mergebench_ray", "merge", "--method", method, "--base", base, *given, *chosen]
-    subprocess.run([*command, "--out", out], check=True, capture_output=True)
-    return tensors(out)
-
-
-def merge_by_mergekit(
-    program: Path,
-    out: Path,
-    method: str,
-    parameters: dict[str, Any],
-    base: Path | None,
-    specialists: list[Path],
-    weights: list[float],
-) -> dict[str, Tensor]:
-    """Mergekit's tensors for the same merge."""
-    own = [{"parameters": {"weight": weight}} for weight in weights] or [{} for _ in specialists]
-    models: list[dict[str, Any]] = [{"model": str(one), **some} for one, some in zip(specialists, own, strict=True)]
-    recipe: dict[str, Any] = {"merge_method": method, "parameters": parameters, "dtype": "float32"}
-    recipe |= {"out_dtype": "bfloat16"}
-    if method == "slerp":
-        models.insert(0, {"model": str(base)})
-    if base is not None:
-        recipe["base_model"] = str(base)
-    out.mkdir(parents=True)
-    file = out.with_suffix(".yaml")
-    file.write_text(yaml.safe_dump(recipe | {"models": models}))
-    done = subprocess.run([program, file, out], capture_output=True, text=True)
+def written(command: list[Any], folder: Path, out: str) -> dict[str, Tensor]:
+    """The tensors that a command writes to a folder."""
+    done = subprocess.run([*command, out], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{file}: {done.stderr[-1500:]}")
-    return tensors(out)
+        raise SystemExit(f"{command}: {done.stderr[-1500:]}")
+    return tensors(folder / out)
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
@@ -174,50 +183,71 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
-def at_ties(
-    base: Path, specialists: list[Path], parameters: dict[str, Any], weights: list[float], elects: bool
-) -> dict[str, Tensor]:
+def at_ties(folder: Path, recipe: dict[str, Any]) -> dict[str, Tensor]:
     """Which entries are as large as the last ones kept of a tensor, or, weighted, cancel out but for rounding."""
-    start, tied = tensors(base), {}
-    models = [tensors(one) for one in specialists]
+    start, tied = tensors(folder / "base"), {}
+    method = recipe["merge_method"]
+    elects = method.endswith("ties") or method in ("sce", "della")
+    found = {one["model"]: tensors(folder / one["model"]) for one in recipe["models"]}
     for name, tensor in start.items():
         tied[name] = torch.zeros(tensor.shape, dtype=torch.bool)
         kept_entries = []
-        for weight, model in zip(weights, models, strict=True):
-            vector = model[name].float() - tensor.float()
+        for one in recipe["models"]:
+            density, gamma, weight = (of(one, what, name, or_else) for what, or_else in DEFAULTS.items())
+            vector = found[one["model"]][name].float() - tensor.float()
             magnitude, count = vector.abs(), vector.numel()
-            kept = int(parameters["density"] * count)
-            below = max(0, count - kept - int(parameters.get("gamma", 0.0) * count))
+            kept = int(density * count)
+            below = max(0, count - kept - int(gamma * count))
             least, most = magnitude.flatten().sort().values[[below, below + kept - 1]]
             if kept < count:  # but for the rounding of task vectors
                 tied[name] |= torch.isin(magnitude.bfloat16(), torch.stack([least, most]).bfloat16())
             kept_entries.append(weight * vector * (magnitude >= least) * (magnitude <= most))
         entries = torch.stack(kept_entries)
-        if "select_topk" in parameters:
+        if "select_topk" in recipe.get("parameters", {}):
             variances = entries.var(0, unbiased=False).bfloat16()
-            selected = int((variances > 0).sum() * parameters["select_topk"])
+            selected = int((variances > 0).sum() * recipe["parameters"]["select_topk"])
             least = variances.flatten().sort().values[-max(selected, 1)]
             tied[name] |= (places(variances) - places(least)).abs() <= 1
         if elects:
-            tied[name] |= (entries.sum(0).abs() <= 2**-8 * entries.abs().sum(0)) & (entries.abs().sum(0) > 0)
+            tied[name] |= (entries.sum(0).abs() <= 2**-7 * entries.abs().sum(0)) & (entries.abs().sum(0) > 0)
     return tied
 
 
-def compared(ours: dict[str, Tensor], theirs: dict[str, Tensor], tied: dict[str, Tensor]) -> str:
-    """The columns of the table; entries at ties are counted, and left out of the others."""
-    if set(ours) != set(theirs):
-        raise SystemExit(f"other tensors: {sorted(set(ours) ^ set(theirs))[:5]}")
-    beyond, at_tie, count, relative = 0, 0, 0, 0.0
+DEFAULTS = {"density": 1.0, "gamma": 0.0, "weight": 1.0}
+
+
+def of(model: dict[str, Any], parameter: str, name: str, default: float) -> float:
+    """A parameter of a model in a tensor of three layers."""
+    value = model.get("parameters", {}).get(parameter, default)
+    if isinstance(value, list) and isinstance(value[0], dict):
+        value = next(rule["value"] for rule in value if rule.get("filter", "") in name)
+    if not isinstance(value, list):
+        return float(value)
+    layer = int(name.split(".layers.")[1].split(".")[0]) if ".layers." in name else 0
+    at = layer / 2 * (len(value) - 1)
+    rest = at - int(at)
+    return (1 - rest) * value[int(at)] + rest * value[min(int(at) + 1, len(value) - 1)]
+
+
+def compared(folder: Path, ours: dict[str, Tensor], theirs: dict[str, Tensor], recipe: dict[str, Any]) -> str:
+    """The columns of the table."""
+    if {name: one.dtype for name, one in ours.items()} != {name: one.dtype for name, one in theirs.items()}:
+        raise SystemExit("other tensors, or of other types")
+    is_trimmed = "density" in str(recipe) or recipe["merge_method"] in ("sce", "ties", "dare_ties", "della")
+    tied = at_ties(folder, recipe) if is_trimmed else {}
+    inputs = [tensors(folder / one) for one in {"./base", *(one["model"] for one in recipe["models"])}]
+    beyond, further, at_tie, count, relative = 0, 0, 0, 0, 0.0
     for name, one in ours.items():
-        if "embed" in name or "lm_head" in name:
-            continue
         other, left = theirs[name], ~tied[name] if tied else torch.ones(one.shape, dtype=torch.bool)
-        steps = (places(one) - places(other)).abs()
-        beyond, count = beyond + int(((steps > 1) & left).sum()), count + one.numel()
+        apart = ((places(one) - places(other)).abs() > 1) & left
+        # One number of the largest that went into an entry.
+        step = 2**-7 * torch.stack([model[name].float().abs() for model in inputs]).amax(0)
+        beyond, count = beyond + int(apart.sum()), count + one.numel()
+        further += int((apart & ((one.float() - other.float()).abs() > step)).sum())
         at_tie += int((~left).sum())
         distance = (one.double() - other.double()) * left
         relative = max(relative, float(distance.norm() / other.double().norm()))
-    return f"{relative:.1e} | {beyond / count:.1%} | {at_tie / count:.1%}"
+    return f"{relative:.1e} | {beyond / count:.1%} | {further / count:.1%} | {at_tie / count:.1%}"
 
 
 def places(tensor: Tensor) -> Tensor:

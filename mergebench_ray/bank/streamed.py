@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -89,13 +90,20 @@ class StreamedBank:
         """Entries of a task vector that count for global statistics."""
         return self.layout.size + self.layout.streamed_size
 
-    def merge(self, method: str, parameters: Mapping[str, Any], files: TensorWriter) -> None:
+    def merge(
+        self,
+        method: str,
+        parameters: Mapping[str, Any],
+        files: TensorWriter,
+        out_dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
         """Merge, and write every tensor of the base, merged or not.
 
         Args:
             method: name of the merging method.
             parameters: its hyper-parameters, completed.
             files: where to.
+            out_dtype: what is written.
 
         Raises:
             InputError: NaN or infinity in a weight or in the merge, naming checkpoint and tensor; a file that has
@@ -105,6 +113,8 @@ class StreamedBank:
         checked = parse_parameters(method, parameters)
         prepared = chosen.prepare(checked, self)
         work = plan_work(self.layout, chosen, checked, prepared, self.specialists, {})
+        if out_dtype != work.out_dtype:
+            work = replace(work, out_dtype=torch.float32)  # the files round what is narrower
         self._merge(work, files)
         self._hash_the_rest()
 
@@ -185,7 +195,7 @@ class StreamedBank:
     def _merge(self, work: Work, files: TensorWriter) -> None:
         """Merge what is merged entry by entry, copy what is the base's, and solve for the rest."""
         # Here, where Ctrl-C ends a compiler at once.
-        self._worker.compile(work.kernel, work.scalars[0], torch.bfloat16)
+        self._worker.compile(work.kernel, work.scalars[0], work.out_dtype)
         indices = {(tensor.name, tensor.part): index for index, tensor in enumerate(self.layout.merged)}
         merged = {tensor.name for tensor in self.layout.merged}
         solved = work.solver or ()

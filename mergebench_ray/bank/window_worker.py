@@ -177,9 +177,10 @@ class WindowWorker:
             files: where to.
             run: the windows.
         """
-        merge = self.compile(work.kernel, work.scalars[0], torch.bfloat16)
+        merge = self.compile(work.kernel, work.scalars[0], work.out_dtype)
         companions = [CompanionFile(companion) for companion in work.companions]
-        for window, (base, *vectors, out) in self._windows(run):
+        for window, (base, *vectors, room) in self._windows(run):
+            out = room if work.out_dtype == room.dtype else torch.empty(window.size, dtype=work.out_dtype)
             todo = [(overlap, indices[overlap.tensor.name, overlap.tensor.part]) for overlap in window.overlaps]
             beside = [_read_companion(companion, window) for companion in companions]
             merge.run(base, vectors, segments_of(work, todo, window.start), out, _threads_of(merge), beside)

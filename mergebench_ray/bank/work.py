@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from mergebench_ray.bank.layout import Layout, Overlap
 from mergebench_ray.kernels import BlockFunction, Scalars, Segment
 from mergebench_ray.methods import Calibrated, Method, Solver, TensorPlace
@@ -24,6 +26,7 @@ class Work:
         fingerprints: what determines each tensor's content.
         companions: files that the function reads beside the task vectors, one a specialist.
         solver: how to get the tensors that are not merged entry by entry.
+        out_dtype: what the function's results are rounded to, once.
     """
 
     kernel: BlockFunction
@@ -32,6 +35,7 @@ class Work:
     fingerprints: tuple[str, ...]
     companions: tuple[Calibrated, ...] = ()
     solver: Solver | None = None
+    out_dtype: torch.dtype = torch.bfloat16
 
 
 def plan_work(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -47,6 +47,8 @@ ACCOMPANYING = (
 )
 """Patterns of their names: every tokenizer and processor file that transformers and vLLM look for, and licences."""
 
+_OF_THE_MODEL = ("*processor_config.json", "generation_config.json", *_LICENCES)
+"""Those of them that are no part of a tokenizer."""
 _READ_BY_ENGINES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 FURTHER_TEMPLATES = "additional_chat_templates"
 RECIPE_NAME = "recipe.yaml"
@@ -117,27 +119,55 @@ def copy_licences(source: Path, out: Path) -> None:
             _copy(file, out / file.name)
 
 
-def copy_accompanying_files(source: Path, out: Path, config: Mapping[str, Any]) -> None:
+def copy_accompanying_files(source: Path, out: Path, config: Mapping[str, Any], tokenizer: Path | None = None) -> None:
     """Copy them, and the code that the written configuration or one of theirs names; nothing is run.
 
     A configuration of a tokenizer or processor that names code which is not there is written without it.
 
+    Args:
+        source: folder of the model.
+        out: where to.
+        config: the written configuration.
+        tokenizer: folder of another model, whose tokenizer is copied in the place of this one's, without code.
+
     Raises:
         InputError: one of them is a folder, pipe or device.
     """
-    for file in accompanying_files(source):
-        _copy(file, out / file.relative_to(source))
+    for folder, is_copied in _sources(source, tokenizer):
+        for file in filter(is_copied, accompanying_files(folder)):
+            _copy(file, out / file.relative_to(folder))
     needed = _code_files(config)
+    if tokenizer is not None:
+        for name, other in _configurations_with_code(tokenizer).items():
+            if _is_of_tokenizer(tokenizer / name):
+                _write_without_code(out / name, other)
     for name, other in _configurations_with_code(source).items():
+        if tokenizer is not None and _is_of_tokenizer(source / name):
+            continue
         if code_is_there(source, other):
             needed |= _code_files(other)
         else:
-            rest = {key: value for key, value in other.items() if key != "auto_map"}
-            (out / name).write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
+            _write_without_code(out / name, other)
     if needed:
         # A module that is named may import its neighbours.
         for file in sorted(source.glob("*.py")):
             _copy(file, out / file.name)
+
+
+def _sources(source: Path, tokenizer: Path | None) -> Iterator[tuple[Path, Callable[[Path], bool]]]:
+    """Folders to copy from, with which of their files."""
+    yield source, lambda file: tokenizer is None or not _is_of_tokenizer(file)
+    if tokenizer is not None:
+        yield tokenizer, _is_of_tokenizer
+
+
+def _is_of_tokenizer(file: Path) -> bool:
+    return not _matches(file.name, _OF_THE_MODEL)
+
+
+def _write_without_code(file: Path, config: Mapping[str, Any]) -> None:
+    rest = {key: value for key, value in config.items() if key != "auto_map"}
+    file.write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
 
 
 def _configurations_with_code(folder: Path) -> dict[str, dict[str, Any]]:

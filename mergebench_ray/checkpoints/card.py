@@ -66,7 +66,7 @@ def model_card(
     parts = [
         f"---\n{_front_matter(recipe, results, publication).to_yaml()}\n---",
         f"# {_text(recipe.method)} merge of {len(recipe.specialists)} specialists",
-        f"Merged with mergebench-ray in {recipe.dtype}. {_of_the_base(recipe)} the base's.",
+        f"Merged with mergebench-ray in {recipe.dtype}. {_not_merged(recipe)}",
         *([] if publication is None else [_use(publication), _licence(publication)]),
         _inputs(recipe),
         f"## Recipe\n\nDigest: `{recipe.digest}`\n\n{_block(recipe.to_yaml())}",
@@ -83,12 +83,15 @@ def model_card(
     return str(ModelCard("\n\n".join(parts) + "\n"))
 
 
-def _of_the_base(recipe: Recipe) -> str:
-    """What was not merged, with its verb."""
+def _not_merged(recipe: Recipe) -> str:
+    """Whose the parts are that were not merged."""
     parts = [] if recipe.merged.embeddings else ["embeddings", "output head"]
     parts += [] if recipe.merged.towers else ["parts that see and hear"]
-    text = f"{', '.join(parts)} and tokenizer are" if parts else "the tokenizer is"
-    return text[0].upper() + text[1:]
+    parts += [] if recipe.tokenizer else ["tokenizer"]
+    text = " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+    own = f"The tokenizer is {_text(recipe.tokenizer)}'s." if recipe.tokenizer else ""
+    base = f"{text[0].upper()}{text[1:]} {'are' if len(parts) > 1 else 'is'} the base's." if parts else ""
+    return " ".join(filter(None, (base, own)))
 
 
 def evaluation_result(

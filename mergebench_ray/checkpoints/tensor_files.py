@@ -202,9 +202,9 @@ def write_tensors(
             raise ValueError(f"tensor {min(missing)!r} and {len(missing) - 1} more never came")
 
 
-def written_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type that a model's tensor is written in: bf16 for floating point, its own for indices and masks."""
-    return torch.bfloat16 if dtype.is_floating_point else dtype
+def written_dtype(dtype: torch.dtype, floats: torch.dtype = torch.bfloat16) -> torch.dtype:
+    """The type that a model's tensor is written in: `floats` for floating point, its own for indices and masks."""
+    return floats if dtype.is_floating_point else dtype
 
 
 def _num_bytes(stored: Stored) -> int:

@@ -48,6 +48,30 @@ def renumbered_tokens(base: Checkpoint, specialist: Checkpoint) -> list[str]:
     return sorted(token for token, index in its.items() if token in known and known[token] != index)
 
 
+def require_rows_for(who: str, base: Checkpoint, specialist: Checkpoint) -> None:
+    """Refuse a tokenizer for a merge into a base whose rows of embeddings are of other tokens, or too few.
+
+    Raises:
+        InputError: naming `who`.
+    """
+    remedy = "take the base's tokenizer"
+    if tokens := renumbered_tokens(base, specialist):
+        raise InputError(f"{who}: token {tokens[0]!r:.80} has another number than in the base's tokenizer; {remedy}")
+    file = specialist.tokenizer_folder / _FILE
+    if not file.is_file():
+        if difference := _difference(base.folder, specialist.tokenizer_folder):
+            raise InputError(f"{who}: its tokenizer is another ({difference}); {remedy}")
+        return
+    tables = [info.shape for name, info in base.tensors.items() if base.family.is_token_embedding(name)]
+    rows = min((shape[0] for shape in tables if shape), default=0)
+    beyond = [token for token, index in _vocabulary(read_json_object(file)).items() if index >= rows]
+    if beyond:
+        raise InputError(
+            f"{who}: its tokenizer has {len(beyond)} tokens, such as {beyond[0]!r:.80}, beyond the {rows} rows of "
+            f"the base's embeddings; {remedy}"
+        )
+
+
 def _difference(ours: Path, theirs: Path) -> str:
     if (ours / _FILE).is_file() and (theirs / _FILE).is_file():
         if _content(ours / _FILE) == _content(theirs / _FILE):

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints.accompanying_files import code_is_there, copy_accompanying_files
+from mergebench_ray.checkpoints.chat_template import set_chat_template
 from mergebench_ray.checkpoints.checkpoint import Checkpoint
 from mergebench_ray.checkpoints.tensor_files import Stored, TensorFiles, write_tensors, written_dtype
 from mergebench_ray.files import whole_folder
@@ -34,6 +36,7 @@ def write_model(
     progress: Progress | None = None,
     *,
     beside: Mapping[str, str] | None = None,
+    written: Written | None = None,
 ) -> None:
     """Write a model as sharded bf16 safetensors with index, configuration, tokenizer, processors, licence and card.
 
@@ -49,6 +52,7 @@ def write_model(
         max_file_bytes: most bytes of tensors a file.
         progress: told about the fraction written.
         beside: further texts to write, by file name.
+        written: what of its files is otherwise than the base has it.
 
     Raises:
         InputError: if `out` exists and is not an empty folder, the disk is full, a tensor holds NaN or infinity, or a
@@ -57,26 +61,48 @@ def write_model(
     """
     with whole_folder(out) as folder:
         write_tensors(folder, written_layout(base), tensors, max_file_bytes, progress)
-        _write_beside(folder, base, {**(beside or {}), "README.md": card})
+        _write_beside(folder, base, {**(beside or {}), "README.md": card}, written or AS_THE_BASE)
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a model is written.
+
+    Attributes:
+        dtype: of its floating-point tensors.
+        tokenizer: folder of another model, whose tokenizer comes along; None for the base's.
+        chat_template: in the place of the tokenizer's own; None to keep that.
+    """
+
+    dtype: torch.dtype = torch.bfloat16
+    tokenizer: Path | None = None
+    chat_template: str | None = None
+
+
+AS_THE_BASE = Written()
 
 
 @contextmanager
-def reserved_model(out: Path, base: Checkpoint, *, keep_out_of_memory: bool = False) -> Iterator[ReservedModel]:
+def reserved_model(
+    out: Path, base: Checkpoint, *, keep_out_of_memory: bool = False, written: Written = AS_THE_BASE
+) -> Iterator[ReservedModel]:
     """A model like that of `write_model`, with the room for its tensors reserved, to be written a window at a time.
 
     Args:
         out: folder to make; may exist if it is empty.
         base: gives names, shapes, configuration, tokenizer and generation settings.
         keep_out_of_memory: as of `TensorFiles`.
+        written: what is otherwise than the base has it.
 
     Raises:
         InputError: as `write_model`; nothing is left behind.
     """
     with whole_folder(out) as folder:
-        with TensorFiles(folder, written_layout(base), MAX_FILE_BYTES, keep_out_of_memory=keep_out_of_memory) as files:
+        layout = written_layout(base, written.dtype)
+        with TensorFiles(folder, layout, MAX_FILE_BYTES, keep_out_of_memory=keep_out_of_memory) as files:
             model = ReservedModel(files)
             yield model
-        _write_beside(folder, base, model.texts)
+        _write_beside(folder, base, model.texts, written)
 
 
 @dataclass
@@ -92,26 +118,28 @@ class ReservedModel:
     texts: Mapping[str, str] = field(default_factory=dict)
 
 
-def written_layout(base: Checkpoint) -> dict[str, Stored]:
+def written_layout(base: Checkpoint, dtype: torch.dtype = torch.bfloat16) -> dict[str, Stored]:
     """Shape and type of each tensor of a merge."""
     # A mask's numbers may be beyond bf16.
     return {
-        name: (info.shape, info.dtype if base.family.is_buffer(name) else written_dtype(info.dtype))
+        name: (info.shape, info.dtype if base.family.is_buffer(name) else written_dtype(info.dtype, dtype))
         for name, info in base.tensors.items()
     }
 
 
-def _write_beside(folder: Path, base: Checkpoint, texts: Mapping[str, str]) -> None:
+def _write_beside(folder: Path, base: Checkpoint, texts: Mapping[str, str], written: Written = AS_THE_BASE) -> None:
     """What lies beside the weights."""
-    config, _ = output_config(base)
-    copy_accompanying_files(base.folder, folder, config)
+    config, _ = output_config(base, written.dtype)
+    copy_accompanying_files(base.folder, folder, config, written.tokenizer)
+    if written.chat_template is not None:
+        set_chat_template(folder, written.chat_template)
     text = json.dumps(config, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def output_config(base: Checkpoint) -> tuple[dict[str, Any], list[str]]:
+def output_config(base: Checkpoint, dtype: torch.dtype = torch.bfloat16) -> tuple[dict[str, Any], list[str]]:
     """The configuration of a merge, and a note for each thing that is left out of the base's.
 
     Raises:
@@ -122,17 +150,18 @@ def output_config(base: Checkpoint) -> tuple[dict[str, Any], list[str]]:
     if "auto_map" in config and (_is_native(config) or not code_is_there(base.folder, config)):
         del config["auto_map"]
         notes.append("auto_map is left out of the written config.json; transformers' own classes load the model")
-    config = {key: _with_dtype(value) if isinstance(value, dict) else value for key, value in config.items()}
+    name = str(dtype).removeprefix("torch.")
+    config = {key: _with_dtype(value, name) if isinstance(value, dict) else value for key, value in config.items()}
     # The name that the base's version of transformers uses.
     if not any(key in config for key in _DTYPE_KEYS):
         config["dtype"] = ""
-    return {**_with_dtype(config), "use_cache": True}, notes
+    return {**_with_dtype(config, name), "use_cache": True}, notes
 
 
-def _with_dtype(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration, or one nested in it, that says bf16 wherever it names a type of the weights."""
+def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """A configuration, or one nested in it, that says so wherever it names a type of the weights."""
     kept = {key: value for key, value in config.items() if key not in _DROPPED}
-    return {**kept, **{key: "bfloat16" for key in _DTYPE_KEYS if key in kept}}
+    return {**kept, **{key: dtype for key in _DTYPE_KEYS if key in kept}}
 
 
 def _is_native(config: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from mergebench_ray.bank import Bank, NoLongerHeldError
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.checkpoints.reproduction import Reproduction, texts_beside
 from mergebench_ray.commands.merge import write_merged
+from mergebench_ray.commands.outputs import for_mergekit
 from mergebench_ray.commands.ready_sweep import ReadySweep
 from mergebench_ray.config import Recipe
 from mergebench_ray.files import whole_file, whole_folder
@@ -48,12 +49,16 @@ def record_of(ready: ReadySweep, recipe: Recipe, trials: Sequence[Trial], test: 
     )
 
 
-def write_best(session: Session, recipe: Recipe, base: Checkpoint, run: RunFolder, record: Reproduction) -> None:
+def write_best(session: Session, recipe: Recipe, base: Checkpoint, run: RunFolder, record: Reproduction) -> list[str]:
     """Write recipe and model, unless they are there; of another winner, found with more trials, they are replaced.
 
     What lies beside the weights of a model that stays says what is so now.
+
+    Returns:
+        a line that says why there is no recipe for mergekit, where there is none.
     """
     text = recipe.to_yaml()
+    for_others, why_not = for_mergekit(recipe, base, session.bank.layout)
     if run.model_folder.exists() and run.recipe_file.is_file() and run.recipe_file.read_text() == text:
         if (before := Reproduction.read(run.model_folder)) is not None:
             record = record.model_copy(update={"versions": before.versions})  # of what wrote its weights
@@ -62,18 +67,21 @@ def write_best(session: Session, recipe: Recipe, base: Checkpoint, run: RunFolde
             if not file.exists() or file.read_text(encoding="utf-8") != content:
                 with whole_file(file) as temporary:
                     temporary.write_text(content, encoding="utf-8")
-        return
+        return why_not
     is_written = False
     while not is_written:
         merged = session.bank.merge(recipe)
         try:
             with whole_folder(run.best_folder, replace=True) as folder:
                 (folder / run.recipe_file.name).write_text(text)
+                for name, content in for_others.items():
+                    (folder / name).write_text(content, encoding="utf-8")
                 write_merged(folder / run.model_folder.name, session.bank, base, texts_beside(recipe, record))
             is_written = True
         except (OSError, RayTaskError, NoLongerHeldError):
             if session.bank.holds(merged):
                 raise  # else a shard was lost while its memory was read
+    return why_not
 
 
 def write_front(bank: Bank, members: Sequence[Trial], run: RunFolder) -> None:

@@ -11,15 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import torch
 from torch import Tensor
 
 from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints import Checkpoint, reserved_model, write_model
 from mergebench_ray.checkpoints.read_once import digests_are_remembered
 from mergebench_ray.checkpoints.reproduction import CARD_NAME, texts_beside
+from mergebench_ray.checkpoints.writer import AS_THE_BASE, Written
 from mergebench_ray.commands.merge_checks import MergeRequest, checked_merge, merged_parts
 from mergebench_ray.commands.merge_in_memory import ModelInMemory, merge_in_memory, refuse_of_memory
 from mergebench_ray.commands.models import Models, resolve_models
+from mergebench_ray.commands.outputs import fitted_output, for_mergekit
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.commands.push import push_command
 from mergebench_ray.config import CalibrationOptions, CalibrationSource, MergedParts, Recipe
@@ -36,8 +39,6 @@ if TYPE_CHECKING:
     from mergebench_ray.bank import Bank
     from mergebench_ray.bank.calls import Calls
     from mergebench_ray.calibration import Calibration
-
-_ITEM_BYTES = 2  # bf16
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,7 +119,8 @@ def merge(
 ) -> MergeResult | dict[str, Tensor]:
     """Merge specialists into a base: models on disk to a model on disk, models in memory to a state dict.
 
-    Give `method`, `base`, `specialists` and `parameters`, or a `recipe`, whose digests must match the models.
+    Give `method`, `base`, `specialists` and `parameters`, or a `recipe`: of ours, whose digests must match the models,
+    or mergekit's.
 
     A model in memory is a state dict, or a model of transformers. Of these nothing is written, and no Ray is started;
     methods that read data are for models on disk. Rules that were applied where models differ are logged, a line each.
@@ -130,7 +132,7 @@ def merge(
         base: reference of the base, or a model in memory.
         specialists: name -> the same.
         parameters: hyper-parameters that differ from the defaults.
-        recipe: a recipe, or the path of its file.
+        recipe: a recipe, or the path of its file, which may be one for mergekit.
         accept_changes: merge a recipe also where its file was changed after it was written.
         shards: bank shards.
         merged: which parts are merged, such as {"embeddings": True}; None for the layers, and what sees and hears.
@@ -184,10 +186,13 @@ def merge(
         methods_folder=methods_folder,
     )
     models = resolve_models(request.base, request.specialists, allow, request.merged)
+    models, written = fitted_output(models, request)
     parameters = complete_parameters(request.method, request.parameters, list(models.specialists), models.num_layers)
     folder = place if isinstance(place, Path) else cache_folder("outputs") / "model"
     option = "--out" if isinstance(place, Path) else "MERGEBENCH_RAY_CACHE"
-    check_new_folder(folder, option, num_bytes=sum(info.numel * _ITEM_BYTES for info in models.base.tensors.values()))
+    check_new_folder(
+        folder, option, num_bytes=sum(info.numel * written.dtype.itemsize for info in models.base.tensors.values())
+    )
     if request.recipe is not None and parameters != request.recipe.parameters and not accept_changes:
         raise InputError(
             "recipe: 'parameters' are not written out as this version does, with every default, for every specialist, "
@@ -218,9 +223,9 @@ def merge(
             stack.enter_context(_ray(address, 0 if calibrator is None else None))
         calls = None if here else _calls_on_cluster(folder)
         if streamed or (shards == 1 and calls is not None):
-            result = _merge_streamed(folder, models, request.method, parameters, calibrator, expected, report, calls)
+            result = _merge_streamed(folder, models, request, written, parameters, calibrator, expected, report, calls)
         else:
-            result = _merge_in_bank(folder, models, request.method, parameters, calibrator, expected, report, shards)
+            result = _merge_in_bank(folder, models, request, written, parameters, calibrator, expected, report, shards)
     return result if isinstance(place, Path) else replace(result, folder=str(place))
 
 
@@ -287,7 +292,8 @@ class _Expected:
 def _merge_streamed(
     out: Path,
     models: Models,
-    method: str,
+    request: MergeRequest,
+    written: Written,
     parameters: Mapping[str, Any],
     calibrator: Calibration | None,
     expected: _Expected,
@@ -298,26 +304,29 @@ def _merge_streamed(
     from mergebench_ray.bank import StreamedBank
     from mergebench_ray.bank.calibrator import calibration_record
 
+    method = request.method
     if expected.recipe is not None:
         record = calibration_record(calibrator, method, parameters)
         expected.check_same(expected.recipe.model_copy(update={"calibration": record}))
     began = time.perf_counter()
     bank = StreamedBank(models.base, models.specialists, calibrator=calibrator, calls=calls, progress=report)
 
-    with reserved_model(out, models.base, keep_out_of_memory=bank.exceeds_memory) as model:
-        bank.merge(method, parameters, model.files)
-        final = bank.recipe(method, parameters)
+    with reserved_model(out, models.base, keep_out_of_memory=bank.exceeds_memory, written=written) as model:
+        bank.merge(method, parameters, model.files, written.dtype)
+        final = _with_output(bank.recipe(method, parameters), request, written)
         expected.check_models(final.base_digest, final.specialist_digests)
         expected.check_same(final)
-        model.texts = texts_beside(final, models.reproduction(final))
+        for_others, why_not = for_mergekit(final, models.base, bank.layout)
+        model.texts = {**texts_beside(final, models.reproduction(final)), **for_others}
         report(1.0, "writing the model")
-    return MergeResult(out, final, time.perf_counter() - began, models.notes)
+    return MergeResult(out, final, time.perf_counter() - began, [*models.notes, *why_not])
 
 
 def _merge_in_bank(
     out: Path,
     models: Models,
-    method: str,
+    request: MergeRequest,
+    written: Written,
     parameters: Mapping[str, Any],
     calibrator: Calibration | None,
     expected: _Expected,
@@ -327,16 +336,20 @@ def _merge_in_bank(
     """Merge in shards of a cluster, which hold the models."""
     from mergebench_ray.bank import Bank
 
+    if written.dtype != torch.bfloat16:
+        raise InputError(f"{request.dtype} cannot be written here: nodes of the cluster do not see the output's folder")
     bank = Bank.load(models.base, models.specialists, shards=shards, calibrator=calibrator, progress=report)
     try:
-        final = bank.recipe(method, parameters)
+        final = _with_output(bank.recipe(request.method, parameters), request, written)
         expected.check_same(final)
         merged = bank.merge(final)
         report(1.0, "writing the model")
-        write_merged(out, bank, models.base, texts_beside(final, models.reproduction(final)))
+        for_others, why_not = for_mergekit(final, models.base, bank.layout)
+        texts = {**texts_beside(final, models.reproduction(final)), **for_others}
+        write_merged(out, bank, models.base, texts, written)
     finally:
         bank.close()
-    return MergeResult(out, final, merged.seconds, models.notes)
+    return MergeResult(out, final, merged.seconds, [*models.notes, *why_not])
 
 
 def _calibrator(models: Models, request: MergeRequest, parameters: Mapping[str, Any]) -> Calibration | None:
@@ -373,9 +386,17 @@ def _check_shards(shards: int) -> None:
         )
 
 
-def write_merged(out: Path, bank: Bank, base: Checkpoint, texts: Mapping[str, str]) -> None:
+def _with_output(recipe: Recipe, request: MergeRequest, written: Written) -> Recipe:
+    """A recipe that says what lies beside the weights, too."""
+    beside = {"tokenizer": request.tokenizer, "chat_template": written.chat_template}
+    return recipe.model_copy(update={"dtype": request.dtype, **beside})
+
+
+def write_merged(
+    out: Path, bank: Bank, base: Checkpoint, texts: Mapping[str, str], written: Written = AS_THE_BASE
+) -> None:
     """Write the bank's last merge as a model, with texts beside it; what is not merged is the base's."""
-    write_model(out, _all_tensors(bank, base), base, texts[CARD_NAME], beside=texts)
+    write_model(out, _all_tensors(bank, base), base, texts[CARD_NAME], beside=texts, written=written)
 
 
 def _all_tensors(bank: Bank, base: Checkpoint) -> Iterator[tuple[str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from mergebench_ray.config import CalibrationOptions, CalibrationSource, MergedP
 from mergebench_ray.config.calibration import no_calibration_data
 from mergebench_ray.config.merged_parts import check_parts
 from mergebench_ray.config.names import require_names
+from mergebench_ray.config.recipe import WeightType
 from mergebench_ray.config.sweep import BankOptions
-from mergebench_ray.config.yaml_files import parse_model
+from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_folder
+from mergebench_ray.mergekit import is_mergekit, read_recipe
 from mergebench_ray.methods import (
     complete_parameters,
     get_method,
@@ -46,6 +48,11 @@ class MergeRequest:
         suite: says it too.
         merged: which parts are merged.
         notes: what was accepted, in lines.
+        dtype: what is written.
+        tokenizer: name of the specialist whose tokenizer comes along; None for the base's.
+        chat_template: its text or name; None for the tokenizer's.
+        layers: how many a recipe says that the models have; None where it says nothing.
+        rules: what of a mergekit recipe is done otherwise there, in lines.
     """
 
     method: str
@@ -57,6 +64,11 @@ class MergeRequest:
     suite: Suite | None
     merged: MergedParts
     notes: list[str]
+    dtype: WeightType = "bfloat16"
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    layers: int | None = None
+    rules: list[str] = field(default_factory=list)
 
 
 def checked_merge(
@@ -89,18 +101,24 @@ def checked_merge(
         check_new_folder(place)
     notes: list[str] = []
     written = recipe if isinstance(recipe, Recipe) else None
+    foreign = None
     if isinstance(recipe, Path | str):
-        written = Recipe.from_yaml(Path(recipe), accept_changes=accept_changes, note=notes.append)
-    if written is not None:
+        content = read_yaml(Path(recipe))
+        if is_mergekit(content):
+            foreign = read_recipe(content, Path(recipe))
+        else:
+            written = Recipe.from_yaml(Path(recipe), accept_changes=accept_changes, note=notes.append)
+    source = written or foreign
+    if source is not None:
         if method is not None or base is not None or specialists or parameters or merged:
             raise InputError(
-                "a recipe says everything: give either --recipe, or --method, --base, --specialist, --merged and --set"
+                "a recipe says everything: give either its file, or --method, --base, --specialist, --merged and --set"
             )
-        method, base, specialists, parameters = written.method, written.base, written.specialists, written.parameters
-    elif accept_changes:
-        raise InputError("--accept-changes is for a --recipe that was changed; leave it out")
+        method, base, specialists, parameters = source.method, source.base, source.specialists, source.parameters
+    if written is None and accept_changes:
+        raise InputError("--accept-changes is for a recipe of mergebench-ray that was changed; leave it out")
     if method is None or base is None or not specialists:
-        raise InputError("give --method, --base and at least one --specialist NAME=REF, or --recipe FILE")
+        raise InputError("give --method, --base and at least one --specialist NAME=REF, or a recipe's file")
     require_names(specialists, "--specialist")
     if written is not None and (problem := other_code(written)) is not None:
         if not accept_changes:
@@ -109,7 +127,7 @@ def checked_merge(
         notes.append(problem)
     complete = complete_parameters(method, parameters or {}, list(specialists), _MANY_LAYERS)
     parse_model(BankOptions, {"shards": shards}, "merge")
-    parts = merged_parts(merged) if written is None else written.merged
+    parts = merged_parts(merged) if source is None else source.merged
     options = calibration_options(calibration, written)
     for name in options.data:
         if name not in specialists:
@@ -127,7 +145,21 @@ def checked_merge(
     for reference in (base, *specialists.values()):
         check_there(ModelRef.parse(reference))
     check_ray(address)
-    return MergeRequest(method, base, specialists, parameters or {}, written, options, loaded, parts, notes)
+    if source is not None and source.dtype != "bfloat16" and shards > 1:
+        raise InputError(f"--shards {shards}: {source.dtype} is written without shards alone; leave it out")
+    return MergeRequest(
+        method,
+        base,
+        specialists,
+        parameters or {},
+        written,
+        options,
+        loaded,
+        parts,
+        notes,
+        *((source.dtype, source.tokenizer, source.chat_template) if source is not None else ()),
+        *((foreign.layers, foreign.notes) if foreign is not None else ()),
+    )
 
 
 def merged_parts(given: MergedParts | Mapping[str, bool] | None) -> MergedParts:

@@ -334,7 +334,8 @@ def _finish(
         records.merged("candidate", trial.name, "test", other, number=trial.number)
     view.phase("writing the best model")
     record = record_of(ready, recipe, store.trials(), test)
-    write_best(session, recipe, ready.models.base, run, record)
+    for line in write_best(session, recipe, ready.models.base, run, record):
+        view.note(line)
     if best.choice is not None:
         members = by_choice(front(store.trials()))
         write_front(session.bank, members if best in members else [*members, best], run)

@@ -16,6 +16,9 @@ from mergebench_ray.config.yaml_files import parse_model, read_yaml, to_yaml
 from mergebench_ray.digests import canonical_digest
 from mergebench_ray.errors import InputError
 
+WeightType = Literal["bfloat16", "float16", "float32"]
+MAX_TEMPLATE = 1_000_000
+
 
 class Recipe(Strict):
     """Fully determines the merged weights, whatever the number of shards, nodes or threads.
@@ -33,13 +36,22 @@ class Recipe(Strict):
     specialists: dict[Name, Line] = Field(description="References of the specialists by name.")
     base_digest: Line = Field(description="SHA-256 of the base's content.")
     specialist_digests: dict[Name, Line] = Field(description="SHA-256 of each specialist's content.")
-    dtype: Literal["bfloat16"] = Field(default="bfloat16", description="Type of the merged weights.")
+    dtype: WeightType = Field(default="bfloat16", description="Type of the merged weights.")
     merged: MergedParts = Field(default=DEFAULT_PARTS, description="Which parts are merged; the rest is the base's.")
     calibration: CalibrationRecord | None = Field(default=None, description="Data that the method was calibrated on.")
+    tokenizer: Name | None = Field(
+        default=None, description="Specialist whose tokenizer comes beside the weights; None for the base's."
+    )
+    chat_template: str | None = Field(
+        default=None,
+        max_length=MAX_TEMPLATE,
+        description="Chat template beside the weights: its text, chatml, or auto for that of most models; None for the "
+        "tokenizer's.",
+    )
 
     @property
     def content(self) -> dict[str, Any]:
-        """What determines the weights; references (mere locations) do not."""
+        """What determines the weights; references (mere locations) do not, nor what lies beside the weights."""
         content: dict[str, Any] = {
             "method": self.method,
             "parameters": self.parameters,

@@ -194,8 +194,8 @@ def test_a_recipe_says_what_is_wrong_with_it(run: CommandLine, models: Path, tmp
         return line
 
     assert "parameters.scaling_coef.math changed" in refused("math: 0.3", "math: 0.4")
-    other_type = refused("dtype: bfloat16", "dtype: float32", "--accept-changes")
-    assert "dtype = 'float32'" in other_type
+    other_type = refused("dtype: bfloat16", "dtype: float64", "--accept-changes")
+    assert "dtype = 'float64'" in other_type
     assert "calibration" not in other_type
     assert "the base" in refused("base_digest: ", "base_digest: a", "--accept-changes")
 

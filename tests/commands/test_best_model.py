@@ -36,8 +36,11 @@ class Writer:
         self.run, self.written, self.is_killed = RunFolder(folder), 0, False
         self.card = "card"
         monkeypatch.setattr(module, "texts_beside", lambda *_: {"README.md": self.card})
+        monkeypatch.setattr(module, "for_mergekit", lambda *_: ({"mergekit_config.yml": "models:"}, []))
         self.lost = 0
-        self.bank = SimpleNamespace(merge=lambda recipe: recipe, holds=lambda _merged: self.written > self.lost)
+        self.bank = SimpleNamespace(
+            merge=lambda recipe: recipe, holds=lambda _merged: self.written > self.lost, layout=None
+        )
         monkeypatch.setattr(module, "write_merged", self._write)
 
     def _write(self, out: Path, bank: Any, base: Any, texts: Mapping[str, str]) -> None:
@@ -55,6 +58,7 @@ class Writer:
 
     def found(self) -> Recipe:
         assert (self.run.model_folder / "model").read_text() == "card"
+        assert (self.run.best_folder / "mergekit_config.yml").read_text() == "models:"
         return Recipe.from_yaml(self.run.recipe_file)
 
 

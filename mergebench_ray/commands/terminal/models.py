@@ -24,6 +24,7 @@ from mergebench_ray.commands.terminal.options import (
     parse_settings,
     suite_completions,
 )
+from mergebench_ray.errors import InputError
 from mergebench_ray.markup import terminal_text
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ Method = Annotated[
     typer.Option(help="Merging method; see `mergebench-ray methods`.", autocompletion=method_completions),
 ]
 Specialists = Annotated[list[str] | None, typer.Option(metavar="NAME=REF", help="A specialist; give one for each.")]
-Recipe = Annotated[Path | None, typer.Option(help="Recipe file, instead of all of these.")]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[RECIPE]", help="Recipe file, mergekit's or mergebench-ray's, instead of all options of models."
+    ),
+]
+Recipe = Annotated[Path | None, typer.Option(help="The same.")]
 AcceptChanges = Annotated[
     bool, typer.Option("--accept-changes", help="Merge a recipe that was changed after it was written.")
 ]
@@ -72,6 +79,7 @@ Scores = Annotated[Path | None, typer.Option(help="Write scores here as JSON, it
 
 def merge(
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder of the merged model; s3:// and gs://, too.")],
+    file: RecipeFile = None,
     method: Method = None,
     base: Annotated[str | None, typer.Option(help="Reference of the base.")] = None,
     specialist: Specialists = None,
@@ -89,13 +97,15 @@ def merge(
     """Merge once and write the model."""
     from mergebench_ray.commands.merge_checks import checked_merge
 
+    if file is not None and recipe is not None:
+        raise InputError(f"--recipe {recipe}: {file} is given, too; give one of them")
     request: dict[str, Any] = {
         "out": out,
         "method": method,
         "base": base,
         "specialists": parse_pairs(specialist, "--specialist", "NAME=REF"),
         "parameters": parse_settings(settings),
-        "recipe": recipe,
+        "recipe": file or recipe,
         "calibration": parse_pairs(calibration, "--calibration", "NAME=SOURCE"),
         "suite": suite,
         "accept_changes": accept_changes,
