@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -261,7 +261,7 @@ class Sweep(Strict):
         Raises:
             InputError: naming file, key, value and rule.
         """
-        return cls._of(read_yaml(Path(path)), path, overrides)
+        return cls.from_data(read_yaml(Path(path)), path, overrides)
 
     @classmethod
     def from_stream(cls, stream: BinaryIO, overrides: Mapping[str, Any] | None = None) -> Sweep:
@@ -270,15 +270,32 @@ class Sweep(Strict):
         Raises:
             InputError: as `from_yaml`.
         """
-        return cls._of(parse_yaml(stream.read(MAX_BYTES + 1), "standard input"), "standard input", overrides)
+        return cls.from_data(parse_yaml(stream.read(MAX_BYTES + 1), "standard input"), "standard input", overrides)
 
     @classmethod
-    def _of(cls, data: dict[str, Any], where: Path | str, overrides: Mapping[str, Any] | None) -> Sweep:
+    def from_data(
+        cls,
+        data: dict[str, Any],
+        where: Path | str,
+        overrides: Mapping[str, Any] | None = None,
+        fill_in: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> Sweep:
+        """A sweep of the content of a file.
+
+        Args:
+            data: the content.
+            where: its file, for messages.
+            overrides: dotted keys and values that replace the file's.
+            fill_in: gives the content with what neither says.
+
+        Raises:
+            InputError: naming file, key, value and rule.
+        """
         check_settings(overrides or {})
         for key, value in (overrides or {}).items():
             value = reference_text(value) if isinstance(value, Path) else value
             data = _assigned(data, key, value, f"--set {key!r:.80}")
-        return parse_model(cls, data, str(where))
+        return parse_model(cls, fill_in(data), str(where))
 
     def to_yaml(self) -> str:
         """The sweep as a file that reads as the same, a storage's password included."""

@@ -9,7 +9,6 @@ import typer
 
 from mergebench_ray.errors import InputError
 
-SweepFile = Annotated[Path, typer.Argument(help="Sweep file.")]
 Setting = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Value as YAML; may be given several times.")
 ]

@@ -5,19 +5,34 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from mergebench_ray.commands.terminal.options import Address, Json, Setting, SweepFile, parse_settings
+from mergebench_ray.commands.terminal.options import Address, Json, Setting, parse_settings
 from mergebench_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from mergebench_ray.config import Sweep
 
 _STANDARD_INPUT = Path("-")
 
+OptionalSweep = Annotated[Path | None, typer.Argument(metavar="[SWEEP]", help="Sweep file; - for standard input.")]
+FromRecipe = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RECIPE",
+        help="Search around a recipe, mergekit's or mergebench-ray's: its models, its method, ranges around its "
+        "numbers, and these first; a sweep file, if there is one, says the rest.",
+    ),
+]
+
 
 def tune(
-    sweep: Annotated[Path, typer.Argument(help="Sweep file; - for standard input.")],
+    sweep: OptionalSweep = None,
+    recipe: FromRecipe = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = False,
     settings: Setting = None,
@@ -26,13 +41,9 @@ def tune(
 ) -> None:
     """Search for the best merge that a sweep file describes."""
     from mergebench_ray.commands.first_checks import checked_run
-    from mergebench_ray.config import Sweep
 
-    overrides: dict[str, Any] | None = parse_settings(settings)
-    given: Path | Sweep = sweep
-    if sweep == _STANDARD_INPUT:
-        given, overrides = Sweep.from_stream(sys.stdin.buffer, overrides), None
-    checked, folder = checked_run(given, overrides, out, resume=resume, address=address, dashboard_port=dashboard_port)
+    opened, overrides = _opened(sweep, recipe, parse_settings(settings))
+    checked, folder = checked_run(opened, overrides, out, resume=resume, address=address, dashboard_port=dashboard_port)
 
     from mergebench_ray.commands.tune import tune as run
 
@@ -47,7 +58,8 @@ def tune(
 
 
 def plan(
-    sweep: SweepFile,
+    sweep: OptionalSweep = None,
+    recipe: FromRecipe = None,
     nodes: Annotated[
         int | None, typer.Option(min=1, help="Nodes to plan for; default: the cluster, else this machine.")
     ] = None,
@@ -61,7 +73,7 @@ def plan(
     """Print what a sweep would run, what that takes, and what sits where; no weights; exit 2 if it does not fit."""
     from mergebench_ray.search.checks import read_sweep
 
-    checked = read_sweep(sweep, parse_settings(settings))
+    checked = read_sweep(*_opened(sweep, recipe, parse_settings(settings)))
 
     from mergebench_ray.commands.plan import does_not_fit, plan_tables
     from mergebench_ray.commands.plan import plan as run
@@ -84,6 +96,26 @@ def plan(
         raise InputError(does_not_fit(result))
     if not as_json:
         typer.echo("fits")
+
+
+def _opened(
+    sweep: Path | None, recipe: Path | None, settings: dict[str, Any]
+) -> tuple[Path | Sweep, dict[str, Any] | None]:
+    """A sweep's file with what replaces its values, or the sweep around a recipe."""
+    if recipe is None:
+        if sweep is None:
+            raise InputError("give a sweep's file, or --from RECIPE")
+        if sweep == _STANDARD_INPUT:
+            from mergebench_ray.config import Sweep
+
+            return Sweep.from_stream(sys.stdin.buffer, settings), None
+        return sweep, settings
+    from mergebench_ray.search.from_recipe import sweep_from_recipe
+
+    made, notes = sweep_from_recipe(recipe, sweep, settings)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    return made, None
 
 
 def replay(
