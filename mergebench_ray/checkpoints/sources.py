@@ -130,7 +130,6 @@ def explained_hub_errors(ref: ModelRef) -> Iterator[None]:
     Raises:
         InputError: with what to do.
     """
-    import httpx
     from huggingface_hub import errors
 
     try:
@@ -144,6 +143,8 @@ def explained_hub_errors(ref: ModelRef) -> Iterator[None]:
         problem = "not on the hub, or private; check the name, or run `hf auth login`"
     except errors.LocalEntryNotFoundError:
         problem = "not in the local cache, and the hub is offline or unreachable; give a folder, or go online"
-    except (errors.HfHubHTTPError, errors.HFValidationError, httpx.HTTPError, OSError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # which errors a lost connection is depends on the version of the hub's client
         problem = f"cannot be fetched ({type(error).__name__}: {error}); check the network, or give a folder"
     raise InputError(f"model {ref.model}: {problem}")

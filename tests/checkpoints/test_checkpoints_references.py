@@ -70,6 +70,12 @@ def test_a_hub_id_or_revision_that_cannot_be_fetched_is_one_clear_line(hub_cache
             resolve(reference)
 
 
+def test_whatever_a_lost_connection_raises_in_the_hubs_client_is_one_clear_line() -> None:
+    problem = r"cannot be fetched \(ReadTimeout: the hub went away\); check the network"
+    with pytest.raises(InputError, match=problem), sources.explained_hub_errors(ModelRef("owner/name")):
+        raise type("ReadTimeout", (Exception,), {})("the hub went away")
+
+
 def test_paths_are_found_with_and_without_a_leading_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_llama(tmp_path / "models" / "tiny")
     monkeypatch.chdir(tmp_path)
