@@ -19,6 +19,7 @@ from mergebench_ray.checkpoints.reproduction import (
     read_recipe,
 )
 from mergebench_ray.checkpoints.sources import check_there, fetch_files, is_on_hub
+from mergebench_ray.checkpoints.writer import written_layout
 from mergebench_ray.commands.first_checks import checked_merge_of
 from mergebench_ray.commands.merge import merge
 from mergebench_ray.commands.merge_checks import other_code
@@ -251,7 +252,11 @@ def _changed_samples(
 
 def _without_samples(published: Checkpoint, models: Models, record: Reproduction | None) -> list[Difference]:
     """What can be seen to differ without a merge."""
-    names = {*models.base.tensors} - {*merged_names(models.base, models.specialists.values())}
+    merged, written = {*merged_names(models.base, models.specialists.values())}, written_layout(models.base)
+    # Others are the base's, but for those that are rounded.
+    names = [
+        name for name, info in models.base.tensors.items() if name not in merged and written[name][1] == info.dtype
+    ]
     found = differing_tensors(published, models.base, names)
     differences = [Difference("tensor", one.name, one.what) for one in found]
     if record is not None and record.weights is not None and published.digest() != record.weights:

@@ -146,14 +146,19 @@ def test_inputs_of_the_hub_are_linked_and_their_licences_read_there(models: Path
     for name in ("base", "math"):
         files = {file.name: file.read_bytes() for file in (models / name).iterdir()}
         hub.repos[f"others/{name}"] = Repo(False, [files])
+    card = b"---\nlicense: other\nlicense_name: tiny\nlicense_link: LICENSE\n---\n"
+    hub.repos["others/base"].files["README.md"] = card
     merge(out=tmp_path / "merged", method="model_soup", base="others/base", specialists={"math": "others/math"})
     push(tmp_path / "merged", f"{GROUP}/merged", yes=True, public=True)
     repo = hub.repos[f"{GROUP}/merged"]
     data = ModelCard(repo.files["README.md"].decode()).data
     assert not repo.private
     assert (data.base_model, data.base_model_relation) == (["others/base", "others/math"], "merge")
-    assert data.license == "apache-2.0"
-    assert "- math: mit" in repo.files["README.md"].decode()
+    assert (data.license, data.license_name, data.license_link) == ("other", "tiny", "LICENSE")
+    assert (
+        "The base's: tiny. Inputs that say otherwise, whose terms hold as well:\n\n- math: mit\n"
+        in repo.files["README.md"].decode()
+    )
     assert verify(f"{GROUP}/merged").is_equal
     with pytest.raises(InputError, match=r"others/base: holds no recipe\.yaml"):
         verify("others/base")

@@ -17,7 +17,7 @@ import obstore
 import pytest
 
 from command_line import CommandLine
-from mergebench_ray import interrupts, merge
+from mergebench_ray import interrupts, merge, verify
 from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.commands.merge import _brought_to
@@ -54,6 +54,7 @@ def test_a_merge_from_storage_to_storage_is_byte_for_byte_the_one_on_disk(
     }
     assert of_disk.keys() == written.keys()
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in written["README.md"].decode()
+    assert verify(stored("merges/new")).is_equal
     assert not list((tmp_path / "cache" / "outputs").iterdir())
     with pytest.raises(InputError, match=rf"output {stored('merges/new')} exists already: choose another --out"):
         merged(stored("merges/new"))
