@@ -14,6 +14,7 @@ otherwise, or moves fewer than 4 bytes, or none writes 16.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import re
@@ -28,6 +29,7 @@ from unittest.mock import patch
 
 import torch
 import torch._inductor.config as inductor
+import triton
 import triton.runtime.driver
 from torch._dynamo.device_interface import CudaInterface
 from torch._inductor.codegen.wrapper import PythonWrapperCodegen
@@ -43,9 +45,13 @@ from triton.compiler import ASTSource
 
 from mergebench_ray.bank.rehearsal import RehearsalArrays, smollm2_layout
 from mergebench_ray.bank.work import plan_work
+from mergebench_ray.cache import cache_folder
 from mergebench_ray.errors import InputError
+from mergebench_ray.files import whole_file
+from mergebench_ray.kernels import block, compiling, forms, pairs
 from mergebench_ray.kernels.block import BlockFunction, scalar_tensors
 from mergebench_ray.kernels.compiling import GPU_OPTIONS, export
+from mergebench_ray.kernels.eager import EagerKernel
 from mergebench_ray.kernels.forms import Form
 from mergebench_ray.methods import complete_parameters, get_method, method_names, parse_parameters
 
@@ -72,12 +78,16 @@ ROUND_OTHERWISE = ("fma", "mad.rn.f32", "div.full", "div.approx", "rcp.approx", 
 NARROW = (".b8", ".u8", ".s8", ".b16", ".u16")
 """Ends of what moves less than a word at a time, to or from memory."""
 COUNTED = re.compile(r"(fma|mad|mul|add|sub|div|rcp|sqrt|ld\.global|st\.global)\.")
+SOURCES = (block, compiling, forms, pairs)
+"""What says how a function is exported, and compiled."""
 SPECIALISTS = [f"specialist {index}" for index in range(5)]
 _BLOCK = 1024
 
 
 Example = tuple[BlockFunction, int, dict[str, torch.Tensor]]
 """A function, for how many specialists, and its scalars."""
+Kernel = tuple[str, str, str]
+"""Its name, Triton's code of its body, the PTX."""
 
 
 def choices(method: str) -> Iterator[dict[str, Any]]:
@@ -89,7 +99,7 @@ def choices(method: str) -> Iterator[dict[str, Any]]:
             yield from ({name: one} for one in known if one != field.default)
 
 
-def forms(methods: Iterable[str], given: dict[str, Any], arrays: RehearsalArrays) -> dict[str, Example]:
+def merges(methods: Iterable[str], given: dict[str, Any], arrays: RehearsalArrays) -> dict[str, Example]:
     """What merges run, once each: methods that are the same function of as many specialists are one."""
     found: dict[tuple[BlockFunction, int], tuple[list[str], Example]] = {}
     for method in methods:
@@ -237,39 +247,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave Inductor's code and the PTX here")
     given = parser.parse_args(arguments)
     arrays = RehearsalArrays(smollm2_layout(1), SPECIALISTS, 1)
-    graphs = {
-        label: exported(*example)
-        for label, example in forms(given.methods or method_names(), given.parameters, arrays).items()
-    }
+    examples = merges(given.methods or method_names(), given.parameters, arrays)
+    kernels = {} if given.keep else {label: kept for label, one in examples.items() if (kept := known(one)) is not None}
+    graphs = {label: exported(*one) for label, one in examples.items() if label not in kernels}
     pretend_there_is_a_card()
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        seen: dict[str, str] = {}
-        return max(look_at(label, graph, folder, seen) for label, graph in graphs.items())
+        for label, graph in graphs.items():
+            kernels[label] = kernels_of(label, graph, folder)
+            with whole_file(cache_folder("ptx") / key_of(examples[label])) as temporary:
+                temporary.write_text(json.dumps(kernels[label]))
+    seen: dict[str, str] = {}
+    return max(look_at(label, kernels[label], seen) for label in examples)
 
 
-def look_at(label: str, graph: torch.fx.GraphModule, folder: Path, seen: dict[str, str]) -> int:
+def known(example: Example) -> list[Kernel] | None:
+    """The kernels that were made of a function before."""
+    try:
+        found = json.loads((cache_folder("ptx") / key_of(example)).read_text())
+    except (OSError, ValueError):
+        return None
+    return [(name, body, ptx) for name, body, ptx in found]
+
+
+def key_of(example: Example) -> str:
+    """Digest of all that makes a function's kernels: what it computes, and how that is compiled."""
+    function, count, scalars = example
+    computed = EagerKernel(function, count, scalars, torch.device("cpu")).signature
+    shapes = [(name, tuple(value.shape), str(value.dtype)) for name, value in scalars.items()]
+    sources = [Path(str(one)).read_text() for one in (__file__, *(one.__file__ for one in SOURCES))]
+    compilers = (torch.__version__, triton.__version__, sys.version_info[:2])
+    return hashlib.sha256(repr((computed, count, shapes, sources, compilers)).encode()).hexdigest() + ".json"
+
+
+def kernels_of(label: str, graph: torch.fx.GraphModule, folder: Path) -> list[Kernel]:
+    """A function's kernels for the card, whose code is left in a folder."""
+    code = inductor_code(graph)
+    (folder / f"{label[:100].replace(' ', '_')}.py").write_text(code)
+    made = []
+    for name, source in re.findall(r"async_compile\.triton\('(\w+)', '''(.*?)''', device_str", code, re.DOTALL):
+        ptx = ptx_of(name, source, folder)
+        (folder / f"{name}.ptx").write_text(ptx)
+        made.append((name, source.partition("@triton.jit")[2].replace(name, ""), ptx))
+    return made
+
+
+def look_at(label: str, kernels: Sequence[Kernel], seen: dict[str, str]) -> int:
     """Print what a function's kernels consist of; 1 if they round otherwise than a CPU, or read or write narrowly.
 
     Args:
         label: methods that run it.
-        graph: of it.
-        folder: where its code is left.
+        kernels: of it.
         seen: kernels that were looked at, by their text.
     """
-    code = inductor_code(graph)
-    (folder / f"{label[:100].replace(' ', '_')}.py").write_text(code)
-    kernels = re.findall(r"async_compile\.triton\('(\w+)', '''(.*?)''', device_str", code, re.DOTALL)
     status = 0 if kernels else 1
-    for name, source in kernels:
-        body = source.partition("@triton.jit")[2].replace(name, "")
+    for _, body, ptx in kernels:
         if body in seen:
             print(f"{label}: the same kernel as of {seen[body]}")
             continue
         seen[body] = label
-        ptx = ptx_of(name, source, folder)
-        (folder / f"{name}.ptx").write_text(ptx)
         counts = instructions(ptx)
         other, narrow = wrong(counts)
         status |= int(other > 0 or narrow > 0 or not counts["st.global.v4.b32"])
