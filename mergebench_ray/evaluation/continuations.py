@@ -57,9 +57,7 @@ def check_continuations(tasks: Iterable[ScoredTask], model_folder: Path, max_mod
     Raises:
         InputError: naming task and item.
     """
-    from transformers import AutoTokenizer  # seconds; who coordinates actors imports this module, too
-
-    tokenizer = None
+    tokenizer: Any = None
     for task in tasks:
         long = [
             (item.id, instance.args)
@@ -68,10 +66,14 @@ def check_continuations(tasks: Iterable[ScoredTask], model_folder: Path, max_mod
             if instance.request_type == "loglikelihood" and _num_bytes(*instance.args) > max_model_len
         ]
         if long:
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(
-                model_folder, local_files_only=True, trust_remote_code=False
-            )
+            tokenizer = tokenizer or _tokenizer(model_folder)
             encode_continuations(task, long, tokenizer, max_model_len)
+
+
+def _tokenizer(model_folder: Path) -> Any:
+    from transformers import AutoTokenizer  # seconds, for what hardly any suite needs
+
+    return AutoTokenizer.from_pretrained(model_folder, local_files_only=True, trust_remote_code=False)
 
 
 def _num_bytes(context: str, continuation: str) -> int:
