@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -17,6 +17,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 _PIECE_BYTES = 64 << 10
+_inherited: dict[str, Mapping[str, str]] = {}
+"""Address of a cluster -> environment that all of its processes have."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,21 @@ def actors_of(kind: Callable[P, T], **options: Any) -> Callable[P, Actor[T]]:
     made: Any = ray.remote(kind)
 
     def start(*arguments: P.args, **named: P.kwargs) -> Actor[T]:
-        return Actor(made.options(**options).remote(*arguments, **named))
+        return Actor(made.options(**_without_inherited(options)).remote(*arguments, **named))
 
     return start
+
+
+def all_inherit(environment: Mapping[str, str]) -> None:
+    """Note that every process of the cluster at hand has this environment from its start."""
+    _inherited[ray.get_runtime_context().gcs_address] = environment
+
+
+def _without_inherited(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without an environment that the actor has anyway: for each that has its own, Ray is imported twice."""
+    wanted = options.get("runtime_env", {})
+    if not _inherited or wanted.keys() != {"env_vars"}:
+        return dict(options)
+    inherited = _inherited.get(ray.get_runtime_context().gcs_address, {})
+    is_there = wanted["env_vars"].items() <= inherited.items()
+    return {name: value for name, value in options.items() if name != "runtime_env" or not is_there}

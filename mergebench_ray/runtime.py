@@ -13,6 +13,7 @@ from ray._private import ray_constants
 
 from mergebench_ray import interrupts
 from mergebench_ray.errors import InputError
+from mergebench_ray.ray_actors import all_inherit
 from mergebench_ray.ray_address import LOOPBACK, REMEDY, check_ray
 from mergebench_ray.ray_errors import input_errors
 from mergebench_ray.ray_tokens import use_cluster_token, use_local_token
@@ -25,7 +26,10 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_prestart_worker_first_driver": "0",  # most would never be used: actors start when they are asked for
 }
+_INHERITED = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""For all processes of a local session: what actors want of their environment, which Ray starts faster without."""
 
 
 @contextmanager
@@ -38,7 +42,7 @@ def ray_session(
 
     Args:
         address: a cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
-        num_cpus: cores that a local cluster counts, for each of which Ray starts a worker ahead; None for all.
+        num_cpus: cores that a local cluster counts; None for all.
         dashboard_port: show the local cluster's dashboard on this loopback port.
 
     Raises:
@@ -91,7 +95,7 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, dashbo
             _connect(address)
             return
         use_local_token()
-        with _on_loopback():
+        with _on_loopback(), _environment(_INHERITED):
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
@@ -103,6 +107,22 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, dashbo
                 logging_level=logging.ERROR,
                 _node_ip_address=LOOPBACK,
             )
+        all_inherit(_INHERITED)
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Have what is started in the block find this environment."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -112,17 +132,13 @@ def _on_loopback() -> Iterator[None]:
     Ray takes the machine's own address for 127.0.0.1, except where it makes no clusters of several machines, as on
     laptops by default; then it stays with 127.0.0.1.
     """
-    clusters, environment = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(_CLUSTERS)
+    clusters = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ[_CLUSTERS] = "0"  # for the processes that Ray starts
     try:
-        yield
+        with _environment({_CLUSTERS: "0"}):  # for the processes that Ray starts
+            yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
-        if environment is None:
-            del os.environ[_CLUSTERS]
-        else:
-            os.environ[_CLUSTERS] = environment
 
 
 def _connect(address: str) -> None:

@@ -103,3 +103,18 @@ def test_what_calls_an_actor_imports_neither_its_class_nor_torch() -> None:
     script = "import sys, mergebench_ray.search.trainable; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_an_actor_finds_the_environment_that_it_is_started_with_also_where_all_have_it(ray_cluster: None) -> None:
+    class Environment:
+        def of(self, name: str) -> str | None:
+            return os.environ.get(name)
+
+    asked = ({"OMP_WAIT_POLICY": "PASSIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"})
+    actors = [actors_of(Environment, num_cpus=0, runtime_env={"env_vars": one})() for one in asked]
+    try:
+        found = ray.get([one.call(Environment.of, "OMP_WAIT_POLICY") for one in actors])
+        assert found == ["PASSIVE", "ACTIVE"]
+    finally:
+        for one in actors:
+            one.kill()
