@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 # longer. All of this is read at import.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# As in sessions of ours: Ray starts a worker for each core ahead, most of which would never be used.
+os.environ |= {"RAY_prestart_worker_first_driver": "0"}
 
 # What a worker of xdist found is told before it ends, and to take apart what it imported takes 4 s of processor. First
 # of all, so that it runs last.

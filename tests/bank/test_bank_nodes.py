@@ -19,13 +19,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bank_in_process import LocalBank
 from mergebench_ray.bank import Bank, Merged, NoLongerHeldError
 from mergebench_ray.checkpoints import resolve
+from raylets import LEAN_HEAD
 from tiny_models import tiny_llama, tiny_specialist
 
 
 @contextmanager
 def three_nodes() -> Iterator[list[str]]:
     node = {"num_cpus": 1, "object_store_memory": 100 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={**node, **LEAN_HEAD})
     nodes = [cluster.head_node, *(cluster.add_node(**node, wait=False) for _ in range(2))]
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)

@@ -23,6 +23,7 @@ from mergebench_ray.placement.clusters import running_cluster
 from mergebench_ray.placement.packing import pack
 from mergebench_ray.placement.parts import ModelSizes
 from mergebench_ray.placement.starting import reserved
+from raylets import LEAN_HEAD
 
 MIB = 1 << 20
 THREE_BILLION = ModelSizes(
@@ -41,7 +42,7 @@ THREE_BILLION = ModelSizes(
 def nodes_with(*gpus: int, cpus: int = 1, memory: int = 1000 * MIB) -> Iterator[None]:
     """A node for each number of GPUs, of which Ray is told and none is there."""
     node = {"num_cpus": cpus, "memory": memory, "object_store_memory": 100 * MIB}
-    raylets = Raylets(initialize_head=True, head_node_args={**node, "num_gpus": gpus[0], "include_dashboard": False})
+    raylets = Raylets(initialize_head=True, head_node_args={**node, "num_gpus": gpus[0], **LEAN_HEAD})
     for count in gpus[1:]:
         raylets.add_node(**node, num_gpus=count)
     ray.init(address=raylets.address, log_to_driver=False)
@@ -50,25 +51,33 @@ def nodes_with(*gpus: int, cpus: int = 1, memory: int = 1000 * MIB) -> Iterator[
     raylets.shutdown()
 
 
+@pytest.fixture(scope="module")
+def process() -> Iterator[ProcessPoolExecutor]:
+    """A process apart from this one, which may speak with the session's Ray."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.mark.ray
+@pytest.mark.apart
+def test_parts_start_where_they_are_planned_and_what_has_no_room_is_refused_within_seconds(
+    process: ProcessPoolExecutor,
+) -> None:
+    process.submit(check_two_nodes).result()
+
+
 @pytest.mark.ray
 @pytest.mark.apart
-def test_parts_start_where_they_are_planned_and_what_has_no_room_is_refused_within_seconds() -> None:
-    # In a process of its own: this one may speak with the session's Ray.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(check_two_nodes).result()
+def test_a_node_on_which_ray_counts_no_memory_is_planned_with_what_is_free_there(process: ProcessPoolExecutor) -> None:
+    process.submit(check_uncounted_memory).result()
 
 
 @pytest.mark.ray
 @pytest.mark.apart
-def test_a_node_on_which_ray_counts_no_memory_is_planned_with_what_is_free_there() -> None:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(check_uncounted_memory).result()
-
-
-@pytest.mark.ray
-def test_on_one_two_and_four_gpus_everything_starts_at_once_on_its_device_and_shards_share_with_engines() -> None:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(check_gpus).result()
+def test_on_one_two_and_four_gpus_everything_starts_at_once_on_its_device_and_shards_share_with_engines(
+    process: ProcessPoolExecutor,
+) -> None:
+    process.submit(check_gpus).result()
 
 
 def check_gpus() -> None:
