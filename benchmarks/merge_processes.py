@@ -24,12 +24,7 @@ from mergebench_ray.checkpoints import resolve, write_model
 from mergebench_ray.config import Suite
 
 DENSITY, COEFFICIENT = 0.2, 0.4
-OURS: dict[str, list[str]] = {
-    "task_arithmetic": [],
-    "ties": ["--set", f"density={DENSITY}"],
-    "dare": ["--set", f"p={1 - DENSITY}"],
-}
-THEIRS: dict[str, tuple[str, dict[str, float]]] = {
+METHODS: dict[str, tuple[str, dict[str, float]]] = {
     "task_arithmetic": ("task_arithmetic", {}),
     "ties": ("ties", {"density": DENSITY}),
     "dare": ("dare_linear", {"density": DENSITY}),
@@ -48,8 +43,8 @@ def plain_models(folder: Path) -> tuple[Path, dict[str, Path]]:
 
 
 def recipe(method: str, base: Path, specialists: dict[str, Path]) -> dict[str, Any]:
-    """The same merge for mergekit."""
-    name, parameters = THEIRS[method]
+    """A merge as both programs read it."""
+    name, parameters = METHODS[method]
     models = [{"model": str(one), "parameters": {"weight": COEFFICIENT, **parameters}} for one in specialists.values()]
     return {
         "merge_method": name,
@@ -65,19 +60,8 @@ def compare(method: str, models: tuple[Path, dict[str, Path]], mergekit: Path, r
     base, specialists = models
     file, out = work / f"{method}.yaml", work / "out"
     file.write_text(yaml.safe_dump(recipe(method, base, specialists)))
-    given = [item for name, one in specialists.items() for item in ("--specialist", f"{name}={one}")]
-    ours: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "mergebench_ray",
-        "merge",
-        "--method",
-        method,
-        "--base",
-        base,
-        *given,
-    ]
-    commands = [[*ours, *OURS[method], "--out", out], [mergekit, file, out]]
+    ours: list[str | Path] = [sys.executable, "-m", "mergebench_ray", "merge", file, "--out", out]
+    commands: list[list[str | Path]] = [ours, [mergekit, file, out]]
     taken: list[list[Measured]] = [[], []]
     measure(commands[0])  # compiles
     shutil.rmtree(out)
@@ -95,7 +79,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mergekit", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", choices=OURS, default=list(OURS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--models", type=Path, help="where the models are, or are written")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

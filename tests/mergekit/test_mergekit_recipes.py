@@ -87,6 +87,12 @@ def test_another_models_tokenizer_and_a_template_come_along_and_the_recipe_makes
     assert chat == "<|im_start|>user\nx<|im_end|>\n"
 
 
+def test_other_types_than_bfloat16_are_written_without_shards(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yml").write_text(RUN["float32"])
+    with pytest.raises(InputError, match="--shards 2: float32 is written without shards alone; leave it out"):
+        merge(out=tmp_path / "out", recipe=tmp_path / "recipe.yml", shards=2)
+
+
 def test_slices_that_are_not_all_layers_and_tokenizers_without_rows_are_refused(models: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="takes layers 0 to 1 of models that have 2"):
         merged(RUN["SLERP by filters"].replace("[0, 2]", "[0, 1]"), tmp_path)
