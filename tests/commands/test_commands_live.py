@@ -148,3 +148,12 @@ def test_terminal_is_sane_afterwards_even_after_ctrl_c(interrupt: bool) -> None:
     assert "best so far" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1, "the cursor is hidden once and shown again once"
     assert ("best: ties #1" in text) is not interrupt
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_without_being_asked_it_shows_itself_where_somebody_looks(is_terminal: bool) -> None:
+    out = io.StringIO()
+    with LiveView("run", 1, show=None, console=Console(file=out, force_terminal=is_terminal)) as view:
+        view.phase("loading")
+        view.finished(["done"])
+    assert ("done" in out.getvalue()) is is_terminal

@@ -58,6 +58,11 @@ def test_a_sweep_is_handed_on_whole(tmp_path: Path) -> None:
         assert Sweep.from_stream(stream) == sweep
 
 
+def test_an_override_may_be_a_path(tmp_path: Path) -> None:
+    sweep = Sweep.from_yaml(str(write_sweep(tmp_path)), {"base": tmp_path / "base", "specialists.math": Path("math")})
+    assert (sweep.base, sweep.specialists) == (str(tmp_path / "base"), {"math": "./math"})
+
+
 @pytest.mark.slow
 def test_what_is_found_later_is_raised_by_whoever_waits(tmp_path: Path) -> None:
     """A specialist of another shape is found when models are looked at, which the command does."""

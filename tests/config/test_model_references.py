@@ -61,3 +61,10 @@ def test_what_cannot_be_a_path_is_no_traceback(text: str) -> None:
 def test_a_reference_with_an_empty_part_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="model reference"):
         ModelRef.parse(text)
+
+
+def test_a_path_is_never_taken_for_a_hub_id() -> None:
+    assert ModelRef.parse(Path("models/base")).source == "./models/base"
+    assert ModelRef.parse(Path("/models/base")).source == "/models/base"
+    assert ModelRef.parse(Path("~/base")).source == "~/base"
+    assert ModelRef.parse("models/base").source == "models/base"
