@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mergebench_ray import InputError, StoppedError, tune
 from mergebench_ray.config import Recipe, Suite
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.runs.leaderboard import best_candidate
@@ -62,7 +63,7 @@ class Story:
     status_after_interrupt: int
     output_after_interrupt: str
     left_after_interrupt: list[str]
-    status: int
+    finished: bool
     output: str
 
 
@@ -90,8 +91,9 @@ def story(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     output, _ = second.communicate(timeout=_PATIENCE_SECONDS)
     left_after_interrupt = still_there(family)
 
-    third = start(folder, "--resume")
-    final_output, _ = third.communicate(timeout=2 * _PATIENCE_SECONDS)
+    third = tune.start(folder / "sweep.yaml", out=run, resume=True)
+    with contextlib.suppress(InputError, StoppedError):
+        third.wait(2 * _PATIENCE_SECONDS)
     return Story(
         run=run,
         left_after_kill=left_after_kill,
@@ -99,8 +101,8 @@ def story(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
         status_after_interrupt=second.returncode,
         output_after_interrupt=output,
         left_after_interrupt=left_after_interrupt,
-        status=third.returncode,
-        output=final_output,
+        finished=third.status.state == "finished",
+        output=third.log,
     )
 
 
@@ -176,7 +178,7 @@ def test_sigterm_ends_all_children_in_one_line(story: Story) -> None:
 
 def test_no_trial_is_lost_or_repeated_by_killing_everything(story: Story) -> None:
     assert story.left_after_kill == []
-    assert story.status == 0, story.output
+    assert story.finished, story.output
     final = read_trials(story.run)
     assert only_candidates(story.trials_after_kill)
     assert final[: len(story.trials_after_kill)] == story.trials_after_kill
