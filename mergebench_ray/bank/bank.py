@@ -41,7 +41,7 @@ from mergebench_ray.methods import (
     method_source,
     parse_parameters,
 )
-from mergebench_ray.progress import Progress
+from mergebench_ray.progress import Progress, silent
 from mergebench_ray.weights.device_memory import ELSEWHERE, Opener, this_node
 from mergebench_ray.weights.manifest import JoinedWeights, Piece, WeightManifest, WeightTensor
 from mergebench_ray.weights.memory_file import MappedFiles
@@ -94,8 +94,10 @@ class Bank:
         shards: Shards,
         calibrator: Calibrator | None,
         say: Callable[[str], None] = logger.warning,
+        progress: Progress = silent,
     ) -> None:
         self._say = say
+        self._progress = progress
         self.specialists = sorted(specialists)
         self.num_layers = layout.num_layers
         self.layout = layout
@@ -118,7 +120,7 @@ class Bank:
 
     def __getstate__(self) -> dict[str, Any]:
         # Who is told of losses lives in the process that loaded the bank; each opens memory for itself.
-        return {**self.__dict__, "_say": logger.warning, "_paths": {}}
+        return {**self.__dict__, "_say": logger.warning, "_progress": silent, "_paths": {}}
 
     @classmethod
     def load(
@@ -150,7 +152,7 @@ class Bank:
             where: Ray's options for the actor of each shard, as a reservation says; else they are spread.
             calibrator: for methods that take calibration data.
             begun: called with Ray's ids of the shards' actors, before they read anything.
-            progress: called with (fraction done, what is happening).
+            progress: called with (fraction done, what is happening), also while a method's `prepare` takes seconds.
             say: called with a line about a shard that was lost and what that took.
 
         Raises:
@@ -174,7 +176,7 @@ class Bank:
             places = made.load(_parameters_read(layout.size, progress))
             for problem in {place.problem for place in places if place.problem}:
                 logger.warning(problem)  # where the shard itself would say so, nobody reads it
-            return cls(base, ordered, layout, made, calibrator, say)
+            return cls(base, ordered, layout, made, calibrator, say, progress or silent)
         except BaseException:
             made.close()
             raise
@@ -398,7 +400,7 @@ class _BankStatistics:
         if identity not in bank._transformed:
             base, *specialists = bank._models
             worker = WindowWorker(base, specialists, usable_cores(), 1, False)
-            bank._transformed[identity] = transformed(worker, bank.layout, transform)
+            bank._transformed[identity] = transformed(worker, bank.layout, transform, bank._progress)
         return bank._transformed[identity]
 
     def total(self, function: BlockFunction, scalars: Scalars) -> int:

@@ -30,11 +30,13 @@ class Call:
         method: name of its method.
         arguments: plain ones, or such as `Calls.shared` gives.
         num_bytes: that it reads and writes.
+        memory: bytes that it takes while it runs, where these are many; the buffers of a window are not.
     """
 
     method: str
     arguments: tuple[Any, ...]
     num_bytes: int
+    memory: int = 0
 
 
 class Calls(Protocol):
@@ -86,11 +88,16 @@ class ThreadCalls:
 
 
 class RayCalls:
-    """As Ray tasks, a core each; a task whose process or node is lost is run again elsewhere."""
+    """As Ray tasks, a core each, and the memory that it says; a task whose process or node is lost is run again."""
 
     @staticmethod
-    def can_write(folder: Path) -> bool:
-        """Whether every node of the cluster can write in a folder of this one, and a core is free or soon will be."""
+    def can_write(folder: Path, memory: int = 0) -> bool:
+        """Whether every node of the cluster can write in a folder of this one, and a core is free or soon will be.
+
+        Args:
+            folder: the folder.
+            memory: bytes that are to be free beside the core.
+        """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -104,7 +111,7 @@ class RayCalls:
             if not all(ray.get(there)):
                 return False
             # Cores may all be a search's, for days.
-            begun = look.options(num_cpus=1).remote(probe.name)
+            begun = look.options(num_cpus=1, **_memory(memory)).remote(probe.name)
             ready, _ = ray.wait([begun], timeout=_ROOM_SECONDS)
             if not ready:
                 ray.cancel(begun)
@@ -124,7 +131,9 @@ class RayCalls:
 
         sent = ray.put(worker)
         task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_called)
-        begun = {task.remote(sent, call.method, *call.arguments): call for call in calls}
+        begun = {
+            task.options(**_memory(call.memory)).remote(sent, call.method, *call.arguments): call for call in calls
+        }
         pending = list(begun)
         try:
             with input_errors():
@@ -145,6 +154,13 @@ class RayCalls:
 
 
 _RETRIES = 5
+
+
+def _memory(num_bytes: int) -> dict[str, int]:
+    """How Ray is told of memory; where it counts none on any node, it would look for it for ever."""
+    import ray
+
+    return {"memory": num_bytes} if num_bytes and ray.cluster_resources().get("memory") else {}
 
 
 def _called(worker: WindowWorker, method: str, *arguments: Any) -> tuple[Any, list[tuple[int, str, str]]]:

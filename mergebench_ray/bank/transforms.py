@@ -28,7 +28,7 @@ from mergebench_ray.files import whole_folder
 from mergebench_ray.installed_code import sources_below, sources_of
 from mergebench_ray.machine import available_memory, connected_ray, usable_cores
 from mergebench_ray.methods import Calibrated, Transform
-from mergebench_ray.methods.statistics import TRANSFORM_BYTES
+from mergebench_ray.methods.statistics import transform_bytes
 from mergebench_ray.progress import Meter, Progress, silent
 
 _FORMAT = 1
@@ -95,15 +95,19 @@ def _make(
     for tensor in layout.merged:
         sizes[tensor.name] = sizes.get(tensor.name, 0) + tensor.count
         stored[tensor.name] = (tensor.shape, transform.dtype)
-    calls = _calls(folder, max(sizes.values(), default=0))
+    models = len(worker.models)
+    calls = _calls(folder, transform_bytes(max(sizes.values(), default=0), models - 1))
     with ExitStack() as stack:
         files = []
         for index in range(count):
             (folder / str(index)).mkdir()
             files.append(stack.enter_context(TensorFiles(folder / str(index), stored, _ONE_FILE)))
         transform, shared = calls.shared(transform), calls.shared(files)
-        todo = [Call("transform", (transform, name, shared), size) for name, size in _largest_first(sizes)]
-        meter = Meter(progress, "transforming task vectors", sum(sizes.values()))
+        todo = [
+            Call("transform", (transform, name, shared), models * 2 * size, transform_bytes(size, models - 1))
+            for name, size in _largest_first(sizes)
+        ]
+        meter = Meter(progress, "transforming task vectors", sum(call.num_bytes for call in todo))
         deque(calls.run(worker, todo, meter), maxlen=0)
 
 
@@ -111,9 +115,9 @@ def _largest_first(sizes: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _calls(folder: Path, largest: int) -> Calls:
-    """Ray tasks, if they can write there and have cores to run on; else as many threads as there is memory for."""
-    if connected_ray() is not None and RayCalls.can_write(folder):
+def _calls(folder: Path, memory: int) -> Calls:
+    """Ray tasks, if they can write there, with a core and memory for the largest; else as many threads as fit."""
+    if connected_ray() is not None and RayCalls.can_write(folder, memory):
         return RayCalls()
-    room = available_memory() // max(1, TRANSFORM_BYTES * largest)
+    room = available_memory() // max(1, memory)
     return ThreadCalls(max(1, min(usable_cores(), room)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -22,6 +23,7 @@ from mergebench_ray.runs.trials import Trial
 
 _NOTEBOOK_WIDTH = 110  # characters
 _NOTES_SHOWN = 10
+_SECONDS = 5.0  # between lines about the same work
 
 
 class LiveView:
@@ -51,6 +53,7 @@ class LiveView:
         self._spinner = Spinner("dots")
         self._begun = time.monotonic()
         self._phase = ""
+        self._line_time = -math.inf
         self._done = 0
         self._last: Trial | None = None
         self._best: Trial | None = None
@@ -78,10 +81,13 @@ class LiveView:
     def phase(self, text: str) -> None:
         """Say what happens now, such as "starting vLLM (about 30 s)"."""
         if text != self._phase:
+            # Of the numbers behind a colon every few seconds' are enough.
+            same_work = text.partition(":")[0] == self._phase.partition(":")[0] and ":" in text
             self._phase = text
             self._refresh()
-            if self._live is None:
+            if self._live is None and not (same_work and time.monotonic() < self._line_time + _SECONDS):
                 self._line(text)
+                self._line_time = time.monotonic()
 
     def note(self, text: str) -> None:
         """Say something that stays on the terminal."""

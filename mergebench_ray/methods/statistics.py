@@ -17,8 +17,20 @@ if TYPE_CHECKING:
     from mergebench_ray.kernels import BlockFunction, Magnitudes, Scalars
 
 
-TRANSFORM_BYTES = 90
-"""Memory that a transform takes while it is at a tensor, for each of its entries, at five specialists."""
+_TRANSFORM_BYTES, _TRANSFORM_BYTES_EACH = 30, 26
+"""Memory that transforms take while they are at a tensor, for each of its entries: the same for any number of
+specialists, and for each of them."""
+
+
+def transform_bytes(entries: int, num_specialists: int) -> int:
+    """Memory that any of the package's transforms takes at most while it is at a tensor.
+
+    Args:
+        entries: of the tensor.
+        num_specialists: K.
+    """
+    return (_TRANSFORM_BYTES + _TRANSFORM_BYTES_EACH * num_specialists) * entries
+
 
 InnerProducts = Sequence[Sequence[float]]
 """Inner products of the base and each task vector with one another, (K + 1) x (K + 1), of one tensor."""

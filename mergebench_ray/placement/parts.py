@@ -16,7 +16,7 @@ from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.families.configuration import attention_heads
 from mergebench_ray.kernels.passes import BROUGHT_WINDOW
 from mergebench_ray.methods import get_method
-from mergebench_ray.methods.statistics import TRANSFORM_BYTES
+from mergebench_ray.methods.statistics import transform_bytes
 from mergebench_ray.placement.records import WHOLE, Part
 from mergebench_ray.weights.stream import BUCKET_BYTES
 
@@ -109,7 +109,7 @@ def parts_of(
         largest = max(sizes.calibration[kind] for kind in kinds)
         parts.append(Part(kind="calibration", name="calibration of one specialist", host_memory=largest))
     if transforms:
-        needed = TRANSFORM_BYTES * sizes.largest
+        needed = transform_bytes(sizes.largest, sizes.specialists)
         parts.append(Part(kind="calibration", index=1, name="transforming one tensor", host_memory=needed))
     if not has_own_store:
         for node in range(nodes):

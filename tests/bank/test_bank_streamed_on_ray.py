@@ -16,11 +16,14 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from bank_in_process import files_of, merge_streamed
-from mergebench_ray.bank.calls import RayCalls
+from mergebench_ray.bank import StreamedBank, transforms
+from mergebench_ray.bank.calls import RayCalls, ThreadCalls
 from mergebench_ray.bank.window_worker import WindowWorker
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.commands.merge import merge
 from mergebench_ray.errors import InputError
+from mergebench_ray.methods.della import RowRanks
+from mergebench_ray.methods.statistics import transform_bytes
 from tiny_models import tiny_llama, tiny_specialist
 
 pytestmark = pytest.mark.usefixtures("ray_cluster", "without_compiler")
@@ -98,3 +101,26 @@ def test_a_cluster_whose_cores_are_all_taken_is_not_waited_for(tmp_path: Path, m
         assert not RayCalls.can_write(tmp_path)
     finally:
         remove_placement_group(taken)
+
+
+def test_tasks_that_transform_ask_for_memory_and_more_than_there_is_is_left_to_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("mergebench_ray.bank.calls._ROOM_SECONDS", 5)
+    there = int(ray.cluster_resources()["memory"])
+    assert isinstance(transforms._calls(tmp_path, there // 4), RayCalls)
+    assert isinstance(transforms._calls(tmp_path, 2 * there), ThreadCalls)
+    base = resolve(str(tiny_llama(tmp_path / "base")))
+    specialists = {n: resolve(str(tiny_specialist(tmp_path / n, base.folder, seed=i))) for i, n in enumerate("ab")}
+    asked: list[int] = []
+
+    def ask(num_bytes: int) -> dict[str, int]:
+        asked.append(num_bytes)
+        return {"memory": num_bytes}
+
+    monkeypatch.setattr("mergebench_ray.bank.calls._memory", ask)
+    bank = StreamedBank(base, specialists)
+    bank.transformed(RowRanks())
+    assert max(asked) == transform_bytes(max(tensor.count for tensor in bank.layout.merged), 2)
+    assert transform_bytes(1, 10) > transform_bytes(1, 2)

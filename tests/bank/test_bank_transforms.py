@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bank_in_process import LocalBank, merge_streamed
-from mergebench_ray.bank import StreamedBank
+from mergebench_ray.bank import Bank, StreamedBank
 from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.errors import InputError
@@ -114,3 +114,13 @@ def test_a_result_that_is_not_finite_is_refused_with_its_tensor_and_who_is_furth
     others = {one: resolve(str(model.folder)) for one, model in specialists.items()}
     with pytest.raises(InputError, match=rf"tensor '{name}', in which {re.escape(str(others['b']))} is furthest"):
         merge_streamed(tmp_path / "out", resolve(str(base.folder)), others, method, {})
+
+
+def test_a_bank_says_how_far_it_is_while_it_transforms(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergebench_ray.progress._WORTH_SECONDS", 0.0)
+    said: list[str] = []
+    base, specialists = models
+    bank = Bank.load(base, specialists, in_process=True, progress=lambda _fraction, text: said.append(text))
+    bank.statistics.transformed(Halves())
+    num_bytes = 2 * (len(specialists) + 1) * bank.layout.size
+    assert f"transforming task vectors: {num_bytes / 1e9:.2f} of {num_bytes / 1e9:.2f} GB" in said[-1]
