@@ -34,6 +34,9 @@ class ModelFamily(Strict):
         further_token_layers: pattern of modules that hold layers which predict further tokens.
         other_senses: pattern of modules for pictures and sound.
         token_mixers: patterns in names of what mixes tokens.
+        experts: pattern of modules of which a token passes through some, or that stand beside those.
+        routers: pattern of modules that choose among them.
+        fused: pattern of modules, or tensors, in which several weights are laid side by side.
         masks: pattern of the ends of names of what the code makes by itself.
         recomputed: pattern of the ends of names of what a model computes anew whenever it starts.
         settings: which settings say what a model computes.
@@ -51,6 +54,9 @@ class ModelFamily(Strict):
     further_token_layers: re.Pattern[str]
     other_senses: re.Pattern[str]
     token_mixers: tuple[re.Pattern[str], ...]
+    experts: re.Pattern[str]
+    routers: re.Pattern[str]
+    fused: re.Pattern[str]
     masks: re.Pattern[str]
     recomputed: re.Pattern[str]
     settings: SettingRules
@@ -144,6 +150,11 @@ class ModelFamily(Strict):
 def family_of(model_type: object) -> ModelFamily:
     """The family of models whose configuration has this `model_type`, which may be missing or of any type."""
     return _family(model_type if isinstance(model_type, str) and model_type in _known() else _DEFAULT)
+
+
+def own_words() -> dict[str, dict[str, Any]]:
+    """Families with words of their own: the words, by `model_type`."""
+    return {name: read_yaml(_FOLDER / f"{name}.yaml") for name in sorted(_known() - {_DEFAULT})}
 
 
 @functools.cache

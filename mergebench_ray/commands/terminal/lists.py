@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from mergebench_ray.commands.terminal.options import (
     method_completions,
     parse_pairs,
 )
+from mergebench_ray.errors import InputError
 
 if TYPE_CHECKING:
     from mergebench_ray.methods import Method
@@ -107,6 +109,37 @@ def _form(schema: Mapping[str, Any]) -> str:
 def _alternatives(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The schemas of which a value may follow any; none where there is but one."""
     return schema.get("anyOf") or schema.get("oneOf") or []
+
+
+def families(
+    model: Annotated[str | None, typer.Argument(help="Reference of a model: say what its parts are.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the model families that are known, or say what the parts of a model are and which of them are merged."""
+    if model is not None:
+        from mergebench_ray.checkpoints.sources import check_there
+        from mergebench_ray.config import ModelRef
+
+        check_there(ModelRef.parse(model))
+
+    from mergebench_ray.commands.families import families as known
+    from mergebench_ray.commands.families import families_table, model_parts, part_lines, parts_table
+
+    if model is None:
+        found = known()
+        if as_json:
+            typer.echo(json.dumps([asdict(one) for one in found], indent=2))
+        else:
+            Console().print(families_table(found))
+        return
+    parts = model_parts(model)
+    if as_json:
+        typer.echo(json.dumps(asdict(parts), indent=2))
+    else:
+        Console().print(parts_table(parts))
+        _echo(part_lines(parts))
+    if parts.problem is not None:
+        raise InputError(parts.problem)
 
 
 def suites(as_json: Json = False) -> None:
