@@ -22,7 +22,7 @@ from mergebench_ray.bank.magnitudes import magnitudes_by_tensor, totals_by_tenso
 from mergebench_ray.bank.reading import on_devices, read_merged, shard_runs
 from mergebench_ray.bank.shard import BankShard, ShardPlace
 from mergebench_ray.bank.shards import ActorShards, LocalShards, Shards
-from mergebench_ray.bank.transforms import identity_of, transformed
+from mergebench_ray.bank.transforms import identity_of, still_there, transformed
 from mergebench_ray.bank.window_worker import WindowWorker
 from mergebench_ray.bank.work import plan_work
 from mergebench_ray.checkpoints import Checkpoint, fit_tensors
@@ -397,7 +397,7 @@ class _BankStatistics:
         """What a transform makes of the task vectors, made first if it is not there."""
         bank = self._bank
         identity = identity_of(transform)
-        if identity not in bank._transformed:
+        if identity not in bank._transformed or not still_there(bank._transformed[identity]):
             base, *specialists = bank._models
             worker = WindowWorker(base, specialists, usable_cores(), 1, False)
             bank._transformed[identity] = transformed(worker, bank.layout, transform, bank._progress)

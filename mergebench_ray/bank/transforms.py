@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from mergebench_ray.bank.calls import Call, Calls, RayCalls, ThreadCalls
+from mergebench_ray.bank.kept_forms import MANIFEST, hold, make_room
 from mergebench_ray.bank.layout import Layout
 from mergebench_ray.bank.window_worker import WindowWorker
 from mergebench_ray.cache import cache_folder, one_at_a_time
@@ -32,7 +33,7 @@ from mergebench_ray.methods.statistics import transform_bytes
 from mergebench_ray.progress import Meter, Progress, silent
 
 _FORMAT = 1
-_MANIFEST, _TENSORS = "manifest.json", "model-00001-of-00001.safetensors"
+_TENSORS = "model-00001-of-00001.safetensors"
 _ONE_FILE = 1 << 62
 
 
@@ -61,14 +62,16 @@ def transformed(
     folder = cache_folder("transformed") / key
     count = 1 if transform.is_shared else len(worker.models) - 1
     found = [Calibrated(folder / str(index) / _TENSORS, f"{key}/{index}") for index in range(count)]
-    if not _is_whole(folder, found):
+    while not (_is_whole(folder, found) and hold(folder)):
         with one_at_a_time(folder.with_suffix(".lock")):
             if not _is_whole(folder, found):
+                num_bytes = count * transform.dtype.itemsize * sum(tensor.count for tensor in layout.merged)
+                make_room(folder.parent, num_bytes, progress)
                 with whole_folder(folder, replace=folder.exists()) as temporary:
                     _make(temporary, worker, layout, transform, count, progress)
                     written = [temporary / one.path.relative_to(folder) for one in found]
                     manifest = {**what, "digests": [file_digest(one) for one in written]}
-                    (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+                    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return tuple(found)
 
 
@@ -78,9 +81,14 @@ def identity_of(transform: Transform) -> tuple[str, str, str, str, bool]:
     return kind.__module__, kind.__qualname__, transform.key, str(transform.dtype), transform.is_shared
 
 
+def still_there(files: Sequence[Calibrated]) -> bool:
+    """Whether the files of a transform that were made or found before are there still; they count as used now."""
+    return hold(files[0].path.parents[1])
+
+
 def _is_whole(folder: Path, found: list[Calibrated]) -> bool:
     try:
-        digests = read_json_object(folder / _MANIFEST)["digests"]
+        digests = read_json_object(folder / MANIFEST)["digests"]
         return bool(digests == [file_digest(one.path) for one in found])
     except (InputError, LookupError):
         return False

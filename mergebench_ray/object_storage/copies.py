@@ -85,7 +85,7 @@ def make_room(num_bytes: int, progress: Progress) -> None:
     """
     folder = copies_folder()
     disk = shutil.disk_usage(folder)
-    most = _most_bytes(disk.total)
+    most = most_bytes(_MOST, disk.total)
     sizes = {copy: _num_bytes(copy) for copy in folder.iterdir() if copy.is_dir() and not copy.name.startswith(".")}
     excess = max(sum(sizes.values()) + num_bytes - most, num_bytes - disk.free)
     if excess <= 0:
@@ -105,8 +105,13 @@ def make_room(num_bytes: int, progress: Progress) -> None:
         )
 
 
-def _most_bytes(disk_bytes: int) -> float:
-    given = os.environ.get(_MOST)
+def most_bytes(setting: str, disk_bytes: int) -> float:
+    """How much a part of the cache may take: as many GB as a setting says, else half of its disk.
+
+    Raises:
+        InputError: the setting is no number of GB.
+    """
+    given = os.environ.get(setting)
     if not given:
         return disk_bytes / 2 or math.inf  # some file systems do not say
     try:
@@ -114,7 +119,7 @@ def _most_bytes(disk_bytes: int) -> float:
     except ValueError:
         most = math.nan
     if not most >= 0:
-        raise InputError(f"{_MOST}: {given!r} is no number of GB; write one such as 200, or leave it unset")
+        raise InputError(f"{setting}: {given!r} is no number of GB; write one such as 200, or leave it unset")
     return most
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bank_in_process import LocalBank, merge_streamed
-from mergebench_ray.bank import Bank, StreamedBank
+from mergebench_ray.bank import Bank, StreamedBank, kept_forms
 from mergebench_ray.cache import cache_folder
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.errors import InputError
@@ -124,3 +124,29 @@ def test_a_bank_says_how_far_it_is_while_it_transforms(models: Models, monkeypat
     bank.statistics.transformed(Halves())
     num_bytes = 2 * (len(specialists) + 1) * bank.layout.size
     assert f"transforming task vectors: {num_bytes / 1e9:.2f} of {num_bytes / 1e9:.2f} GB" in said[-1]
+
+
+def test_transforms_that_were_not_used_for_long_make_room_for_others_and_are_made_again(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, specialists = models
+    said: list[str] = []
+    bank = Bank.load(base, specialists, in_process=True, progress=lambda _fraction, text: said.append(text))
+    ask = bank.statistics.transformed
+    first = ask(Halves("first"))
+    content, size = contents(first), sum(file.path.stat().st_size for file in first)
+    monkeypatch.setattr(kept_forms, "_HELD", 1)
+    monkeypatch.setenv("MERGEBENCH_RAY_TRANSFORMED_MAX_GB", str(2.5 * size / 1e9))
+    second = ask(Halves("second"))
+    assert ask(Halves("first")) == first  # now used later than the second
+    third = ask(Halves("third"))
+    assert [one[0].path.exists() for one in (first, second, third)] == [True, False, True]
+    assert "1 transforms that nobody uses were removed" in said[-1]
+    again = Halves("second")
+    assert ask(again) == second
+    assert again.calls > 0
+    assert [one[0].path.exists() for one in (first, second, third)] == [False, True, True]
+    monkeypatch.setenv("MERGEBENCH_RAY_TRANSFORMED_MAX_GB", "0")
+    assert contents(ask(Halves("first"))) == content
+    assert second[0].path.exists()  # in use when the first was made
+    assert not third[0].path.exists()
