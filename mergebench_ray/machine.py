@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,20 @@ def computing_device() -> str:
     return next((f"{known['architecture']} {one}" for one in kinds if known.get(one)), str(known["architecture"]))
 
 
+def is_x86() -> bool:
+    """Whether it is an x86 CPU."""
+    return bool(_cpu_capabilities()["architecture"] == "x86_64")
+
+
 def emulates_bf16() -> bool:
     """Whether it is an x86 CPU without AVX-512: bf16 then takes several instructions for each of float32."""
+    return is_x86() and not _cpu_capabilities()["avx512_f"]
+
+
+def _cpu_capabilities() -> Mapping[str, Any]:
     import torch  # takes seconds, and nothing else here needs it
 
-    capabilities = torch.cpu.get_capabilities()
-    return capabilities["architecture"] == "x86_64" and not capabilities["avx512_f"]
+    return torch.cpu.get_capabilities()
 
 
 def gpu_memory() -> tuple[int, ...]:

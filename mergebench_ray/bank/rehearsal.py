@@ -173,7 +173,8 @@ class RehearsalArrays:
 
 def merge_pass(work: Work, arrays: RehearsalArrays, *, compiled: bool = True) -> Callable[[], None]:
     """Compile the pass of a merge; returns the merge itself, to be called any number of times."""
-    run = Pass(work.kernel, len(arrays.vectors), work.scalars[0], torch.bfloat16, arrays.device, compiled)
+    count, device, callers = len(arrays.vectors), arrays.device, arrays.threads
+    run = Pass(work.kernel, count, work.scalars[0], torch.bfloat16, device, compiled, callers)
     todo = [(Overlap(tensor, tensor.start, tensor.stop), i) for i, tensor in enumerate(arrays.layout.merged)]
     segments = segments_of(work, todo, 0)
     companions = arrays.companions(work.kernel)

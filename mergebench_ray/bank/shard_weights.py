@@ -152,7 +152,8 @@ class ShardWeights:
     def _pass(self, kernel: BlockFunction, scalars: Scalars, out_dtype: torch.dtype) -> Pass:
         key = pass_key(kernel, out_dtype)
         if key not in self._passes:
-            self._passes[key] = Pass(kernel, len(self._checkpoints), scalars, out_dtype, self._device)
+            count = len(self._checkpoints)
+            self._passes[key] = Pass(kernel, count, scalars, out_dtype, self._device, callers=self._threads)
         return self._passes[key]
 
 

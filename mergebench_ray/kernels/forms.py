@@ -21,7 +21,7 @@ class Form(Enum):
     ENTRIES = "entries"
     """Any run of at least two entries, from anywhere: on a CPU."""
     WORDS = "words"
-    """Pairs of bf16 entries in whole registers (see `pairs`): on a CPU that widens bf16 slowly."""
+    """Pairs of bf16 entries in whole registers (see `pairs`): on an x86 CPU."""
     ALIGNED = "aligned"
     """Multiples of 16 entries from addresses that are multiples of 16 bytes: on a GPU.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ _TOTAL_GPU_BLOCK = 1 << 24
 BROUGHT_WINDOW = 1 << 24
 """Entries of each array that a pass brings to a GPU at a time."""
 _WINDOW_STEP = 32
+_SHARE_STEP = 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Pass:
         out_dtype: bf16 for merged parameters, float32 for `total`.
         device: where the arrays lie.
         compiled: False to stay with the eager pass.
-        callers: threads that run the pass at once; the eager one serves them one after the other.
+        callers: threads that run the compiled kernel at once: of one pass, or of several. The eager one serves them
+            one after the other.
 
     Attributes:
         problem: why it could not be compiled, or None.
@@ -70,6 +73,7 @@ class Pass:
         self.problem: str | None = None
         self._compiled: CompiledKernel | None = None
         self._form = Form.of(function, out_dtype, device)
+        self._callers = callers
         if compiled:
             try:
                 self._compiled = compile_kernel(
@@ -122,9 +126,21 @@ class Pass:
             return
         entries = [base, *task_vectors, *companions, out]
         arrays = self._arrays(entries)
-        for segment in segments:
-            for part in self._parts(segment, entries, arrays):
-                part.run(converted[id(segment.scalars)], threads)
+
+        def run(some: Sequence[Segment], threads: int) -> None:
+            for segment in some:
+                for part in self._parts(segment, entries, arrays):
+                    part.run(converted[id(segment.scalars)], threads)
+
+        if arrays is None or len(segments) == 1 or min(threads, self._callers) == 1 or out.device.type != "cpu":
+            run(segments, threads)
+            return
+        # A thread for each share of the segments, which waits for the others once: within a segment all would wait for
+        # the slowest, hundreds of times a pass, and where others work on the same cores each time for one of those.
+        shares = _shares(segments, min(threads, self._callers))
+        with ThreadPoolExecutor(len(shares)) as pool:
+            for done in [pool.submit(run, share, 1) for share in shares]:
+                done.result()
 
     def total(self, base: Tensor, task_vectors: Sequence[Tensor], scalars: Scalars, threads: int) -> int:
         """Sum of the function over [n], exact as long as its values are whole numbers of at most 8.
@@ -179,6 +195,26 @@ class Pass:
             _Part(self._eager, entries, last, stop, position + last - start),
         ]
         return [part for part in parts if part.start < part.stop]
+
+
+def _shares(segments: Sequence[Segment], count: int) -> list[list[Segment]]:
+    """Segments cut into as many runs of about as many entries each."""
+    most = -(-sum(segment.stop - segment.start for segment in segments) // count)
+    most += -most % _SHARE_STEP
+    shares: list[list[Segment]] = [[]]
+    left = most
+    for segment in segments:
+        start = segment.start
+        while start < segment.stop:
+            if not left:
+                shares.append([])
+                left = most
+            stop = min(segment.stop, start + left)
+            position = segment.position + start - segment.start
+            shares[-1].append(Segment(start, stop, position, segment.scalars))
+            left -= stop - start
+            start = stop
+    return shares
 
 
 class _Part(NamedTuple):

@@ -206,7 +206,7 @@ def _shards(count: int, kinds: set[str], sizes: ModelSizes, on_gpu: bool, stream
 def _statistics_held(kinds: set[str], sizes: ModelSizes) -> int:
     """What the shards together keep between merges: entries of the last statistic, and systems of equations."""
     each = sizes.merged * sizes.specialists
-    by_entry = {"fisher": _FLOAT * each, "mask": each, "row ranks": each, "spectral forms": _BYTES * each}
+    by_entry = {"fisher": _FLOAT * each, "mask": each, "row ranks": _BYTES * each, "spectral forms": _BYTES * each}
     by_entry["shared spectral form"] = _FLOAT * sizes.merged
     systems = 2 * sizes.merged * _FLOAT + 2 * sizes.merged + sizes.gram
     return max((by_entry[kind] for kind in kinds & by_entry.keys()), default=0) + systems * ("gram" in kinds)

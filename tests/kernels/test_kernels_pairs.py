@@ -59,13 +59,13 @@ def test_words_are_rounded_as_torch_rounds_to_bf16() -> None:
 @pytest.mark.parametrize(
     ("start", "stop", "expected"),
     [
-        (0, 64, (0, 32)),
-        (1, 64, (1, 25)),
-        (0, 63, (0, 24)),
-        (3, 36, (2, 18)),
-        (3, 35, None),
+        (0, 128, (0, 64)),
+        (1, 128, (1, 49)),
+        (0, 127, (0, 48)),
+        (3, 68, (2, 34)),
+        (3, 67, None),
         (7, 7, None),
-        (4, 35, None),
+        (4, 67, None),
     ],
 )
 def test_whole_registers_of_words_lie_within_the_entries(
@@ -83,18 +83,14 @@ def test_memory_that_begins_between_words_has_none() -> None:
     assert as_words([entries, entries[1:]]) is None
 
 
-@pytest.mark.parametrize(
-    ("architecture", "wide", "expected"), [("x86_64", False, True), ("x86_64", True, False), ("aarch64", False, False)]
-)
-def test_pairs_are_for_x86_without_avx512(
-    architecture: str, wide: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": architecture, "avx512_f": wide})
+@pytest.mark.parametrize(("architecture", "expected"), [("x86_64", True), ("aarch64", False)])
+def test_pairs_are_for_x86(architecture: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": architecture})
     assert reads_pairs(DARE, torch.bfloat16, CPU) == expected
 
 
 def test_pairs_are_for_bf16_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_f": False})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"})
     with_companions = BlockFunction(Dare.merge_block, companion=torch.float32)
     assert not reads_pairs(with_companions, torch.bfloat16, CPU)
     assert not reads_pairs(DARE, torch.float32, CPU)
@@ -123,7 +119,7 @@ def test_every_form_gives_the_same_bits_for_every_cut(monkeypatch: pytest.Monkey
     runs = []
     for form in Form:
         monkeypatch.setattr(Form, "of", lambda *_, form=form: form)
-        runs.append(Pass(DARE, 3, SCALARS, torch.bfloat16, CPU))
+        runs.append(Pass(DARE, 3, SCALARS, torch.bfloat16, CPU, callers=2))
         assert runs[-1].is_compiled
     runs.append(Pass(DARE, 3, SCALARS, torch.bfloat16, CPU, compiled=False))
     whole = dare(runs[0], [0, LENGTH])
