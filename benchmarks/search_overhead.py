@@ -91,6 +91,7 @@ def made_up(race: Mapping[str, Any], candidates: int) -> Sitting:
             *(one.sweep, one.space, one.session, one.store, one.records, one.run, one.options, one.budget),
             on_start=lambda _number: starts.append(time.perf_counter()),
             on_finish=lambda _trial: None,
+            on_decision=lambda _decision: None,
             note=lambda _line: None,
         )
         ended = time.perf_counter()

@@ -61,6 +61,7 @@ def scheduled(folder: Path, options: Any = OPTIONS, **other: Any) -> MadeUpSearc
             *(one.sweep, one.space, one.session, one.store, one.records, one.run, one.options, one.budget),
             on_start=one.started.append,
             on_finish=one.finished.append,
+            on_decision=one.decided.append,
             note=one.said.append,
         )
     return one

@@ -37,6 +37,7 @@ def tuned(folder: Path, options: Any = POOL, *, engines: int = 1, **space: Any) 
         *(one.sweep, one.space, one.session, one.store, one.records, one.run, one.options, one.budget),
         on_start=functools.partial(note_start, threading.Lock(), one.started),
         on_finish=one.finished.append,
+        on_decision=one.decided.append,
         note=one.said.append,
     )
     return one

@@ -27,6 +27,7 @@ def test_a_search_that_has_all_its_candidates_starts_nothing(tmp_path: Path, mon
         again.budget,
         on_start=lambda _number: pytest.fail("a candidate began"),
         on_finish=again.finished.append,
+        on_decision=again.decided.append,
         note=again.said.append,
     )
     assert again.finished == []
