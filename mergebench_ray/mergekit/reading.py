@@ -90,7 +90,7 @@ def _roles(document: Document, kind: _Kind) -> tuple[str, list[str]]:
         raise InputError(f"{where} needs a base_model; add it")
     if kind.is_around_zero(document):
         # Lengths and angles are those of the models themselves, so any of them may be our base.
-        return inputs[0], inputs
+        return document.base or inputs[0], inputs
     base = document.base or inputs[0]
     others = [one for one in inputs if one != base]
     if not others:

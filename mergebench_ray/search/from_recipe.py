@@ -92,6 +92,8 @@ def _read(path: Path) -> tuple[ForeignMerge, list[str]]:
     content = read_yaml(path)
     if is_mergekit(content):
         merge = read_recipe(content, path)
+        if merge.layers is not None:
+            raise InputError(f"{path}: slices: whether these are all layers is not looked at here; write models")
     else:
         own = Recipe.from_yaml(path, accept_changes=True)
         merge = ForeignMerge(

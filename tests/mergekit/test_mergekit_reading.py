@@ -80,6 +80,8 @@ def test_a_base_among_the_models_of_an_average_has_its_weight_and_the_first_is_o
     merge = read("models: [{model: o/a}, {model: o/b}]\nmerge_method: karcher\n", tmp_path)
     assert (merge.base, merge.specialists) == ("o/a", {"a": "o/a", "b": "o/b"})
     assert merge.parameters["around"] == "zero"
+    merge = read("models: [{model: o/a}, {model: o/b}]\nmerge_method: karcher\nbase_model: o/b\n", tmp_path)
+    assert (merge.base, merge.specialists) == ("o/b", {"a": "o/a", "b": "o/b"})
 
 
 def test_models_of_one_name_and_odd_ones_get_names_of_their_own(tmp_path: Path) -> None:

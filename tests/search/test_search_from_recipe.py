@@ -52,6 +52,13 @@ def test_ranges_lie_around_the_recipes_numbers_which_come_first(tmp_path: Path) 
     assert complete_parameters(method, parameters, ["a", "b"], 4)["scaling_coef"] == {"a": 1.0, "b": 1.0}
 
 
+def test_slices_of_which_nobody_knows_whether_they_are_all_layers_are_refused(tmp_path: Path) -> None:
+    sources = "[{model: org/a, layer_range: [0, 4]}, {model: org/base, layer_range: [0, 4]}]"
+    text = f"slices: [{{sources: {sources}}}]\nmerge_method: slerp\nbase_model: org/base\nparameters: {{t: 0.5}}\n"
+    with pytest.raises(InputError, match="slices: whether these are all layers is not looked at here"):
+        around(tmp_path, text)
+
+
 def test_what_a_search_does_not_write_is_said(tmp_path: Path) -> None:
     (tmp_path / "r.yml").write_text(MERGEKIT)
     _, notes = sweep_from_recipe(tmp_path / "r.yml", None, SUITE)
