@@ -2,13 +2,13 @@
 
     python benchmarks/families_in_place.py [FAMILY ...]
 
-Each family is a tiny random model in a process of its own. A 6-token log-probability after 40 tokens is asked of the
-base, of a merged candidate, of a specialist whose embeddings differ too and whose tensors come one by one, and of the
-base again, in float32 on both sides; the table holds the differences from transformers, and of the candidate from
-an engine that starts with it, which counts where vLLM and transformers disagree on the base itself. The engine proves
-itself first, as in a sweep; the last column says what that proof would have found if vLLM's packed copies were left
-alone. Exit status 1 if a difference is above 1e-3; a family that this build of vLLM does not run has its reason in the
-table. What it runs in bfloat16 alone is held to its own answers.
+Each family is a tiny random model in a process of its own, unless asked otherwise. A 6-token log-probability after 40
+tokens is asked of the base, of a merged candidate, of a specialist whose embeddings differ too and whose tensors come
+one by one, and of the base again, in float32 on both sides; the table holds the differences from transformers, and of
+the candidate from an engine that starts with it, which counts where vLLM and transformers disagree on the base itself.
+The engine proves itself first, as in a sweep; the last column says what that proof would have found if vLLM's packed
+copies were left alone. Exit status 1 if a difference is above 1e-3; a family that this build of vLLM does not run has
+its reason in the table. What it runs in bfloat16 alone is held to its own answers.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"some of: {'; '.join(FAMILIES)}")
     parser.add_argument("--json", action="store_true", help="print results as JSON")
     parser.add_argument("--warm", action="store_true", help="start no engine with the candidate")
+    parser.add_argument("--together", action="store_true", help="one process for all of them: vLLM is imported once")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -57,7 +58,10 @@ def main() -> None:
     if not arguments.json:
         print(f"| family | {' | '.join(CELLS)} | proof | without packing again |\n|{' --- |' * (len(CELLS) + 3)}")
     for family in chosen:
-        results[family] = in_a_process_of_its_own(family, ["--warm"] * arguments.warm)
+        if arguments.together:
+            results[family] = measure(family, warm=arguments.warm)
+        else:
+            results[family] = in_a_process_of_its_own(family, ["--warm"] * arguments.warm)
         if not arguments.json:
             print(row(family, results[family]), flush=True)
     if arguments.json:
