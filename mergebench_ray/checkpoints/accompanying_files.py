@@ -50,6 +50,8 @@ ACCOMPANYING = (
 _OF_THE_MODEL = ("*processor_config.json", "generation_config.json", *_LICENCES)
 """Those of them that are no part of a tokenizer."""
 _READ_BY_ENGINES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+_WHERE_IT_LAY = ("name_or_path", "special_tokens_map_file")
+"""Keys of a tokenizer's configuration with paths of whoever saved it, which nothing is read from."""
 FURTHER_TEMPLATES = "additional_chat_templates"
 RECIPE_NAME = "recipe.yaml"
 """How a merge was made; lies beside its weights, and does not come along into a further one."""
@@ -122,7 +124,8 @@ def copy_licences(source: Path, out: Path) -> None:
 def copy_accompanying_files(source: Path, out: Path, config: Mapping[str, Any], tokenizer: Path | None = None) -> None:
     """Copy them, and the code that the written configuration or one of theirs names; nothing is run.
 
-    A configuration of a tokenizer or processor that names code which is not there is written without it.
+    A configuration of a tokenizer or processor that names code which is not there is written without it, one of a
+    tokenizer without the paths of whoever saved it.
 
     Args:
         source: folder of the model.
@@ -136,6 +139,7 @@ def copy_accompanying_files(source: Path, out: Path, config: Mapping[str, Any], 
     for folder, is_copied in _sources(source, tokenizer):
         for file in filter(is_copied, accompanying_files(folder)):
             _copy(file, out / file.relative_to(folder))
+            _leave_paths_out(out / file.relative_to(folder))
     needed = _code_files(config)
     if tokenizer is not None:
         for name, other in _configurations_with_code(tokenizer).items():
@@ -166,7 +170,20 @@ def _is_of_tokenizer(file: Path) -> bool:
 
 
 def _write_without_code(file: Path, config: Mapping[str, Any]) -> None:
-    rest = {key: value for key, value in config.items() if key != "auto_map"}
+    _write_without(file, config, ("auto_map", *_WHERE_IT_LAY))
+
+
+def _leave_paths_out(file: Path) -> None:
+    if not fnmatch(file.name, "*tokenizer_config.json"):
+        return
+    with suppress(InputError):  # as it is; whoever reads it says so
+        config = read_json_object(file)
+        if any(key in config for key in _WHERE_IT_LAY):
+            _write_without(file, config, _WHERE_IT_LAY)
+
+
+def _write_without(file: Path, config: Mapping[str, Any], keys: Iterable[str]) -> None:
+    rest = {key: value for key, value in config.items() if key not in keys}
     file.write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
 
 

@@ -23,6 +23,8 @@ MAX_FILE_BYTES = 5 << 30
 """Most bytes of tensors a file."""
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
+_NAMES_A_FOLDER = "_name_or_path"
+"""Where the base lay when somebody saved it; says nothing of the model, and may be a private path."""
 _DROPPED = ("quantization_config", "compression_config", "transformers_weights", "custom_pipelines")
 """Keys that say how the base's weights were stored, or name code that no merge needs."""
 
@@ -42,7 +44,7 @@ def write_model(
 
     Memory is bounded by one tensor. The configuration is the base's with `use_cache` on (some fine-tuned models ship it
     switched off, which makes generation several times slower), the type of the weights, and without what says how the
-    base's were quantised or needs code that transformers has itself.
+    base's were quantised, where it lay, or needs code that transformers has itself.
 
     Args:
         out: folder to make; may exist if it is empty.
@@ -145,7 +147,7 @@ def output_config(base: Checkpoint, dtype: torch.dtype = torch.bfloat16) -> tupl
     Raises:
         InputError: the base's is of a kind that cannot be written.
     """
-    config = {key: value for key, value in base.config.items() if key not in _DROPPED}
+    config = {key: value for key, value in base.config.items() if key not in (*_DROPPED, _NAMES_A_FOLDER)}
     notes = [f"{key} is left out of the written config.json" for key in base.config if key in _DROPPED]
     if "auto_map" in config and (_is_native(config) or not code_is_there(base.folder, config)):
         del config["auto_map"]
@@ -160,7 +162,7 @@ def output_config(base: Checkpoint, dtype: torch.dtype = torch.bfloat16) -> tupl
 
 def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """A configuration, or one nested in it, that says so wherever it names a type of the weights."""
-    kept = {key: value for key, value in config.items() if key not in _DROPPED}
+    kept = {key: value for key, value in config.items() if key not in (*_DROPPED, _NAMES_A_FOLDER)}
     return {**kept, **{key: dtype for key in _DTYPE_KEYS if key in kept}}
 
 

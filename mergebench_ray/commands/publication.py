@@ -34,6 +34,7 @@ MERGEKIT_NAME = "mergekit_config.yml"
 _RESULTS_FOLDER = ".eval_results"
 _PATH_STARTS = ("./", "../", "/", "~")
 _NOT_IN_REFERENCES = re.compile(r"[@+]")
+_TEXTS = (".json", ".jinja", ".py", ".md", ".yaml")
 _LICENCE_DETAILS = ("license_name", "license_link")
 
 
@@ -163,6 +164,9 @@ def files_to_publish(
     texts |= _results(merge.record.evaluation, benchmarks)
     for name, text in texts.items():
         _require_no_path(name, text, merge)
+    for file in files:
+        if isinstance(file.content, Path) and _may_name_paths(file.name):
+            _require_no_path(file.name, file.content.read_text("utf-8", "replace"), merge)
     files += [PublishedFile(name, text.encode()) for name, text in texts.items()]
     lying = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     left = sorted(lying - {file.name for file in files})
@@ -312,8 +316,15 @@ def _require_no_path(name: str, text: str, merge: Merge) -> None:
             )
 
 
+def _may_name_paths(file: str) -> bool:
+    """Whether a file is a text that somebody's path may be in; the words of a vocabulary may look like one."""
+    name = Path(file).name
+    return name.endswith(_TEXTS) and name != "tokenizer.json" and "vocab" not in name
+
+
 def _names(path: str, text: str) -> bool:
-    return re.search(rf"{re.escape(path)}(?![\w.-])", text) is not None
+    # A hub id may end like a short path.
+    return re.search(rf"(?<![\w.-]){re.escape(path)}(?![\w.-])", text) is not None
 
 
 def _private_paths(merge: Merge) -> Iterator[str]:

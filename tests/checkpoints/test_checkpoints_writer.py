@@ -190,6 +190,17 @@ def test_the_configuration_says_what_was_written(llama: Checkpoint, tmp_path: Pa
     assert config["text_config"] == {"dtype": "bfloat16", "hidden_size": 64}
 
 
+def test_where_the_base_lay_is_not_written(llama: Checkpoint, tmp_path: Path) -> None:
+    edit_config(llama.folder, _name_or_path="/home/me/base", text_config={"_name_or_path": "/home/me/text"})
+    file = llama.folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "name_or_path": "/home/me/base"}))
+    base = resolve(str(llama.folder))
+    write_model(tmp_path / "out", halved(base), base, "card")
+    assert "/home/me" not in "".join(one.read_text() for one in (tmp_path / "out").glob("*config.json"))
+    assert json.loads((tmp_path / "out" / file.name).read_text()) == settings
+
+
 def test_code_that_transformers_has_itself_is_not_asked_for(llama: Checkpoint, tmp_path: Path) -> None:
     edit_config(llama.folder, auto_map={"AutoConfig": "configuration_x.X"})
     (llama.folder / "configuration_x.py").write_text("raise SystemExit('run')")

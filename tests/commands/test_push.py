@@ -142,6 +142,22 @@ def test_what_is_published_says_all_and_names_nothing_of_this_machine(models: Pa
     assert entry.notes == "acc on 64 items of the test split of smollm2-mini, standard error 0.0500"
 
 
+@pytest.mark.parametrize("name", ["generation_config.json", "chat_template.jinja", "tokenizer_config.json"])
+def test_a_text_that_names_a_path_of_this_machine_is_refused(
+    models: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HOME", "/members")  # ends like a hub id, and is a word of a vocabulary
+    folder = Path(shutil.copytree(models / "merged", tmp_path / "merged"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "of": "owner/members"}))
+    (folder / "vocab.json").write_text('{"/members": 0}')
+    push(folder, REPO)
+    (folder / name).write_text('{"x": "/members/models/base"}')
+    with pytest.raises(InputError, match=rf"{name} would name /members, a path of this machine"):
+        push(folder, REPO, yes=True)
+    assert hub.repos == {}
+
+
 def test_inputs_of_the_hub_are_linked_and_their_licences_read_there(models: Path, hub: Hub, tmp_path: Path) -> None:
     for name in ("base", "math"):
         files = {file.name: file.read_bytes() for file in (models / name).iterdir()}
