@@ -87,7 +87,7 @@ def _changed(one: Tensor, other: Tensor) -> Tensor:
 def differing_files(found: Path, expected: Path) -> list[tuple[str, str]]:
     """Files beside the weights that say what a model computes, and how each differs in two folders.
 
-    Those are the configuration and what comes along into a merge; licences may be added by whoever publishes.
+    Those are the configuration, code, and what comes along into a merge; licences may be added by whoever publishes.
 
     Raises:
         InputError: one of them is a pipe or device.
@@ -106,6 +106,7 @@ def differing_files(found: Path, expected: Path) -> list[tuple[str, str]]:
 
 def _files_that_count(folder: Path) -> set[str]:
     names = {str(file.relative_to(folder)) for file in accompanying_files(folder) if not is_licence(file.name)}
+    names |= {file.name for file in folder.glob("*.py")}
     return names | ({"config.json"} if (folder / "config.json").exists() else set())
 
 

@@ -36,6 +36,9 @@ from mergebench_ray.runs.recorded import compared_scores
 if TYPE_CHECKING:
     from mergebench_ray.scores import DomainScore
 
+_FETCHED_FIRST = (RECIPE_NAME, REPRODUCTION_NAME, "*.py")
+"""Of a model on the hub; nobody else is given its code, which is compared and never run."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -149,7 +152,7 @@ def verify(
 def _published(model: str | Path) -> tuple[ModelRef, Recipe, Reproduction | None]:
     """Where the model lies, how it was merged, and what else its folder says of that."""
     ref = checked_merge_of(model)
-    folder = fetch_files(ref, [RECIPE_NAME, REPRODUCTION_NAME]) if is_on_hub(ref) else resolve(ref).folder
+    folder = fetch_files(ref, _FETCHED_FIRST) if is_on_hub(ref) else resolve(ref).folder
     recipe, record = read_recipe(folder, str(model)), Reproduction.read(folder)
     if record is not None and record.recipe != recipe.digest:
         raise InputError(f"{model}: recipe.yaml and reproduce.json are of two merges; restore them")

@@ -176,6 +176,8 @@ def test_inputs_of_the_hub_are_linked_and_their_licences_read_there(models: Path
         in repo.files["README.md"].decode()
     )
     assert verify(f"{GROUP}/merged").is_equal
+    repo.commits.append({**repo.files, "modeling_x.py": b"import theirs"})
+    assert [str(one) for one in verify(f"{GROUP}/merged").differences] == ["file modeling_x.py is not of the merge"]
     with pytest.raises(InputError, match=r"others/base: holds no recipe\.yaml"):
         verify("others/base")
 

@@ -88,6 +88,21 @@ def test_a_changed_configuration_or_tokenizer_is_named(models: Path, tmp_path: P
     ]
 
 
+def test_changed_code_that_the_configuration_names_is_named(models: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(models / "base", tmp_path / "base"))
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({**config, "auto_map": {"AutoTokenizer": ["own.X", None]}}))
+    (base / "own.py").write_text("class X: pass\n")
+    merge(out=tmp_path / "merged", method="model_soup", base=str(base), specialists={"math": str(models / "math")})
+    assert verify(tmp_path / "merged").is_equal
+    (tmp_path / "merged" / "own.py").write_text("class Y: pass\n")
+    (tmp_path / "merged" / "further.py").write_text("")
+    assert [str(one) for one in verify(tmp_path / "merged").differences] == [
+        "file further.py is not of the merge",
+        "file own.py differs",
+    ]
+
+
 def test_inputs_that_lie_elsewhere_are_asked_for_and_taken_from_there(
     models: Path, run: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
