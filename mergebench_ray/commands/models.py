@@ -12,6 +12,7 @@ from mergebench_ray.checkpoints.reproduction import Reproduction, installed_vers
 from mergebench_ray.checkpoints.sources import is_local
 from mergebench_ray.config import MergedParts, ModelRef, Recipe
 from mergebench_ray.config.merged_parts import DEFAULT_PARTS
+from mergebench_ray.config.reference import exists_here
 from mergebench_ray.errors import InputError
 from mergebench_ray.object_storage.fetched import RemoteFile, require_room
 from mergebench_ray.progress import Progress, silent
@@ -47,12 +48,13 @@ class Models:
         """What a merge of them is made with, here and now."""
         references = [one.ref for one in (self.base, *self.specialists.values())]
         parts = [part for ref in references for part in (ref.model, ref.adapter) if part is not None]
+        samples = [one.data for one in recipe.calibration.inputs.values()] if recipe.calibration else []
         return Reproduction(
             recipe=recipe.digest,
             versions=installed_versions(),
             allow=list(self.allow),
             notes=self.notes,
-            local=sorted({str(part) for part in parts if is_local(part)}),
+            local=sorted({*(str(part) for part in parts if is_local(part)), *filter(exists_here, samples)}),
         )
 
     def fetch(self, progress: Progress = silent) -> None:

@@ -22,13 +22,15 @@ from mergebench_ray.checkpoints.reproduction import (
 )
 from mergebench_ray.checkpoints.sources import is_local, is_on_hub
 from mergebench_ray.config import ModelRef, Recipe
-from mergebench_ray.config.reference import HUB_ID
+from mergebench_ray.config.calibration import CalibrationSource
+from mergebench_ray.config.reference import HUB_ID, exists_here
 from mergebench_ray.config.yaml_files import read_yaml
 from mergebench_ray.config.yaml_reader import dump_yaml
 from mergebench_ray.errors import InputError, one_line
 from mergebench_ray.progress import Progress
 from mergebench_ray.runs.evaluation_file import EvaluationFile
 from mergebench_ray.runs.recorded import evaluation_of_file
+from mergebench_ray.tasks.local_data import SUFFIXES
 
 MERGEKIT_NAME = "mergekit_config.yml"
 _RESULTS_FOLDER = ".eval_results"
@@ -88,7 +90,13 @@ class Merge:
         if record.recipe != recipe.digest:
             raise InputError(f"{folder}: recipe.yaml and reproduce.json are of two merges; restore them")
         report(0.0, f"reading {folder}")
-        record = record.model_copy(update={"weights": checkpoint.digest()})
+        digest = checkpoint.digest()
+        if record.weights not in (None, digest):
+            raise InputError(
+                f"{folder}: its weights are not those that reproduce.json names (SHA-256 {digest[:12]}… instead of "
+                f"{record.weights:.12}…); fetch or make the model again"
+            )
+        record = record.model_copy(update={"weights": digest})
         if scores is not None:
             record = record.model_copy(update={"evaluation": _evaluation(scores, record)})
         return cls(checkpoint, recipe, record)
@@ -254,7 +262,7 @@ class _PublicNames:
             self._names[str(ref)] = "+".join(named)
         calibration = merge.recipe.calibration
         for source in calibration.inputs.values() if calibration else ():
-            if not source.is_task and not HUB_ID.fullmatch(source.data.partition("@")[0]):
+            if source.data in merge.record.local or _is_data_file(source):
                 self._names[source.data] = Path(source.data).name
 
     def replaced(self, value: Any) -> Any:
@@ -265,17 +273,36 @@ class _PublicNames:
             return [self.replaced(one) for one in value]
         if not isinstance(value, str):
             return value
-        return self._names.get(value) or (_name_of(value) if value.startswith(_PATH_STARTS) else value)
+        is_path = value.startswith(_PATH_STARTS) or ("/" in value and exists_here(value))
+        return self._names.get(value) or (_name_of(value) if is_path else value)
 
     def sweep(self, sweep: Any) -> Any:
-        """A sweep, which may name files that the recipe does not."""
-        return sweep and self.replaced({**sweep, "suite": Path(str(sweep.get("suite"))).name})
+        """A sweep, which may name further files, without where data and judges lie, which changes no number."""
+        if not sweep:
+            return sweep
+        evaluation = _without(sweep.get("evaluation"), "data")
+        if judges := evaluation.get("judges"):
+            evaluation["judges"] = {name: _without(one, "model") for name, one in judges.items()}
+        parts = {"evaluation": evaluation, "calibration": _without(sweep.get("calibration"), "data")}
+        kept = {key: parts.get(key, value) for key, value in sweep.items()}
+        return self.replaced({**kept, "suite": Path(str(sweep.get("suite"))).name})
 
     def in_text(self, text: str) -> str:
-        """A sentence, in which references stand in parentheses, with names in place of paths."""
-        for path, name in self._names.items():
-            text = text.replace(f"({path})", f"({name})")
+        """A sentence with names in place of paths."""
+        for path, name in sorted(self._names.items(), reverse=True):  # the longer of two that begin alike first
+            if "/" in path and path != name:
+                text = re.sub(rf"(?<![\w./~-]){re.escape(path)}(?![\w-]|\.\w)", name.replace("\\", r"\\"), text)
         return text
+
+
+def _without(part: Any, key: str) -> dict[str, Any]:
+    return {name: value for name, value in (part or {}).items() if name != key}
+
+
+def _is_data_file(source: CalibrationSource) -> bool:
+    """Whether samples come from a file, or a task of one, which may be named as if it were on the hub."""
+    is_hub_id = HUB_ID.fullmatch(source.data.partition("@")[0]) is not None
+    return source.is_task or not is_hub_id or Path(source.data).suffix in SUFFIXES or exists_here(source.data)
 
 
 def _name_of(path: str) -> str:

@@ -19,6 +19,7 @@ from hub_server import GROUP, OWNER, TOKEN, Hub, Repo, hub_server
 from mergebench_ray import InputError, merge, push, verify
 from mergebench_ray.checkpoints.reproduction import RecordedEvaluation, RecordedScore, Reproduction
 from mergebench_ray.config import Recipe
+from mergebench_ray.config.calibration import CalibrationInput, CalibrationRecord
 from tiny_models import tiny_llama, tiny_specialist
 
 pytestmark = pytest.mark.usefixtures("without_compiler")
@@ -154,6 +155,62 @@ def test_a_text_that_names_a_path_of_this_machine_is_refused(
     push(folder, REPO)
     (folder / name).write_text('{"x": "/members/models/base"}')
     with pytest.raises(InputError, match=rf"{name} would name /members, a path of this machine"):
+        push(folder, REPO, yes=True)
+    assert hub.repos == {}
+
+
+def test_paths_that_look_like_hub_ids_are_not_published(
+    models: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(models.parent)
+    within = models.name
+    specialists = {"math": f"{within}/math"}
+    merge(out=tmp_path / "merged", method="model_soup", base=f"{within}/base", specialists=specialists)
+    record = Reproduction.read(tmp_path / "merged")
+    assert record is not None
+    sweep = {
+        "suite": f"{within}/suite.yaml",
+        "base": f"{within}/base",
+        "calibration": {"data": {"math": {"data": "clients/acme.jsonl"}}, "max_length": 8},
+        "evaluation": {"data": {"a/b": "clients/b"}, "judges": {"fair": {"model": "clients/judge", "max_length": 9}}},
+    }
+    notes = [f"specialist math from {within}/math, base ({within}/base): as {within}/mathematics has it."]
+    changed = record.model_copy(update={"sweep": sweep, "notes": notes})
+    (tmp_path / "merged" / "reproduce.json").write_text(changed.model_dump_json())
+    monkeypatch.chdir(tmp_path / "merged")  # what was a path there is no path here
+    push(tmp_path / "merged", REPO, yes=True)
+    texts = {name: text.decode() for name, text in hub.repos[REPO].files.items() if not name.endswith(".safetensors")}
+    published = json.loads(texts["reproduce.json"])
+    assert published["notes"] == [f"specialist math from math, base (base): as {within}/mathematics has it."]
+    assert published["sweep"]["base"] == "base"
+    assert published["sweep"]["calibration"] == {"max_length": 8}
+    assert published["sweep"]["evaluation"] == {"judges": {"fair": {"max_length": 9}}}
+    assert [name for name, text in texts.items() if "clients" in text or f"{within}/math\n" in text] == []
+
+
+def test_samples_of_a_file_are_named_as_no_data_set_of_the_hub_is(models: Path, hub: Hub, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models / "merged", tmp_path / "merged"))
+    recipe, record = Recipe.from_yaml(folder / "recipe.yaml"), Reproduction.read(folder)
+    assert record is not None
+    sources = {"math": "clients/acme.jsonl", "code": "owner/data@main", "law": "own/suite.yaml:law"}
+    inputs = {name: CalibrationInput(data=data, samples=1, digest="0") for name, data in sources.items()}
+    calibration = CalibrationRecord(max_length=8, dtype="float32", inputs=inputs)
+    recipe = recipe.model_copy(update={"calibration": calibration})
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    (folder / "reproduce.json").write_text(record.model_copy(update={"recipe": recipe.digest}).model_dump_json())
+    push(folder, REPO, yes=True)
+    (tmp_path / "recipe.yaml").write_bytes(hub.repos[REPO].files["recipe.yaml"])
+    found = Recipe.from_yaml(tmp_path / "recipe.yaml").calibration
+    assert found is not None
+    names = {name: one.data for name, one in found.inputs.items()}
+    assert names == {"math": "acme.jsonl", "code": "owner/data@main", "law": "suite.yaml:law"}
+
+
+def test_weights_that_changed_since_they_were_published_are_refused(models: Path, hub: Hub, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models / "merged", tmp_path / "merged"))
+    record = json.loads((folder / "reproduce.json").read_text())
+    (folder / "reproduce.json").write_text(json.dumps({**record, "weights": "0" * 64}))
+    with pytest.raises(InputError, match=r"its weights are not those that reproduce\.json names"):
         push(folder, REPO, yes=True)
     assert hub.repos == {}
 
