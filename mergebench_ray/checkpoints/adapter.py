@@ -42,6 +42,7 @@ class _Factors:
         a: [rank, columns], or [rank, rows] where the weight is stored transposed.
         b: [rows, rank], or [columns, rank].
         magnitudes: length of each row, [rows]; None where rows keep the length that they get.
+        is_transposed: whether the weight is stored [in, out].
         scale: what the product is multiplied with.
     """
 
@@ -49,6 +50,7 @@ class _Factors:
     b: TensorInfo
     magnitudes: TensorInfo | None
     scale: float
+    is_transposed: bool
 
 
 class AdapterCheckpoint(Checkpoint):
@@ -84,7 +86,7 @@ class AdapterCheckpoint(Checkpoint):
         self._factors = _pair_factors(weights, factors, base, options)
         for name in self._whole.keys() & self._factors.keys():
             raise InputError(f"{weights}: holds {name!r} whole and factors for it; {REMEDY}")
-        self._is_transposed, self._has_magnitudes = options.is_transposed, options.has_magnitudes
+        self._has_magnitudes = options.has_magnitudes
         self.tensors = {
             name: dataclasses.replace(info, dtype=torch.bfloat16, shape=self._whole.get(name, info).shape)
             if info.dtype.is_floating_point
@@ -111,9 +113,9 @@ class AdapterCheckpoint(Checkpoint):
     def digest(self) -> str:
         """SHA-256 of base, factors and scales."""
         scales = {one.scale for one in self._factors.values()}
-        is_plain = len(scales) == 1 and not self._is_transposed and not self._has_magnitudes
+        is_plain = len(scales) == 1 and not self._has_magnitudes
         arithmetic = scales.pop() if is_plain else {name: one.scale for name, one in self._factors.items()}
-        further = [] if is_plain else [self._is_transposed, self._has_magnitudes]
+        further = [] if is_plain else [self._has_magnitudes]
         return canonical_digest([self._base.digest(), tensors_digest(self._stored), arithmetic, *further])
 
     def _read_range(self, info: TensorInfo, start: int, count: int) -> Tensor:
@@ -144,7 +146,7 @@ class AdapterCheckpoint(Checkpoint):
 
     def _sides(self, factors: _Factors) -> tuple[Tensor, Callable[[range], Tensor]]:
         """A weight's factors in float32: [rank, columns], and what gives [rows, rank] for some rows."""
-        if self._is_transposed:
+        if factors.is_transposed:
             whole = read_elements(factors.a, 0, factors.a.numel).view(factors.a.shape).float()
             other = read_elements(factors.b, 0, factors.b.numel).view(factors.b.shape).float()
             return other.T.contiguous(), lambda rows: whole[:, rows.start : rows.stop].T
@@ -241,7 +243,8 @@ def _pair_factors(
     for target, pair in sides.items():
         _check_factors(file, target, pair, base, options)
         scale = options.scale_of(target.removesuffix(".weight"))
-        found[target] = _Factors(pair["A"], pair["B"], pair.get(_MAGNITUDE), scale)
+        is_transposed = base.family.is_transposed(target)  # whatever the adapter says: peft looks at the module
+        found[target] = _Factors(pair["A"], pair["B"], pair.get(_MAGNITUDE), scale, is_transposed)
     return found
 
 
@@ -255,7 +258,10 @@ def _check_factors(
     if len(shape) != 2 or not base.tensors[target].dtype.is_floating_point:
         raise InputError(f"{file}: {target!r} is no linear layer of {base}; give the base it was trained on")
     rank = options.rank_of(target.removesuffix(".weight"))
-    outputs, inputs = reversed(shape) if options.is_transposed else shape
+    is_transposed = base.family.is_transposed(target)
+    if is_transposed and options.has_magnitudes:
+        raise InputError(f"{file}: lengths of rows of {target!r}, which is stored transposed, are not known; {REMEDY}")
+    outputs, inputs = reversed(shape) if is_transposed else shape
     expected: dict[str, tuple[int, ...]] = {"A": (rank, inputs), "B": (outputs, rank)}
     if options.has_magnitudes:
         expected[_MAGNITUDE] = (outputs,)

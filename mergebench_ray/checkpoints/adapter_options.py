@@ -33,7 +33,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "bias": (str,),
     "use_rslora": (bool,),
     "use_dora": (bool,),
-    "fan_in_fan_out": (bool,),
     "rank_pattern": (dict,),
     "alpha_pattern": (dict,),
     "modules_to_save": (list, str),
@@ -55,7 +54,6 @@ class AdapterOptions:
         alphas: patterns of modules' names -> alpha.
         divides_by_root: whether the product is divided by the square root of the rank (rsLoRA).
         has_magnitudes: whether rows of a changed weight are scaled to lengths of their own (DoRA).
-        is_transposed: whether weights are stored [in, out], as GPT-2's are.
         has_biases: whether biases are stored beside the factors.
         saved_modules: names of modules that are stored whole.
     """
@@ -66,7 +64,6 @@ class AdapterOptions:
     alphas: Mapping[str, float]
     divides_by_root: bool
     has_magnitudes: bool
-    is_transposed: bool
     has_biases: bool
     saved_modules: tuple[str, ...]
 
@@ -83,20 +80,16 @@ class AdapterOptions:
             key: _alpha(file, f"alpha_pattern.{key}", one) for key, one in _pattern(file, options, "alpha_pattern")
         }
         saved = options.get("modules_to_save") or []
-        found = cls(
+        return cls(
             rank=_rank(file, "r", options.get("r")),
             alpha=_alpha(file, "lora_alpha", options.get("lora_alpha")),
             ranks=ranks,
             alphas=alphas,
             divides_by_root=bool(options.get("use_rslora")),
             has_magnitudes=bool(options.get("use_dora")),
-            is_transposed=bool(options.get("fan_in_fan_out")),
             has_biases=options.get("bias") not in (None, "none"),
             saved_modules=tuple([saved] if isinstance(saved, str) else saved),
         )
-        if found.has_magnitudes and found.is_transposed:
-            raise InputError(f"{file}: use_dora with fan_in_fan_out is not known here; {REMEDY}")
-        return found
 
     def rank_of(self, module: str) -> int:
         """Rank of a module's factors."""

@@ -96,10 +96,11 @@ def write_adapter(
         if not base.is_merged(name):
             left_out.append(name)
         elif len(shape) == 2 and leaf == "weight":
-            a, b = _factors(change, rank, name)
+            as_linear = change.T if base.family.is_transposed(name) else change
+            a, b = _factors(as_linear, rank, name)
             ranks[module] = len(a)
             stored |= {f"{_PREFIX}{module}.lora_A.weight": a, f"{_PREFIX}{module}.lora_B.weight": b}
-            lengths[name] = float((change - b @ a).norm()), float(change.norm())
+            lengths[name] = float((as_linear - b @ a).norm()), float(change.norm())
         else:
             beside[name] = values
     if not ranks:
@@ -144,6 +145,6 @@ def _config(base: Checkpoint, rank: int, ranks: Mapping[str, int], whole: Sequen
         "modules_to_save": [name.rpartition(".")[0] for name in saved] or None,
         "bias": "all" if len(saved) < len(whole) else "none",
         "lora_dropout": 0.0,
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(base.family.is_transposed(f"{module}.weight") for module in ranks),
         "inference_mode": True,
     }

@@ -12,7 +12,7 @@ from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.compatible_settings import check_allowed, compare_settings
 from mergebench_ray.checkpoints.embeddings import require_known_embeddings
 from mergebench_ray.checkpoints.quantised import refuse_quantised, shown
-from mergebench_ray.checkpoints.tokenizer_files import renumbered_tokens
+from mergebench_ray.checkpoints.tokenizer_files import renamed_tokens, renumbered_tokens, unknown_rows
 from mergebench_ray.checkpoints.writer import output_config
 from mergebench_ray.errors import InputError
 from mergebench_ray.families.configuration import ignored_tensors
@@ -119,7 +119,7 @@ def _fit_one(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Checkp
     specialist, heads = _fit_heads(who, base, specialist)
     notes += heads
     if base.merged_parts.embeddings:
-        _require_same_rows(who, base, specialist)
+        notes += _require_same_rows(who, base, specialist)
     missing, extra = _unfit_names(base, specialist)
     if missing or extra:
         raise InputError(f"{who}: {_misfit(missing, extra)}; {_SAME_BASE}")
@@ -280,8 +280,8 @@ def _check_shapes(who: str, base: Checkpoint, specialist: Checkpoint) -> list[st
     return notes
 
 
-def _require_same_rows(who: str, base: Checkpoint, specialist: Checkpoint) -> None:
-    """Refuse specialists whose embeddings a merge would miss, or add to those of other tokens."""
+def _require_same_rows(who: str, base: Checkpoint, specialist: Checkpoint) -> list[str]:
+    """Refuse specialists whose embeddings a merge would miss, or add to those of other tokens; note renamed ones."""
     if tokens := renumbered_tokens(base, specialist):
         raise InputError(
             f"{who}: token {tokens[0]!r:.80}{_others(tokens)} has another number than in the base's tokenizer, so rows "
@@ -293,6 +293,13 @@ def _require_same_rows(who: str, base: Checkpoint, specialist: Checkpoint) -> No
             f"{who}: {', '.join(left_out)} of the adapter cannot be merged; set merged.embeddings to false, or save "
             "the model with the adapter merged into it"
         )
+    if difference := unknown_rows(base, specialist):
+        raise InputError(
+            f"{who}: its tokenizer is another ({difference}), and whether it numbers tokens alike is not known; set "
+            "merged.embeddings to false"
+        )
+    renamed = renamed_tokens(base, specialist)
+    return [f"token {renamed[0]}{_others(renamed)}: their rows are merged"] if renamed else []
 
 
 def _has_other_rows(base: Checkpoint, ours: TensorInfo, theirs: TensorInfo) -> bool:

@@ -48,6 +48,27 @@ def renumbered_tokens(base: Checkpoint, specialist: Checkpoint) -> list[str]:
     return sorted(token for token, index in its.items() if token in known and known[token] != index)
 
 
+def renamed_tokens(base: Checkpoint, specialist: Checkpoint) -> list[str]:
+    """Numbers that are of other tokens in a specialist, a text each; where both have a tokenizer.json."""
+    ours, theirs = base.folder / _FILE, specialist.tokenizer_folder / _FILE
+    if ours == theirs or not (ours.is_file() and theirs.is_file()) or _content(ours) == _content(theirs):
+        return []
+    known = {index: token for token, index in _vocabulary(read_json_object(ours)).items()}
+    its = _vocabulary(read_json_object(theirs)).items()
+    return [
+        f"{index} is {token!r}, {known[index]!r} in the base"
+        for token, index in its
+        if known.get(index) != token and index in known
+    ]
+
+
+def unknown_rows(base: Checkpoint, specialist: Checkpoint) -> str:
+    """How a tokenizer of an older form differs, of which it is not known whether it numbers tokens alike."""
+    both = [(one / _FILE).is_file() for one in (base.folder, specialist.tokenizer_folder)]
+    same = base.folder == specialist.tokenizer_folder
+    return "" if all(both) or same or not _kinds(base.folder) else _difference(base.folder, specialist.tokenizer_folder)
+
+
 def require_rows_for(who: str, base: Checkpoint, specialist: Checkpoint) -> None:
     """Refuse a tokenizer for a merge into a base whose rows of embeddings are of other tokens, or too few.
 

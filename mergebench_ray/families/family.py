@@ -33,6 +33,7 @@ class ModelFamily(Strict):
         of_embeddings: pattern in the names of whatever goes with the embeddings.
         further_token_layers: pattern of modules that hold layers which predict further tokens.
         other_senses: pattern of modules for pictures and sound.
+        transposed: pattern of modules whose weights are stored [in, out].
         token_mixers: patterns in names of what mixes tokens.
         experts: pattern of modules of which a token passes through some, or that stand beside those.
         routers: pattern of modules that choose among them.
@@ -53,6 +54,7 @@ class ModelFamily(Strict):
     of_embeddings: re.Pattern[str]
     further_token_layers: re.Pattern[str]
     other_senses: re.Pattern[str]
+    transposed: re.Pattern[str]
     token_mixers: tuple[re.Pattern[str], ...]
     experts: re.Pattern[str]
     routers: re.Pattern[str]
@@ -118,6 +120,11 @@ class ModelFamily(Strict):
     def is_of_another_sense(self, name: str) -> bool:
         """Whether a name says that a tensor belongs to what sees or hears."""
         return any(map(self.other_senses.fullmatch, name.split(".")[:-1]))
+
+    def is_transposed(self, name: str) -> bool:
+        """Whether a matrix is stored [in, out], where others are [out, in]."""
+        module, _, leaf = name.rpartition(".")
+        return leaf == "weight" and self.transposed.fullmatch(module.rpartition(".")[2]) is not None
 
     def module_kind(self, name: str) -> ModuleKind:
         """What kind of module a merged tensor is part of.

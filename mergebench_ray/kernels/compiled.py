@@ -66,7 +66,7 @@ class CompiledKernel:
         folder: of the package.
         device: where the arrays lie.
         uses_position: whether it is told positions.
-        callers: threads that call it at once; further ones wait.
+        callers: threads that call it at once on a CPU; further ones wait.
     """
 
     def __init__(self, folder: Path, device: torch.device, uses_position: bool, callers: int = 1) -> None:
@@ -75,7 +75,8 @@ class CompiledKernel:
         index = -1 if device.type == "cpu" else (device.index or 0)
         # On a GPU, runs follow each other in one stream: the loader's own waiting for each to end is not needed.
         one_stream = device.type != "cpu"
-        self._loader = AOTIModelPackageLoader(str(folder), "model", one_stream, callers, index)
+        runners = 1 if one_stream else callers  # more of them, torch refuses there
+        self._loader = AOTIModelPackageLoader(str(folder), "model", one_stream, runners, index)
         self._uses_position = uses_position
 
     def __call__(

@@ -107,6 +107,18 @@ def test_tokens_with_other_numbers_are_refused_where_their_rows_would_be_mixed(
         check_compatible(base, {**specialists, "a": resolve(str(other))})
 
 
+def test_tokens_with_other_names_are_noted_where_their_rows_are_merged(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    base, specialists = models(folders, WHOLE)
+    other = tiny_specialist(tmp_path / "other", folders["base"], seed=5)
+    content = json.loads((other / "tokenizer.json").read_text())
+    content["model"]["vocab"]["<tool>"] = content["model"]["vocab"].pop("A")
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    notes = check_compatible(base, {**specialists, "a": resolve(str(other))})
+    assert any("is '<tool>', 'A' in the base: their rows are merged" in note for note in notes)
+
+
 def test_an_adapters_own_embeddings_are_merged_and_factors_of_them_refused(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base", tied=False)
     saved = tiny_adapter(tmp_path / "saved", base, seed=1, modules_to_save=["embed_tokens", "lm_head"])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from mergebench_ray import InputError, adapter, merge
 from mergebench_ray.checkpoints import resolve
-from tiny_models import tiny_adapter, tiny_llama, tiny_specialist
+from tiny_models import tiny_adapter, tiny_llama, tiny_specialist, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("without_compiler")
 
@@ -68,6 +68,20 @@ def test_what_is_left_out_is_what_the_rank_cannot_hold(base: Path, tmp_path: Pat
     assert best <= result.errors.by_tensor[name] + 1e-6
     assert result.errors.by_tensor[name] == pytest.approx(best, rel=0.02)
     assert f"{result.errors.error:.1%} of the change is left out" in str(result.errors)
+
+
+def test_weights_that_are_stored_transposed_are_those_of_pefts_merge(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=1, n_embd=48, n_head=2, n_positions=64, vocab_size=320)
+    gpt2 = GPT2LMHeadModel(config).to(torch.bfloat16)
+    gpt2.save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    model = tiny_specialist(tmp_path / "model", tmp_path / "base", seed=3)
+    result = adapter(str(model), str(tmp_path / "base"), out=tmp_path / "adapter", rank=48)
+    expected, found = state(model, None), state(tmp_path / "base", tmp_path / "adapter")
+    for name in result.errors.by_tensor:
+        known = name if name in expected else f"transformer.{name}"
+        assert torch.allclose(found[known], expected[known], rtol=2**-7, atol=1e-5), name
 
 
 def test_the_same_model_gives_the_same_adapter(base: Path, tmp_path: Path) -> None:

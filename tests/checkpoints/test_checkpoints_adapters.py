@@ -137,14 +137,15 @@ def test_what_is_not_understood_is_refused(models: Path, tmp_path: Path, options
         with_adapter(models, adapter)
 
 
-def test_factors_of_transposed_weights_are_those_of_pefts_merge(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stated", [True, False])
+def test_factors_of_transposed_weights_are_those_of_pefts_merge(tmp_path: Path, stated: bool) -> None:
     torch.manual_seed(0)
     config = GPT2Config(n_layer=2, n_embd=48, n_head=2, n_positions=64, vocab_size=320)
     base = tmp_path / "base"
     GPT2LMHeadModel(config).save_pretrained(base)
-    names = ["attn.c_attn", "mlp.c_fc"]
-    adapter = tiny_adapter(tmp_path / "a", base, seed=3, target_modules=names, fan_in_fan_out=True, dtype="float32")
-    assert_equals_pefts_merge(base, adapter, changed=4)
+    names = ["attn.c_attn", "attn.c_proj", "mlp.c_fc"]
+    adapter = tiny_adapter(tmp_path / "a", base, seed=3, target_modules=names, fan_in_fan_out=stated, dtype="float32")
+    assert_equals_pefts_merge(base, adapter, changed=6)
 
 
 @pytest.mark.parametrize(

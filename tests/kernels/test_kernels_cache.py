@@ -19,6 +19,7 @@ from torch import Tensor
 from mergebench_ray.cache import cache_folder
 from mergebench_ray.kernels import Block, BlockFunction, Pass, compiled, compiling, eager
 from mergebench_ray.kernels.block import scalar_tensors
+from mergebench_ray.kernels.compiled import CompiledKernel
 from mergebench_ray.kernels.forms import Form
 from mergebench_ray.methods import get_method
 
@@ -173,3 +174,15 @@ def test_what_went_wrong_is_said_and_only_a_wrong_kernel_is_refused_for_good(
 ) -> None:
     error = compiled._failure(status, errors, made)
     assert (str(error), isinstance(error, compiled._RefusedError)) == (text, refused)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("device", "runners"), [("cpu", 3), ("cuda", 1)])
+def test_a_kernel_has_a_runner_for_each_caller_but_on_a_gpu_where_runs_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, runners: int
+) -> None:
+    """With more of them than one torch refuses to run without waiting."""
+    asked: list[Any] = []
+    monkeypatch.setattr("torch._C._aoti.AOTIModelPackageLoader", lambda *arguments: asked.extend(arguments))
+    CompiledKernel(tmp_path, torch.device(device), False, callers=3)
+    assert asked[2:4] == [device != "cpu", runners]
