@@ -182,6 +182,8 @@ def other_code(recipe: Recipe) -> str | None:
         return None
     kind = type(get_method(recipe.method))
     code = code_of(kind)
+    if recipe.method_source is None:
+        return f"recipe: does not say with which code of method {recipe.method} it was made"
     return (
         f"recipe: method {recipe.method} was made with other code (SHA-256 {recipe.method_source}) than that of "
         f"{code.path if code else kind.__module__} (SHA-256 {found}); give that"

@@ -9,11 +9,18 @@ from pathlib import Path
 from mergebench_ray.errors import InputError, one_line
 from mergebench_ray.files import open_regular
 from mergebench_ray.methods.method import Method
-from mergebench_ray.methods.registry import add_methods, get_method, installed_methods, methods_in
+from mergebench_ray.methods.registry import (
+    add_methods,
+    forget_methods,
+    get_method,
+    installed_methods,
+    methods_in,
+)
 from mergebench_ray.outside_code import OutsideCode, code_of
 
 _MAX_BYTES = 1 << 20
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+_folders: dict[str, Path] = {}
 _HOW = "docs/adding-a-method.md shows a whole file"
 
 
@@ -51,8 +58,19 @@ def load_methods(folder: Path | str) -> list[str]:
             if name in found:
                 raise InputError(f"{file}: {files_of[name]} defines method {name!r}, too; rename or remove one of them")
             found[name], files_of[name] = method, file
+    folder_now = where.absolute()
+    gone = {name for name, known in _folders.items() if known == folder_now} - found.keys()
+    forget_methods(gone)
+    for name in gone:
+        del _folders[name]
     add_methods(found)
+    _folders.update(dict.fromkeys(found, folder_now))
     return sorted(found)
+
+
+def folder_of(method: str) -> Path | None:
+    """The folder that a method was last loaded from in this process; None for those that are there without one."""
+    return _folders.get(method)
 
 
 def _methods_of(file: Path) -> dict[str, Method]:

@@ -105,9 +105,24 @@ OfTensors = Annotated[
 ]
 """A number for all specialists together, or what a tensor's name and layer make one of."""
 
+
+def _keep_something(rules: list[Any]) -> list[Any]:
+    if not any(_is_not_zero(rule.value) for rule in rules):
+        raise ValueError("gives 0 everywhere, so nothing would be kept; leave the specialist out instead")
+    return rules
+
+
+def _is_not_zero(value: Any) -> bool:
+    """Whether a rule's value, or one of its values over the layers, is not 0."""
+    return any(value) if isinstance(value, list | tuple) else bool(value)
+
+
 Share = Annotated[float, Field(gt=0, le=1)]
 ShareRules = Annotated[
-    list[Rule[Annotated[float, Field(ge=0, le=1)]]], Field(min_length=1), AfterValidator(_check_rules)
+    list[Rule[Annotated[float, Field(ge=0, le=1)]]],
+    Field(min_length=1),
+    AfterValidator(_check_rules),
+    AfterValidator(_keep_something),
 ]
 Density = Annotated[
     Annotated[Share, Tag("all")]

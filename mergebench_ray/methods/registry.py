@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -93,6 +93,12 @@ def installed_methods() -> dict[str, str]:
 def methods_in(module: str) -> dict[str, Method]:
     """What the module of a user's file has registered, by name."""
     return _of_files.get(module, {})
+
+
+def forget_methods(names: Iterable[str]) -> None:
+    """Make methods of users' files unknown."""
+    for name in names:
+        _methods.pop(name, None)
 
 
 def add_methods(methods: Mapping[str, Method]) -> None:

@@ -17,6 +17,7 @@ from mergebench_ray.config.objective import FORGETTING, each_objective
 from mergebench_ray.config.race import AUTO, NONE
 from mergebench_ray.errors import InputError
 from mergebench_ray.methods import get_method, load_methods, parse_parameters
+from mergebench_ray.methods.outside import folder_of
 from mergebench_ray.scores import DomainScore
 from mergebench_ray.search.objectives.goal import Goal, check_goal
 from mergebench_ray.search.objectives.objective import References
@@ -63,6 +64,12 @@ def check_sweep(sweep: Sweep) -> None:
     """
     if sweep.methods_folder is not None:
         load_methods(sweep.methods_folder)
+    # A run whose sweep does not say so could be neither resumed nor explained.
+    elif left := next(filter(folder_of, sweep.methods), None):
+        raise InputError(
+            f"sweep {sweep.name}: method {left} is known here since a folder was loaded before; say so: "
+            f"methods_folder: {folder_of(left)}"
+        )
     suite = sweep.load_suite()
     base, specialists = sweep.model_references(suite)
     check_domains(sweep, suite, specialists)

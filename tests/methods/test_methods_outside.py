@@ -29,6 +29,7 @@ from mergebench_ray.kernels import Pass, Segment
 from mergebench_ray.methods import get_method, load_methods, method_names, method_source, registry
 from mergebench_ray.runs.opening import locked_run
 from mergebench_ray.runs.trial_store import TrialStore
+from mergebench_ray.search.checks import check_sweep
 from tiny_models import tiny_llama, tiny_specialist
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding-a-method.md").read_text()
@@ -184,6 +185,21 @@ def test_a_changed_file_takes_the_place_of_the_one_before_and_shares_nothing_wit
     assert keys() == before
     (folder / "sign_majority.py").write_text(EXAMPLE.replace("+ rise + fall", "+ fall + rise"))
     assert not set(before) & set(keys())
+
+
+def test_a_method_that_its_folder_has_no_longer_is_known_no_longer(folder: Path) -> None:
+    load_methods(folder)
+    (folder / "sign_majority.py").unlink()
+    (folder / "other.py").write_text(METHOD.format(name="other"))
+    assert load_methods(folder) == ["other"]
+    assert "sign_majority" not in method_names()
+
+
+def test_a_sweep_that_names_no_folder_does_not_take_a_method_of_an_earlier_one(folder: Path) -> None:
+    load_methods(folder)
+    sweep = Sweep.model_validate({"name": "x", "suite": "smollm2-mini", "methods": {"sign_majority": {}}})
+    with pytest.raises(InputError, match=rf"sign_majority is known here .* methods_folder: {folder}"):
+        check_sweep(sweep)
 
 
 @pytest.mark.parametrize("dumps", [pickle.dumps, cloudpickle.dumps])

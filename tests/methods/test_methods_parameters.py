@@ -291,3 +291,9 @@ def test_weights_that_add_up_to_nothing_are_refused_with_the_tensor(method: str)
     products = {"w": [[1.0, 0.1, 0.2], [0.1, 1.0, 0.3], [0.2, 0.3, 1.0]]}
     with pytest.raises(InputError, match="the weights of w add up to 0"):
         get_method(method).scalars(parameters, products, TensorPlace("w", 0, 4), ["a", "b"])
+
+
+@pytest.mark.parametrize("rules", [[{"value": 0.0}], [{"filter": "mlp", "value": 0}, {"value": [0, 0.0]}]])
+def test_densities_of_rules_that_keep_nothing_are_refused_where_they_are_written(rules: list[dict[str, Any]]) -> None:
+    with pytest.raises(InputError, match=r"density\.math.*gives 0 everywhere"):
+        complete_parameters("ties", {"density": {"math": rules, "code": 0.5}}, ["code", "math"], 4)
