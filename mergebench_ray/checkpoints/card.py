@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -28,7 +28,8 @@ class Publication:
 
     Attributes:
         repo: where it lies on the hub, OWNER/NAME.
-        licence: as the hub calls it, of the base; None where the base's is not known.
+        licence: as the hub calls it; None where none is named or known.
+        licence_from: whose it is: of the base, of the base whose card could not be read, or as the publisher says.
         licence_notes: where inputs say otherwise, a line each.
         languages: of base and specialists, as the hub calls them.
         task: the hub's name for what the model does.
@@ -37,6 +38,7 @@ class Publication:
 
     repo: str
     licence: str | None = None
+    licence_from: Literal["base", "unread base", "publisher"] = "base"
     licence_notes: Sequence[str] = ()
     languages: Sequence[str] = ()
     task: str = "text-generation"
@@ -153,11 +155,13 @@ def _use(publication: Publication) -> str:
 
 
 def _licence(publication: Publication) -> str:
-    lines = [
-        f"The base's: {_text(publication.licence_details.get('license_name') or publication.licence)}."
-        if publication.licence
-        else "The base's, which does not name one."
-    ]
+    name = _text(publication.licence_details.get("license_name") or publication.licence or "")
+    stands = {
+        "base": f"The base's: {name}." if name else "The base's, which does not name one.",
+        "unread base": "The base's, which is not known here: look at the base.",
+        "publisher": f"{name}, as who published it says.",
+    }
+    lines = [stands[publication.licence_from]]
     if publication.licence_notes:
         lines.append("Inputs that say otherwise, whose terms hold as well:")
     notes = "".join(f"\n- {_text(note)}" for note in publication.licence_notes)

@@ -14,6 +14,7 @@ from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.checkpoints.accompanying_files import accompanying_files
 from mergebench_ray.checkpoints.card import Publication
 from mergebench_ray.checkpoints.reproduction import (
+    CARD_NAME,
     RecordedEvaluation,
     Reproduction,
     installed_versions,
@@ -124,23 +125,27 @@ def publication(merge: Merge, repo: str, *, online: bool) -> tuple[Publication, 
     for name, ref in merge.inputs.items():
         cards[name], note = _card_of(merge, ref, online)
         notes += [f"{name}: {note}"] if note else []
-    base = cards["base"]
-    licence = base.get("license")
-    if not isinstance(licence, str):
-        licence = None
-        notes.append("the base's card names no licence, so this one does not: add it on the hub")
-    own = _licence_text(base)
-    others = {name: _licence_text(card) for name, card in cards.items() if name != "base"}
-    lines = [f"{name}: {text or 'its card names none'}" for name, text in others.items() if text != own]
-    languages = [language for card in cards.values() for language in _texts(card.get("language"))]
+    given, changed = _changed_card(merge)
+    notes += changed
+    base = cards["base"] or {}
+    source = given or base
+    licence = source.get("license") if isinstance(source.get("license"), str) else None
+    if licence is None:
+        why = "the base's licence is not known" if cards["base"] is None else "the base's card names no licence"
+        notes.append(f"{why}, so this card names none: write `license:` in front of README.md, or add it on the hub")
+    own = _licence_text(source if given else cards["base"])
+    others = {name: _licence_text(card) for name, card in cards.items() if given or name != "base"}
+    lines = [f"{name}: {text}" for name, text in others.items() if text != own]
+    languages = [language for card in cards.values() for language in _texts((card or {}).get("language"))]
     return (
         Publication(
             repo,
             licence,
+            "publisher" if given else "unread base" if cards["base"] is None else "base",
             lines,
             list(dict.fromkeys(languages)),
             str(base.get("pipeline_tag") or "text-generation"),
-            {key: base[key] for key in _LICENCE_DETAILS if isinstance(base.get(key), str)},
+            {key: source[key] for key in _LICENCE_DETAILS if isinstance(source.get(key), str)},
         ),
         notes,
     )
@@ -191,39 +196,59 @@ def _evaluation(file: Path, record: Reproduction) -> RecordedEvaluation:
     return evaluation_of_file(found, installed_versions())
 
 
-def _card_of(merge: Merge, ref: ModelRef, online: bool) -> tuple[dict[str, Any], str]:
-    """The front matter of an input's own card, of its adapter where it has one; and why there is none."""
+def _changed_card(merge: Merge) -> tuple[dict[str, Any], list[str]]:
+    """What README.md names as the licence where it is not what `merge` wrote; and notes that the rest is not kept."""
+    folder = merge.checkpoint.folder
+    file = folder / CARD_NAME
+    record = Reproduction.read(folder) or merge.record
+    if not file.is_file() or file.read_text("utf-8", "replace") == texts_beside(merge.recipe, record)[CARD_NAME]:
+        return {}, []
+    card, problem = _card_in(file)
+    given = {key: value for key, value in (card or {}).items() if key in ("license", *_LICENCE_DETAILS)}
+    kept = "of this file `license` alone is kept" if given.get("license") else "nothing of this file is kept"
+    notes = [f"README.md is not what `merge` writes: the card is made anew, {kept}; change it on the hub"]
+    return (given if given.get("license") else {}), [*notes, *([f"README.md: {problem}"] if problem else [])]
+
+
+def _card_of(merge: Merge, ref: ModelRef, online: bool) -> tuple[dict[str, Any] | None, str]:
+    """The front matter of an input's own card, of its adapter where it has one; or None, and why that is."""
     part = ref.adapter or ref.model
     if not merge.is_local(part) and is_on_hub(part):
         if not online:
-            return {}, "its card on the hub was not read, as the hub is offline"
+            return None, "its card on the hub was not read, as the hub is offline"
         return _hub_card(part)
     if not merge.is_local(part):
-        return {}, ""
-    file = Path(part.source).expanduser() / "README.md"
+        return None, "its card was not read, as it lies neither on the hub nor in a folder"
+    file = Path(part.source).expanduser() / CARD_NAME
     if not file.is_file():
-        return {}, f"has no card ({file.name}) that would name its licence"
+        return None, f"has no card ({file.name}) that would name its licence"
+    return _card_in(file)
+
+
+def _card_in(file: Path) -> tuple[dict[str, Any] | None, str]:
     try:
         return dict(ModelCard.load(file).data.to_dict()), ""
     except Exception as error:  # of whichever YAML is in it
-        return {}, f"its card cannot be read ({one_line(error)})"
+        return None, f"its card cannot be read ({one_line(error)})"
 
 
-def _hub_card(ref: ModelRef) -> tuple[dict[str, Any], str]:
+def _hub_card(ref: ModelRef) -> tuple[dict[str, Any] | None, str]:
     from huggingface_hub import HfApi
 
     try:
         data = HfApi().model_info(ref.hub_id, revision=ref.revision).card_data
     except Exception as error:  # a network's, or the hub's
-        return {}, f"its card on the hub cannot be read ({one_line(error)})"
+        return None, f"its card on the hub cannot be read ({one_line(error)})"
     return ({} if data is None else dict(data.to_dict())), ""  # type: ignore[no-untyped-call]
 
 
-def _licence_text(card: Mapping[str, Any]) -> str:
-    """A licence as people call it; empty where a card names none."""
+def _licence_text(card: Mapping[str, Any] | None) -> str:
+    """A licence as people call it."""
+    if card is None:
+        return "not known"
     found = card.get("license")
     name = card.get("license_name")
-    return str(name if found == "other" and name else found or "")
+    return str(name if found == "other" and name else found or "its card names none")
 
 
 def _texts(value: Any) -> list[str]:

@@ -123,7 +123,7 @@ def test_what_is_published_says_all_and_names_nothing_of_this_machine(models: Pa
     assert (result_on_hub.dataset_name, result_on_hub.metric_value) == ("smollm2-mini: math", 0.6)
     for text in (
         f'from_pretrained("{REPO}"',
-        "- code: its card names none\n- math: mit",
+        "- code: not known\n- math: mit",
         "On the test split of smollm2-mini, with so many items: math 64.",
         "| dare #3 | 0.6000 ± 0.0500 |      0.9000 ± 0.0400 |",
         "Seed of the search: 3",
@@ -213,6 +213,34 @@ def test_weights_that_changed_since_they_were_published_are_refused(models: Path
     with pytest.raises(InputError, match=r"its weights are not those that reproduce\.json names"):
         push(folder, REPO, yes=True)
     assert hub.repos == {}
+
+
+def test_a_card_that_was_changed_keeps_its_licence_alone(models: Path, hub: Hub, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models / "merged", tmp_path / "merged"))
+    (folder / "README.md").write_text("---\nlicense: gpl-3.0\n---\nMy words.\n")
+    result = push(folder, REPO, yes=True)
+    assert any("the card is made anew, of this file `license` alone is kept" in note for note in result.notes)
+    card = ModelCard(hub.repos[REPO].files["README.md"].decode())
+    assert card.data.license == "gpl-3.0"
+    assert "My words" not in card.content
+    assert "gpl-3.0, as who published it says." in card.content
+    assert "- base: apache-2.0\n- code: not known\n- math: mit" in card.content
+
+
+@pytest.mark.parametrize(
+    ("readme", "sentence"), [("---\ntags: [x]\n---\n", "does not name one"), (None, "is not known here")]
+)
+def test_a_licence_that_is_not_known_is_told_from_none(
+    models: Path, hub: Hub, tmp_path: Path, readme: str | None, sentence: str
+) -> None:
+    base = Path(shutil.copytree(models / "base", tmp_path / "base"))
+    (base / "README.md").unlink()
+    if readme is not None:
+        (base / "README.md").write_text(readme)
+    merge(out=tmp_path / "merged", method="model_soup", base=base, specialists={"math": str(models / "math")})
+    result = push(tmp_path / "merged", REPO, yes=True)
+    assert f"The base's, which {sentence}" in hub.repos[REPO].files["README.md"].decode()
+    assert not any("README.md is not what" in note for note in result.notes)
 
 
 def test_inputs_of_the_hub_are_linked_and_their_licences_read_there(models: Path, hub: Hub, tmp_path: Path) -> None:
