@@ -118,6 +118,10 @@ def _push_to_hub(
         merge = Merge.read(folder, None if scores is None else Path(scores), report)
         about, notes = publication(merge, repo, online=not offline)
         files, left_out = files_to_publish(merge, about, benchmarks)
+    if repository.exists and public and repository.private:
+        notes.append(f"{repo} is there already and stays private: change that on its page; --public is for a new one")
+    gone = sorted(repository.files - {file.name for file in files})
+    notes += [f"{name}, which is in {repo}, {'is removed' if yes else 'would be removed'}" for name in gone]
     notes += [*left_out, *(["the hub is offline here: what is in the repository is not known"] if offline else [])]
     message = (
         f"{merge.recipe.method} merge of {len(merge.recipe.specialists)} specialists, recipe {merge.recipe.digest[:12]}"

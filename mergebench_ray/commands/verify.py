@@ -117,13 +117,15 @@ def verify(
         show_progress: say what is happening; None where somebody looks, on a terminal and in a notebook.
 
     Raises:
-        InputError: there is no model or recipe, an input is not there, or there are no scores to compare with.
+        InputError: there is no model or recipe, an input is not there, there are no scores to compare with, or an
+            option would do nothing.
     """
     if methods_folder is not None:
         load_methods(methods_folder)
     ref, recipe, record = _published(model)
     if (problem := other_code(recipe)) is not None:
         raise InputError(problem)
+    _check_options(recipe, calibration, scores, suite, data, allow_code_execution)
     recipe = _with_references(recipe, base, specialists or {})
     evaluation = _evaluation(ref, record, suite) if scores else None
     versions = _other_versions(record)
@@ -157,6 +159,22 @@ def _published(model: str | Path) -> tuple[ModelRef, Recipe, Reproduction | None
     if record is not None and record.recipe != recipe.digest:
         raise InputError(f"{model}: recipe.yaml and reproduce.json are of two merges; restore them")
     return ref, recipe, record
+
+
+def _check_options(
+    recipe: Recipe,
+    calibration: Mapping[str, str] | None,
+    scores: bool,
+    suite: str | None,
+    data: Mapping[str, str] | None,
+    allow_code_execution: bool,
+) -> None:
+    """Refuse what would do nothing, of which somebody expects something."""
+    for option, value in {"suite": suite, "data": data, "allow-code-execution": allow_code_execution}.items():
+        if value and not scores:
+            raise InputError(f"--{option}: is for --scores; give both, or leave it out")
+    if calibration and recipe.calibration is None:
+        raise InputError("--calibration: this merge saw no data; leave it out")
 
 
 def _with_references(recipe: Recipe, base: str | None, specialists: Mapping[str, str]) -> Recipe:

@@ -301,6 +301,10 @@ def test_a_repository_that_holds_something_is_replaced_only_if_that_is_said(mode
     with pytest.raises(InputError, match=r"exists already and holds 1 files \(theirs.txt\): .* with --replace"):
         push(models / "merged", REPO, yes=True)
     assert hub.repos[REPO].files == theirs
+    notes = push(models / "merged", REPO, replace=True, public=True).notes
+    assert f"theirs.txt, which is in {REPO}, would be removed" in notes
+    assert f"{REPO} is there already and stays private: change that on its page; --public is for a new one" in notes
+    assert hub.repos[REPO].files == theirs
     assert push(models / "merged", REPO, yes=True, replace=True).exists
     assert "theirs.txt" not in hub.repos[REPO].files
     assert len(hub.repos[REPO].commits) == 2

@@ -116,6 +116,21 @@ def test_inputs_that_lie_elsewhere_are_asked_for_and_taken_from_there(
     assert verify("merged", base=str(models / "base"), specialists=places).is_equal
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--suite", "x.yaml"], "--suite: is for --scores"),
+        (["--data", "a/b=x"], "--data: is for --scores"),
+        (["--allow-code-execution"], "--allow-code-execution: is for --scores"),
+        (["--calibration", "math=x.jsonl"], "--calibration: this merge saw no data"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    models: Path, run: CommandLine, options: list[str], problem: str
+) -> None:
+    assert problem in run.refused("verify", models / "merged", *options)
+
+
 def test_a_folder_that_does_not_say_how_it_was_merged_is_refused(
     models: Path, run: CommandLine, tmp_path: Path
 ) -> None:
