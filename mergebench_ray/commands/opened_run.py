@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # each takes a while to import
 
     from mergebench_ray.runs.comparison import Run
 
-_COLUMNS = ["role", "name", "number", "split", "method", "normalised_average", "normalised_standard_error"]
+_SCORES = {"normalised_average": "float64", "normalised_standard_error": "float64"}
+_TYPES = {"role": "str", "name": "str", "number": "int64", "split": "str", "method": "str", **_SCORES}
 _ITEM = ["domain", "task", "item", "prompt_digest"]
 _ITEM_COLUMNS = ["domain", "task", "item", "prompt", "expected", "answer", "score"]
 
@@ -73,7 +74,10 @@ class OpenedRun:
         import pandas as pd
 
         rows = [trial.flat() for trial in self._trials()]
-        return table_of(rows).drop_columns("record").to_pandas() if rows else pd.DataFrame(columns=_COLUMNS)
+        if not rows:
+            return pd.DataFrame(columns=list(_TYPES)).astype(_TYPES)
+        # While nothing is normalised yet, the table does not know that these are numbers.
+        return table_of(rows).drop_columns("record").to_pandas().astype(_SCORES)
 
     @property
     def best(self) -> Trial | None:

@@ -65,6 +65,15 @@ def test_a_run_that_has_scored_nothing_has_an_empty_frame_and_no_best(tmp_path: 
         run.items()
 
 
+def test_the_frame_of_a_run_that_has_just_begun_takes_what_that_of_any_run_takes(tmp_path: Path) -> None:
+    base = replace(made_up_trials()[0], normalised_average=None, normalised_standard_error=None)
+    for name, trials in (("nothing", []), ("base", [base])):
+        write_run(tmp_path / name, trials)
+        frame = open_run(tmp_path / name).trials
+        assert frame[frame["role"] == "candidate"].nlargest(5, "normalised_average").empty
+        assert len(frame.nlargest(5, "number")) == len(trials)
+
+
 def test_what_comes_later_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
     trials = made_up_trials(test=False)
     write_run(tmp_path / "run", trials[:10])
