@@ -49,11 +49,11 @@ class OpenedRun:
         folder: the run's.
 
     Attributes:
-        folder: the same.
+        folder: the same, absolute, so that it is found when the process works in another folder.
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self._paths = RunFolder(folder)
+        self._paths = RunFolder(Path(folder).absolute())
         self.folder = self._paths.path
         self._rows: list[Trial] = []
         self._seen: tuple[int, int, int] | None = None
@@ -61,7 +61,7 @@ class OpenedRun:
     @property
     def status(self) -> RunStatus:
         """How it is getting on."""
-        return run_status(self.folder)
+        return run_status(self._from_here())
 
     @property
     def sweep(self) -> Sweep:
@@ -160,14 +160,20 @@ class OpenedRun:
         return figure_of(self._read(), name)
 
     def __repr__(self) -> str:
-        return "\n".join([*self._lines(), f"folder: {self.folder}"])
+        return "\n".join([*self._lines(), f"folder: {self._from_here()}"])
 
     def _repr_html_(self) -> str:
         from mergebench_ray.report.run_table import run_table
         from mergebench_ray.runs.summary import RunSummary
 
         first, *others = self._lines()
-        return str(run_table(RunSummary.of(self._trials()), first, "; ".join([*others, f"folder: {self.folder}"])))
+        below = "; ".join([*others, f"folder: {self._from_here()}"])
+        return str(run_table(RunSummary.of(self._trials()), first, below))
+
+    def _from_here(self) -> Path:
+        """The folder as people read it: short where it lies below the one that the process works in."""
+        here = Path.cwd()
+        return self.folder.relative_to(here) if self.folder.is_relative_to(here) else self.folder
 
     def _lines(self) -> list[str]:
         """What it is, in lines for people."""

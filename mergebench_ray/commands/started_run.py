@@ -44,7 +44,7 @@ class StartedRun(OpenedRun):
         output: file of what it prints.
 
     Attributes:
-        folder: the same.
+        folder: the same, absolute.
         pid: of the command's process.
     """
 

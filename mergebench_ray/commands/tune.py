@@ -169,7 +169,7 @@ def tune(
             try:
                 write_report(run.path)
             finally:
-                view.finished(summary(result, checked.search.budget))
+                view.finished(summary(result, run, checked.search.budget))
     return result
 
 

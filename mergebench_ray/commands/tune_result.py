@@ -33,7 +33,7 @@ class TuneResult(OpenedRun):
             process searched.
 
     Attributes:
-        folder: the same.
+        folder: the same, absolute.
         engine_share: the same.
 
     Raises:
@@ -103,10 +103,9 @@ def found_lines(result: TuneResult) -> list[str]:
     ]
 
 
-def summary(result: TuneResult, budget: BudgetOptions | None) -> list[str]:
+def summary(result: TuneResult, run: RunFolder, budget: BudgetOptions | None) -> list[str]:
     """What the search found and what it took, in lines for people."""
-    run = RunFolder(result.folder)
-    trials = read_trials(result.folder)
+    trials = read_trials(run.path)
     found = RunSummary.of(trials)
     spent = "" if budget is None else budget_finding(run, trials, budget.limits)
     share = result.engine_share

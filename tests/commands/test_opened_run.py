@@ -38,6 +38,19 @@ def test_a_run_is_opened_by_a_path_of_either_kind(folder: Path, best: Trial) -> 
         assert (run.folder, run.status.state, run.best) == (folder, "finished", best)
 
 
+def test_a_run_that_was_opened_stays_the_same_where_the_process_works_elsewhere(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    run = open_run(folder.name)
+    assert repr(run).endswith(f"\nfolder: {folder.name}")
+    monkeypatch.chdir(tmp_path)
+    assert run.folder == folder
+    assert len(run.trials) == len(made_up_trials())
+    assert run.status.state == "finished"
+    assert repr(run).endswith(f"\nfolder: {folder}")
+
+
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no run \(no sweep\.yaml there\)"):
         open_run(tmp_path)
