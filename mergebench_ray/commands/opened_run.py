@@ -28,7 +28,9 @@ _ITEM_COLUMNS = ["domain", "task", "item", "prompt", "expected", "answer", "scor
 
 
 def open_run(folder: Path | str) -> OpenedRun:
-    """Open a run to look at it; nothing is started or changed, and a search that is under way is not disturbed.
+    """Open a run to look at it; nothing is started, and a search that is under way is not disturbed.
+
+    Nothing is written but by `report`, which makes the page in the folder where that is missing or old.
 
     Args:
         folder: the run's.
@@ -99,15 +101,16 @@ class OpenedRun:
 
     @property
     def report(self) -> Path:
-        """The report's page, which is made where it is not there yet.
+        """The report's page, in the run's folder; written where it is missing, or older than the trials.
 
         Raises:
-            InputError: no model has been scored yet.
+            InputError: no model has been scored yet, or the page cannot be written.
         """
         from mergebench_ray.report.pages import write_report
 
-        page = self._paths.report_file
-        return page if page.is_file() else write_report(self.folder)
+        page, trials = self._paths.report_file, self._paths.trials_file
+        is_new = page.is_file() and (not trials.is_file() or page.stat().st_mtime_ns >= trials.stat().st_mtime_ns)
+        return page if is_new else write_report(self.folder)
 
     @property
     def log(self) -> str:

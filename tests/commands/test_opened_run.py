@@ -97,6 +97,17 @@ def test_what_comes_later_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
     assert run.best == best_candidate(trials)
 
 
+def test_the_report_is_made_again_once_there_are_other_trials(tmp_path: Path) -> None:
+    trials = made_up_trials(test=False)
+    write_run(tmp_path / "run", trials[:10])
+    run = open_run(tmp_path / "run")
+    before = run.report.read_text()
+    written = run.report.stat().st_mtime_ns
+    assert run.report.stat().st_mtime_ns == written
+    TrialStore(tmp_path / "run").extend(trials[10:])
+    assert run.report.read_text() != before
+
+
 def test_items_say_what_was_asked_answered_and_scored(folder: Path, best: Trial) -> None:
     run = open_run(folder)
     frame = run.items()
