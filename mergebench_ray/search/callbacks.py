@@ -67,9 +67,19 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
     Raises:
         InputError: saying which.
     """
+    if not isinstance(callbacks, Sequence):
+        raise InputError(f"callbacks: must be a list of objects, not of type {type(callbacks).__name__}")
     for place, callback in enumerate(callbacks):
         if isinstance(callback, type):
             raise InputError(f"callbacks[{place}]: {callback.__name__} is a class; give an object of it")
-        if not any(callable(getattr(callback, name, None)) for name in _NAMES):
+        if not any(_has_own(callback, name) for name in _NAMES):
             kind = type(callback).__name__
-            raise InputError(f"callbacks[{place}]: a {kind} has neither {' nor '.join(_NAMES)}; write one of them")
+            raise InputError(
+                f"callbacks[{place}]: a {kind} has neither {' nor '.join(_NAMES)} of its own; write one of them"
+            )
+
+
+def _has_own(callback: object, name: str) -> bool:
+    """Whether it has a method that does something; those of `Callback` itself do nothing."""
+    method = getattr(callback, name, None)
+    return callable(method) and getattr(method, "__func__", None) is not getattr(Callback, name)

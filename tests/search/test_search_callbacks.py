@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,3 +98,19 @@ def test_one_method_is_enough_and_a_class_or_nothing_is_refused() -> None:
         check_callbacks([Kept])  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"callbacks\[1\]: a function has neither on_trial nor on_decision"):
         check_callbacks([Kept(), lambda trial: None])  # type: ignore[list-item]
+
+
+def test_one_that_would_never_do_anything_is_refused() -> None:
+    class Misspelt(Callback):
+        def on_trail(self, trial: Trial) -> None:
+            raise AssertionError
+
+    check_callbacks([Fails()])
+    with pytest.raises(InputError, match=r"callbacks\[0\]: a Misspelt has neither on_trial nor on_decision of its own"):
+        check_callbacks([Misspelt()])
+
+
+@pytest.mark.parametrize("callbacks", [Kept(), None, iter([Kept()])])
+def test_what_is_no_list_of_callbacks_is_refused(callbacks: Any) -> None:
+    with pytest.raises(InputError, match="callbacks: must be a list of objects, not of type"):
+        check_callbacks(callbacks)
