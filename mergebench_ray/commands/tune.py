@@ -294,17 +294,20 @@ def _one_of_each(corners: Iterable[tuple[str, dict[str, Any]]]) -> list[tuple[st
 
 
 def _keep_what_is_there(error: BaseException, run: RunFolder, store: TrialStore, view: LiveView) -> bool:
-    """Say how to go on, keep the traceback of an internal fault, and report on the trials that were finished.
+    """Say how to go on, keep why in the run's log, and report on the trials that were finished.
 
     Returns:
         whether the report was written.
     """
     if isinstance(error, KeyboardInterrupt):
         view.finished([f"finished trials are kept: go on with the same command and --resume, in {run.path}"])
-    elif not isinstance(error, InputError):
+    elif isinstance(error, InputError):
+        # What a search in the background prints is lost with the process that began it.
+        logging.getLogger(__name__).error("the run stopped: %s", error)
+        if unusable_specialists(store.trials()):
+            view.finished(explanation(run.path, store.trials()))
+    else:
         logging.getLogger(__name__).error("the run stopped", exc_info=error)
-    elif unusable_specialists(store.trials()):
-        view.finished(explanation(run.path, store.trials()))
     if store.trials():
         with suppress(Exception):
             write_report(run.path)

@@ -12,6 +12,7 @@ import pytest
 
 from made_up_trials import made_up_trials
 from mergebench_ray.commands.live import LiveView
+from mergebench_ray.commands.run_log import log_to
 from mergebench_ray.commands.tune import _check_same_models, _keep_what_is_there
 from mergebench_ray.commands.unusable_specialists import explanation
 from mergebench_ray.config import Sweep
@@ -99,6 +100,14 @@ def test_only_a_report_that_was_written_counts_as_written(store: TrialStore) -> 
     run.report_file.unlink()
     run.report_file.mkdir()
     assert not _keep_what_is_there(InputError("wrong"), run, store, view)
+
+
+def test_why_a_run_stopped_is_in_its_log_in_one_line(store: TrialStore) -> None:
+    run, view = RunFolder(store.folder), LiveView("x", 1, show=False)
+    with log_to(run.log_file, None):
+        _keep_what_is_there(InputError("suite: wrong"), run, store, view)
+    [line] = run.log_file.read_text().splitlines()
+    assert line.endswith("the run stopped: suite: wrong")
 
 
 def test_a_report_can_be_written_of_specialists_alone(store: TrialStore) -> None:
