@@ -108,7 +108,8 @@ def _refuse_wrapped(who: str, base: Checkpoint) -> None:
 
 
 def _who(name: str, specialist: Checkpoint) -> str:
-    return f"specialist {name!r} ({specialist})"
+    who, model = f"specialist {name!r}", str(specialist)
+    return model if model.startswith(who) else f"{who} ({model})"  # one in memory is called by its name
 
 
 def _fit_one(who: str, base: Checkpoint, specialist: Checkpoint) -> tuple[Checkpoint, list[str]]:

@@ -49,7 +49,7 @@ class MemoryCheckpoint(Checkpoint):
         config: content of its config.json.
 
     Raises:
-        InputError: something in the state dict is no tensor, or has no values.
+        InputError: something in the state dict is no tensor, is sparse, or has no values.
     """
 
     def __init__(self, name: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -123,8 +123,10 @@ class MergedInMemory:
 
 def _info(model: str, name: str, tensor: Tensor) -> TensorInMemory:
     if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
-        what = "has no values" if isinstance(tensor, Tensor) else f"is no tensor but a {type(tensor).__name__}"
+        what = "has no values" if isinstance(tensor, Tensor) else f"is no tensor but of type {type(tensor).__name__}"
         raise InputError(f"{model}: {name!r} {what}; give a state dict of a model that is loaded")
+    if tensor.layout is not torch.strided:
+        raise InputError(f"{model}: {name!r} is sparse; give it as tensor.to_dense()")
     values = tensor.detach().reshape(-1)
     return TensorInMemory(name, tuple(tensor.shape), tensor.dtype, Path(model), 0, _NO_STATE, values)
 

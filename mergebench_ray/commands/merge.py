@@ -152,7 +152,10 @@ def merge(
     Raises:
         InputError: wrong input; nothing is written. Where a merge cannot be uploaded, the message says where it is.
     """
-    models_given = specialists or {}
+    models_given = {} if specialists is None else specialists
+    if not isinstance(models_given, Mapping):
+        kind = type(models_given).__name__
+        raise InputError(f"specialists: must be a mapping, of name to model, not of type {kind}")
     base_reference = reference_text(base) if isinstance(base, str | Path) else None
     references = {name: reference_text(one) for name, one in models_given.items() if isinstance(one, str | Path)}
     if (base is not None and base_reference is None) or len(references) < len(models_given):

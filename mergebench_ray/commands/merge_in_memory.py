@@ -99,7 +99,7 @@ def _state_of(name: str, model: Any) -> Mapping[str, Tensor]:
         model = model.state_dict()
     if isinstance(model, Mapping) and model:
         return model
-    what = "empty" if isinstance(model, Mapping) else f"a {type(model).__name__}"
+    what = "empty" if isinstance(model, Mapping) else f"of type {type(model).__name__}"
     what = "a reference to disk" if isinstance(model, str | Path) else what
     raise InputError(f"{name}: is {what}, others are in memory; give state dicts or models for all of them")
 

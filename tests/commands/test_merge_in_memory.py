@@ -136,7 +136,9 @@ def test_a_state_dict_without_a_configuration_is_refused(models: Models) -> None
         ({"specialists": {"math": "models/math"}}, "specialist 'math': is a reference to disk, others are in memory"),
         ({"specialists": {"math": {}}}, "specialist 'math': is empty"),
         ({"base": "models/base"}, "base: is a reference to disk"),
-        ({"base": [1]}, "base: is a list"),
+        ({"base": [1]}, "base: is of type list"),
+        ({"specialists": {"math": 1}}, "specialist 'math': is of type int"),
+        ({"specialists": [{}]}, "specialists: must be a mapping, of name to model, not of type list"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(given: dict[str, Any], said: str, models: Models) -> None:
@@ -150,7 +152,7 @@ def test_weights_that_do_not_fit_or_are_not_there_are_refused(models: Models) ->
     state = models.states["math"]
     request: dict[str, Any] = {"method": "ties", "base": models.loaded}
     name = "model.layers.0.mlp.up_proj.weight"
-    with pytest.raises(InputError, match=rf"specialist 'math'.*tensor '{name}' of the base is missing"):
+    with pytest.raises(InputError, match=rf"^specialist 'math', in memory: tensor '{name}' of the base is missing"):
         merge(**request, specialists={"math": {key: one for key, one in state.items() if key != name}})
     with pytest.raises(InputError, match=rf"tensor '{name}' has shape \[2, 2\]"):
         merge(**request, specialists={"math": {**state, name: torch.zeros(2, 2)}})
@@ -158,7 +160,9 @@ def test_weights_that_do_not_fit_or_are_not_there_are_refused(models: Models) ->
         merge(**request, specialists={"math": {**state, name: state[name] / 0}})
     with pytest.raises(InputError, match=rf"specialist 'math': '{name}' has no values"):
         merge(**request, specialists={"math": {**state, name: state[name].to("meta")}})
-    with pytest.raises(InputError, match="'further' is no tensor but a dict"):
+    with pytest.raises(InputError, match=rf"specialist 'math': '{name}' is sparse; give it as tensor.to_dense\(\)"):
+        merge(**request, specialists={"math": {**state, name: state[name].to_sparse()}})
+    with pytest.raises(InputError, match="'further' is no tensor but of type dict"):
         merge(**request, specialists={"math": {**state, "further": {}}})
 
 
