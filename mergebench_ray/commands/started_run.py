@@ -28,7 +28,9 @@ P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
 
 _WRONG_INPUT = 2
+_WITH_ERROR = (1, _WRONG_INPUT)
 _ERROR = "error: "
+_NOT_BEGUN = "it had not begun: start it again"
 _STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 _SECONDS = 0.5  # between looks at whether the command has ended
 
@@ -68,7 +70,7 @@ class StartedRun(OpenedRun):
             return replace(found, state="under way")
         if has_folder and not self._error():
             return found
-        return replace(found, state="stopped", next_step=self._error() or "it had not begun: start it again")
+        return replace(found, state="stopped", next_step=self._error() or _NOT_BEGUN)
 
     @property
     def log(self) -> str:
@@ -113,13 +115,15 @@ class StartedRun(OpenedRun):
         if error:
             raise StoppedError(error)
         if self._process.returncode in _STOPPED:
-            raise StoppedError(f"{self.folder}: the search was stopped; go on with tune.start(..., resume=True)")
+            has_folder = self._paths.sweep_file.is_file()
+            remedy = "go on with tune.start(..., resume=True)" if has_folder else _NOT_BEGUN
+            raise StoppedError(f"{self.folder}: the search was stopped; {remedy}")
         raise StoppedError(f"{self.folder}: the search failed (exit status {self._process.returncode}); see its log")
 
     def _error(self) -> str:
         """The line with which the command ended; empty where it ended without."""
-        if self.is_running or self._process.returncode == 0:
-            return ""
+        if self._process.poll() not in _WITH_ERROR:
+            return ""  # a line that begins so was a library's
         lines = self.log.splitlines()
         return next((line.removeprefix(_ERROR) for line in reversed(lines) if line.startswith(_ERROR)), "")
 

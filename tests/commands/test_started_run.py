@@ -5,13 +5,18 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from made_up_run import write_run
+from made_up_trials import made_up_trials
 from mergebench_ray import InputError, StoppedError, Sweep, tune
+from mergebench_ray.commands.started_run import StartedRun
 from mergebench_ray.config.yaml_files import to_yaml
 from tiny_models import tiny_llama, tiny_specialist
 
@@ -63,6 +68,17 @@ def test_an_override_may_be_a_path(tmp_path: Path) -> None:
     assert (sweep.base, sweep.specialists) == (str(tmp_path / "base"), {"math": "./math"})
 
 
+def test_a_line_of_a_library_is_not_why_a_search_was_stopped(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", made_up_trials(test=False))
+    with tempfile.TemporaryFile() as output:
+        command = ["sh", "-c", "echo 'error: no such service'; kill -TERM $$"]
+        run = StartedRun(tmp_path / "run", subprocess.Popen(command, stdout=output), output)
+        with pytest.raises(StoppedError, match=r"was stopped; go on with tune\.start\(\.\.\., resume=True\)"):
+            run.wait(60)
+        assert run.log == "error: no such service\n"
+        assert "candidates are kept" in run.status.next_step
+
+
 @pytest.mark.slow
 def test_what_is_found_later_is_raised_by_whoever_waits(tmp_path: Path) -> None:
     """A specialist of another shape is found when models are looked at, which the command does."""
@@ -92,7 +108,7 @@ def test_a_search_that_is_stopped_leaves_no_process(tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(run.pid, 0)
     assert run.status.state == "stopped"
-    with pytest.raises(StoppedError, match=r"was stopped; go on with tune\.start\(\.\.\., resume=True\)"):
+    with pytest.raises(StoppedError, match="was stopped; it had not begun: start it again"):
         run.wait()
     run.stop()
     assert "start it again" in run.status.next_step
