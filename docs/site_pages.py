@@ -120,7 +120,7 @@ def hyper_parameters_page() -> str:
         lines += table(method.Parameters) if method.Parameters.model_fields else ["No hyper-parameters."]
         lines.append("")
     for one in inside:
-        lines += [f"## {one.__name__} {{#{one.__name__.lower()}}}", "", summary(one), "", *table(one), ""]
+        lines += [f"## {name_of(one.__name__)} {{#{anchor_of(one.__name__)}}}", "", summary(one), "", *table(one), ""]
     return "\n".join(lines)
 
 
@@ -131,8 +131,9 @@ def keys_page(title: str, model: type[BaseModel]) -> str:
         paths.setdefault(one, path)
     lines = [f"# {title}", "", "Unknown keys are refused. A key without a default must be given; `*` is any name."]
     for one, path in paths.items():
-        head = f"`{path}`: {one.__name__}" if path else one.__name__
-        lines += ["", f"## {head} {{#{one.__name__.lower()}}}", "", summary(one), "", *table(one)]
+        name = name_of(one.__name__)
+        head = f"`{path}`: {name}" if path else name
+        lines += ["", f"## {head} {{#{anchor_of(one.__name__)}}}", "", summary(one), "", *table(one)]
     return "\n".join(lines)
 
 
@@ -164,6 +165,16 @@ def table(model: type[BaseModel]) -> list[str]:
     return rows
 
 
+def name_of(model: str) -> str:
+    """What a model is called, without what it is of, where it is one of several of a kind."""
+    return re.match(r"[A-Za-z0-9]+", model)[0]  # type: ignore[index]
+
+
+def anchor_of(model: str) -> str:
+    """Where a model's table stands: pydantic refers to models in schemas by their names, so written."""
+    return re.sub(r"[^a-z0-9.\-_]", "_", model.lower())
+
+
 def shown(default: Any) -> str:
     """A default as YAML writes it; nothing for what is empty or a section of its own."""
     if default in ({}, []) or isinstance(default, dict):
@@ -178,7 +189,7 @@ def kind(field: dict[str, Any], schema: dict[str, Any]) -> str:
     """What a value may be, in words, from its JSON schema."""
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
+        return f"[{name_of(name)}](#{anchor_of(name)})"
     if "enum" in field or "const" in field:
         return " or ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if options := field.get("anyOf") or field.get("oneOf") or field.get("allOf"):
