@@ -40,7 +40,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def follow(command: list[str], folder: Path) -> str:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout
@@ -48,7 +48,7 @@ def follow(command: list[str], folder: Path) -> str:
 
 @pytest.mark.vllm
 @pytest.mark.apart
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_search_of_the_tutorial_ends_with_a_model_a_card_and_a_report(workplace: Path) -> None:
     best = workplace / "runs" / "first" / "best"
     recipe = (best / "recipe.yaml").read_text()
@@ -60,7 +60,7 @@ def test_the_search_of_the_tutorial_ends_with_a_model_a_card_and_a_report(workpl
 
 @pytest.mark.vllm
 @pytest.mark.apart
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_snippets_about_python_follow_each_other_from_a_search_in_the_background(workplace: Path) -> None:
     page = (DOCS / "python.md").read_text(encoding="utf-8")
     snippets = [text for language, _, text in BLOCK.findall(page) if language == "python"]

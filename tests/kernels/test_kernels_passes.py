@@ -135,6 +135,7 @@ def test_rows_of_scalars_begin_on_sixteen_bytes() -> None:
 
 
 @pytest.mark.compiler
+@pytest.mark.timeout(1800)  # from nothing some thirty kernels are compiled, beside other work
 @pytest.mark.parametrize("name", WITH_OWN_KERNEL)
 @pytest.mark.usefixtures("compiled_two_at_a_time")
 def test_compiled_and_eager_give_the_same_bits(name: str) -> None:
