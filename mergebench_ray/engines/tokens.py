@@ -42,7 +42,12 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple
     return encoded
 
 
+def prefix_token(tokenizer: Any) -> int:
+    """What stands before a text that has nothing before it: BOS, or EOS where there is none."""
+    return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
+
+
 def _without_context(tokenizer: Any, continuation: str) -> tuple[list[int], list[int]]:
-    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    begin = prefix_token(tokenizer)
     ids = list(tokenizer(continuation, add_special_tokens=False)["input_ids"])
     return (ids[:1], ids[1:]) if ids[0] == begin else ([begin], ids)

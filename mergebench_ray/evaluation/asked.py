@@ -13,9 +13,9 @@ from mergebench_ray.digests import hashed_number
 from mergebench_ray.engines import GenerationRequest, LoglikelihoodRequest, Request
 from mergebench_ray.engines.tokens import encode_texts
 from mergebench_ray.errors import InputError
-from mergebench_ray.evaluation.continuations import encode_continuations
+from mergebench_ray.evaluation.continuations import encode_continuations, encode_windows
 from mergebench_ray.tasks.generation_options import read_generation_options
-from mergebench_ray.tasks.scored_task import Item, ScoredTask
+from mergebench_ray.tasks.scored_task import ROLLING, Item, ScoredTask
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Asked:
         instance: which of the item's instances it is.
         request: what is asked.
         truncated: whether its prompt is cut from the left to fit the context.
-        repeats: how often lm-eval would ask it; its task gets the answer that many times.
+        repeats: how often lm-eval would ask it; its task gets the answer that many times. A window of a text is asked
+            once, and its likelihood is added to those of the others.
     """
 
     task: int
@@ -107,6 +108,11 @@ def _requests(task: ScoredTask, tokenizer: Any, max_model_len: int) -> Iterator[
         too_long = len(context) + len(continuation) - 1 > max_model_len
         scored = LoglikelihoodRequest(context, continuation, _needs_greedy(task))
         yield place, number, (scored, too_long, _repeats(instance))
+    asked = _instances(task, ROLLING)
+    windows = encode_windows([instance.args[0] for _, _, instance in asked], tokenizer, max_model_len)
+    for (place, number, _), some in zip(asked, windows, strict=True):
+        for context, continuation in some:
+            yield place, number, (LoglikelihoodRequest(context, continuation, greedy=False), False, 1)
 
 
 def _instances(task: ScoredTask, kind: str) -> list[tuple[int, int, Instance]]:

@@ -1,12 +1,14 @@
-"""Continuations whose likelihood is asked: none without a token, none longer than the model."""
+"""Continuations whose likelihood is asked: none without a token, none longer than the model; and texts as windows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergebench_ray.engines.tokens import encode_pairs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from mergebench_ray.engines.tokens import encode_pairs, encode_texts, prefix_token
 from mergebench_ray.errors import InputError
 from mergebench_ray.tasks.scored_task import ScoredTask
 
@@ -41,6 +43,26 @@ def encode_continuations(
                 f"the suite's max_model_len {max_model_len}; raise max_model_len, mend the data, or leave the task out"
             )
     return pairs
+
+
+def encode_windows(texts: Sequence[str], tokenizer: Any, max_model_len: int) -> list[list[TokenPair]]:
+    """Token ids of texts whose whole likelihood is asked, in lm-eval's windows: each token is scored in one of them.
+
+    All windows but the last are as long as the model and have one token before them; the last has as many as fit.
+
+    Args:
+        texts: to be scored from their first token on.
+        tokenizer: the model's.
+        max_model_len: of a window, in tokens.
+
+    Returns:
+        by text, context and continuation of its windows; none where it has no token.
+    """
+    first = prefix_token(tokenizer)
+    return [
+        [make_disjoint_window(window) for window in get_rolling_token_windows(ids, first, max_model_len, 1)]
+        for ids in encode_texts(tokenizer, texts)
+    ]
 
 
 def check_continuations(tasks: Iterable[ScoredTask], model_folder: Path, max_model_len: int) -> None:

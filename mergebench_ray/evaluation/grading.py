@@ -18,8 +18,8 @@ from mergebench_ray.evaluation.estimates import Estimate, estimate_aggregate, es
 from mergebench_ray.tasks.scored_task import Item, ScoredTask
 from mergebench_ray.tasks.task_files import Verdict
 
-Answer = str | tuple[float, bool]
-"""A generated text, or a log-likelihood and whether the choice is what greedy decoding gives."""
+Answer = str | float | tuple[float, bool]
+"""A generated text, the log-likelihood of a whole text, or that of a choice and whether greedy decoding gives it."""
 
 
 class Absent(enum.Enum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,12 +11,15 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from lm_eval.api.instance import Instance
+
 from mergebench_ray.engines import Generation, Likelihood
 from mergebench_ray.evaluation.asked import Asked, Questions
 from mergebench_ray.evaluation.graded import GradedItem, GradedItems
 from mergebench_ray.evaluation.grading import Answer, grade, graded_apart, item_score, responses
 from mergebench_ray.judges.judges import Judged, Judges, judge_responses
 from mergebench_ray.scores import ItemRow
+from mergebench_ray.tasks.scored_task import ROLLING
 
 
 class LookGrader:
@@ -116,6 +120,7 @@ class _Look:
         self._answers: dict[int, list[list[Answer]]] = {
             item: [[] for _ in questions.item(item).instances] for item in items
         }
+        self._questions = questions
 
     def take(self, asked: Asked, answer: Generation | Likelihood) -> None:
         given = [answer.text, *answer.others] if isinstance(answer, Generation) else [answer]
@@ -125,7 +130,13 @@ class _Look:
 
     def answers_of(self, number: int) -> list[list[list[Answer]]]:
         """Answers to a task's items."""
-        return [self._answers[item] for item in self._items[number]]
+        return [
+            [
+                _whole(instance, given)
+                for instance, given in zip(self._questions.item(item).instances, self._answers[item], strict=True)
+            ]
+            for item in self._items[number]
+        ]
 
     def is_complete(self) -> bool:
         """Whether everything is answered, and programs and judges are done."""
@@ -154,9 +165,17 @@ class _Look:
         return graded
 
 
+def _whole(instance: Instance, given: list[Answer]) -> list[Answer]:
+    """The answers to an instance: of a text that was scored in windows, in whatever order, their sum."""
+    if instance.request_type != ROLLING:
+        return given
+    total = math.fsum(window[0] for window in given if isinstance(window, tuple))
+    return [total] * (instance.repeats or 1)
+
+
 def _answer_text(given: Sequence[Sequence[Answer]]) -> str:
     """The text of a single answer; several answers, or log-likelihoods of choices, as a JSON list."""
-    answers = [answer if isinstance(answer, str) else answer[0] for repeats in given for answer in repeats]
+    answers = [answer[0] if isinstance(answer, tuple) else answer for repeats in given for answer in repeats]
     if len(answers) == 1 and isinstance(answers[0], str):
         return answers[0]
     return json.dumps(answers)

@@ -35,7 +35,7 @@ from mergebench_ray.tasks.held_back import hold_back, most_items
 from mergebench_ray.tasks.local_data import check_data_files, dataset_id, local_datasets, local_source, missing_file
 from mergebench_ray.tasks.metrics import check_metrics_and_filters, find_direction, try_metric
 from mergebench_ray.tasks.protocol import cluster_key, data_split, in_split, overrides
-from mergebench_ray.tasks.scored_task import Item, JudgedBy, ScoredTask
+from mergebench_ray.tasks.scored_task import ROLLING, Item, JudgedBy, ScoredTask
 from mergebench_ray.tasks.task_files import (
     find_task_file,
     import_functions,
@@ -46,6 +46,8 @@ from mergebench_ray.tasks.task_files import (
 )
 
 _MOST_REPEATS = 10_000
+_NUM_ARGUMENTS = {"generate_until": 2, "loglikelihood": 2, ROLLING: 1}
+"""What can be asked of an engine, and of how many parts such a request of lm-eval's is."""
 
 
 def load_tasks(
@@ -149,9 +151,10 @@ def _check_task_file(name: str, config: Mapping[str, Any], settings: TaskSetting
             raise InputError(f"task {name}: {option}: only text can be asked; leave the task out")
     check_data_files(name, config)
     kind = config.get("output_type", "generate_until")
-    if kind == "loglikelihood_rolling":
+    if kind == ROLLING and settings.num_fewshot:
         raise InputError(
-            f"task {name}: output_type {kind} cannot be scored; use generate_until, multiple_choice or loglikelihood"
+            f"task {name}: num_fewshot: {settings.num_fewshot}: texts are scored by themselves, without examples; "
+            "leave it out"
         )
     if "class" not in config and not data_split(config, settings, split):
         raise InputError(f"task {name} has no {split} split; add {split}_split to its task file")
@@ -267,7 +270,7 @@ def _check_asked(suite: Suite, name: str, items: Iterable[Item]) -> None:
     known: Any = None
     for item, instance in ((one, instance) for one in items for instance in one.instances):
         arguments = instance.args
-        if instance.request_type not in ("generate_until", "loglikelihood") or len(arguments) != 2:
+        if len(arguments) != _NUM_ARGUMENTS.get(instance.request_type):
             raise InputError(f"task {name}: asks for more than texts and their likelihoods; leave the task out")
         texts = arguments[:1] if instance.request_type == "generate_until" else arguments
         if not all(isinstance(text, str) for text in texts) or texts[1:] == ("",):

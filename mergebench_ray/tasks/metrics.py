@@ -135,7 +135,8 @@ def try_metric(task: Task, name: str, metric: str, document: dict[str, Any], req
     if task.config.process_results is not None or task.config.unsafe_code:
         return
     likelihoods = [(-1.0 - place, False) for place in range(requests)]
-    made_up = ["A sentence."] if task.OUTPUT_TYPE == "generate_until" else likelihoods
+    others: dict[Any, list[Any]] = {"generate_until": ["A sentence."], "loglikelihood_rolling": [-1.0]}
+    made_up = others.get(task.OUTPUT_TYPE, likelihoods)
     try:
         given = task.process_results(copy.deepcopy(document), made_up)
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
-from mergebench_ray.tasks.scored_task import Item, ScoredTask
+from mergebench_ray.tasks.scored_task import ROLLING, Item, ScoredTask
 
 
 class QuestionRow(TypedDict):
@@ -36,7 +36,7 @@ def question_rows(tasks: Iterable[ScoredTask]) -> Iterator[QuestionRow]:
 def _prompt(item: Item) -> str:
     """The context, followed by its choices if there are several."""
     contexts = [str(instance.args[0]) for instance in item.instances]
-    if item.instances[0].request_type == "generate_until":
+    if item.instances[0].request_type in ("generate_until", ROLLING):
         return contexts[0]
     choices = [str(instance.args[1]) for instance in item.instances]
     if len(set(contexts)) == 1:
@@ -46,6 +46,8 @@ def _prompt(item: Item) -> str:
 
 
 def _expected(task: ScoredTask, item: Item) -> str:
+    if task.task.OUTPUT_TYPE == ROLLING:
+        return ""  # the text that is scored, which the prompt shows
     target = task.task.doc_to_target(item.doc)
     if task.task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
         return f"[{target}]"

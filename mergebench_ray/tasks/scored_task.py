@@ -15,6 +15,9 @@ from lm_eval.api.task import Task
 from mergebench_ray.scores import counted_label
 from mergebench_ray.tasks.task_files import BatchScorer, VerdictScorer
 
+ROLLING = "loglikelihood_rolling"
+"""lm-eval's name of requests for the likelihood of a whole text."""
+
 
 @dataclass(frozen=True)
 class Item:

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from mergebench_ray.config import EngineOptions
 from mergebench_ray.config.sweep import EvaluationOptions
@@ -21,7 +23,7 @@ from mergebench_ray.evaluation.asked import Questions
 from mergebench_ray.evaluation.prepared import PreparedSplit
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import Item, ScoredTask
-from task_files import write_generation_task, write_suite
+from task_files import write_generation_task, write_suite, write_text_task
 from tiny_models import tiny_llama
 
 LENGTH = 128
@@ -117,6 +119,31 @@ def test_likelihoods_are_those_of_lm_eval_where_texts_fill_the_model_and_more(
     expected = lm_eval.loglikelihood(requests, disable_tqdm=True)
     assert [one[0] for one in found] == pytest.approx([one[0] for one in expected], abs=2e-3)
     assert [one[1] for one in found] == [one[1] for one in expected]
+
+
+def test_likelihoods_of_whole_texts_are_those_of_lm_eval_in_windows_of_the_model(
+    tiny_engine: VLLMEngine, lm_eval: HFLM, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    whole = "".join(TEXTS) * 4
+    lengths = (1, LENGTH - 2, LENGTH - 1, LENGTH, LENGTH + 1, 2 * LENGTH - 1, 2 * LENGTH, 300)
+    # The first two begin alike, so that the second finds tokens in the prefix cache that it must score all the same.
+    texts = [whole[:100], whole[:90] + "?", *(whole[start:][:length] for start, length in enumerate(lengths)), "<s>ab"]
+    write_text_task(folder, texts=[*texts, ""])
+    metrics = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+    suite = write_suite(tmp_path, {metric: {"texts": metric} for metric in metrics}, max_model_len=LENGTH)
+    prepared = PreparedSplit("test", load_tasks(suite, "test", EvaluationOptions()), tiny_engine.tokenizer, LENGTH)
+    scores = prepared.score(tiny_engine)
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    expected = evaluator.evaluate(lm_eval, manager.load(["texts"]), bootstrap_iters=0)
+    for metric in metrics:
+        assert scores.domains[metric].score == pytest.approx(expected["results"]["texts"][f"{metric},none"], rel=1e-4)
+        assert not scores.domains[metric].higher_is_better
+        assert scores.domains[metric].standard_error > 0
+    logged = {one["doc"]["page"]: one["resps"][0][0] for one in expected["samples"]["texts"]}
+    answers = [json.loads(row["answer"])[0] for row in scores.items if row["domain"] == "bits_per_byte"]
+    assert answers == pytest.approx([logged[text] for text in [*texts, ""]], abs=2e-2)
 
 
 def test_special_tokens_are_kept_where_a_task_asks_for_it(tiny_engine: VLLMEngine) -> None:

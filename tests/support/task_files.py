@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ CAPITALS = [
     ("Poland", "Warsaw"),
     ("Austria", "Vienna"),
 ]
+
+TEXTS = ("The sea is blue.", "Rivers flow to the sea, and clouds come from it.", "Snow falls on high mountains.")
 
 
 def capital_items(start: int, count: int) -> list[dict[str, Any]]:
@@ -107,7 +110,17 @@ def write_generation_task(folder: Path, name: str = "capital_text", **settings: 
     )
 
 
-def write_suite(folder: Path, domains: dict[str, dict[str, str]], max_model_len: int = 256) -> Suite:
+def write_text_task(folder: Path, name: str = "texts", texts: Sequence[str] = TEXTS, **settings: Any) -> None:
+    """Whole texts, by log-likelihood; the first also stand in the other splits."""
+    for split in ("train", "validation", "test"):
+        some = texts if split == "test" else texts[:2]
+        write_lines(folder / f"{split}.jsonl", [{"page": text} for text in some])
+    metrics = [{"metric": metric} for metric in ("word_perplexity", "byte_perplexity", "bits_per_byte")]
+    kind: dict[str, Any] = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{page}}"}
+    write_task(folder, name, **{**kind, "metric_list": metrics, **settings})
+
+
+def write_suite(folder: Path, domains: dict[str, dict[str, Any]], max_model_len: int = 256) -> Suite:
     """A suite file beside its tasks, read back as a user's would be."""
     file = folder / "suite.yaml"
     content = {

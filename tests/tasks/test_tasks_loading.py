@@ -16,7 +16,14 @@ from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import grade, task_estimate
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
-from task_files import capital_items, write_choice_task, write_generation_task, write_lines, write_suite
+from task_files import (
+    capital_items,
+    write_choice_task,
+    write_generation_task,
+    write_lines,
+    write_suite,
+    write_text_task,
+)
 
 ALL = EvaluationOptions(allow_code_execution=True)
 
@@ -28,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     return tasks
 
 
-def one_task(folder: Path, name: str, metric: str, split: Any = "validation", **options: Any) -> ScoredTask:
+def one_task(folder: Path, name: str, metric: Any, split: Any = "validation", **options: Any) -> ScoredTask:
     suite = write_suite(folder.parent, {"facts": {name: metric}})
     return load_tasks(suite, split, EvaluationOptions(**options))[0]
 
@@ -133,7 +140,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "validation.jsonl.*field 'nation' is missing",
     ),
     ("a bare field in no item", {"doc_to_text": "nation"}, "validation.jsonl.*field 'nation' is missing"),
-    ("rolling likelihood", {"output_type": "loglikelihood_rolling"}, "output_type loglikelihood_rolling"),
     ("a split that the data lack", {"validation_split": "dev"}, "capital_text: .*has no split 'dev'"),
     ("a key that lm-eval does not know", {"few_shots": 3}, "capital_text: .*unexpected keyword argument 'few_shots'"),
     ("a broken template", {"doc_to_text": "{{country"}, "capital_text: .*TemplateSyntaxError"),
@@ -363,3 +369,9 @@ def test_a_missing_tasks_folder_is_refused(tmp_path: Path) -> None:
     suite: Suite = write_suite(tmp_path, {"facts": {"capital_text": "exact_match"}})
     with pytest.raises(InputError, match=r"tasks_folder .*no such folder"):
         load_tasks(suite, "validation", ALL)
+
+
+def test_examples_before_texts_that_are_scored_whole_are_refused(folder: Path) -> None:
+    write_text_task(folder)
+    with pytest.raises(InputError, match="task texts: num_fewshot: 2: texts are scored by themselves"):
+        one_task(folder, "texts", {"metric": "bits_per_byte", "num_fewshot": 2})
