@@ -7,6 +7,7 @@ none sends to a reader that no longer listens to it. Where Ray uses TLS, so does
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -20,6 +21,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+_log = logging.getLogger(__name__)
+
 Bytes: TypeAlias = NDArray[np.uint8]
 _PORTION = 8 << 20
 """Bytes that are taken at a time, at most: with 1 MiB the reader wakes so often that it takes a fourth longer."""
@@ -32,7 +35,10 @@ _TICKET_SECONDS = 10.0
 _ANSWER_SECONDS = 60.0
 """In which a sender has its ticket answered: strangers may be before it."""
 _STILL_SECONDS = 600.0
-"""In which a reader takes what was sent to it: an engine may be at a load for minutes."""
+"""In which a reader takes what was sent to it: an engine may be at a load for minutes. One that hangs is killed before
+(`heartbeat`), and its kernel then ends the connection."""
+_ASK_SECONDS = 20.0
+"""Without a byte that moved, after which a sender asks whether its reader is there; within `_CONNECT_SECONDS` it is."""
 _REASON_SECONDS = 10.0
 """In which it is heard why a connection has ended, if for any reason."""
 _TICKET_BYTES = 32
@@ -61,13 +67,18 @@ class Meeting:
     ticket: bytes = field(repr=False)
 
 
-def send(meeting: Meeting, runs: Iterable[Bytes]) -> None:
+def send(meeting: Meeting, runs: Iterable[Bytes], still_seconds: float = _STILL_SECONDS) -> None:
     """Send bytes to the reader that waits for them; it is left to the reader to see that all have come.
 
     Each run has left its memory when the next one is asked for.
 
+    Args:
+        meeting: where the reader waits.
+        runs: the bytes.
+        still_seconds: for which a reader that is there may take nothing; one that is gone is noticed within a minute.
+
     Raises:
-        OSError: the reader cannot be reached, does not take the ticket, or stands still for ten minutes.
+        OSError: the reader cannot be reached, does not take the ticket, is gone with its node, or stands still.
         Exception: whatever `runs` does; the connection ends there.
     """
     context = _ray_context(server_side=False)  # reads files, for which the reader does not wait
@@ -78,12 +89,43 @@ def send(meeting: Meeting, runs: Iterable[Bytes]) -> None:
         connection.sendall(meeting.ticket)
         if connection.recv(len(_TAKEN)) != _TAKEN:
             raise ConnectionError("the reader did not take the ticket")
-        connection.settimeout(_STILL_SECONDS)
+        connection.settimeout(_ASK_SECONDS)
         for run in runs:
             try:
-                connection.sendall(run.data)
+                _send(connection, run, meeting, still_seconds)
             except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
                 return  # the reader has had enough, or knows what happened
+
+
+def _send(connection: socket.socket, run: Bytes, meeting: Meeting, still_seconds: float) -> None:
+    """Send a run of bytes, as long as the reader takes some now and then."""
+    left, moved = run.data, time.monotonic()
+    while len(left):
+        try:
+            left = left[connection.send(left) :]
+        except TimeoutError:
+            problem = _why_gone(meeting)
+            if problem is None and time.monotonic() - moved < still_seconds:
+                continue
+            if problem is None:
+                problem = f"has taken nothing for {still_seconds:.0f} s"
+            _log.warning("a reader on %s %s: it is sent nothing more", meeting.host, problem)
+            raise ConnectionError(f"the reader {problem}") from None
+        moved = time.monotonic()
+
+
+def _why_gone(meeting: Meeting) -> str | None:
+    """Why a reader is no longer there; None where it is, whatever it does.
+
+    By another connection to where it waited, which its kernel takes: of one on which bytes are on their way, the kernel
+    here says nothing for a quarter of an hour, or with TCP_USER_TIMEOUT the same of readers that are there and take
+    nothing for a while.
+    """
+    try:
+        socket.create_connection((meeting.host, meeting.port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        return f"is gone ({error.strerror or 'it does not answer'})"
+    return None
 
 
 class Landing:
@@ -177,11 +219,7 @@ def _portion_memory() -> Iterator[Bytes]:
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Let the kernel ask the other side whether it is there, while nothing is on its way to it.
-
-    A reader that is gone while bytes are on their way to it is noticed after `_STILL_SECONDS` only: TCP_USER_TIMEOUT
-    would end it earlier, and also end a reader that is there and takes nothing for as long.
-    """
+    """Let the kernel ask the other side whether it is there, while nothing is on its way to it."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEPT_ALIVE.items():
         connection.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -22,6 +22,8 @@ from mergebench_ray.weights import crossing
 from mergebench_ray.weights.crossing import Bytes, Landing, SenderDoneError, send
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 5_000_001, dtype=np.uint8)
+MUCH = np.tile(CONTENT, 4)
+"""More than kernels take for a reader."""
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -204,6 +206,71 @@ def test_a_sender_waits_for_its_reader_and_ends_with_it(landing: Landing, pool: 
         assert not sending.done()
     sending.result(10)
     assert len(asked) < 50
+
+
+@pytest.fixture
+def _asks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossing, "_ASK_SECONDS", 0.02)
+
+
+@pytest.mark.usefixtures("_asks_often")
+def test_a_reader_that_takes_nothing_for_too_long_is_left_in_one_line(
+    landing: Landing, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[int] = []
+
+    def endless() -> Iterator[Bytes]:
+        try:
+            while True:
+                yield CONTENT
+        finally:
+            ended.append(1)
+
+    sending = pool.submit(send, landing.meeting, endless(), still_seconds=0.1)
+    with closing(landing.portions(1000 << 20, none)) as portions:  # type: ignore[type-var]
+        next(portions)
+        with pytest.raises(ConnectionError, match="the reader has taken nothing for 0 s"):
+            sending.result(10)
+    del sending
+    assert ended, "what it would have been sent is kept"
+    assert [record.message for record in caplog.records] == [
+        f"a reader on {landing.meeting.host} has taken nothing for 0 s: it is sent nothing more"
+    ]
+
+
+@pytest.mark.usefixtures("_asks_often")
+def test_a_reader_that_takes_nothing_for_a_while_is_waited_for(
+    landing: Landing, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str | None] = []
+    why_gone = crossing._why_gone
+    monkeypatch.setattr(crossing, "_why_gone", lambda meeting: found.append(why_gone(meeting)))
+    sending, content = pool.submit(send, landing.meeting, runs(MUCH)), MUCH.copy()
+    with closing(landing.portions(len(MUCH), none)) as portions:  # type: ignore[type-var]
+        at = 0
+        for portion in portions:
+            if not at:
+                time.sleep(0.2)
+            content[at : at + len(portion)] -= portion
+            at += len(portion)
+    sending.result(10)
+    assert not content.any()
+    assert found
+    assert set(found) == {None}
+
+
+@pytest.mark.usefixtures("_asks_often")
+def test_a_reader_that_no_longer_answers_is_left_at_once(
+    landing: Landing, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    sending = pool.submit(send, landing.meeting, runs(MUCH))
+    with closing(landing.portions(len(MUCH), none)) as portions:  # type: ignore[type-var]
+        next(portions)
+        landing._server.close()  # as where its node is gone: nobody takes another connection, and this one stays open
+        with pytest.raises(ConnectionError, match="the reader is gone"):
+            sending.result(10)
+    [record] = caplog.records
+    assert record.message.endswith("is gone (Connection refused): it is sent nothing more")
 
 
 def test_readings_one_after_the_other_take_the_memory_of_one(pool: ThreadPoolExecutor) -> None:
