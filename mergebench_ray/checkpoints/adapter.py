@@ -82,7 +82,7 @@ class AdapterCheckpoint(Checkpoint):
         self._stored = files.header(_weights_name(files))
         weights = files.folder / _WEIGHTS_NAME
         self._whole, factors, self.left_out = _sort_tensors(weights, self._stored, base, options)
-        self.notes = _notes(self._whole, self.left_out)
+        self.notes = [*base.notes, *_notes(self._whole, self.left_out)]
         self._factors = _pair_factors(weights, factors, base, options)
         for name in self._whole.keys() & self._factors.keys():
             raise InputError(f"{weights}: holds {name!r} whole and factors for it; {REMEDY}")

@@ -93,6 +93,15 @@ class Checkpoint(ABC):
         """Where the files lie that say how this model reads texts; `folder` but for some adapters."""
         return self.folder
 
+    def plain_folder(self, progress: Progress = silent) -> Path:
+        """A folder of this node with all of a model's files, its weights plain, for whoever starts from a folder.
+
+        Raises:
+            InputError: as `fetch`; or quantised weights, of which a plain copy is made, are damaged.
+        """
+        self.fetch(progress)
+        return self.folder
+
     @abstractmethod
     def fetch(self, progress: Progress = silent) -> None:
         """Have all of a model's files on this node, for whoever reads its folder; most are there already.

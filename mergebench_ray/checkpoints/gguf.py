@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import io
-import json
-import shutil
 import tempfile
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from mergebench_ray.cache import cache_folder, one_at_a_time
 from mergebench_ray.checkpoints.accompanying_files import copy_licences
+from mergebench_ray.checkpoints.conversion import converted
 from mergebench_ray.checkpoints.digest import file_digest
 from mergebench_ray.checkpoints.gguf_header import read_gguf_header
-from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.checkpoints.tensor_files import write_tensors, written_dtype
 from mergebench_ray.errors import InputError, one_line
 from mergebench_ray.families import family_of
 from mergebench_ray.families.configuration import has_tied_head
-from mergebench_ray.files import open_regular, whole_folder
-from mergebench_ray.progress import Progress
+from mergebench_ray.files import open_regular
+from mergebench_ray.progress import Progress, silent
 
 _MAGIC = b"GGUF"
 _MAX_FILE_BYTES = 5 << 30
 _FORMAT = 2
-_CONTENTS = "conversion.json"
 
 
 def dequantise(file: Path, progress: Progress | None = None) -> Path:
     """The folder with a GGUF file's weights in bf16, configuration, tokenizer, chat template and generation settings.
 
-    Made at the first call and keyed by the file's digest; needs memory for the whole model that once. Safe for several
-    processes at a time: one converts, the others wait for it. A folder of which a part was lost is made again.
+    Made at the first call and keyed by the file's digest; needs memory for the whole model that once.
 
     Raises:
         InputError: if the file is not GGUF, or transformers cannot load it.
@@ -43,34 +38,16 @@ def dequantise(file: Path, progress: Progress | None = None) -> Path:
                 raise InputError(f"{file}: not a GGUF file; check the path or fetch it again")
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the file") from error
-    root = cache_folder("gguf")
-    digest = file_digest(file)
-    folder = root / f"{digest}-{_FORMAT}"
-    if _is_whole(folder):
-        return folder
-    with one_at_a_time(root / f"{digest}.lock"):
-        if not _is_whole(folder):
-            header = read_gguf_header(file)
-            if progress is not None:
-                progress(0.0, f"dequantising {file.name} into {folder} (once)")
-            shutil.rmtree(folder, ignore_errors=True)
-            with whole_folder(folder) as temporary:
-                _convert(file, header.elements, temporary)
-                copy_licences(file.parent, temporary)
-                sizes = {entry.name: entry.stat().st_size for entry in temporary.iterdir()}
-                (temporary / _CONTENTS).write_text(json.dumps(sizes) + "\n", encoding="utf-8")
-            if progress is not None:
-                progress(1.0, f"dequantised {file.name}")
-    return folder
+    report = progress or silent
 
+    def make(temporary: Path, folder: Path) -> None:
+        header = read_gguf_header(file)
+        report(0.0, f"dequantising {file.name} into {folder} (once)")
+        _convert(file, header.elements, temporary)
+        copy_licences(file.parent, temporary)
+        report(1.0, f"dequantised {file.name}")
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a conversion holds all that was written."""
-    try:
-        sizes = read_json_object(folder / _CONTENTS)
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (InputError, OSError):
-        return False
+    return converted("gguf", f"{file_digest(file)}-{_FORMAT}", make)
 
 
 def _convert(file: Path, elements: int, out: Path) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergebench_ray.checkpoints.dequantising import find_packed, without_quantisation
+from mergebench_ray.checkpoints.dequantising.packed_weight import UnreadableError
 from mergebench_ray.checkpoints.file_state import FileState
 from mergebench_ray.checkpoints.json_files import read_json_object
 from mergebench_ray.checkpoints.model_files import CONFIG_NAME, remote_files
@@ -47,12 +49,23 @@ class HeaderCheckpoint(Checkpoint):
 
     def __init__(self, ref: ModelRef, config: Mapping[str, Any], shapes: Shapes) -> None:
         self.ref = ref
-        self.config = dict(config)
+        stored = {
+            name: TensorInfo(name, shape, dtype, self.folder, 0, _NO_FILE) for name, (shape, dtype) in shapes.items()
+        }
+        try:
+            found = find_packed(config, self.config_file, stored)
+        except UnreadableError:
+            found = None  # whoever merges it says so
+        if found is not None:
+            self.notes = [found.note]
+            plain = {name: info for name, info in stored.items() if name not in found.stored}
+            stored = plain | {weight.name: weight.info for weight in found.weights}
+        self.config = dict(config) if found is None else without_quantisation(config)
         family = family_of(self.config.get("model_type"))
         tied = has_tied_head(self.config, self.config_file)
         self.tensors = {
-            name: TensorInfo(name, shape, dtype, self.folder, 0, _NO_FILE)
-            for name, (shape, dtype) in sorted(shapes.items())
+            name: info
+            for name, info in sorted(stored.items())
             if not family.is_recomputed(name) and not (tied and family.is_output_head(name))
         }
 

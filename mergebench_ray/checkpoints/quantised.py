@@ -1,4 +1,4 @@
-"""Telling quantised weights from plain ones: they cannot be merged, and say so in many ways."""
+"""Telling quantised weights that are not read as plain ones: they cannot be merged, and say so in many ways."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 import torch
 
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
+from mergebench_ray.checkpoints.dequantising import method_of, quantisation
+from mergebench_ray.checkpoints.quantised_checkpoint import why_not_plain
 from mergebench_ray.errors import InputError
 from mergebench_ray.families import ModelFamily
 
@@ -29,13 +31,15 @@ def refuse_quantised(who: str, checkpoint: Checkpoint) -> list[str]:
     """
     family = checkpoint.family
     packed = next((info for info in checkpoint.tensors.values() if _is_packed(info, family)), None)
-    options = checkpoint.config.get("quantization_config")
-    method = options.get("quant_method", options.get("quant_algo")) if isinstance(options, dict) else None
+    options = quantisation(checkpoint.config)
+    method = None if options is None else method_of(options)
     if packed is not None:
-        kind = f", {method}" if isinstance(method, str) else ""
+        kind = f", {method}" if method is not None else ""
+        reason = why_not_plain(checkpoint)
+        because = f": {reason}" if reason else " as is not known here"
         raise InputError(
-            f"{who}: is quantised (tensor {packed.name!r} is {shown(packed.dtype)}{kind}); give its weights in bf16, "
-            "fp16 or fp32, as they were before, or dequantise and save them"
+            f"{who}: is quantised (tensor {packed.name!r} is {shown(packed.dtype)}{kind}){because}; give its weights "
+            "in bf16, fp16 or fp32, as they were before, or dequantise and save them"
         )
     for info in checkpoint.tensors.values():
         if info.dtype.is_floating_point and info.dtype not in PLAIN:

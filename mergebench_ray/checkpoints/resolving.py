@@ -9,6 +9,7 @@ from mergebench_ray.checkpoints.checkpoint import Checkpoint
 from mergebench_ray.checkpoints.folder import FolderCheckpoint
 from mergebench_ray.checkpoints.gguf import dequantise
 from mergebench_ray.checkpoints.model_files import LocalFiles, fetched_file, remote_files
+from mergebench_ray.checkpoints.quantised_checkpoint import as_plain
 from mergebench_ray.checkpoints.sources import locate
 from mergebench_ray.checkpoints.weight_files import PICKLE_ENDINGS, PICKLE_REASON
 from mergebench_ray.config import ModelRef
@@ -22,8 +23,8 @@ def resolve(ref: ModelRef | Path | str, *, progress: Progress | None = None) -> 
 
     A hub model is fetched (or found in the local cache when `HF_HUB_OFFLINE` is set), a GGUF file is dequantised into
     the cache once. Of a model in object storage only headers and what lies beside the weights are fetched: each node
-    fetches those weights that it reads, once. `$MERGEBENCH_RAY_CACHE` names the cache folder,
-    `~/.cache/mergebench_ray` otherwise.
+    fetches those weights that it reads, once. Quantised weights are made plain as they are read.
+    `$MERGEBENCH_RAY_CACHE` names the cache folder, `~/.cache/mergebench_ray` otherwise.
 
     Args:
         ref: any form of `ModelRef`.
@@ -50,7 +51,7 @@ def _resolve_model(ref: ModelRef, progress: Progress | None) -> Checkpoint:
     if is_address(ref.source):
         return _resolve_remote(ref, Address.parse(ref.source), progress)
     path = locate(ref)
-    return FolderCheckpoint(ref, LocalFiles(path if path.is_dir() else _folder_of_file(path, progress)))
+    return as_plain(FolderCheckpoint(ref, LocalFiles(path if path.is_dir() else _folder_of_file(path, progress))))
 
 
 def _resolve_remote(ref: ModelRef, address: Address, progress: Progress | None) -> Checkpoint:
@@ -59,7 +60,7 @@ def _resolve_remote(ref: ModelRef, address: Address, progress: Progress | None) 
     _refuse_pickle(address)
     remote = remote_files(address)
     with remote.named():
-        return FolderCheckpoint(ref, remote)
+        return as_plain(FolderCheckpoint(ref, remote))
 
 
 def _folder_of_file(file: Path, progress: Progress | None) -> Path:

@@ -63,7 +63,7 @@ def write_model(
     """
     with whole_folder(out) as folder:
         write_tensors(folder, written_layout(base), tensors, max_file_bytes, progress)
-        _write_beside(folder, base, {**(beside or {}), "README.md": card}, written or AS_THE_BASE)
+        write_beside(folder, base, {**(beside or {}), "README.md": card}, written or AS_THE_BASE)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def reserved_model(
         with TensorFiles(folder, layout, MAX_FILE_BYTES, keep_out_of_memory=keep_out_of_memory) as files:
             model = ReservedModel(files)
             yield model
-        _write_beside(folder, base, model.texts, written)
+        write_beside(folder, base, model.texts, written)
 
 
 @dataclass
@@ -129,8 +129,12 @@ def written_layout(base: Checkpoint, dtype: torch.dtype = torch.bfloat16) -> dic
     }
 
 
-def _write_beside(folder: Path, base: Checkpoint, texts: Mapping[str, str], written: Written = AS_THE_BASE) -> None:
-    """What lies beside the weights."""
+def write_beside(folder: Path, base: Checkpoint, texts: Mapping[str, str], written: Written = AS_THE_BASE) -> None:
+    """Write what lies beside the weights: the base's files, its configuration as a merge's, and further texts.
+
+    Raises:
+        InputError: a file of the base cannot be copied.
+    """
     config, _ = output_config(base, written.dtype)
     copy_accompanying_files(base.folder, folder, config, written.tokenizer)
     if written.chat_template is not None:

@@ -14,10 +14,10 @@ def engine_of(
 ) -> VLLMEngine:
     """Start an engine with a checkpoint, whose files are fetched to this node first where they are not here.
 
+    Quantised weights are plain in the engine as they are in a merge, so that merges can take their place.
+
     Raises:
-        InputError: as `VLLMEngine` and `Checkpoint.fetch`.
+        InputError: as `VLLMEngine` and `Checkpoint.plain_folder`.
     """
-    checkpoint.fetch()
-    return VLLMEngine(
-        checkpoint.folder, options, max_model_len, log_file=log_file, settings=dict(checkpoint.corrected_settings)
-    )
+    folder, settings = checkpoint.plain_folder(), dict(checkpoint.corrected_settings)
+    return VLLMEngine(folder, options, max_model_len, log_file=log_file, settings=settings)
