@@ -129,6 +129,7 @@ class TaskScore:
         judge_errors: answers of the task's judge that did not parse; None without a judge.
         higher_is_better: whether what counts is better when higher.
         domain: the domain that it was scored for.
+        group: lm-eval's group or tag that the suite names in its place; empty where it names the task itself.
     """
 
     task: str
@@ -140,6 +141,7 @@ class TaskScore:
     judge_errors: int | None = None
     higher_is_better: bool = True
     domain: str = ""
+    group: str = ""
 
     @property
     def score(self) -> float:
@@ -172,7 +174,8 @@ class Scores:
         engine_seconds: in which engines computed, those of all engines that shared the items added up.
         tokens: tokens read and written by the engines.
         truncated: prompts that were cut from the left to fit the context.
-        tasks: score per task, with the metric that was counted; the names are those of `task_names`.
+        tasks: score per task, with the metric that was counted; the names are those of `task_names`. A group's score is
+            there, too, before those of its tasks.
         influences: of each domain's clusters of items on its score; without those of domains whose error is not known.
         judge_seconds: in which judges computed.
         judge_tokens: tokens read and written by judges.

@@ -23,9 +23,10 @@ from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import judge_settings, judged_tasks
 from mergebench_ray.object_storage.address import Address, is_address
+from mergebench_ray.tasks.groups import planned_tasks
 from mergebench_ray.tasks.local_data import SUFFIXES, LocalSplits, dataset_id, local_source, missing_file
 from mergebench_ray.tasks.protocol import data_split
-from mergebench_ray.tasks.task_files import find_task_file, task_manager
+from mergebench_ray.tasks.task_files import task_manager
 
 Source = Literal["local", "cache", "hub", "task"]
 
@@ -85,13 +86,13 @@ def data_sets(
     configs: dict[str, Mapping[str, Any]] = {}
     for domain in domains:
         for split in ("test",) if domain in suite.forgetting else DATA_SPLITS:
-            for name, settings in suite.scored[domain].tasks_of(split).items():
-                config = find_task_file(manager, suite, name)
-                key = dataset_id(config) or name
+            for task in planned_tasks(suite, domain, split):
+                config = task.file(manager, suite)
+                key = dataset_id(config) or task.name
                 configs[key] = config
                 found = asked.setdefault(key, {"tasks": {}, "splits": {}})
-                found["tasks"][name] = None
-                if own_split := data_split(config, settings, split):
+                found["tasks"][task.name] = None
+                if own_split := data_split(config, task.settings, split):
                     found["splits"][own_split] = None
     hub = _Hub()
     found_sets = [

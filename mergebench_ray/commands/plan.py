@@ -31,6 +31,7 @@ from mergebench_ray.runtime import ray_session
 from mergebench_ray.search.budget import check_gpus
 from mergebench_ray.search.checks import read_sweep
 from mergebench_ray.search.race_choice import expected_share, in_flight_of
+from mergebench_ray.tasks.groups import planned_tasks
 from mergebench_ray.tasks.loading import chosen_domains
 from mergebench_ray.tasks.scored_task import Item
 
@@ -184,7 +185,7 @@ def _items_at_most(sweep: Sweep, suite: Suite) -> dict[Split, int]:
 
 def _tasks(sweep: Sweep, suite: Suite, split: DataSplit, only: Iterable[str] | None = None) -> int:
     domains = chosen_domains(suite, sweep.scoring(suite))
-    return sum(len(suite.scored[one].tasks_of(split)) for one in domains if only is None or one in only)
+    return sum(len(planned_tasks(suite, one, split)) for one in domains if only is None or one in only)
 
 
 def _answers_at_most(sweep: Sweep, suite: Suite, models: Models, items: dict[Split, int]) -> list[Answers]:

@@ -91,7 +91,7 @@ Tasks = dict[Line, TaskSettings]
 class Domain(Strict):
     """How a domain is scored: the mean of its tasks' metrics."""
 
-    tasks: Tasks = Field(min_length=1, description="lm-eval task name -> metric, or settings.")
+    tasks: Tasks = Field(min_length=1, description="lm-eval task, group or tag -> metric, or settings.")
     validation_tasks: Tasks | None = Field(
         default=None, min_length=1, description="Tasks that stand in for these on validation; None for the same."
     )

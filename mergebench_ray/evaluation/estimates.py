@@ -92,18 +92,29 @@ def estimate_aggregate(
 
 
 def influences_of_mean(estimates: Sequence[Estimate]) -> Influences | None:
-    """Influences on the mean of several estimates; None where one has a single cluster.
+    """Influences on the mean of several estimates; None where one has a single cluster."""
+    return weighted_mean(estimates, [1] * len(estimates)).influences
+
+
+def weighted_mean(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    """Mean of several estimates; its error is not known where that of one is not.
 
     Where an estimate knows its clusters only in buckets, so are those of the others.
+
+    Args:
+        estimates: at least one.
+        weights: of the estimates, above 0.
     """
+    whole = sum(weights)
+    value = exact_sum(one.value * weight for one, weight in zip(estimates, weights, strict=True)) / whole
     known = [one.influences for one in estimates if one.influences is not None]
     if len(known) < len(estimates):
-        return None
+        return Estimate(value, None)
     total: dict[str, float] = defaultdict(float)
-    for one in in_common(known):
+    for one, weight in zip(in_common(known), weights, strict=True):
         for cluster, influence in one.items():
-            total[cluster] += influence / len(estimates)
-    return dict(total)
+            total[cluster] += influence * weight / whole
+    return Estimate(value, dict(total))
 
 
 def _groups(clusters: Sequence[str], max_groups: int) -> list[str]:

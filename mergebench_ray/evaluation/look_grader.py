@@ -153,8 +153,8 @@ class _Look:
         for index, (place, item) in enumerate(zip(self._items[number], task.items, strict=True)):
             row = ItemRow(
                 domain=task.domain,
-                task=task.name,
-                item=item.id,
+                task=task.entry,
+                item=task.item_name(item),
                 cluster=item.cluster,
                 prompt_digest=item.prompt_digest,
                 answer=_answer_text(answers[index]),

@@ -13,6 +13,7 @@ from mergebench_ray.evaluation.asked import Asked, Questions
 from mergebench_ray.evaluation.estimates import Estimate, influences_of_mean
 from mergebench_ray.evaluation.graded import GradedShare, Spent
 from mergebench_ray.evaluation.grading import ABSENT, check_looks, graded_apart, task_estimate
+from mergebench_ray.evaluation.group_scores import pooled
 from mergebench_ray.evaluation.look_grader import LookGrader
 from mergebench_ray.evaluation.order import Order, Share
 from mergebench_ray.evaluation.share_scoring import Alone, ShareScoring
@@ -149,8 +150,7 @@ class PreparedSplit:
         assert len({share.version for share in shares}) == 1, "engines hold different weights"
         spent = reduce(Spent.beside, [share.spent for share in shares])
         found = {place: item for share in shares for place, item in share.items.items()}
-        by_domain: dict[str, list[TaskScore]] = {}
-        estimates: dict[str, list[Estimate]] = {}
+        parts: dict[tuple[str, str], list[tuple[TaskScore, Estimate]]] = {}
         rows: list[ItemRow] = []
         for number in sorted({self._questions.task_of(place) for place in found}):
             places = [place for place in self._questions.items[number] if not partial or place in found]
@@ -170,22 +170,31 @@ class PreparedSplit:
                 judge_errors=unparsed,
                 higher_is_better=task.higher_is_better,
                 domain=task.domain,
+                group=task.group,
             )
-            by_domain.setdefault(task.domain, []).append(score)
-            estimates.setdefault(task.domain, []).append(estimate.turned() if task.one_minus else estimate)
+            counted = estimate.turned() if task.one_minus else estimate
+            parts.setdefault((task.domain, task.entry), []).append((score, counted))
             rows += [item.row for item in items]
+        tasks: list[TaskScore] = []
+        by_domain: dict[str, list[TaskScore]] = {}
+        estimates: dict[str, list[Estimate]] = {}
+        for (domain, entry), some in parts.items():
+            whole, counted = some[0] if some[0][0].task == entry else pooled(entry, some)
+            by_domain.setdefault(domain, []).append(whole)
+            estimates.setdefault(domain, []).append(counted)
+            tasks += dict.fromkeys([whole, *(score for score, _ in some)])
         influences = {domain: influences_of_mean(some) for domain, some in estimates.items()}
         known = {domain: one for domain, one in influences.items() if one is not None}
         return Scores(
             split=self._split,
-            domains={domain: combine_tasks(tasks, influences[domain]) for domain, tasks in by_domain.items()},
+            domains={domain: combine_tasks(found, influences[domain]) for domain, found in by_domain.items()},
             items=rows,
             version=shares[0].version,
             seconds=spent.seconds,
             engine_seconds=spent.engine_seconds,
             tokens=spent.tokens,
             truncated=spent.truncated,
-            tasks=task_names([task for tasks in by_domain.values() for task in tasks]),
+            tasks=task_names(tasks),
             judge_seconds=spent.judge_seconds,
             judge_tokens=spent.judge_tokens,
             influences=dict(zip(known, in_common(list(known.values())), strict=True)),

@@ -34,9 +34,10 @@ from mergebench_ray.judges.judge_engine import (
 from mergebench_ray.ray_actors import Actor, actors_of, by_value, from_values
 from mergebench_ray.ray_errors import lost_actor, why_lost
 from mergebench_ray.scores import Scores
+from mergebench_ray.tasks.groups import planned_tasks
 from mergebench_ray.tasks.loading import chosen_domains, needed_judge
 from mergebench_ray.tasks.scored_task import ScoredTask
-from mergebench_ray.tasks.task_files import find_task_file, task_manager
+from mergebench_ray.tasks.task_files import task_manager
 
 _RETRIES = 3
 """So many times a judge may be lost under the same responses."""
@@ -153,10 +154,10 @@ def judged_tasks(suite: Suite, domains: Iterable[str], splits: Sequence[Split]) 
     needed: dict[str, dict[str, str | None]] = {}
     for split in splits:
         for domain in domains:
-            for task, settings in suite.scored[domain].tasks_of(split).items():
-                judge = needed_judge(find_task_file(manager, suite, task))
+            for task in planned_tasks(suite, domain, split):
+                judge = needed_judge(task.file(manager, suite))
                 if judge is not None:
-                    needed.setdefault(judge, {})[task] = settings.without_judge
+                    needed.setdefault(judge, {})[task.name] = task.settings.without_judge
     return needed
 
 

@@ -36,6 +36,7 @@ class TaskEntry(BaseModel):
     judge_errors: int | None = None
     higher_is_better: bool = True
     domain: str = ""
+    group: str = ""
     score: float = math.nan
     counted: str
 

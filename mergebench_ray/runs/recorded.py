@@ -44,12 +44,13 @@ def evaluation_of_file(file: EvaluationFile, versions: dict[str, str]) -> Record
         file: what it wrote.
         versions: of what is installed.
     """
+    groups = {task.group for task in file.tasks.values()} - {""}
     return RecordedEvaluation(
         suite=file.suite,
         split=file.split,
-        tasks=list(file.tasks),
-        # Of a task with fewer items than others all are asked either way.
-        items=max((task.items for task in file.tasks.values()), default=None),
+        tasks=list(dict.fromkeys(task.group or name for name, task in file.tasks.items())),
+        # Of a task with fewer items than others all are asked either way; those of a group are those of its tasks.
+        items=max((task.items for task in file.tasks.values() if task.task not in groups), default=None),
         model="merge",
         models={"merge": _domains(file.domains)},
         versions=versions,

@@ -8,7 +8,8 @@ from mergebench_ray.config.suite import Suite
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.sandbox.runner import allow_weak_sandbox, weak_points
-from mergebench_ray.tasks.task_files import find_task_file, task_manager
+from mergebench_ray.tasks.groups import planned_tasks
+from mergebench_ray.tasks.task_files import task_manager
 
 _REMEDY = (
     "use Linux 5.13 or newer with Landlock enabled, leave the domain out, or, where nothing on this machine has to be "
@@ -42,8 +43,8 @@ def code_execution_notes(suite: Suite, options: EvaluationOptions, splits: Itera
     if not options.allow_code_execution:
         return []
     manager = task_manager(suite)
-    tasks = (suite.scored[domain].tasks_of(split) for split in splits for domain in options.domains or suite.domains)
-    running = {name for some in tasks for name in some if find_task_file(manager, suite, name).get("unsafe_code")}
+    tasks = (planned_tasks(suite, domain, split) for split in splits for domain in options.domains or suite.domains)
+    running = {one.name for some in tasks for one in some if one.file(manager, suite).get("unsafe_code")}
     if not running or not (lacking := _lacking()):
         return []
     which = f"{', '.join(sorted(running))}: generated programs"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mergebench_ray.config import CalibrationSource, Suite
+from mergebench_ray.config.fields import DATA_SPLITS
 from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.tasks.groups import planned_tasks
 from mergebench_ray.tasks.local_data import dataset_id
 from mergebench_ray.tasks.task_files import task_manager
 
@@ -29,10 +32,10 @@ def check_data_is_used(
         return
     sources = [*suite.calibration.values(), *calibration]
     read: dict[str, None] = dict.fromkeys(source.data for source in sources if not source.is_task)
-    index = task_manager(suite).task_index
-    for domain in suite.scored.values():
-        for name in {**domain.tasks, **(domain.validation_tasks or {})}:
-            config = (index[name].cfg if name in index else None) or {}
+    manager = task_manager(suite)
+    for domain, split in itertools.product(suite.scored, DATA_SPLITS):
+        for task in planned_tasks(suite, domain, split):
+            config = task.file(manager, suite)
             if "class" in config:
                 return  # its code may load anything
             if (key := dataset_id(config)) is not None:

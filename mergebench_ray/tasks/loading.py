@@ -31,13 +31,13 @@ from mergebench_ray.tasks.data_errors import (
 )
 from mergebench_ray.tasks.examples import check_examples, keep_examples_unscored, scored_splits
 from mergebench_ray.tasks.generation_options import read_generation_options
+from mergebench_ray.tasks.groups import PlannedTask, planned_tasks
 from mergebench_ray.tasks.held_back import hold_back, most_items
 from mergebench_ray.tasks.local_data import check_data_files, dataset_id, local_datasets, local_source, missing_file
 from mergebench_ray.tasks.metrics import check_metrics_and_filters, find_direction, try_metric
 from mergebench_ray.tasks.protocol import cluster_key, data_split, in_split, overrides
 from mergebench_ray.tasks.scored_task import ROLLING, Item, JudgedBy, ScoredTask
 from mergebench_ray.tasks.task_files import (
-    find_task_file,
     import_functions,
     load_task,
     metadata_function,
@@ -77,15 +77,11 @@ def load_tasks(
     check_programs_may_run(suite, from_data, options, chosen)
     check_task_files(suite, from_data, chosen, judges)
     manager = task_manager(suite)
-    wanted = [
-        (domain, name, settings) for domain in chosen for name, settings in suite.scored[domain].tasks_of(split).items()
-    ]
-    for _, name, _ in wanted:
-        if problem := missing_file(name, find_task_file(manager, suite, name)):
+    wanted = [(domain, task) for domain in chosen for task in planned_tasks(suite, domain, split)]
+    for _, one in wanted:
+        if problem := missing_file(one.name, one.file(manager, suite)):
             raise InputError(problem)
-    tasks = [
-        _build(manager, suite, domain, name, settings, from_data, options, judges) for domain, name, settings in wanted
-    ]
+    tasks = [_build(manager, suite, domain, one, from_data, options, judges) for domain, one in wanted]
     for domain in dict.fromkeys(task.domain for task in tasks):
         check_directions(
             domain, {one.name: (one.counted, one.higher_is_better) for one in tasks if one.domain == domain}
@@ -110,8 +106,8 @@ def check_task_files(suite: Suite, split: DataSplit, domains: Iterable[str], jud
     """
     manager = task_manager(suite)
     for domain in domains:
-        for name, settings in suite.scored[domain].tasks_of(split).items():
-            config = find_task_file(manager, suite, name)
+        for task in planned_tasks(suite, domain, split):
+            name, settings, config = task.name, task.settings, task.file(manager, suite)
             _check_task_file(name, config, settings, split)
             changed = {**config, **overrides(config, settings, split, from_files=False)}
             _check_decoding(suite, name, changed)
@@ -127,9 +123,9 @@ def check_programs_may_run(suite: Suite, split: DataSplit, options: EvaluationOp
     """
     manager = task_manager(suite)
     for domain in domains:
-        for name in suite.scored[domain].tasks_of(split):
-            if find_task_file(manager, suite, name).get("unsafe_code"):
-                check_code_execution(name, options)
+        for task in planned_tasks(suite, domain, split):
+            if task.file(manager, suite).get("unsafe_code"):
+                check_code_execution(task.name, options)
 
 
 def chosen_domains(suite: Suite, options: EvaluationOptions, domains: Sequence[str] | None = None) -> list[str]:
@@ -173,18 +169,17 @@ def _build(
     manager: TaskManager,
     suite: Suite,
     domain: str,
-    name: str,
-    settings: TaskSettings,
+    planned: PlannedTask,
     split: DataSplit,
     options: EvaluationOptions,
     judges: Mapping[str, str],
 ) -> ScoredTask:
-    config = find_task_file(manager, suite, name)
+    name, settings, config = planned.name, planned.settings, planned.file(manager, suite)
     asked = data_split(config, settings, split)
     path = str(config.get("dataset_path"))
     file = local_source(options.data, path, config.get("dataset_name"))
     source = str(file or data_source(config, asked))
-    changed = overrides(config, settings, split, file is not None)
+    changed = {**planned.changed, **overrides(config, settings, split, file is not None)}
     if (options_of_data := config.get("dataset_kwargs")) != (manager.task_index[name].cfg or {}).get("dataset_kwargs"):
         changed["dataset_kwargs"] = options_of_data
     limit = most_items(options) if split == "validation" else options.test_items
@@ -214,13 +209,15 @@ def _build(
         metric=metric,
         one_minus=one_minus,
         higher_is_better=direction.higher_is_better,
-        notes=direction.notes,
+        notes=(*planned.notes, *direction.notes),
         filter_name=_check_filter(task, name, filter_name),
         judged=None if judge is None else _judged(task, name, judge, judges[judge], items, task_file),
         task=task,
         items=items,
         batch_scorer=metadata_function(task, name, "batch_scorer", task_file),
         file=task_file,
+        group=planned.group,
+        pooled=planned.pooled,
     )
 
 

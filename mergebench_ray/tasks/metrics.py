@@ -55,20 +55,34 @@ def check_metrics_and_filters(name: str, config: Mapping[str, Any], counted: str
     if "class" in config:
         return
     metric, _, filter_name = counted.partition(",")
-    listed = _listed(name, config, "metric_list", "metric")
-    for entry in listed:
+    for entry in _listed(name, config, "metric_list", "metric"):
         _check_metric_entry(name, entry)
-    names = [str(entry["metric"]) for entry in listed]
-    known = names or list(DEFAULT_METRIC_REGISTRY.get(config.get("output_type", "generate_until"), ()))
-    # A metric that is a function, or loaded, may give several under names of its own.
-    given = all(entry["metric"] in _registered_metrics() or config.get("process_results") for entry in listed)
-    if metric not in known and given:
-        raise InputError(f"task {name} has no metric {metric!r}; {nearest(metric, known)}")
+    if lacks_metric(name, config, metric):
+        raise InputError(f"task {name} has no metric {metric!r}; {nearest(metric, _metric_names(name, config))}")
     filters = _listed(name, config, "filter_list", "name")
     for entry in filters:
         _check_filter_entry(name, entry)
     if filter_name and filter_name not in (chosen := [str(entry["name"]) for entry in filters] or ["none"]):
         raise InputError(f"task {name} has no filter {filter_name!r}; {nearest(filter_name, chosen)}")
+
+
+def lacks_metric(name: str, config: Mapping[str, Any], metric: str) -> bool:
+    """Whether a task file, functions unresolved, shows that its task has no such metric.
+
+    A metric that is a function, or loaded, may give several under names of its own, and so may a class.
+
+    Raises:
+        InputError: if its metrics are no list of metrics.
+    """
+    if "class" in config or metric in _metric_names(name, config):
+        return False
+    listed = _listed(name, config, "metric_list", "metric")
+    return all(entry["metric"] in _registered_metrics() or config.get("process_results") for entry in listed)
+
+
+def _metric_names(name: str, config: Mapping[str, Any]) -> list[str]:
+    named = [str(entry["metric"]) for entry in _listed(name, config, "metric_list", "metric")]
+    return named or list(DEFAULT_METRIC_REGISTRY.get(config.get("output_type", "generate_until"), ()))
 
 
 def _listed(name: str, config: Mapping[str, Any], key: str, entry_key: str) -> list[Mapping[str, Any]]:

@@ -25,8 +25,8 @@ def question_rows(tasks: Iterable[ScoredTask]) -> Iterator[QuestionRow]:
         for item in task.items:
             yield QuestionRow(
                 domain=task.domain,
-                task=task.name,
-                item=item.id,
+                task=task.entry,
+                item=task.item_name(item),
                 prompt_digest=item.prompt_digest,
                 prompt=_prompt(item),
                 expected=_expected(task, item),

@@ -69,6 +69,8 @@ class ScoredTask:
         higher_is_better: whether what counts is better when higher.
         notes: what is counted otherwise than the task file says, a line each.
         file: the task file; None for a task that has none.
+        group: lm-eval's group or tag that the suite names in its place; empty where it names the task itself.
+        pooled: whether it counts as a part of the group, all parts by their numbers of items, and not by itself.
     """
 
     domain: str
@@ -83,6 +85,17 @@ class ScoredTask:
     higher_is_better: bool = True
     notes: tuple[str, ...] = ()
     file: Path | None = None
+    group: str = ""
+    pooled: bool = False
+
+    @property
+    def entry(self) -> str:
+        """What it counts as in its domain: the group that it is a part of, or itself."""
+        return self.group if self.pooled else self.name
+
+    def item_name(self, item: Item) -> str:
+        """What an item is called among those of the entry."""
+        return f"{self.name}/{item.id}" if self.pooled else item.id
 
     @property
     def counted(self) -> str:
@@ -112,4 +125,5 @@ def described_item(task: ScoredTask, item: Item, counted: str) -> tuple[str, ...
     """What is asked with an item and what it is graded against, as digests take it."""
     graded = json.dumps(item.doc, sort_keys=True, default=str)
     judge = (task.judged.digest,) if task.judged else ()
-    return (task.domain, task.name, counted, task.filter_name, item.id, item.prompt_digest, graded, *judge)
+    group = (task.group,) if task.pooled else ()
+    return (task.domain, task.name, counted, task.filter_name, item.id, item.prompt_digest, graded, *judge, *group)

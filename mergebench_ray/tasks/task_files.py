@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import lm_eval.tasks
@@ -65,17 +65,25 @@ def _task_manager(folders: tuple[Path, ...] | None) -> TaskManager:
         ) from error
 
 
-def find_task_file(manager: TaskManager, suite: Suite, name: str) -> Mapping[str, Any]:
+def find_task_file(
+    manager: TaskManager, suite: Suite, name: str, changed: Mapping[str, Any] = MappingProxyType({})
+) -> Mapping[str, Any]:
     """A task file as it stands, functions unresolved; files of its data that it names are looked for beside it.
+
+    Args:
+        manager: knows it.
+        suite: for messages.
+        name: of the task.
+        changed: keys that stand in the place of its own.
 
     Raises:
         InputError: if there is none of that name, a key of it has a value of another kind than lm-eval's, or a file of
             its data may be two.
     """
     if name not in manager.all_subtasks:
-        raise _no_task(manager, suite, name)
+        raise no_task(manager, suite, name)
     entry = manager.task_index[name]
-    config = entry.cfg or {}
+    config = {**(entry.cfg or {}), **changed}
     for key, value in config.items():
         if key in _MAPPINGS and not isinstance(value, Mapping | None):
             raise InputError(f"task {name}: {key}: give keys, each with its value, not {value!r}")
@@ -86,13 +94,12 @@ def find_task_file(manager: TaskManager, suite: Suite, name: str) -> Mapping[str
     return config if entry.yaml_path is None else _with_files_beside(name, config, entry.yaml_path.parent)
 
 
-def _no_task(manager: TaskManager, suite: Suite, name: str) -> InputError:
-    if name in manager.all_tasks:
-        return InputError(f"suite {suite.name}: {name!r} is a group of tasks; name the tasks themselves")
+def no_task(manager: TaskManager, suite: Suite, name: str) -> InputError:
+    """What is wrong with a name that is none of a task, group or tag, and what may be meant."""
     for folder in suite.tasks_paths:
         _check_readable(folder)
     places = [*map(str, suite.tasks_paths), *(f"lm-eval's {one}" for one in suite.lm_eval_folders)] or ["lm-eval"]
-    hint = nearest(name, manager.all_subtasks)
+    hint = nearest(name, manager.all_tasks)
     shipped = _shipped_folders().get(name)
     if shipped is not None:
         hint = f"lm-eval has one: add {shipped} to the suite's lm_eval_folders"
@@ -103,13 +110,20 @@ def _no_task(manager: TaskManager, suite: Suite, name: str) -> InputError:
 
 @functools.cache
 def _shipped_folders() -> Mapping[str, Path]:
-    """Task -> the folder in which lm-eval has it, below its own; lm-eval's index says so, too, after many seconds."""
+    """Task, group or tag -> the folder in which lm-eval has it, below its own, or the one above all that have a tag.
+
+    lm-eval's index says so, too, after many seconds.
+    """
     root = Path(lm_eval.tasks.__file__).parent
-    line = re.compile(rb"^task:\s*(['\"]?)([^\r\n]+?)\1\s*$", re.MULTILINE)
+    line = re.compile(rb"^(task|group|tag):[ \t]*(['\"]?)([^\s\[{'\"][^\r\n]*?)\2[ \t]*$", re.MULTILINE)
     found: dict[str, Path] = {}
     for file in sorted(root.rglob("*.yaml")):
+        folder = file.parent.relative_to(root)
         for match in line.finditer(file.read_bytes()):
-            found.setdefault(match[2].decode(errors="replace"), file.parent.relative_to(root))
+            name = match[3].decode(errors="replace")
+            before = found.setdefault(name, folder)
+            if match[1] == b"tag" and before != folder:
+                found[name] = Path(os.path.commonpath([before, folder]) or ".")
     return found
 
 

@@ -20,10 +20,12 @@ from mergebench_ray.config import EngineOptions
 from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.evaluation.asked import Questions
+from mergebench_ray.evaluation.estimates import estimate_mean
 from mergebench_ray.evaluation.prepared import PreparedSplit
 from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.questions import question_rows
 from mergebench_ray.tasks.scored_task import Item, ScoredTask
-from task_files import write_generation_task, write_suite, write_text_task
+from task_files import write_choice_task, write_generation_task, write_suite, write_text_task
 from tiny_models import tiny_llama
 
 LENGTH = 128
@@ -127,7 +129,7 @@ def test_likelihoods_of_whole_texts_are_those_of_lm_eval_in_windows_of_the_model
     folder = tmp_path / "tasks"
     folder.mkdir()
     whole = "".join(TEXTS) * 4
-    lengths = (1, LENGTH - 2, LENGTH - 1, LENGTH, LENGTH + 1, 2 * LENGTH - 1, 2 * LENGTH, 300)
+    lengths = (1, LENGTH - 1, LENGTH, LENGTH + 1, 2 * LENGTH)
     # The first two begin alike, so that the second finds tokens in the prefix cache that it must score all the same.
     texts = [whole[:100], whole[:90] + "?", *(whole[start:][:length] for start, length in enumerate(lengths)), "<s>ab"]
     write_text_task(folder, texts=[*texts, ""])
@@ -144,6 +146,39 @@ def test_likelihoods_of_whole_texts_are_those_of_lm_eval_in_windows_of_the_model
     logged = {one["doc"]["page"]: one["resps"][0][0] for one in expected["samples"]["texts"]}
     answers = [json.loads(row["answer"])[0] for row in scores.items if row["domain"] == "bits_per_byte"]
     assert answers == pytest.approx([logged[text] for text in [*texts, ""]], abs=2e-2)
+
+
+def test_the_score_of_a_group_is_that_of_lm_eval_and_its_items_are_those_of_one_task(
+    tiny_engine: VLLMEngine, lm_eval: HFLM, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "capitals.yaml").write_text(
+        "group: capitals\ntask: [marked, few]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
+    )
+    write_choice_task(folder, "many", tag="marked", doc_to_target="{{(gold + 1) % 4 if city < 'C' else gold}}")
+    (folder / "few.jsonl").write_text((folder / "train.jsonl").read_text())
+    few = {"data_files": {"test": str(folder / "few.jsonl")}}
+    write_choice_task(folder, "few", dataset_kwargs=few, training_split=None, validation_split=None)
+    suite = write_suite(tmp_path, {"facts": {"capitals": "acc"}}, max_model_len=LENGTH)
+    tasks = load_tasks(suite, "test", EvaluationOptions())
+    scores = PreparedSplit("test", tasks, tiny_engine.tokenizer, LENGTH).score(tiny_engine)
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    expected = evaluator.evaluate(lm_eval, manager.load(["capitals"]), bootstrap_iters=0)
+    assert [*scores.tasks] == ["capitals", "many", "few"]
+    for name, score in scores.tasks.items():
+        assert score.value == pytest.approx(expected["results"][name]["acc,none"])
+    assert (scores.tasks["many"].items, scores.tasks["few"].items) == (6, 2)
+    assert scores.tasks["many"].value != scores.tasks["few"].value
+    whole = scores.domains["facts"]
+    assert (whole.score, whole.items) == (scores.tasks["capitals"].value, 8)
+    rows = [(row["score"], row["cluster"]) for row in scores.items if row["task"] == "capitals"]
+    pooled = estimate_mean([score for score, _ in rows if score is not None], [cluster for _, cluster in rows])
+    assert whole.score == pytest.approx(pooled.value)
+    assert 0 < whole.standard_error < 1
+    assert {row["item"].partition("/")[0] for row in scores.items} == {"many", "few"}
+    questions = [(row["task"], row["item"]) for row in question_rows(tasks)]
+    assert questions == [(row["task"], row["item"]) for row in scores.items]
 
 
 def test_special_tokens_are_kept_where_a_task_asks_for_it(tiny_engine: VLLMEngine) -> None:

@@ -249,7 +249,14 @@ def _task_table(result: EvaluationResult) -> Table:
     table = Table(title="Tasks")
     for column in ("task", "counted", "score", "standard error", "items"):
         table.add_column(column, justify="left" if column in ("task", "counted") else "right")
+    names = {task.task for task in result.scores.tasks.values()}
     for name, task in result.scores.tasks.items():
-        texts = (name, task.label, f"{task.score:.3f}", f"{task.standard_error:.3f}", str(task.items))
+        texts = (
+            f"  {name}" if task.group in names else name,
+            task.label,
+            f"{task.score:.3f}",
+            f"{task.standard_error:.3f}",
+            str(task.items),
+        )
         table.add_row(*map(terminal_text, texts))
     return table
