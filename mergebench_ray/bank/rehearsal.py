@@ -6,8 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from math import prod
 from pathlib import Path
@@ -21,6 +20,11 @@ from mergebench_ray.bank.work import Work, plan_work, segments_of
 from mergebench_ray.families import family_of
 from mergebench_ray.helper_process import helper_process
 from mergebench_ray.kernels import BlockFunction, Magnitudes, Pass, Scalars, magnitude_histogram
+from mergebench_ray.kernels.compilers import (
+    compiler_problem,
+    compiling_here,
+    compiling_nothing,
+)
 from mergebench_ray.machine import usable_cores
 from mergebench_ray.methods import (
     Calibrated,
@@ -37,46 +41,63 @@ from mergebench_ray.outside_code import OutsideCode
 _CPU = torch.device("cpu")
 NUM_LAYERS = 30  # with the widths below, the 106 M merged parameters of SmolLM2-135M
 _SMOLLM2 = (576, 192, 1536)
+_FEW = (64, 64, 64)  # what is compiled is for any number of entries
+
+Merge = tuple[str, Mapping[str, Any]]
 
 
 @contextmanager
-def compiled_ahead(merges: Iterable[tuple[str, Mapping[str, Any]]], specialists: Sequence[str]) -> Iterator[None]:
-    """Compile what merges will run while the block lasts, in a process of its own that has ended when it ends.
+def compiled_ahead(merges: Iterable[Merge], specialists: Sequence[str]) -> Iterator[None]:
+    """Compile what merges will run while the block lasts, in processes of their own that have ended when it ends.
 
     Around what comes before the weights, it keeps the compiler's memory from standing beside them. Should it fail, the
     bank compiles by itself.
 
     Args:
-        merges: methods and their hyper-parameters; two are compiled at a time.
+        merges: methods and their hyper-parameters; those that are not compiled yet are shared by two processes.
         specialists: sorted names.
     """
-    wanted = [(method, dict(parameters)) for method, parameters in merges]
-    files = [(code.path, code.source) for code in outside_files(method for method, _ in wanted)]
-    with tempfile.TemporaryDirectory() as folder:
-        task = Path(folder) / "task.json"
-        task.write_text(json.dumps([files, wanted, list(specialists)]), encoding="utf-8")
-        with helper_process(__name__, str(task)) as process:
-            yield
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        processes = []
+        for index, share in enumerate(_shares(not_compiled_yet(merges, specialists))):
+            files = [(code.path, code.source) for code in outside_files(method for method, _ in share)]
+            task = Path(folder) / f"task-{index}.json"
+            task.write_text(json.dumps([files, share, list(specialists)]), encoding="utf-8")
+            processes.append(stack.enter_context(helper_process(__name__, str(task))))
+        yield
+        for process in processes:
             process.wait()
 
 
-def _begin(
-    files: Iterable[tuple[str, str]], merges: Sequence[tuple[str, Mapping[str, Any]]], specialists: Sequence[str]
-) -> None:
+def not_compiled_yet(merges: Iterable[Merge], specialists: Sequence[str]) -> list[Merge]:
+    """Those of the merges whose kernels are not known by their names; none where there is no compiler."""
+    if compiler_problem() is not None:
+        return []
+    missing: list[Merge] = []
+    with compiling_nothing():
+        for method, parameters in merges:
+            try:
+                _compile(method, parameters, specialists)
+            except Exception:  # whatever else it is, merging will tell
+                missing.append((method, dict(parameters)))
+    return missing
+
+
+def _shares(merges: Sequence[Merge]) -> list[Sequence[Merge]]:
+    return [share for share in (merges[0::2], merges[1::2]) if share]
+
+
+def _begin(files: Iterable[tuple[str, str]], merges: Iterable[Merge], specialists: Sequence[str]) -> None:
     add_files(OutsideCode(path, source) for path, source in files)
-    _compile_all(merges, specialists)
+    with compiling_here():
+        for method, parameters in merges:
+            _compile(method, parameters, specialists)
 
 
-def _compile_all(merges: Sequence[tuple[str, Mapping[str, Any]]], specialists: Sequence[str]) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda merge: _compile(merge, specialists), merges))
-
-
-def _compile(merge: tuple[str, Mapping[str, Any]], specialists: Sequence[str]) -> None:
-    method, parameters = merge
+def _compile(method: str, parameters: Mapping[str, Any], specialists: Sequence[str]) -> None:
     chosen = get_method(method)
     checked = parse_parameters(method, complete_parameters(method, parameters, specialists, NUM_LAYERS))
-    arrays = RehearsalArrays(smollm2_layout(1), specialists, usable_cores())
+    arrays = RehearsalArrays(llama_layout(llama_shapes(1, *_FEW), 1), specialists, usable_cores())
     prepared = chosen.prepare(checked, arrays)
     merge_pass(plan_work(arrays.layout, chosen, checked, prepared, specialists, {}), arrays)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.kernels.block import ZERO, BlockFunction
-from mergebench_ray.kernels.compiled import CompiledKernel
+from mergebench_ray.kernels.compiled_kernel import CompiledKernel
 from mergebench_ray.kernels.forms import Form
 from mergebench_ray.kernels.pairs import WORD, first_entries, rounded_words, second_entries
 from mergebench_ray.outside_code import OutsideCode

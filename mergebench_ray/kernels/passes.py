@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.kernels.block import BlockFunction, Scalars, scalar_tensors
-from mergebench_ray.kernels.compiled import CannotCompileError, CompiledKernel, compile_kernel, warn_not_compiled
+from mergebench_ray.kernels.compiled import compile_kernel, warn_not_compiled
+from mergebench_ray.kernels.compiled_kernel import CompiledKernel
+from mergebench_ray.kernels.compilers import CannotCompileError
 from mergebench_ray.kernels.eager import EagerKernel
 from mergebench_ray.kernels.forms import Form
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from mergebench_ray.cache import cache_folder
-from mergebench_ray.kernels import Block, BlockFunction, Pass, compiled, compiling, eager
+from mergebench_ray.kernels import Block, BlockFunction, Pass, compiled, compilers, compiling, eager
 from mergebench_ray.kernels.block import scalar_tensors
-from mergebench_ray.kernels.compiled import CompiledKernel
+from mergebench_ray.kernels.compiled_kernel import CompiledKernel
 from mergebench_ray.kernels.forms import Form
 from mergebench_ray.methods import get_method
 
@@ -155,7 +155,7 @@ def test_a_kernel_that_crashes_is_tried_once_and_leaves_the_eager_pass(
     function = BlockFunction(importlib.import_module("crashes").function)
     expected = "the compiled kernel crashes here (signal 11)"
     assert Pass(function, 1, {}, torch.bfloat16, CPU).problem == expected
-    monkeypatch.setattr(compiled, "_compile_in_child", None)
+    monkeypatch.setattr(compiled, "compile_into_folder", None)
     assert Pass(function, 1, {}, torch.bfloat16, CPU).problem == expected
 
 
@@ -172,8 +172,8 @@ def test_a_kernel_that_crashes_is_tried_once_and_leaves_the_eager_pass(
 def test_what_went_wrong_is_said_and_only_a_wrong_kernel_is_refused_for_good(
     status: int, errors: str, made: bool, refused: bool, text: str
 ) -> None:
-    error = compiled._failure(status, errors, made)
-    assert (str(error), isinstance(error, compiled._RefusedError)) == (text, refused)
+    error = compilers._failure(status, errors, made)
+    assert (str(error), isinstance(error, compilers.RefusedError)) == (text, refused)
 
 
 @pytest.mark.compiler

@@ -17,8 +17,8 @@ STARTERS: dict[str, list[tuple[str, str]]] = {
     "vllm": [("mergebench_ray.engines", "VLLMEngine.__init__")],
     "ray": [("ray", "init")],
     "compiler": [
-        ("mergebench_ray.kernels.compiled", "helper_process"),
-        ("mergebench_ray.kernels.compiled", "CompiledKernel.__init__"),
+        ("mergebench_ray.kernels.compilers", "helper_process"),
+        ("mergebench_ray.kernels.compiled_kernel", "CompiledKernel.__init__"),
     ],
     "slow": [],
 }
