@@ -17,6 +17,7 @@ from mergebench_ray.markup import line_text
 from mergebench_ray.methods import get_method
 from mergebench_ray.tasks.data_use import check_data_is_used
 from mergebench_ray.tasks.loading import check_programs_may_run, check_task_files, chosen_domains
+from mergebench_ray.tasks.splits import check_splits_apart
 
 _COLUMNS = "{:7}{:7}{:9}{}"
 _INDENT = 7 * " "
@@ -47,6 +48,8 @@ def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None
         if sweep is not None:
             check_programs_may_run(suite, split, options, asked)
         check_task_files(suite, split, asked, judges)
+    if sweep is not None:
+        check_splits_apart(suite, domains)
     local = {**options.data, **given}
     return [*data_sets(suite, domains, local, calibration), *judge_models(suite, options, domains)]
 

@@ -31,8 +31,9 @@ from mergebench_ray.search.race_choice import chosen_race, expected_share
 from mergebench_ray.search.samplers import auto_fallback, random_draws
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.warm_start import Taken, Wanted, find_candidates, matching_folders
-from mergebench_ray.tasks.loading import load_tasks
+from mergebench_ray.tasks.loading import chosen_domains, load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest, notes_of
+from mergebench_ray.tasks.splits import check_splits_apart
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,8 @@ def load_checked_tasks(
     Raises:
         InputError: as `load_tasks` and `check_continuations`.
     """
+    if len(splits) > 1:
+        check_splits_apart(suite, chosen_domains(suite, options))
     tasks = {split: load_tasks(suite, split, options, judges=digests(judges)) for split in splits}
     check_continuations(itertools.chain.from_iterable(tasks.values()), base.folder, suite.max_model_len)
     return tasks

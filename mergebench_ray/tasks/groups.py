@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +96,7 @@ def _place(task: PlannedTask) -> str:
 
 def _of_tag(manager: TaskManager, name: str, settings: TaskSettings) -> list[PlannedTask]:
     tasks = sorted(manager.task_index[name].tags)
-    note = f"tag {name} stands for {_listed(tasks)}, which count by themselves"
+    note = f"tag {name} stands for {listed(tasks)}, which count by themselves"
     return [PlannedTask(task, settings, group=name, notes=(note,)) for task in tasks]
 
 
@@ -106,7 +106,7 @@ def _of_group(manager: TaskManager, suite: Suite, name: str, settings: TaskSetti
     entry = _entry(manager, name, settings)
     if entry is None:
         note = (
-            f"group {name}: lm-eval gives it no score by {settings.metric}, so that {_listed(list(members))}, count by "
+            f"group {name}: lm-eval gives it no score by {settings.metric}, so that {listed(list(members))}, count by "
             "themselves"
         )
         return [PlannedTask(one, settings, changed, name, notes=(note,)) for one, changed in members.items()]
@@ -115,7 +115,7 @@ def _of_group(manager: TaskManager, suite: Suite, name: str, settings: TaskSetti
     kept = {one: changed for one, changed in members.items() if one not in lacking}
     if not kept:
         raise InputError(f"group {name}: none of its {len(members)} tasks has a metric {metric!r}; count another")
-    notes = (f"group {name}: left out of it, as in lm-eval: {_listed(lacking)}, without {metric}",) if lacking else ()
+    notes = (f"group {name}: left out of it, as in lm-eval: {listed(lacking)}, without {metric}",) if lacking else ()
     if not filter_name and entry.filter_list:
         settings = settings.model_copy(update={"metric": f"{metric},{entry.filter_list[0]}"})
     pooled = bool(entry.weight_by_size)
@@ -189,7 +189,8 @@ def _holds_function(value: Any) -> bool:
     return isinstance(value, str) and os.path.isabs(value) and os.path.isfile(f"{value.rpartition('.')[0]}.py")
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The number of some tasks, and the first of their names."""
     shown = ", ".join(names[:_SHOWN])
     number = f"{len(names)} task{'s' * (len(names) != 1)}"
     return f"{number}, {shown}{', ...' if len(names) > _SHOWN else ''}"

@@ -37,6 +37,7 @@ from mergebench_ray.tasks.local_data import check_data_files, dataset_id, local_
 from mergebench_ray.tasks.metrics import check_metrics_and_filters, find_direction, try_metric
 from mergebench_ray.tasks.protocol import cluster_key, data_split, in_split, overrides
 from mergebench_ray.tasks.scored_task import ROLLING, Item, JudgedBy, ScoredTask
+from mergebench_ray.tasks.splits import with_note
 from mergebench_ray.tasks.task_files import (
     import_functions,
     load_task,
@@ -86,7 +87,9 @@ def load_tasks(
         check_directions(
             domain, {one.name: (one.counted, one.higher_is_better) for one in tasks if one.domain == domain}
         )
-    if split == "test" or (split == "validation" and options.final_items == 0):
+    if split == "test":
+        return with_note(tasks, [one for _, one in wanted], suite)
+    if split == "validation" and options.final_items == 0:
         return tasks
     searched, held_back = hold_back(tasks, options)
     return held_back if split == "final" else searched
@@ -295,10 +298,11 @@ def _items(
     settings: TaskSettings,
     held_out_share: float,
 ) -> Iterator[Item]:
-    if not (task.has_validation_docs() if split == "validation" else task.has_test_docs()):
+    from_test = split == "test" and task.has_test_docs()
+    if not (from_test or task.has_validation_docs()):
         raise InputError(f"task {name} has no {split} split; add {split}_split to its task file")
     task.set_fewshot_seed(DEFAULT_OTHER_SEED)
-    documents = task.validation_docs() if split == "validation" else task.test_docs()
+    documents = task.test_docs() if from_test else task.validation_docs()
     keep_examples_unscored(task, name, config, settings, split, documents)
     needed = printed_fields(vars(task.config), frozenset(getattr(task, "features", ())))
     shared = settings.cluster_fields

@@ -27,12 +27,14 @@ DECODING_NAMES = {
 def data_split(config: Mapping[str, Any], settings: TaskSettings, split: str) -> str | None:
     """The data set's own name of the split that items are taken from; None where the task has none.
 
+    A task without a split for test is asked what lm-eval asks it: its validation split.
+
     Args:
         config: the task file.
         settings: the suite's.
         split: "validation" or "test".
     """
-    test = settings.test_split or config.get("test_split")
+    test = settings.test_split or config.get("test_split") or config.get("validation_split")
     if split == "test" or settings.held_out_by:
         return test
     return settings.validation_split or config.get("validation_split")

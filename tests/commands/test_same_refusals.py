@@ -158,7 +158,6 @@ SUITES: dict[str, Callable[[Path], None]] = {
     "unknown filter": lambda folder: write_suite(folder, "exact_match,hole"),
     "unknown task": lambda folder: write_suite(folder, domains={"facts": {"tasks": {"capital_txt": "acc"}}}),
     "no folder of tasks": lambda folder: write_suite(folder, tasks_folder="task"),
-    "no test split": lambda folder: write_generation_task(folder / "tasks", "capital_text", test_split=None),
     "no data file": no_file,
     "examples that are scored": lambda folder: write_generation_task(
         folder / "tasks", "capital_text", num_fewshot=1, fewshot_split="test"
