@@ -14,9 +14,7 @@ from mergebench_ray.errors import InputError
 REMEDY = "apply it with peft's merge_and_unload, save the model and give its folder instead"
 # Each of these changes what the factors mean, or what else is stored beside them.
 _NOT_UNDERSTOOD = (
-    "lora_bias",
     "layer_replication",
-    "target_parameters",
     "trainable_token_indices",
     "alora_invocation_tokens",
     "arrow_config",
@@ -36,7 +34,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "rank_pattern": (dict,),
     "alpha_pattern": (dict,),
     "modules_to_save": (list, str),
+    "lora_bias": (bool,),
+    "target_parameters": (list,),
 }
+_LISTS = ("modules_to_save", "target_parameters")
 _BIASES = ("none", "all", "lora_only")
 _MAX_RANK = 1 << 20
 _MAX_ALPHA = 1e30
@@ -55,6 +56,8 @@ class AdapterOptions:
         divides_by_root: whether the product is divided by the square root of the rank (rsLoRA).
         has_magnitudes: whether rows of a changed weight are scaled to lengths of their own (DoRA).
         has_biases: whether biases are stored beside the factors.
+        changes_biases: whether what is added to biases is stored with the factors.
+        parameters: ends of names of parameters that have factors of their own, experts' among them.
         saved_modules: names of modules that are stored whole.
     """
 
@@ -65,6 +68,8 @@ class AdapterOptions:
     divides_by_root: bool
     has_magnitudes: bool
     has_biases: bool
+    changes_biases: bool
+    parameters: tuple[str, ...]
     saved_modules: tuple[str, ...]
 
     @classmethod
@@ -88,6 +93,8 @@ class AdapterOptions:
             divides_by_root=bool(options.get("use_rslora")),
             has_magnitudes=bool(options.get("use_dora")),
             has_biases=options.get("bias") not in (None, "none"),
+            changes_biases=bool(options.get("lora_bias")),
+            parameters=tuple(options.get("target_parameters") or ()),
             saved_modules=tuple([saved] if isinstance(saved, str) else saved),
         )
 
@@ -100,6 +107,10 @@ class AdapterOptions:
         rank = self.rank_of(module)
         alpha = self.alphas.get(_matching(self.alphas, module), self.alpha)
         return alpha / (math.sqrt(rank) if self.divides_by_root else rank)
+
+    def targets(self, name: str) -> bool:
+        """Whether a parameter has factors of its own, as peft looks for it."""
+        return any(name == one or name.endswith(f".{one}") for one in self.parameters)
 
     def stores_whole(self, name: str) -> bool:
         """Whether a tensor that is no factor has its place in the adapter: in a module that is saved, or as a bias."""
@@ -130,9 +141,10 @@ def _refuse_unless_known(file: Path, options: Mapping[str, Any]) -> None:
             raise InputError(f"{file}: {key} = {shown(options[key])} must be of type {names}; mend the file")
     if options.get("bias") not in (None, *_BIASES):
         raise InputError(f"{file}: bias = {shown(options['bias'])} is none of {', '.join(_BIASES)}; mend the file")
-    for name in options.get("modules_to_save") or []:
-        if not isinstance(name, str):
-            raise InputError(f"{file}: modules_to_save holds {shown(name)}, where a name is expected; mend the file")
+    for key in _LISTS:
+        for name in options.get(key) or []:
+            if not isinstance(name, str):
+                raise InputError(f"{file}: {key} holds {shown(name)}, where a name is expected; mend the file")
 
 
 def _pattern(file: Path, options: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:

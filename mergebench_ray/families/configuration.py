@@ -132,14 +132,30 @@ def tensor_shapes(config: Mapping[str, Any], file: Path) -> dict[str, tuple[int,
     Raises:
         InputError: if transformers has no such class.
     """
+    return {name: tuple(parameter.shape) for name, parameter in _skeleton(config, file).named_parameters()}
+
+
+def transposed_experts(config: Mapping[str, Any], file: Path) -> dict[str, bool]:
+    """Whether the module of each weight keeps its experts' matrices transposed, in the order of the weights in modules.
+
+    Raises:
+        InputError: if transformers has no class for the configuration.
+    """
+    model = _skeleton(config, file)
+    modules = dict(model.named_modules())
+    names = [name for name, _ in model.named_parameters()]
+    return {name: bool(getattr(modules[name.rpartition(".")[0]], "is_transposed", False)) for name in names}
+
+
+def _skeleton(config: Mapping[str, Any], file: Path) -> Any:
+    """A model of transformers' own class without weights."""
     import torch
 
     model_class, full = _model_class(config), full_config(config, file)
     if model_class is None or full is None:
         raise InputError(f"{file}: transformers has no class for model_type {config.get('model_type')!r}")
     with torch.device("meta"):
-        model = model_class._from_config(full)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        return model_class._from_config(full)
 
 
 def _model_class(config: Mapping[str, Any]) -> Any | None:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from mergebench_ray.checkpoints import Checkpoint, check_compatible, resolve
 from mergebench_ray.errors import InputError
+from tiny_architectures import ARCHITECTURES
 from tiny_models import tiny_adapter, tiny_gemma2, tiny_llama
 
 ONE_ROUNDING = 2.0**-8
@@ -120,8 +121,8 @@ def test_digest_covers_base_factors_and_scale(models: Path, tmp_path: Path) -> N
     [
         {"peft_type": "LOHA"},
         {"bias": "some"},
-        {"lora_bias": True},
-        {"target_parameters": ["mlp.experts.gate_up_proj"]},
+        {"lora_bias": "yes"},
+        {"target_parameters": [3]},
         {"rank_pattern": {"q_proj(": 2}},
         {"rank_pattern": {"q_proj": "two"}},
         {"alpha_pattern": {"q_proj": float("inf")}},
@@ -165,10 +166,66 @@ def test_what_is_stored_whole_beside_the_factors_replaces_the_bases(
     assert_equals_pefts_merge(base, adapter, changed=changed)
 
 
-def assert_equals_pefts_merge(base: Path, adapter: Path, changed: int) -> None:
+def test_what_is_added_to_biases_beside_the_factors_is_that_of_pefts_merge(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base", dtype="float32", attention_bias=True, tied=False)
+    options = {"target_modules": ["q_proj", "o_proj"], "lora_bias": True, "alpha_pattern": {"o_proj": 3}}
+    adapter = tiny_adapter(tmp_path / "a", base, seed=3, dtype="float32", **options)
+    assert_equals_pefts_merge(base, adapter, changed=8)
+    file = adapter / "adapter_model.safetensors"
+    stored = load_file(file)
+    del stored["base_model.model.model.layers.1.self_attn.q_proj.lora_B.bias"]
+    save_file(stored, file)
+    with pytest.raises(
+        InputError, match=r"factor bias of 'model\.layers\.1\.self_attn\.q_proj\.weight' has shape none"
+    ):
+        resolve(f"{base}+{adapter}")
+
+
+@pytest.mark.parametrize("much", [0.0, 0.25])
+def test_a_head_that_peft_stores_beside_its_factors_is_changed_by_them(tmp_path: Path, much: float) -> None:
+    base = tiny_llama(tmp_path / "base", dtype="float32", tied=False)
+    targets = ["q_proj", "lm_head"]
+    adapter = tiny_adapter(tmp_path / "a", base, seed=3, target_modules=targets, dtype="float32")
+    file = adapter / "adapter_model.safetensors"
+    stored = load_file(file)
+    stored["base_model.model.lm_head.base_layer.weight"] += much
+    save_file(stored, file)
+    assert_equals_pefts_merge(base, adapter, changed=3)
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "Llama-4"])
+@pytest.mark.parametrize("parameters", [["gate_up_proj", "experts.down_proj"], ["down_proj"]])
+def test_factors_of_experts_are_those_of_pefts_merge(
+    tmp_path: Path, name: str, parameters: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    ARCHITECTURES[name].random().float().save_pretrained(base)
+    options = {"target_modules": [], "target_parameters": parameters, "rank_pattern": {"experts.down_proj": 3}}
+    adapter = tiny_adapter(tmp_path / "a", base, seed=3, dtype="float32", **options)
+    of_class = ARCHITECTURES[name].model_class
+    assert_equals_pefts_merge(base, adapter, changed=2 * len(parameters), of_class=of_class)
+    checkpoint = resolve(f"{base}+{adapter}")
+    (target,) = {one for one in checkpoint.tensors if one.endswith("layers.1.feed_forward.experts.down_proj")} or {
+        "model.layers.1.mlp.experts.down_proj"
+    }
+    whole = checkpoint.read(target)
+    monkeypatch.setattr("mergebench_ray.checkpoints.adapter._BLOCK_ELEMENTS", 500)
+    third = len(whole) // 3 + 1
+    assert torch.equal(checkpoint.read(target, third, third), whole[third : 2 * third])
+
+
+def test_factors_of_experts_that_are_stored_one_by_one_are_refused(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    ARCHITECTURES["Qwen3 MoE"].random().save_pretrained(base)
+    adapter = tiny_adapter(tmp_path / "a", base, seed=3, target_modules=[], target_parameters=["down_proj"])
+    with pytest.raises(InputError, match=r"target_parameters: '.*\.experts\.down_proj' is not stored so in .*unload"):
+        resolve(f"{base}+{adapter}")
+
+
+def assert_equals_pefts_merge(base: Path, adapter: Path, changed: int, of_class: Any = AutoModelForCausalLM) -> None:
     """That an adapter's weights are peft's, of which so many differ from the base's."""
     checkpoint = resolve(f"{base}+{adapter}")
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False)
+    model = of_class.from_pretrained(base, dtype=torch.float32, trust_remote_code=False)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
     for name, info in checkpoint.tensors.items():
