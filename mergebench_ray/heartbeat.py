@@ -22,6 +22,7 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mergebench_ray.ray_errors import blame
+from mergebench_ray.ray_nodes import is_alive, leaving_nodes
 from mergebench_ray.steps import STEP_SECONDS, Step
 
 _log = logging.getLogger(__name__)
@@ -72,10 +73,16 @@ class Watchdog:
         actors: Ray's ids of those that give signs of life.
         headless: called once where the head is gone, or Ray on this process's own node: Ray itself would abort it some
             time later, or has given up all that it started.
+        leaving: called at each look with Ray's ids of the nodes that are to be taken away; returns at once.
     """
 
-    def __init__(self, actors: Callable[[], Iterable[str]], headless: Callable[[], None]) -> None:
-        self._actors, self._headless = actors, headless
+    def __init__(
+        self,
+        actors: Callable[[], Iterable[str]],
+        headless: Callable[[], None],
+        leaving: Callable[[frozenset[str]], None] = lambda _nodes: None,
+    ) -> None:
+        self._actors, self._headless, self._leaving = actors, headless, leaving
         self._here = ray.get_runtime_context().get_node_id()
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         self._head, self._head_seen = (host.strip("[]"), int(port)), time.monotonic()
@@ -102,10 +109,11 @@ class Watchdog:
                 self._signs.clear()
                 continue
             try:
-                if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == self._here):
+                if not is_alive(self._here):
                     self._closed.set()
                     self._headless()  # what this process has started is given up with its node
                     return
+                self._leaving(leaving_nodes())
                 for actor in self._actors():
                     self._look(actor, now)
             except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from mergebench_ray import heartbeat
 from mergebench_ray import steps as steps_module
 from mergebench_ray.heartbeat import Watchdog
 from mergebench_ray.ray_errors import why_lost
+from mergebench_ray.ray_nodes import leaving_nodes
 from mergebench_ray.steps import STEP_SECONDS, Step, Steps
 
 
@@ -39,6 +41,8 @@ class Store:
         monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
         self.nodes = [{"NodeID": "here", "Alive": True}, {"NodeID": "there", "Alive": False}]
         monkeypatch.setattr(ray, "nodes", lambda: self.nodes)
+        self.leaving: frozenset[str] = frozenset()
+        monkeypatch.setattr(heartbeat, "leaving_nodes", lambda: self.leaving)
         monkeypatch.setattr(heartbeat, "_EVERY_SECONDS", 0.05)
         monkeypatch.setattr(heartbeat, "_SILENT_SECONDS", 0.5)
         monkeypatch.setattr(heartbeat, "_HEADLESS_SECONDS", 0.5)
@@ -87,6 +91,26 @@ def test_what_gives_no_sign_of_life_is_killed_and_what_does_is_not(store: Store)
     error.actor_id = "a"
     assert "it hung, without a sign of life for" in why_lost(error)
     assert why_lost(error) == "its process was killed or crashed", "what came back under the id hangs no more"
+
+
+def test_nodes_that_are_to_be_taken_away_are_told(store: Store) -> None:
+    told: queue.Queue[frozenset[str]] = queue.Queue()
+    watch = Watchdog(lambda: [], headless=lambda: None, leaving=told.put)
+    assert told.get(timeout=20) == frozenset()
+    store.leaving = frozenset({"there"})
+    assert "there" in told.get(timeout=20) | told.get(timeout=20)
+    watch.close()
+
+
+def test_a_ray_that_tells_nobody_which_nodes_will_be_taken_away_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray._private.state, "state", SimpleNamespace())
+    assert leaving_nodes() | leaving_nodes() == frozenset()
+    assert [record.message for record in caplog.records] == [
+        f"Ray {ray.__version__} does not say which nodes are to be taken away: what is on one is lost with it, and "
+        "repeated elsewhere"
+    ]
 
 
 def test_what_spins_in_one_step_is_killed_and_a_step_that_may_take_so_long_is_not(

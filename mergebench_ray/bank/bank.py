@@ -182,6 +182,12 @@ class Bank:
             raise
 
     @property
+    def actor_shards(self) -> ActorShards:
+        """Its shards, of a bank that is in actors."""
+        assert isinstance(self._shards, ActorShards)
+        return self._shards
+
+    @property
     def statistics(self) -> Statistics:
         """Answers the questions that methods ask while they prepare."""
         return _BankStatistics(self)

@@ -101,7 +101,9 @@ class RayCalls:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        nodes = [str(node["NodeID"]) for node in ray.nodes() if node["Alive"]]
+        from mergebench_ray.ray_nodes import present_nodes
+
+        nodes = [str(node["NodeID"]) for node in present_nodes()]
         look = ray.remote(num_cpus=0)(_may_write)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".") as probe:
             there = [

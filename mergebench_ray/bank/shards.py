@@ -19,7 +19,7 @@ from mergebench_ray.bank.shard import BankShard, NoLongerHeldError, ShardPlace
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.errors import StoppedError, one_line
 from mergebench_ray.heartbeat import beat
-from mergebench_ray.ray_actors import actors_of, by_value, from_values
+from mergebench_ray.ray_actors import Actor, actors_of, by_value, from_values
 from mergebench_ray.ray_errors import first_cause, input_errors, lost_actor, why_lost
 from mergebench_ray.steps import Steps
 from mergebench_ray.weights.crossing import Bytes, Landing, Meeting, SenderDoneError, send
@@ -137,11 +137,13 @@ class ActorShards:
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
         }
-        makers = [actors_of(BankShardActor, **{**options, **one}) for one in where or [{}] * count]
-        self._actors = [
-            make(*by_value(base, specialists, layout, index, count, threads, use_gpu, streams))
-            for index, make in enumerate(makers)
-        ]
+
+        def made(index: int, one: Mapping[str, Any]) -> Actor[BankShardActor]:
+            pieces = by_value(base, specialists, layout, index, count, threads, use_gpu, streams)
+            return actors_of(BankShardActor, **{**options, **one})(*pieces)
+
+        self._made = made
+        self._actors = [made(index, one) for index, one in enumerate(where or [{}] * count)]
 
     @property
     def ids(self) -> list[str]:
@@ -202,6 +204,27 @@ class ActorShards:
                         f"({one_line(first_cause(error))}): nodes must reach each other on all ports"
                     ) from error
 
+    def on(self, node: str) -> list[int]:
+        """Which shards are on a node, by Ray's id of it."""
+        return [index for index, place in enumerate(self.call(BankShard.where)) if place.node == node]
+
+    def begin_elsewhere(
+        self, indices: Sequence[int], where: Sequence[Mapping[str, Any]]
+    ) -> list[Actor[BankShardActor]]:
+        """Start shards a second time, while the first ones are at hand; `swap` ends those.
+
+        Args:
+            indices: which.
+            where: Ray's options for each shard of the bank, or nothing, as at the start.
+        """
+        return [self._made(index, where[index] if where else {}) for index in indices]
+
+    def swap(self, indices: Sequence[int], fresh: Sequence[Actor[BankShardActor]]) -> None:
+        """Let shards take the place of others, which end; copies of this handle that others have are of no use then."""
+        for index, actor in zip(indices, fresh, strict=True):
+            self._actors[index].kill()
+            self._actors[index] = actor
+
     def _answered(
         self,
         index: int,
@@ -256,8 +279,8 @@ class ActorShards:
         self._actors = []
 
     def __getstate__(self) -> dict[str, Any]:
-        # Who is told lives in the process that the shards were started in.
-        return {**self.__dict__, "_say": logger.warning}
+        # Who is told lives in the process that the shards were started in, and what they are made of is large.
+        return {**self.__dict__, "_say": logger.warning, "_made": None}
 
 
 class LocalShards:

@@ -37,8 +37,8 @@ from mergebench_ray.runs.evaluation_file import EvaluationFile, items_file
 from mergebench_ray.runs.leaderboard import with_error
 from mergebench_ray.runtime import ray_session
 from mergebench_ray.scores import Scores
-from mergebench_ray.search.losses import STRIKES
-from mergebench_ray.search.supervisor import LostError, Supervisor
+from mergebench_ray.search.losses import STRIKES, LostError
+from mergebench_ray.search.supervisor import Supervisor
 from mergebench_ray.tasks.data_use import check_data_is_used
 from mergebench_ray.tasks.questions import QuestionRow, question_rows
 from mergebench_ray.tasks.scored_task import notes_of

@@ -32,7 +32,7 @@ from mergebench_ray.scores import Scores
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
 from mergebench_ray.weights.checkpoint_weights import checkpoint_weights
-from mergebench_ray.weights.device_memory import Opener
+from mergebench_ray.weights.device_memory import Opener, this_node
 from mergebench_ray.weights.manifest import WeightManifest
 
 _ENGINE_CPUS = 0.9
@@ -100,8 +100,9 @@ class Evaluator:
         self._prepare_seconds = 0.0
         beat(lambda: self._engine.present_step if "_engine" in vars(self) else (0.0, 0.0))
 
-    def is_there(self) -> None:
-        """Nothing: whoever called knows now that the actor has found its place."""
+    def is_there(self) -> str:
+        """Ray's id of its node: whoever called knows now that the actor has found its place."""
+        return this_node()
 
     def start(self) -> EvaluatorStats:
         """Start the engine if it is not running yet.

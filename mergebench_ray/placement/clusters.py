@@ -38,8 +38,10 @@ def running_cluster() -> Cluster:
     """
     import ray
 
+    from mergebench_ray.ray_nodes import present_nodes
+
     here = ray.get_runtime_context().get_node_id()
-    alive = [node for node in ray.nodes() if node["Alive"]]
+    alive = present_nodes()
     alive.sort(key=lambda node: (node["NodeID"] != here, node["NodeManagerAddress"], node["NodeID"]))
     left = ray._private.state.available_resources_per_node()
     gpus = _memory_of_gpus([node for node in alive if node["Resources"].get("GPU")])

@@ -18,6 +18,19 @@ NODE_STRIKE = 0.5
 """What the loss of an engine counts that went with its whole node, for which there are other reasons, too."""
 
 
+class LostError(Exception):
+    """Something was lost under a step that may be taken again.
+
+    Args:
+        reason: why, in a few words.
+        strike: what it counts where the step itself may be to blame.
+    """
+
+    def __init__(self, reason: str, strike: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason, self.strike = reason, strike
+
+
 class Losses:
     """Counts the engines that were lost under each model; may be used by several threads.
 

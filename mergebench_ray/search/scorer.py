@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 
@@ -22,9 +23,9 @@ from mergebench_ray.evaluation.ordered_scoring import Answered, Look, OrderedSco
 from mergebench_ray.ray_actors import Actor
 from mergebench_ray.scores import Scores
 from mergebench_ray.search.earlier_items import NOTHING, Known
-from mergebench_ray.search.losses import Losses
+from mergebench_ray.search.losses import Losses, LostError
 from mergebench_ray.search.standing import Cost, Standing
-from mergebench_ray.search.supervisor import Engines, LostError, Supervisor
+from mergebench_ray.search.supervisor import Engines, Supervisor
 
 R = TypeVar("R")
 _SPIN_SECONDS = 0.02
@@ -148,6 +149,11 @@ class CandidateScorer:
                 return self._answer(engines, actors, split, domains, known, 0.0, time.perf_counter() - started)
 
         return self._required(checkpoint.digest(), str(checkpoint), score)
+
+    @property
+    def between_merges(self) -> AbstractContextManager[Any]:
+        """A block in which no candidate is merged, and no engine reads one."""
+        return self._bank_lock
 
     # A search's candidates
 

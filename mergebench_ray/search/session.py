@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,10 @@ from mergebench_ray.placement.starting import ANYWHERE, Reservation
 from mergebench_ray.progress import Progress
 from mergebench_ray.ray_actors import Actor
 from mergebench_ray.runs.run_folder import RunFolder
+from mergebench_ray.search.leaving import LeavingNodes
 from mergebench_ray.search.losses import Losses
 from mergebench_ray.search.scorer import CandidateScorer
-from mergebench_ray.search.supervisor import Supervisor, busy_seconds
+from mergebench_ray.search.supervisor import Supervisor
 
 _REMEDY = (
     "give engines less (engine.kv_cache_gib, engine.max_num_seqs) or more memory, and go on with the same command and "
@@ -69,8 +71,11 @@ class Session:
 
     def engine_share(self) -> float:
         """Share of the wall time since the engines were up in which they computed, 0 to 1."""
-        wall = time.perf_counter() - self.started
-        return busy_seconds(self.engines.up) / (wall * len(self.engines.actors))
+        wall, busy = time.perf_counter() - self.started, 0.0
+        for actor in self.engines.up:
+            with suppress(ray.exceptions.RayActorError):  # those that cannot be asked do not count
+                busy += ray.get(actor.call(Evaluator.stats)).busy_seconds
+        return busy / (wall * len(self.engines.actors))
 
 
 @contextmanager
@@ -115,6 +120,8 @@ def open_session(
     losses = Losses(run.losses_file, note)
     bank: Bank | None = None
     shards: list[str] = []
+    connecting = threading.Lock()
+    leaving: LeavingNodes | None = None
 
     def start(index: int) -> Actor[Evaluator]:
         where = places.of("engine", index)
@@ -124,7 +131,9 @@ def open_session(
     def prepare(actor: Actor[Evaluator]) -> EvaluatorStats:
         assert bank is not None
         stats = ray.get(actor.call(Evaluator.start))
-        ray.get(actor.call(Evaluator.connect, bank.localise))
+        with connecting:
+            connected = actor.call(Evaluator.connect, bank.localise)
+        ray.get(connected)
         # Builds and tokenises the items of all splits, once.
         ray.get([actor.call(Evaluator.items_digest, split) for split in sweep.evaluation.splits])
         return stats
@@ -138,9 +147,20 @@ def open_session(
         log="see engine-{index}.log in the run's folder",
         remedy=_REMEDY,
     )
+
+    @contextmanager
+    def swapping() -> Iterator[None]:
+        assert bank is not None
+        with scorer.between_merges, connecting:
+            yield
+            shards[:] = bank.actor_shards.ids
+            for actor in engines.actors:  # those that start will be told
+                actor.call(Evaluator.connect, bank.localise)
+
     watch = Watchdog(
         lambda: [*(actor.id for actor in engines.actors), *shards, *judges.actors],
         headless=lambda: end_without_ray(f"go on with the same command and --resume, in {run.path}"),
+        leaving=lambda nodes: None if leaving is None else leaving.see(nodes),
     )
     try:
         if not one_by_one:
@@ -167,9 +187,11 @@ def open_session(
             bank.merge(bank.recipe(method, parameters))
         engines.wait()
         stats = engines.stats.values()
+        scorer = CandidateScorer(bank, engines, losses)
+        leaving = LeavingNodes(engines, bank.actor_shards, places, swapping, losses.say)
         yield Session(
             bank=bank,
-            scorer=CandidateScorer(bank, engines, losses),
+            scorer=scorer,
             engines=engines,
             base=base,
             specialists=specialists,
@@ -182,6 +204,8 @@ def open_session(
         )
     finally:
         watch.close()
+        if leaving is not None:
+            leaving.close()
         engines.close()
         if bank is not None:
             bank.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -15,7 +15,7 @@ from mergebench_ray.errors import StoppedError, one_line
 from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats
 from mergebench_ray.ray_actors import Actor
 from mergebench_ray.ray_errors import first_cause, lost_actor, node_was_lost, was_preempted, why_lost
-from mergebench_ray.search.losses import NODE_STRIKE
+from mergebench_ray.search.losses import NODE_STRIKE, LostError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,25 +29,18 @@ _PLACE_SECONDS = 90.0
 _AGAIN_SECONDS = 0.5
 
 
-class LostError(Exception):
-    """Something was lost under a step that may be taken again.
-
-    Args:
-        reason: why, in a few words.
-        strike: what it counts where the step itself may be to blame.
-    """
-
-    def __init__(self, reason: str, strike: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason, self.strike = reason, strike
-
-
 @dataclass(frozen=True)
 class _Loss:
-    """Of an engine: why, and for how many seconds it was at work for whoever had it."""
+    """Of an engine: why, and how many seconds of its work whoever had it has lost; None where it had done its work."""
 
     reason: str
-    seconds: float
+    seconds: float | None
+
+    def made_good(self, index: int, seconds: float) -> str:
+        """A line that says so, once another one is up."""
+        repeated = "" if self.seconds is None else f", and the {self.seconds:.0f} s that it was at work are repeated"
+        lost = "ended" if self.seconds is None else "was lost"
+        return f"engine {index} {lost} ({self.reason}): another one took its place after {seconds:.0f} s{repeated}"
 
 
 class Supervisor:
@@ -86,7 +79,8 @@ class Supervisor:
         self._one_by_one = False
         self._turn: AbstractContextManager[Any] = nullcontext()
         self._index_of: dict[str, int] = {}
-        self._there: dict[str, ray.ObjectRef[None]] = {}
+        self._there: dict[str, ray.ObjectRef[str]] = {}
+        self._nodes: dict[int, str] = {}
         self._up: set[int] = set()
         self._homeless: set[int] = set()
         self._given_up: set[int] = set()
@@ -259,6 +253,38 @@ class Supervisor:
                         self._in_background(self._drain, index, self._actors[index], loss)
         return LostError(reason, 0.0 if was_preempted(error) else NODE_STRIKE if node_was_lost(error) else 1.0)
 
+    # Nodes that are to be taken away
+
+    def leave(self, node: str) -> Engines:
+        """Lend the engines of a node no more; those that are lent go on until they are given back.
+
+        Returns:
+            which they are, for `move`; until then nobody waits for them.
+        """
+        with self._changed:
+            leaving = tuple(index for index in sorted(self._up) if self._nodes.get(index) == node)
+            self._up.difference_update(leaving)
+            self._homeless.update(leaving)
+            self._changed.notify_all()
+        return leaving
+
+    def move(self, leaving: Engines) -> None:
+        """Have others take the place of engines that are lent no more, each once it is given back.
+
+        Returns when all of them have ended, and those others begun; or when everything has.
+        """
+        left, loss = set(leaving), _Loss("its node is to be taken away", None)
+        while left:
+            with self._changed:
+                while not (idle := left - self._lent_at.keys()) and not self._closed:
+                    self._changed.wait()
+                self._homeless -= idle
+            for index in idle:
+                self._in_background(self._bring_up, index, self._begin_again(index), loss)
+            left -= idle
+            if self._closed:
+                return
+
     def _drain(self, index: int, actor: Actor[Evaluator], loss: _Loss) -> None:
         """Wait until an engine has nothing more to do; it may be lost as well, with its node."""
         try:
@@ -311,24 +337,21 @@ class Supervisor:
                 continue
             self._is_up(index)
             if loss is not None:
-                self._say(
-                    f"engine {index} was lost ({loss.reason}): another one took its place after "
-                    f"{time.monotonic() - began:.0f} s, and the {loss.seconds:.0f} s that it was at work are repeated"
-                )
+                self._say(loss.made_good(index, time.monotonic() - began))
             return
 
     def _await_place(self, index: int, actor: Actor[Evaluator]) -> None:
         """Say where an engine has to wait for a node with room, which may be for long."""
         begun = self._there.pop(actor.id)
         if ray.wait([begun], timeout=_PLACE_SECONDS)[0]:
-            ray.get(begun)
+            self._nodes[index] = ray.get(begun)
             return
         self._say(f"engine {index} waits for a node with a place for it; meanwhile those that are up go on")
         with self._changed:
             self._homeless.add(index)
             self._changed.notify_all()
         try:
-            ray.get(begun)
+            self._nodes[index] = ray.get(begun)
         finally:
             with self._changed:
                 self._homeless.discard(index)
@@ -374,14 +397,3 @@ class Supervisor:
                 self._fail(error)
 
         threading.Thread(target=run, daemon=True).start()
-
-
-def busy_seconds(actors: Sequence[Actor[Evaluator]]) -> float:
-    """In which engines have computed, all together; those that cannot be asked do not count."""
-    found = 0.0
-    for actor in actors:
-        try:
-            found += ray.get(actor.call(Evaluator.stats)).busy_seconds
-        except ray.exceptions.RayActorError:
-            continue
-    return found

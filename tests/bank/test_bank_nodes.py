@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -18,8 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bank_in_process import LocalBank
 from mergebench_ray.bank import Bank, Merged, NoLongerHeldError
+from mergebench_ray.bank.shard import BankShard
 from mergebench_ray.checkpoints import resolve
-from raylets import LEAN_HEAD
+from mergebench_ray.ray_nodes import is_alive
+from raylets import LEAN_HEAD, drain
 from tiny_models import tiny_llama, tiny_specialist
 
 
@@ -68,7 +71,24 @@ def check_merges_over_three_nodes(folder: Path) -> None:
         check_a_lost_shard_is_noticed(bank, merged)
         bank.merge(bank.recipe("dare", {}))
         assert same(copied(bank.tensors()), local.merge("dare", {}))
+        check_shards_of_a_drained_node_have_a_second_place(bank, nodes)
+        assert same(copied(bank.tensors()), local.merge("ties", {}))
         bank.close()
+
+
+def check_shards_of_a_drained_node_have_a_second_place(bank: Bank, nodes: list[str]) -> None:
+    """Ray puts it where something may begin, and the node ends once nothing is left there."""
+    drain(nodes[1])
+    shards = bank.actor_shards
+    [fresh] = shards.begin_elsewhere(shards.on(nodes[1]), [])
+    ray.get(fresh.call(BankShard.load))
+    shards.swap([1], [fresh])
+    merged = bank.merge(bank.recipe("ties", {}))
+    assert merged.places[1].node in {nodes[0], nodes[2]}
+    until = time.monotonic() + 30
+    while is_alive(nodes[1]):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def check_a_lost_shard_is_noticed(bank: Bank, merged: Merged) -> None:

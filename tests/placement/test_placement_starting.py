@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import pytest
 import ray
 from ray.cluster_utils import Cluster as Raylets
+from ray.util.placement_group import remove_placement_group
 
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.judge import Judge
@@ -23,7 +24,8 @@ from mergebench_ray.placement.clusters import running_cluster
 from mergebench_ray.placement.packing import pack
 from mergebench_ray.placement.parts import ModelSizes
 from mergebench_ray.placement.starting import reserved
-from raylets import LEAN_HEAD
+from mergebench_ray.ray_nodes import leaving_nodes, present_nodes
+from raylets import LEAN_HEAD, drain
 
 MIB = 1 << 20
 THREE_BILLION = ModelSizes(
@@ -154,6 +156,36 @@ def check_two_nodes() -> None:
         )
         check_places(Cluster(nodes=nodes))
         check_refusals(Cluster(nodes=nodes))
+        check_a_node_that_leaves(Cluster(nodes=nodes))
+
+
+def check_a_node_that_leaves(cluster: Cluster) -> None:
+    """What was set aside on it is set aside elsewhere; but for judges, and where there is no room, all stays."""
+    leaves, stays = (node.node_id for node in reversed(cluster.nodes))
+    engine = Part(kind="engine", name="engine", host_memory=200 * MIB, gpus=1, gpu_fraction=0.5)
+    shard = Part(kind="shard", name="bank shard", host_memory=100 * MIB)
+    judge = Part(kind="judge", name="judge", host_memory=100 * MIB)
+    asked: list[bool] = []
+
+    def twice() -> bool:
+        asked.append(True)
+        return len(asked) % 2 == 1
+
+    def placement(*parts: Part) -> Placement:
+        placed = [Placed(part=part, node=1, devices=(0,) * part.gpus) for part in parts]
+        return Placement(cluster=cluster, placed=tuple(placed), bank_on_gpu=False)
+
+    where = ray.remote(lambda: ray.get_runtime_context().get_node_id())
+    with reserved(placement(engine, shard)) as places, reserved(placement(judge)) as with_judge:
+        drain(leaves)
+        assert leaving_nodes() == {leaves}
+        assert [node["NodeID"] for node in present_nodes()] == [stays]
+        assert places.leave(stays, twice) == []
+        assert with_judge.leave(leaves, twice) is None
+        [group] = places.leave(leaves, twice) or []
+        for part in (engine, shard):
+            assert ray.get(where.options(**places.of(part.kind, 0)).remote(), timeout=60) == stays
+        remove_placement_group(group)
 
 
 def check_places(cluster: Cluster) -> None:

@@ -18,9 +18,9 @@ from mergebench_ray.evaluation.graded import GradedItems
 from mergebench_ray.evaluation.ordered_scoring import Look
 from mergebench_ray.scores import DomainScore, Scores
 from mergebench_ray.search import scorer as module
-from mergebench_ray.search.losses import Losses
+from mergebench_ray.search.losses import Losses, LostError
 from mergebench_ray.search.scorer import CandidateScorer, GivenUp, Measurement
-from mergebench_ray.search.supervisor import LostError, Supervisor
+from mergebench_ray.search.supervisor import Supervisor
 from recorded_scorer import EngineDiedError, LooksHere, Parts, RecordingEvaluator
 
 

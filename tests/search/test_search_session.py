@@ -65,6 +65,7 @@ class RecordingBank:
     def __init__(self, fails: bool = False) -> None:
         self.fails = fails
         self.merged: list[Any] = []
+        self.actor_shards = SimpleNamespace(ids=["shard"])
         self.closed = False
 
     def recipe(self, method: str, parameters: dict[str, Any]) -> Any:
@@ -102,7 +103,7 @@ class World:
         monkeypatch.setattr(module, "compiled_ahead", self._compiled_ahead)
         monkeypatch.setattr(module, "Bank", SimpleNamespace(load=self._load))
 
-    def _watchdog(self, actors: Callable[[], list[str]], headless: Any) -> Any:
+    def _watchdog(self, actors: Callable[[], list[str]], headless: Any, leaving: Any) -> Any:
         self.watched = actors
         return SimpleNamespace(close=lambda: None)
 

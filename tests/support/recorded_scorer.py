@@ -46,11 +46,12 @@ class RecordingBank:
 class RecordingEvaluator:
     """Notes what is loaded into it."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "here") -> None:
         self.loaded: list[Any] = []
+        self.node = node
 
-    def is_there(self) -> None:
-        pass
+    def is_there(self) -> str:
+        return self.node
 
     def start(self) -> None:
         pass
@@ -75,6 +76,7 @@ class Parts:
         engines: int = 1,
         per_candidate: int = 1,
         one_by_one: bool = False,
+        nodes: Sequence[str] = (),
     ) -> None:
         monkeypatch.setattr(ray, "get", got)
         monkeypatch.setattr(ray, "kill", lambda _actor: None)
@@ -87,6 +89,7 @@ class Parts:
         self.wait: threading.Barrier | None = None
         self.bank = RecordingBank()
         self.handles: list[ActorHere] = []
+        self.nodes = list(nodes)
         self.supervisor = Supervisor(
             self._start,
             lambda actor: actor.actor,
@@ -107,7 +110,7 @@ class Parts:
         return [handle.actor for handle in self.supervisor.actors]
 
     def _start(self, _index: int) -> Any:
-        self.handles.append(ActorHere(RecordingEvaluator()))
+        self.handles.append(ActorHere(RecordingEvaluator(self.nodes.pop(0) if self.nodes else "here")))
         return self.handles[-1]
 
     def _answer(
