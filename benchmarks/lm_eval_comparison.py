@@ -34,7 +34,7 @@ import yaml
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import EngineOptions, Suite
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.evaluation.evaluator import Evaluator

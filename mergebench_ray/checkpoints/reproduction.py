@@ -36,6 +36,17 @@ class RecordedScore(_Record):
     metric: str = ""
 
 
+class RecordedAsking(_Record):
+    """How items were put to models and which, where it is not as the suite has it: arguments of `evaluate`."""
+
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool | None = None
+    system_instruction: str | None = None
+    gen_kwargs: dict[str, Any] = {}
+    limit: float | None = None
+    samples: dict[str, list[int]] | None = None
+
+
 class RecordedEvaluation(_Record):
     """What a merge scored beside others, and how to ask it again.
 
@@ -44,6 +55,7 @@ class RecordedEvaluation(_Record):
         split: "validation" or "test".
         tasks: the tasks or domains that were scored.
         items: first items of each task; None for all.
+        asked: how items were put to the models and which, where it is not as the suite has it: arguments of `evaluate`.
         model: the merge's own row.
         models: row -> domain -> score.
         averages: row -> normalised average, of those rows that have one.
@@ -54,6 +66,7 @@ class RecordedEvaluation(_Record):
     split: str
     tasks: list[str]
     items: int | None = None
+    asked: RecordedAsking = RecordedAsking()
     model: str
     models: dict[str, dict[str, RecordedScore]]
     averages: dict[str, RecordedScore] = {}

@@ -39,7 +39,9 @@ _OF_THIS_MACHINE: dict[str, set[str] | bool] = {
 def record_of(ready: ReadySweep, recipe: Recipe, trials: Sequence[Trial], test: Trial) -> Reproduction:
     """What goes beside the winner's weights: how it was found, and what it scored on test."""
     sweep, models = ready.sweep, ready.models
-    evaluation = evaluation_of_trial(trials, test, ready.suite.name, sweep.evaluation.test_items)
+    evaluation = evaluation_of_trial(
+        trials, test, ready.suite.name, sweep.evaluation.test_items, sweep.evaluation.asked
+    )
     return models.reproduction(recipe).model_copy(
         update={
             "notes": [*models.notes, aim_of(test)],

@@ -9,8 +9,8 @@ from pathlib import Path
 from mergebench_ray.commands.data_sets import DataSet, data_sets, judge_models
 from mergebench_ray.commands.first_checks import read_sweep_or_suite
 from mergebench_ray.config import Sweep
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.fields import DATA_SPLITS
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.judges.judges import check_judge_settings, judge_settings
 from mergebench_ray.markup import line_text
@@ -47,7 +47,7 @@ def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None
         asked = [one for one in domains if sweep is not None or split == "test" or one not in suite.forgetting]
         if sweep is not None:
             check_programs_may_run(suite, split, options, asked)
-        check_task_files(suite, split, asked, judges)
+        check_task_files(suite, split, asked, judges, options.gen_kwargs)
     if sweep is not None:
         check_splits_apart(suite, domains)
     local = {**options.data, **given}

@@ -16,10 +16,10 @@ from mergebench_ray.checkpoints.model_files import remote_files
 from mergebench_ray.checkpoints.sources import is_on_hub, locate
 from mergebench_ray.config import ModelRef
 from mergebench_ray.config.calibration import CalibrationSource
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.fields import DATA_SPLITS
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.suite import Suite
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.judges.judges import judge_settings, judged_tasks
 from mergebench_ray.object_storage.address import Address, is_address

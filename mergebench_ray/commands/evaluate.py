@@ -8,19 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
 from mergebench_ray.checkpoints import Checkpoint, check_accompanying_files, resolve
-from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings
+from mergebench_ray.commands.first_checks import AskedAs, checked_evaluation, evaluation_settings
 from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.commands.ready_sweep import load_checked_tasks
 from mergebench_ray.commands.sweep_models import find_checked_judges
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.reference import reference_text
+from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError, StoppedError
 from mergebench_ray.evaluation import score_together, start_evaluator
 from mergebench_ray.evaluation.evaluator import Evaluator
@@ -57,6 +59,7 @@ class EvaluationResult:
         suite: name of the suite.
         scores: per domain, with a row per item.
         notes: what was scored otherwise than the suite says, a line each.
+        asked: how items were put to the model and which, where it is not as the suite has it: arguments of `evaluate`.
         not_written: why the scores are not in the file that was asked for; None if they are, or none was.
     """
 
@@ -65,6 +68,7 @@ class EvaluationResult:
     suite: str
     scores: Scores
     notes: list[str] = field(default_factory=list)
+    asked: dict[str, Any] = field(default_factory=dict)
     not_written: str | None = None
 
     def __repr__(self) -> str:
@@ -103,6 +107,13 @@ def evaluate(
     data: Mapping[str, Path | str] | None = None,
     judges: Mapping[str, Path | str] | None = None,
     engines: int = 1,
+    dtype: str = "auto",
+    apply_chat_template: bool = False,
+    fewshot_as_multiturn: bool | None = None,
+    system_instruction: str | None = None,
+    gen_kwargs: Mapping[str, Any] | None = None,
+    limit: float | None = None,
+    samples: Mapping[str, Sequence[int]] | str | None = None,
     out: Path | str | None = None,
     address: str | None = None,
     show_progress: bool | None = None,
@@ -120,6 +131,14 @@ def evaluate(
         data: data set id of the hub (or `id:config`) -> local file or folder that is read instead.
         judges: judge -> reference of the model to use instead of the suite's.
         engines: vLLM engines that share the items.
+        dtype: what they compute in, "bfloat16" or "float32"; "auto" is bfloat16, but float32 on a CPU slow in it.
+        apply_chat_template: put items to the model in its chat template. This and what follows up to `samples` is as in
+            lm-eval.
+        fewshot_as_multiturn: whether few-shot examples are turns of the conversation; None for yes, in a chat template.
+        system_instruction: what is said first.
+        gen_kwargs: options of generation that replace those of all tasks.
+        limit: only the first items of each task: a number, or a share below 1.
+        samples: task -> places of its items, from 0, of other tasks all; or JSON of that, or its file.
         out: file for the scores as JSON; a row per item goes beside it as Parquet.
         address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
         show_progress: say what is happening; None where somebody looks, on a terminal and in a notebook.
@@ -138,9 +157,17 @@ def evaluate(
         tasks,
         engines,
         out,
-        evaluation_settings(items, allow_code_execution, allow_weak_sandbox, data, judges),
+        evaluation_settings(
+            items,
+            allow_code_execution,
+            allow_weak_sandbox,
+            data,
+            judges,
+            AskedAs(apply_chat_template, fewshot_as_multiturn, system_instruction, gen_kwargs, limit, samples),
+        ),
         address,
     )
+    engine = parse_model(EngineOptions, {"count": engines, "dtype": dtype}, "evaluate")
     check_data_is_used(Suite.load(suite), options.data)
     found, notes = find_checked_judges(chosen, options, [which])
     checkpoint, base = resolve(model), resolve(ModelRef.parse(model).model)
@@ -152,7 +179,7 @@ def evaluate(
     # Reads every byte, where it is not remembered: what is not finite is refused before an engine starts.
     digest = checkpoint.digest()
     # On a GPU the engine leaves half of it to a judge.
-    engine_options = EngineOptions(count=engines, num_gpus=0.5 if found else None)
+    engine_options = engine.model_copy(update={"num_gpus": 0.5 if found else None})
     with (
         progress_line(show_progress) as report,
         ray_session(address),
@@ -177,7 +204,7 @@ def evaluate(
             notes.append(started.stats[min(started.stats)].proof)
             report(0.5, f"scoring {model} on {chosen.name}, {split} split")
             scores = _score(started, checkpoint, base, which)
-    result = EvaluationResult(model, digest, chosen.name, scores, notes)
+    result = EvaluationResult(model, digest, chosen.name, scores, notes, options.asked)
     return result if target is None else keep(result, target, question_rows(loaded))
 
 
@@ -260,4 +287,4 @@ def _write(result: EvaluationResult, target: Path, questions: Iterable[QuestionR
     rows = [{**question, **item} for question, item in zip(questions, scores.items, strict=True)]
     with whole_file(items_file(target), new=True) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
-    EvaluationFile.of(result.model, result.digest, result.suite, scores, result.notes).write(target)
+    EvaluationFile.of(result.model, result.digest, result.suite, scores, result.notes, result.asked).write(target)

@@ -6,18 +6,20 @@ whoever calls it from Python.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergebench_ray.checkpoints.accompanying_files import recipe_file
 from mergebench_ray.checkpoints.sources import check_there, is_local, locate
 from mergebench_ray.config import ModelRef, Suite, Sweep
+from mergebench_ray.config.evaluation import ModelEvaluationOptions
 from mergebench_ray.config.fields import DATA_SPLITS, DataSplit
 from mergebench_ray.config.reference import HUB_ID, reference_text
 from mergebench_ray.config.suite import built_in_suites
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_file
@@ -27,6 +29,18 @@ from mergebench_ray.runs.evaluation_file import items_file
 from mergebench_ray.runs.opening import check_run_folder, check_same_methods
 from mergebench_ray.runs.run_folder import RunFolder, best_of_run
 from mergebench_ray.search.checks import check_sweep, open_sweep, read_sweep
+
+
+@dataclass(frozen=True)
+class AskedAs:
+    """How `evaluate` puts items to a model, and which; arguments as there."""
+
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool | None = None
+    system_instruction: str | None = None
+    gen_kwargs: Mapping[str, Any] | None = None
+    limit: float | None = None
+    samples: Mapping[str, Sequence[int]] | str | None = None
 
 
 def checked_run(
@@ -61,7 +75,7 @@ def checked_evaluation(
     out: Path | str | None,
     options: Mapping[str, Any],
     address: str | None = None,
-) -> tuple[Suite, DataSplit, EvaluationOptions]:
+) -> tuple[Suite, DataSplit, ModelEvaluationOptions]:
     """The suite with the chosen tasks, the split and the options of `evaluate`; arguments as there.
 
     Raises:
@@ -78,7 +92,7 @@ def checked_evaluation(
     chosen = Suite.load(suite)
     if tasks is not None:
         chosen = chosen.only_tasks(list(tasks), which)
-    parsed = parse_model(EvaluationOptions, dict(options), "evaluate")
+    parsed = parse_model(ModelEvaluationOptions, dict(options), "evaluate")
     check_there(ModelRef.parse(model))
     check_ray(address)
     return chosen, which, parsed
@@ -116,16 +130,47 @@ def evaluation_settings(
     allow_weak_sandbox: bool,
     data: Mapping[str, Path | str] | None,
     judges: Mapping[str, Path | str] | None,
+    asked: AskedAs | None = None,
 ) -> dict[str, Any]:
-    """Arguments of `evaluate` as a sweep would say them."""
-    return {
-        "validation_items": items,
-        "test_items": items,
+    """Arguments of `evaluate` as a sweep would say them.
+
+    Raises:
+        InputError: a limit or samples that are neither of lm-eval's forms.
+    """
+    asked = asked or AskedAs()
+    limit = asked.limit
+    if limit is not None and items is not None:
+        raise InputError(f"items {items} and limit {limit:g} both say how many items are asked; keep one")
+    if limit is not None and not (0 < limit < 1 or (limit >= 1 and limit == int(limit))):
+        raise InputError(f"limit {limit:g}: give a number of items, or a share of them below 1")
+    whole = items if limit is None or limit < 1 else int(limit)
+    settings = {
+        "validation_items": whole,
+        "test_items": whole,
         "allow_code_execution": allow_code_execution,
         "allow_weak_sandbox": allow_weak_sandbox,
         "data": {name: str(one) for name, one in (data or {}).items()},
         "judges": {name: {"model": reference_text(one)} for name, one in (judges or {}).items()},
+        "apply_chat_template": asked.apply_chat_template,
+        "fewshot_as_multiturn": asked.fewshot_as_multiturn,
+        "system_instruction": asked.system_instruction,
+        "gen_kwargs": dict(asked.gen_kwargs or {}),
+        "samples": None if asked.samples is None else _samples(asked.samples),
     }
+    return settings if limit is None or limit >= 1 else {**settings, "items_share": limit}
+
+
+def _samples(samples: Mapping[str, Sequence[int]] | str) -> Any:
+    """Places of items, or JSON of them, or a file of that."""
+    if not isinstance(samples, str):
+        return {name: list(places) for name, places in samples.items()}
+    try:
+        text = samples if samples.lstrip().startswith("{") else Path(samples).read_text(encoding="utf-8")
+        return json.loads(text)
+    except OSError as error:
+        raise InputError(f"samples {samples!r:.80}: neither JSON nor a file ({error.strerror}); check it") from error
+    except ValueError as error:
+        raise InputError(f'samples {samples!r:.80}: not valid JSON ({error}); write {{"TASK": [0, 1]}}') from error
 
 
 def checked_merge_of(model: Path | str) -> ModelRef:

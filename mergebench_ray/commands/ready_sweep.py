@@ -15,10 +15,10 @@ from mergebench_ray.commands.calibration import load_calibration
 from mergebench_ray.commands.models import Models
 from mergebench_ray.commands.sweep_models import resolve_sweep_models
 from mergebench_ray.config import Recipe, Suite, Sweep
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.objective import each_objective
 from mergebench_ray.config.race import RaceOptions
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.judges.judge_engine import FoundJudge
 from mergebench_ray.judges.judges import digests
@@ -31,6 +31,7 @@ from mergebench_ray.search.race_choice import chosen_race, expected_share
 from mergebench_ray.search.samplers import auto_fallback, random_draws
 from mergebench_ray.search.space import Space
 from mergebench_ray.search.warm_start import Taken, Wanted, find_candidates, matching_folders
+from mergebench_ray.tasks.chat import ChatTemplate
 from mergebench_ray.tasks.loading import chosen_domains, load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest, notes_of
 from mergebench_ray.tasks.splits import check_splits_apart
@@ -197,6 +198,7 @@ def load_checked_tasks(
     """
     if len(splits) > 1:
         check_splits_apart(suite, chosen_domains(suite, options))
-    tasks = {split: load_tasks(suite, split, options, judges=digests(judges)) for split in splits}
+    template = ChatTemplate.of(base.folder, str(base)) if options.apply_chat_template else None
+    tasks = {split: load_tasks(suite, split, options, judges=digests(judges), template=template) for split in splits}
     check_continuations(itertools.chain.from_iterable(tasks.values()), base.folder, suite.max_model_len)
     return tasks

@@ -9,8 +9,8 @@ from mergebench_ray.checkpoints import Checkpoint, fit
 from mergebench_ray.checkpoints.headers import HeaderCheckpoint, resolve_headers
 from mergebench_ray.commands.models import Models, resolve_models
 from mergebench_ray.config import Suite, Sweep
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.fields import DATA_SPLITS, Split
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.families.configuration import attention_heads
 from mergebench_ray.judges.judge_engine import FoundJudge

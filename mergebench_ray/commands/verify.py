@@ -346,6 +346,7 @@ def _scored_again(
         split=evaluation.split,
         tasks=evaluation.tasks,
         items=evaluation.items,
+        **dict(evaluation.asked),
         data=data,
         allow_code_execution=allow_code_execution,
         show_progress=show_progress,

@@ -12,7 +12,8 @@ from mergebench_ray.config.budget import MOST_CANDIDATES, BudgetOptions
 from mergebench_ray.config.calibration import CalibrationOptions
 from mergebench_ray.config.constraints import Conditions
 from mergebench_ray.config.engine import EngineOptions
-from mergebench_ray.config.fields import SPLITS, Line, Plain, Split, Strict, expanded
+from mergebench_ray.config.evaluation import EvaluationOptions, SearchEvaluationOptions
+from mergebench_ray.config.fields import Line, Plain, Strict, expanded
 from mergebench_ray.config.hyper_parameters import Parameter, with_fixed_values
 from mergebench_ray.config.merged_parts import DEFAULT_PARTS, MergedParts
 from mergebench_ray.config.names import Name
@@ -116,74 +117,6 @@ class SearchOptions(Strict):
     def _hide_password(self, storage: str | None) -> str | None:
         """A run's folder, its log and its report are read by others."""
         return None if storage is None else hide_password(storage)
-
-
-class EvaluationOptions(Strict):
-    """What candidates are scored on. The search sees validation items only."""
-
-    domains: list[Name] | None = Field(default=None, min_length=1, description="Domains to score; None for all.")
-    validation_items: int | None = Field(default=None, ge=1, le=10**9, description="First items a task; None for all.")
-    test_items: int | None = Field(
-        default=None, ge=1, le=10**9, description="First items a task at the end; None for all."
-    )
-    final_items: int | None = Field(
-        default=0, ge=0, le=10**9, description="Items a task that are held back from the search."
-    )
-    allow_code_execution: bool = Field(default=False, description="Run generated programs, in the sandbox.")
-    allow_weak_sandbox: bool = Field(
-        default=False, description="Run generated programs even where the system cannot keep them from your files."
-    )
-    data: dict[Line, Line] = Field(
-        default_factory=dict,
-        description="Data set id of the hub (or ID:CONFIG) -> local file or folder that is read instead.",
-    )
-    judges: dict[Name, dict[str, Plain] | None] = Field(
-        default_factory=dict,
-        description="Judge -> settings that replace the suite's, or its model alone; null scores without it.",
-    )
-
-    @field_validator("judges", mode="before")
-    @classmethod
-    def _accept_bare_model(cls, judges: Any) -> Any:
-        if not isinstance(judges, dict):
-            return judges
-        return {name: {"model": one} if isinstance(one, str) else one for name, one in judges.items()}
-
-    @field_validator("domains")
-    @classmethod
-    def _check_domains(cls, domains: list[str] | None) -> list[str] | None:
-        for index, domain in enumerate(domains or []):
-            if domain in (domains or [])[:index]:
-                raise ValueError(f"{domain!r} is given twice")
-        return domains
-
-    @field_validator("data")
-    @classmethod
-    def _make_absolute(cls, data: dict[str, str]) -> dict[str, str]:
-        """Actors may run in another folder than the command."""
-        return {name: str(expanded(path).absolute()) for name, path in data.items()}
-
-
-class SearchEvaluationOptions(EvaluationOptions):
-    """What candidates are scored on, and what is held back to choose among the best of them."""
-
-    final_items: int | None = Field(
-        default=None,
-        ge=0,
-        le=10**9,
-        description="Validation items a task that the search does not see: the best candidates are compared on them. "
-        "None for half as many as it sees, 0 to choose by what it saw.",
-    )
-    reuse: bool = Field(
-        default=True,
-        description="Ask no model what it was asked before, under the same conditions, by a run whose folder is beside "
-        "this one's or in search.warm_start.",
-    )
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        """The splits that a search scores."""
-        return SPLITS if self.final_items != 0 else ("validation", "test")
 
 
 class BankOptions(Strict):

@@ -14,8 +14,8 @@ import ray
 
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import EngineOptions, Suite
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.fields import Split
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import LoadReport, VLLMEngine
 from mergebench_ray.engines.engine_proof import prove
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
@@ -29,6 +29,7 @@ from mergebench_ray.heartbeat import beat
 from mergebench_ray.judges.judges import NO_JUDGES, Judges
 from mergebench_ray.ray_actors import Actor, actors_of, call_is_cancelled
 from mergebench_ray.scores import Scores
+from mergebench_ray.tasks.chat import ChatTemplate
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
 from mergebench_ray.weights.checkpoint_weights import checkpoint_weights
@@ -228,9 +229,18 @@ class Evaluator:
     def _tasks(self, split: Split) -> list[ScoredTask]:
         if split not in self._loaded:
             started = time.perf_counter()
-            self._loaded[split] = load_tasks(self._suite, split, self._options, judges=self._judges.digests)
+            self._loaded[split] = load_tasks(
+                self._suite, split, self._options, judges=self._judges.digests, template=self._template()
+            )
             self._prepare_seconds += time.perf_counter() - started
         return self._loaded[split]
+
+    def _template(self) -> ChatTemplate | None:
+        if not self._options.apply_chat_template:
+            return None
+        if self._base is None:
+            return ChatTemplate(self._engine.tokenizer, "the model")
+        return ChatTemplate.of(self._base.plain_folder(), str(self._base))
 
     def _split(self, split: Split) -> PreparedSplit:
         if split not in self._prepared:

@@ -15,9 +15,9 @@ from ray.exceptions import RayActorError
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.config import EngineOptions, Suite
 from mergebench_ray.config.engine import EngineSettings
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.fields import Split
 from mergebench_ray.config.judge import Judge
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.engines.environment import ACTOR_ENVIRONMENT
 from mergebench_ray.engines.of_checkpoint import engine_of

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mergebench_ray.checkpoints.reproduction import RecordedAsking
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import open_regular, whole_file
 from mergebench_ray.scores import DomainScore, Scores, TaskScore, average_score
@@ -64,6 +67,7 @@ class EvaluationFile(BaseModel):
         judge_seconds: in which judges computed.
         judge_tokens: tokens read and written by judges.
         notes: what was scored otherwise than the suite says, a line each.
+        asked: how items were put to the model and which, where it is not as the suite has it: arguments of `evaluate`.
     """
 
     model: str = ""
@@ -80,9 +84,18 @@ class EvaluationFile(BaseModel):
     judge_seconds: float = 0.0
     judge_tokens: int = 0
     notes: list[str] = []
+    asked: RecordedAsking = RecordedAsking()
 
     @classmethod
-    def of(cls, model: str, digest: str, suite: str, scores: Scores, notes: Sequence[str]) -> EvaluationFile:
+    def of(
+        cls,
+        model: str,
+        digest: str,
+        suite: str,
+        scores: Scores,
+        notes: Sequence[str],
+        asked: Mapping[str, Any] = MappingProxyType({}),
+    ) -> EvaluationFile:
         """What to write of a model's scores."""
         average, error = average_score(scores.domains, scores.influences)
         return cls(
@@ -100,6 +113,7 @@ class EvaluationFile(BaseModel):
             judge_seconds=scores.judge_seconds,
             judge_tokens=scores.judge_tokens,
             notes=list(notes),
+            asked=RecordedAsking(**asked),
         )
 
     def write(self, path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
-from mergebench_ray.checkpoints.reproduction import RecordedEvaluation, RecordedScore
+from mergebench_ray.checkpoints.reproduction import RecordedAsking, RecordedEvaluation, RecordedScore
 from mergebench_ray.runs.evaluation_file import EvaluationFile
 from mergebench_ray.runs.trials import Trial
 from mergebench_ray.scores import DomainScore
@@ -14,7 +16,9 @@ _ERRORS_APART = 2.0
 """Standard errors of a difference up to which two scores are the same."""
 
 
-def evaluation_of_trial(trials: Sequence[Trial], own: Trial, suite: str, items: int | None) -> RecordedEvaluation:
+def evaluation_of_trial(
+    trials: Sequence[Trial], own: Trial, suite: str, items: int | None, asked: Mapping[str, Any] = MappingProxyType({})
+) -> RecordedEvaluation:
     """The scores of a search's winner, beside those of all models of its split.
 
     Args:
@@ -22,6 +26,7 @@ def evaluation_of_trial(trials: Sequence[Trial], own: Trial, suite: str, items: 
         own: the winner's row.
         suite: name of the suite.
         items: first items of each task that were asked; None for all.
+        asked: how, as `EvaluationOptions.asked` says.
     """
     rows = {trial.label: trial for trial in trials if trial.split == own.split}
     averages = {label: _score(row.normalised_average, row.normalised_standard_error) for label, row in rows.items()}
@@ -30,6 +35,7 @@ def evaluation_of_trial(trials: Sequence[Trial], own: Trial, suite: str, items: 
         split=own.split,
         tasks=list(own.domains),
         items=items,
+        asked=RecordedAsking(**asked),
         model=own.label,
         models={label: _domains(row.domains) for label, row in rows.items()},
         averages={label: one for label, one in averages.items() if one.score is not None},
@@ -50,7 +56,10 @@ def evaluation_of_file(file: EvaluationFile, versions: dict[str, str]) -> Record
         split=file.split,
         tasks=list(dict.fromkeys(task.group or name for name, task in file.tasks.items())),
         # Of a task with fewer items than others all are asked either way; those of a group are those of its tasks.
-        items=max((task.items for task in file.tasks.values() if task.task not in groups), default=None),
+        items=None
+        if file.asked.limit or file.asked.samples
+        else max((task.items for task in file.tasks.values() if task.task not in groups), default=None),
+        asked=file.asked,
         model="merge",
         models={"merge": _domains(file.domains)},
         versions=versions,

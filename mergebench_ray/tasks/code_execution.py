@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.suite import Suite
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.sandbox.runner import allow_weak_sandbox, weak_points
 from mergebench_ray.tasks.groups import planned_tasks

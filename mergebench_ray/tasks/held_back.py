@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.digests import hashed_number
 from mergebench_ray.errors import InputError
 from mergebench_ray.tasks.scored_task import Item, ScoredTask

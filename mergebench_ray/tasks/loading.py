@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from lm_eval.api.task import Task
-from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.tasks import TaskManager
 
+from mergebench_ray.config.evaluation import EvaluationOptions, ModelEvaluationOptions
 from mergebench_ray.config.fields import SPLITS, DataSplit, Split, data_split_of
 from mergebench_ray.config.suite import Suite, TaskSettings
-from mergebench_ray.config.sweep import EvaluationOptions
-from mergebench_ray.errors import InputError, nearest
+from mergebench_ray.errors import InputError, about, nearest
 from mergebench_ray.scores import check_directions
+from mergebench_ray.tasks.chat import ChatTemplate, Conversation
 from mergebench_ray.tasks.code_execution import check_code_execution
-from mergebench_ray.tasks.data_errors import (
-    check_fields,
-    check_named_fields,
-    data_source,
-    explain_data_errors,
-    printed_fields,
-)
-from mergebench_ray.tasks.examples import check_examples, keep_examples_unscored, scored_splits
+from mergebench_ray.tasks.data_errors import data_source, explain_data_errors
+from mergebench_ray.tasks.examples import check_examples, scored_splits
 from mergebench_ray.tasks.generation_options import read_generation_options
 from mergebench_ray.tasks.groups import PlannedTask, planned_tasks
 from mergebench_ray.tasks.held_back import hold_back, most_items
+from mergebench_ray.tasks.items import ItemMaker
 from mergebench_ray.tasks.local_data import check_data_files, dataset_id, local_datasets, local_source, missing_file
 from mergebench_ray.tasks.metrics import check_metrics_and_filters, find_direction, try_metric
-from mergebench_ray.tasks.protocol import cluster_key, data_split, in_split, overrides
+from mergebench_ray.tasks.protocol import data_split, is_generated, overrides
 from mergebench_ray.tasks.scored_task import ROLLING, Item, JudgedBy, ScoredTask
 from mergebench_ray.tasks.splits import with_note
 from mergebench_ray.tasks.task_files import (
@@ -57,8 +53,9 @@ def load_tasks(
     options: EvaluationOptions,
     domains: Sequence[str] | None = None,
     judges: Mapping[str, str] = MappingProxyType({}),
+    template: ChatTemplate | None = None,
 ) -> list[ScoredTask]:
-    """Build the tasks of a suite on one split, without any engine or tokenizer.
+    """Build the tasks of a suite on one split, without any engine.
 
     Args:
         suite: names the tasks of each domain.
@@ -66,6 +63,7 @@ def load_tasks(
         options: how many items, which domains, and whether generated programs may run.
         domains: some of the chosen domains; None for all of them.
         judges: judges at hand, name -> digest. A task whose judge is missing counts its `without_judge` metric.
+        template: the model's, where the options ask for it.
 
     Raises:
         InputError: unknown task, metric or domain; a task without that split; programs that are not allowed to run or
@@ -76,13 +74,18 @@ def load_tasks(
     from_data = data_split_of(split)
     chosen = chosen_domains(suite, options, domains)
     check_programs_may_run(suite, from_data, options, chosen)
-    check_task_files(suite, from_data, chosen, judges)
+    check_task_files(suite, from_data, chosen, judges, options.gen_kwargs)
     manager = task_manager(suite)
     wanted = [(domain, task) for domain in chosen for task in planned_tasks(suite, domain, split)]
     for _, one in wanted:
         if problem := missing_file(one.name, one.file(manager, suite)):
             raise InputError(problem)
-    tasks = [_build(manager, suite, domain, one, from_data, options, judges) for domain, one in wanted]
+    _check_asking(options, {one.name: one.file(manager, suite) for _, one in wanted})
+    conversation = Conversation.of(options, template)
+    tasks = [_build(manager, suite, domain, one, from_data, options, judges, conversation) for domain, one in wanted]
+    if template is not None and template.drops_system:
+        note = "the model's chat template refuses system messages, so that they are left out, as in lm-eval"
+        tasks[0] = replace(tasks[0], notes=(*tasks[0].notes, note))
     for domain in dict.fromkeys(task.domain for task in tasks):
         check_directions(
             domain, {one.name: (one.counted, one.higher_is_better) for one in tasks if one.domain == domain}
@@ -95,7 +98,13 @@ def load_tasks(
     return held_back if split == "final" else searched
 
 
-def check_task_files(suite: Suite, split: DataSplit, domains: Iterable[str], judges: Collection[str]) -> None:
+def check_task_files(
+    suite: Suite,
+    split: DataSplit,
+    domains: Iterable[str],
+    judges: Collection[str],
+    gen_kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Everything that task files alone can tell, without any data.
 
     Args:
@@ -103,6 +112,7 @@ def check_task_files(suite: Suite, split: DataSplit, domains: Iterable[str], jud
         split: whose items will be asked.
         domains: of the suite.
         judges: names of those at hand.
+        gen_kwargs: options of generation that replace those of task files and suite.
 
     Raises:
         InputError: an unknown task or metric, a task without that split, or settings that cannot be honoured.
@@ -112,8 +122,9 @@ def check_task_files(suite: Suite, split: DataSplit, domains: Iterable[str], jud
         for task in planned_tasks(suite, domain, split):
             name, settings, config = task.name, task.settings, task.file(manager, suite)
             _check_task_file(name, config, settings, split)
-            changed = {**config, **overrides(config, settings, split, from_files=False)}
-            _check_decoding(suite, name, changed)
+            changed = {**config, **overrides(config, settings, split, False, gen_kwargs)}
+            with about("gen_kwargs") if gen_kwargs else nullcontext():
+                _check_decoding(suite, name, changed)
             check_examples(name, changed, scored_splits(config, settings))
             _check_counted(manager, name, config, _counted(name, config, settings, judges)[0])
 
@@ -159,6 +170,23 @@ def _check_task_file(name: str, config: Mapping[str, Any], settings: TaskSetting
         raise InputError(f"task {name} has no {split} split; add {split}_split to its task file")
 
 
+def _check_asking(options: EvaluationOptions, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse options that no task's file gives a meaning to."""
+    if options.gen_kwargs and not any(map(is_generated, files.values())):
+        raise InputError("gen_kwargs: none of the tasks has answers that are written; leave it out")
+    for name in (options.samples if isinstance(options, ModelEvaluationOptions) else None) or ():
+        if name not in files:
+            raise InputError(f"samples: no task {name!r} is scored; {nearest(name, files)}")
+
+
+def _limited(items: Iterator[Item], options: EvaluationOptions, split: DataSplit) -> tuple[Item, ...]:
+    """The items that the options ask for: the first, by number or share."""
+    if isinstance(options, ModelEvaluationOptions) and options.items_share is not None:
+        found = tuple(items)
+        return found[: math.ceil(len(found) * options.items_share)]
+    return tuple(islice(items, most_items(options) if split == "validation" else options.test_items))
+
+
 def _check_counted(manager: TaskManager, name: str, config: Mapping[str, Any], counted: str) -> None:
     try:
         check_metrics_and_filters(name, config, counted)
@@ -176,16 +204,20 @@ def _build(
     split: DataSplit,
     options: EvaluationOptions,
     judges: Mapping[str, str],
+    conversation: Conversation,
 ) -> ScoredTask:
     name, settings, config = planned.name, planned.settings, planned.file(manager, suite)
     asked = data_split(config, settings, split)
     path = str(config.get("dataset_path"))
     file = local_source(options.data, path, config.get("dataset_name"))
     source = str(file or data_source(config, asked))
-    changed = {**planned.changed, **overrides(config, settings, split, file is not None)}
+    changed = {**planned.changed, **overrides(config, settings, split, file is not None, options.gen_kwargs)}
     if (options_of_data := config.get("dataset_kwargs")) != (manager.task_index[name].cfg or {}).get("dataset_kwargs"):
         changed["dataset_kwargs"] = options_of_data
-    limit = most_items(options) if split == "validation" else options.test_items
+    samples = options.samples if isinstance(options, ModelEvaluationOptions) else None
+    maker = ItemMaker(
+        name, config, source, split, settings, suite.held_out_share, conversation, (samples or {}).get(name)
+    )
     gated = path in suite.gated_data
     splits = [value for key, value in {**config, **changed}.items() if key.endswith("_split")]
     files = (config.get("dataset_kwargs") or {}).get("data_files")
@@ -193,7 +225,7 @@ def _build(
     with explain_data_errors(name, source, dataset_id(config), gated, splits, known), quiet_lm_eval():
         with local_datasets(options.data, asked):
             task = load_task(manager, name, changed)
-        items = tuple(islice(_items(task, name, config, source, split, settings, suite.held_out_share), limit))
+        items = _limited(maker.items(task), options, split)
         if settings.try_grading:
             _try_grading(task, name, items)
     _check_asked(suite, name, items)
@@ -212,7 +244,7 @@ def _build(
         metric=metric,
         one_minus=one_minus,
         higher_is_better=direction.higher_is_better,
-        notes=(*planned.notes, *direction.notes),
+        notes=(*planned.notes, *direction.notes, *_unasked(task, name, conversation)),
         filter_name=_check_filter(task, name, filter_name),
         judged=None if judge is None else _judged(task, name, judge, judges[judge], items, task_file),
         task=task,
@@ -222,6 +254,13 @@ def _build(
         group=planned.group,
         pooled=planned.pooled,
     )
+
+
+def _unasked(task: Task, name: str, conversation: Conversation) -> list[str]:
+    """What of a conversation a task leaves out."""
+    if task.OUTPUT_TYPE != ROLLING or conversation.is_plain:
+        return []
+    return [f"task {name}: its texts are scored by themselves, without chat template and system instruction"]
 
 
 def needed_judge(config: Mapping[str, Any]) -> str | None:
@@ -261,7 +300,7 @@ def _check_decoding(suite: Suite, name: str, config: Mapping[str, Any]) -> None:
     repeats = config.get("repeats", 1)
     if not isinstance(repeats, int) or isinstance(repeats, bool) or not 1 <= repeats <= _MOST_REPEATS:
         raise InputError(f"task {name}: repeats: {repeats}: give an integer from 1 to {_MOST_REPEATS}")
-    if config.get("output_type", "generate_until") == "generate_until" and "class" not in config:
+    if is_generated(config) and "class" not in config:
         _check_room(suite, name, config.get("generation_kwargs") or {})
 
 
@@ -287,43 +326,6 @@ def _check_room(suite: Suite, name: str, options: Mapping[str, Any]) -> None:
             f"task {name}: answers of {longest} tokens leave no room for a prompt in suite "
             f"{suite.name}'s max_model_len {suite.max_model_len}; lower max_gen_toks or raise max_model_len"
         )
-
-
-def _items(
-    task: Task,
-    name: str,
-    config: Mapping[str, Any],
-    source: str,
-    split: DataSplit,
-    settings: TaskSettings,
-    held_out_share: float,
-) -> Iterator[Item]:
-    from_test = split == "test" and task.has_test_docs()
-    if not (from_test or task.has_validation_docs()):
-        raise InputError(f"task {name} has no {split} split; add {split}_split to its task file")
-    task.set_fewshot_seed(DEFAULT_OTHER_SEED)
-    documents = task.test_docs() if from_test else task.validation_docs()
-    keep_examples_unscored(task, name, config, settings, split, documents)
-    needed = printed_fields(vars(task.config), frozenset(getattr(task, "features", ())))
-    shared = settings.cluster_fields
-    named = {"held_out_by": (settings.held_out_by,) if settings.held_out_by else (), "cluster_by": shared}
-    for number, document in enumerate(documents):
-        check_fields(name, source, number + 1, document, needed)
-        for key, fields in named.items():
-            check_named_fields(name, source, number + 1, document, key, fields)
-        if not in_split(document, settings, split, held_out_share):
-            continue
-        context = task.fewshot_context(
-            document, num_fewshot=task.config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(document)
-        )
-        made = task.construct_requests(
-            doc=document, ctx=context, metadata=(name, number, task.config.repeats), apply_chat_template=False
-        )
-        instances = tuple(sorted(made if isinstance(made, list) else [made], key=lambda one: one.idx))
-        digest = hashlib.sha256(json.dumps([one.args for one in instances], default=str).encode()).hexdigest()
-        own = document.get("id")
-        cluster = cluster_key(document, shared) if shared else digest[:16]
-        yield Item(digest[:16] if own is None else str(own), document, instances, digest, cluster)
 
 
 def _try_grading(task: Task, name: str, items: Iterable[Item]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,13 @@ def data_split(config: Mapping[str, Any], settings: TaskSettings, split: str) ->
     return settings.validation_split or config.get("validation_split")
 
 
-def overrides(config: Mapping[str, Any], settings: TaskSettings, split: str, from_files: bool) -> dict[str, Any]:
+def overrides(
+    config: Mapping[str, Any],
+    settings: TaskSettings,
+    split: str,
+    from_files: bool,
+    gen_kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Keys of the task file that have to be replaced; empty for a task that is used as it is.
 
     A task builds all of its splits, asked for or not. Where the suite says which split is meant, or files of a user
@@ -51,6 +58,7 @@ def overrides(config: Mapping[str, Any], settings: TaskSettings, split: str, fro
         settings: the suite's.
         split: "validation" or "test".
         from_files: whether its data come from local files.
+        gen_kwargs: options of generation that replace the task's and the suite's.
     """
     changed: dict[str, Any] = {}
     if settings.num_fewshot is not None:
@@ -58,10 +66,12 @@ def overrides(config: Mapping[str, Any], settings: TaskSettings, split: str, fro
     decoding = settings.decoding.model_dump(exclude_none=True)
     if (samples := decoding.pop("samples", None)) is not None:
         changed["repeats"] = samples
-    if decoding:
-        chosen = {DECODING_NAMES[name]: value for name, value in decoding.items()}
-        if "temperature" in chosen:
-            chosen["do_sample"] = chosen["temperature"] > 0
+    chosen = {DECODING_NAMES[name]: value for name, value in decoding.items()}
+    if "temperature" in chosen:
+        chosen["do_sample"] = chosen["temperature"] > 0
+    if is_generated(config):
+        chosen |= gen_kwargs
+    if chosen:
         changed["generation_kwargs"] = {**(config.get("generation_kwargs") or {}), **chosen}
     if from_files or settings.test_split or settings.validation_split or settings.held_out_by:
         other = "validation" if split == "test" else "test"
@@ -69,6 +79,11 @@ def overrides(config: Mapping[str, Any], settings: TaskSettings, split: str, fro
         if not changed.get("num_fewshot", config.get("num_fewshot")):
             changed |= {"training_split": None, "fewshot_split": None, "fewshot_config": {"samples": []}}
     return changed
+
+
+def is_generated(config: Mapping[str, Any]) -> bool:
+    """Whether a task's answers are texts that the model writes."""
+    return bool(config.get("output_type", "generate_until") == "generate_until")
 
 
 def key_text(value: Any) -> str:

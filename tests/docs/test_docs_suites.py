@@ -9,8 +9,8 @@ import pytest
 
 from command_line import CommandLine
 from mergebench_ray.config import Suite
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.fields import DATA_SPLITS
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.tasks.loading import load_tasks
 
 PAGE = Path(__file__).parents[2] / "docs" / "suites.md"

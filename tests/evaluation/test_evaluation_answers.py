@@ -17,7 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from mergebench_ray.config import EngineOptions
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.evaluation.asked import Questions
 from mergebench_ray.evaluation.estimates import estimate_mean

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from mergebench_ray.config import Suite
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import GradedItem, GradedShare, Spent

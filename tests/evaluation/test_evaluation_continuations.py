@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from command_line import CommandLine
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.continuations import check_continuations

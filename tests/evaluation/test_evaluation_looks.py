@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors_here import ActorHere, fetch_here
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.evaluator import Evaluator

@@ -10,9 +10,9 @@ import pytest
 
 from mergebench_data import COUNT, LANGUAGES, write_data
 from mergebench_ray.config import Domain, Suite
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.fields import DATA_SPLITS, Split
 from mergebench_ray.config.suite import Decoding
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation import Evaluator

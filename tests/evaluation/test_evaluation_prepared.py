@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import Suite
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.engines.tokens import encode_pairs, encode_texts
 from mergebench_ray.evaluation import grading

@@ -14,7 +14,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from actors_here import ActorHere, fetch_here
 from mergebench_ray import evaluate
 from mergebench_ray.config import Suite, Sweep
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.evaluator import Evaluator, grade_together

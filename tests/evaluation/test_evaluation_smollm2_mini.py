@@ -5,8 +5,8 @@ import functools
 import pytest
 
 from mergebench_ray.config import Suite
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.fields import DATA_SPLITS, Split
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import grade, task_estimate
 from mergebench_ray.tasks.loading import load_tasks

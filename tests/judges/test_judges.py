@@ -18,9 +18,9 @@ from actors_here import ActorHere
 from made_up_trials import made_up_trials
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.config import Domain, EngineOptions, Suite
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.config.suite import Decoding
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.errors import InputError, StoppedError
 from mergebench_ray.evaluation import Evaluator

@@ -11,8 +11,8 @@ from command_line import CommandLine
 from mergebench_ray.checkpoints import resolve
 from mergebench_ray.commands.sweep_models import find_checked_judges
 from mergebench_ray.config import Domain, EngineOptions, Suite, Sweep
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.judge import Judge
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.engines.environment import engine_dtype
 from mergebench_ray.errors import InputError

@@ -62,7 +62,7 @@ COMMANDS = """
 import sys
 from mergebench_ray.commands.doctor import _sandbox
 from mergebench_ray.config import Suite
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.code_execution import code_execution_notes

@@ -20,7 +20,7 @@ from made_up_search import item as made_up_item
 from memory_storage import memory_storage
 from mergebench_ray import installed_code as installed_code_module
 from mergebench_ray.config import EngineOptions
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.evaluation.graded import GradedItem
 from mergebench_ray.evaluation.grading import ABSENT
 from mergebench_ray.installed_code import installed_code, source_file, sources_below, sources_of

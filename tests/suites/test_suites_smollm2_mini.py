@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from mergebench_ray.config import Suite
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.evaluation.grading import grade
 from mergebench_ray.suites.smollm2_mini.generate import GENERATORS, coding, instruction, math, multilingual, safety
 from mergebench_ray.suites.smollm2_mini.generate.common import Item, share, split_of

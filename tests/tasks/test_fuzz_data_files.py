@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.commands.calibration import read_samples
 from mergebench_ray.config import CalibrationSource, Suite
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.tasks.examples import check_examples
 from mergebench_ray.tasks.generation_options import read_generation_options

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergebench_ray.config import Suite
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.suite import built_in_suites
-from mergebench_ray.config.sweep import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import ABSENT, grade, item_score, task_estimate
 from mergebench_ray.judges.judges import find_judges

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.tasks.generation_options import read_generation_options
 from mergebench_ray.tasks.loading import load_tasks

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mergebench_ray.config.evaluation import EvaluationOptions, SearchEvaluationOptions
 from mergebench_ray.config.suite import Suite
-from mergebench_ray.config.sweep import EvaluationOptions, SearchEvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.tasks.held_back import hold_back
 from mergebench_ray.tasks.loading import load_tasks

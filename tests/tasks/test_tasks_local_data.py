@@ -13,7 +13,7 @@ import pytest
 from command_line import CommandLine
 from mergebench_data import ifeval, multiple_choice
 from mergebench_ray.config import CalibrationSource, Suite, Sweep
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import grade
 from mergebench_ray.tasks.data_use import check_data_is_used

@@ -13,7 +13,7 @@ from lm_eval.api.metrics import mean, perplexity
 
 from made_up_trials import made_up_trials
 from mergebench_ray.config import Suite
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.config.yaml_files import to_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.grading import ABSENT, grade, item_score, task_estimate

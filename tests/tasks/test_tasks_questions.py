@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.runs.items import read_questions, write_questions
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.questions import question_rows

@@ -9,7 +9,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from mergebench_ray.config import Suite
-from mergebench_ray.config.sweep import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.errors import InputError
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import notes_of

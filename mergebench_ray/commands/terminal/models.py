@@ -74,6 +74,25 @@ WeakSandbox = Annotated[bool, typer.Option(help="Run them even where the system 
 Judges = Annotated[
     list[str] | None, typer.Option(metavar="NAME=REF", help="Use this model as a judge, in place of the suite's.")
 ]
+ChatTemplate = Annotated[
+    bool, typer.Option("--apply-chat-template", help="Put items to the model in its own chat template.")
+]
+Multiturn = Annotated[
+    bool | None,
+    typer.Option(help="In a chat template, few-shot examples are turns (as they are by default), or one text."),
+]
+SystemInstruction = Annotated[str | None, typer.Option(metavar="TEXT", help="What is said to the model first.")]
+GenKwargs = Annotated[
+    list[str] | None,
+    typer.Option("--gen-kwargs", metavar="KEY=VALUE", help="An option of generation, in place of the tasks' own."),
+]
+Limit = Annotated[
+    float | None, typer.Option(help="Only the first items of each task: how many, or a share of them below 1.")
+]
+Samples = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help='Only these items of a task, from 0: {"TASK": [0, 5]}, or a file of that.'),
+]
 Scores = Annotated[Path | None, typer.Option(help="Write scores here as JSON, items beside it as Parquet.")]
 
 
@@ -184,15 +203,30 @@ def evaluate(
     data: LocalData = None,
     judge: Judges = None,
     engines: Annotated[int, typer.Option(min=1, help="vLLM engines that share the items.")] = 1,
+    dtype: Annotated[str, typer.Option(help="What engines compute in: auto, bfloat16 or float32.")] = "auto",
+    apply_chat_template: ChatTemplate = False,
+    fewshot_as_multiturn: Multiturn = None,
+    system_instruction: SystemInstruction = None,
+    gen_kwargs: GenKwargs = None,
+    limit: Limit = None,
+    samples: Samples = None,
     out: Scores = None,
     address: Address = None,
 ) -> None:
     """Score a model on the tasks of a suite."""
-    from mergebench_ray.commands.first_checks import checked_evaluation, evaluation_settings
+    from mergebench_ray.commands.first_checks import AskedAs, checked_evaluation, evaluation_settings
 
     chosen, pairs = parse_names(tasks, "--tasks"), parse_pairs(data, "--data", "ID=PATH")
     judges = parse_pairs(judge, "--judge", "NAME=REF")
-    options = evaluation_settings(items, allow_code_execution, allow_weak_sandbox, pairs, judges)
+    asked: dict[str, Any] = {
+        "apply_chat_template": apply_chat_template,
+        "fewshot_as_multiturn": fewshot_as_multiturn,
+        "system_instruction": system_instruction,
+        "gen_kwargs": parse_settings(gen_kwargs, "--gen-kwargs"),
+        "limit": limit,
+        "samples": samples,
+    }
+    options = evaluation_settings(items, allow_code_execution, allow_weak_sandbox, pairs, judges, AskedAs(**asked))
     checked_evaluation(model, suite, split, chosen, engines, out, options, address)
 
     from mergebench_ray.commands.evaluate import evaluate as run
@@ -209,6 +243,8 @@ def evaluate(
         data=pairs,
         judges=judges,
         engines=engines,
+        dtype=dtype,
+        **asked,
         out=out,
         address=address,
         show_progress=True,
