@@ -44,6 +44,15 @@ def fp8_tensor(weight: Tensor) -> tuple[Parts, Tensor]:
     return parts, stored.float() * scale
 
 
+def fp8_partial_blocks(weight: Tensor) -> tuple[Parts, Tensor]:
+    """Blocks of 40 rows and 48 columns, smaller ones at the end, as DeepSeek's have them."""
+    rows, columns = weight.shape
+    scales = torch.rand(-(-rows // 40), -(-columns // 48)) + 0.5
+    stored = weight.float().to(torch.float8_e4m3fn)
+    by_entry = scales.repeat_interleave(40, 0)[:rows].repeat_interleave(48, 1)[:, :columns]
+    return {".weight": stored, ".weight_scale_inv": scales}, stored.float() * by_entry
+
+
 def compressed(form: str, **weights: Any) -> Quantise:
     """In a format of compressed-tensors."""
     scheme = QuantizationScheme(targets=["Linear"], weights=weights, format=form)
@@ -165,6 +174,7 @@ _COMPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 KINDS: dict[str, tuple[Quantise, dict[str, Any]]] = {
     "fp8 blocks": (fp8_blocks, {"quant_method": "fp8", "weight_block_size": list(_BLOCK)}),
+    "fp8 partial blocks": (fp8_partial_blocks, {"quant_method": "fp8", "weight_block_size": [40, 48]}),
     "fp8 tensor": (fp8_tensor, {"quant_method": "fp8", "activation_scheme": "static"}),
     "gptq": (gptq(4, 32), {"quant_method": "gptq", "bits": 4, "group_size": 32}),
     "gptq in another order": (

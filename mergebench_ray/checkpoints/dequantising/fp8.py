@@ -48,7 +48,9 @@ class Fp8Weight(PackedWeight):
         values = read_elements(self.parts["main"], start, (stop - first) * columns).view(-1, columns)
         scales = self.part("scale").float().view(-1, -(-columns // width))
         above = matrix * -(-num_rows // height)
-        args = QuantizationArgs(num_bits=8, type="float", strategy="block", block_structure=[height, width])
+        # What is less than a block would be filled up to one.
+        block = [min(height, stop - first), width]
+        args = QuantizationArgs(num_bits=8, type="float", strategy="block", block_structure=block)
         some = scales[above + first // height : above - (-stop // height)]
         found: Tensor = dequantize(values, some, args=args)
         return found
@@ -69,7 +71,9 @@ def find(options: Mapping[str, Any], tensors: Mapping[str, TensorInfo], config: 
             raise UnreadableError(f"{name!r} has no scale beside it")
         require_float(scale)
         block = _block(info, scale, options.get("weight_block_size"))
-        weights.append(Fp8Weight(name, info.shape, {"main": info, "scale": scale}, block[0], block))
+        # Where all rows share a scale, any of them can be had alone.
+        row_block = 1 if block[0] == info.shape[-2] else block[0]
+        weights.append(Fp8Weight(name, info.shape, {"main": info, "scale": scale}, row_block, block))
     return Found("fp8", tuple(weights), frozenset(name for name in tensors if OF_ACTIVATIONS.search(name)))
 
 
