@@ -1,7 +1,7 @@
 """Merge domain-specialised language models and search for the best merge, in parallel on Ray.
 
-`adapter`, `advise`, `tune`, `merge`, `evaluate`, `plan`, `push`, `replay` and `verify` are the commands of the same
-names; each returns a typed result. `open_run` looks at a run that is there, or under way.
+`adapter`, `advise`, `tune`, `merge`, `evaluate`, `gguf`, `plan`, `push`, `replay` and `verify` are the commands of the
+same names; each returns a typed result. `open_run` looks at a run that is there, or under way.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mergebench_ray.commands.advice import Advice
     from mergebench_ray.commands.advise import advise
     from mergebench_ray.commands.evaluate import EvaluationResult, evaluate
+    from mergebench_ray.commands.gguf import GgufResult, gguf
     from mergebench_ray.commands.merge import MergeResult, merge
     from mergebench_ray.commands.opened_run import OpenedRun, open_run
     from mergebench_ray.commands.plan import plan
@@ -36,6 +37,7 @@ _HOMES = {
     "Advice": "commands.advice",
     "Callback": "search.callbacks",
     "EvaluationResult": "commands.evaluate",
+    "GgufResult": "commands.gguf",
     "InputError": "errors",
     "MergeResult": "commands.merge",
     "ModelRef": "config",
@@ -54,6 +56,7 @@ _HOMES = {
     "adapter": "commands.adapter",
     "advise": "commands.advise",
     "evaluate": "commands.evaluate",
+    "gguf": "commands.gguf",
     "merge": "commands.merge",
     "open_run": "commands.opened_run",
     "plan": "commands.plan",
@@ -68,6 +71,7 @@ __all__ = [
     "Advice",
     "Callback",
     "EvaluationResult",
+    "GgufResult",
     "InputError",
     "MergeResult",
     "ModelRef",
@@ -86,6 +90,7 @@ __all__ = [
     "adapter",
     "advise",
     "evaluate",
+    "gguf",
     "merge",
     "open_run",
     "plan",

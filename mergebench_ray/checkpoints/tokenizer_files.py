@@ -69,6 +69,16 @@ def unknown_rows(base: Checkpoint, specialist: Checkpoint) -> str:
     return "" if all(both) or same or not _kinds(base.folder) else _difference(base.folder, specialist.tokenizer_folder)
 
 
+def tokens_by_number(folder: Path) -> dict[int, str] | None:
+    """The tokens of a folder's tokenizer.json, added ones included; None where there is none.
+
+    Raises:
+        InputError: a file that is there but cannot be read.
+    """
+    file = folder / _FILE
+    return {index: token for token, index in _vocabulary(read_json_object(file)).items()} if file.is_file() else None
+
+
 def require_rows_for(who: str, base: Checkpoint, specialist: Checkpoint) -> None:
     """Refuse a tokenizer for a merge into a base whose rows of embeddings are of other tokens, or too few.
 

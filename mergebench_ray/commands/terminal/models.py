@@ -192,6 +192,21 @@ def adapter(
     typer.echo(f"adapter of rank {rank}: {result.errors}; written to {result.folder}")
 
 
+def gguf(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Reference of a merge, or of any other model.")],
+    like: Annotated[str, typer.Option(metavar="FILE", help="GGUF file of its base, quantised or not.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="GGUF file to write.")],
+    kind: Annotated[str, typer.Option(help="What matrices are written in: bf16, f16, f32 or q8_0.")] = "bf16",
+) -> None:
+    """Write a model as a GGUF file for llama.cpp, with the tokenizer of a GGUF file of its base."""
+    from mergebench_ray.commands.gguf import gguf as run
+
+    result = run(model, like=like, out=out, kind=kind, show_progress=True)
+    for note in result.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"written to {result.file}, {result.file.stat().st_size:,} bytes")
+
+
 def evaluate(
     model: Annotated[str, typer.Argument(help="Reference of a model.")],
     suite: Suite,
