@@ -162,6 +162,13 @@ def test_four_bits_of_bitsandbytes_are_read_as_it_makes_them_plain(base: Path, t
         assert torch.equal(checkpoint.read(name, third, third), values.flatten()[third : 2 * third])
 
 
+def test_biases_of_gptq_for_layers_that_have_none_are_dropped(base: Path, tmp_path: Path) -> None:
+    quantised(base, tmp_path / "q", "gptq")
+    file = tmp_path / "q" / "model.safetensors"
+    save_file({**load_file(file), "model.layers.0.mlp.up_proj.bias": torch.zeros(96)}, file, {"format": "pt"})
+    assert len(check_compatible(resolve(str(base)), {"math": resolve(str(tmp_path / "q"))})) == 1
+
+
 def test_a_zero_point_that_programs_read_in_two_ways_is_refused(base: Path, tmp_path: Path) -> None:
     quantised(base, tmp_path / "q", "gptq")
     file, name = tmp_path / "q" / "model.safetensors", "model.layers.0.mlp.up_proj"

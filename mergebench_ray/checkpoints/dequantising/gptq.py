@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mergebench_ray.checkpoints.dequantising.packed_weight import (
     require_shape,
 )
 from mergebench_ray.errors import InputError
+from mergebench_ray.families.configuration import tensor_shapes
 
 _BITS = (2, 4, 8)
 _OF_INT32 = 32
@@ -103,4 +104,19 @@ def find(options: Mapping[str, Any], tensors: Mapping[str, TensorInfo], config: 
             require_shape(parts["g_idx"], (inputs,))
         shape = (outputs, inputs)
         weights.append(GptqWeight(f"{module}.weight", shape, parts, per, bits, size, version == "gptq"))
-    return Found("gptq", tuple(weights))
+    return Found("gptq", tuple(weights), _needless_biases(weights, tensors, config, file))
+
+
+def _needless_biases(
+    weights: Sequence[GptqWeight], tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], file: Path
+) -> frozenset[str]:
+    """Biases that early programs wrote, zeros all, for layers that have none; all that read such weights drop them."""
+    biases = {f"{weight.name.removesuffix('.weight')}.bias": weight.name for weight in weights}
+    stored = {bias: weight for bias, weight in biases.items() if bias in tensors}
+    if not stored:
+        return frozenset()
+    try:
+        known = tensor_shapes(config, file)
+    except InputError:  # no class that would say so
+        return frozenset()
+    return frozenset(bias for bias, weight in stored.items() if weight in known and bias not in known)
