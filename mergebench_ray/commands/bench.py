@@ -195,6 +195,10 @@ def _rates(figures: dict[str, Any]) -> Rates:
         device=figures["device"],
         source=f"{computing_device()}, {os.cpu_count()} cores, measured by bench on {date.today()}",
         merge=merge,
+        passes={
+            name: (one["seconds"] + one["prepare_seconds"]) * merge / one["bytes"]
+            for name, one in figures["methods"].items()
+        },
         merge_start=max(0.0, swap["merge_s"] - moved / merge),
         load=_BYTES / load,
         load_layer=load_layer,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 from pydantic import ValidationError
 
@@ -27,7 +28,8 @@ class Rates(Record):
     Attributes:
         device: "cpu" (a whole machine) or "gpu" (one).
         source: where the numbers are from.
-        merge: bytes that a merging pass reads and writes.
+        merge: bytes that a merging pass of task arithmetic reads and writes.
+        passes: what a merge of other methods takes, in such passes, thresholds and totals included.
         merge_start: seconds that a merge of nothing would take.
         load: bytes of merged weights that go into a running engine.
         load_layer: seconds beside that for each layer.
@@ -55,6 +57,7 @@ class Rates(Record):
     weights: float
     layer: float
     engine_start: float
+    passes: Mapping[str, float] = {}
 
 
 _SHIPPED = {
@@ -163,7 +166,7 @@ def estimate(
     # What comes through host memory with each pass is reckoned like a pass there: it was never measured.
     on_device = placement.bank_on_gpu and not placement.bank_streams
     merging = known_rates("gpu" if on_device else "cpu") if rates.device == "gpu" else rates
-    merge = _merge_seconds(sizes, placement, merging)
+    merge = _merge_seconds(sizes, placement, merging, sweep.methods)
     load = _load_seconds(sizes, placement, rates)
     engines = placement.of("engine")
     beside = 1 if on_gpus else max(Counter(_machine(placement, one) for one in engines).values())
@@ -175,7 +178,7 @@ def estimate(
     totals = [sum(counts) * answer / len(engines) + start + swaps for counts in zip(*_counts(answers), strict=True)]
     if merging.device != rates.device:
         source = f"{rates.source}; merging: {merging.source}"
-        rates = rates.model_copy(update={"source": source, "merge": merging.merge})
+        rates = rates.model_copy(update={"source": source, "merge": merging.merge, "passes": merging.passes})
     return Estimate(
         rates=rates,
         tokens=tokens,
@@ -218,12 +221,13 @@ def _answer_seconds(sizes: ModelSizes, rates: Rates, tokens: Tokens, items: floa
     return items * (read + written) + steps * step
 
 
-def _merge_seconds(sizes: ModelSizes, placement: Placement, rates: Rates) -> float:
-    """Shards on one device, or on one machine's processor, share its bandwidth."""
+def _merge_seconds(sizes: ModelSizes, placement: Placement, rates: Rates, methods: Iterable[str]) -> float:
+    """Of a candidate, the mean over methods. Shards on one device, or one machine's processor, share its bandwidth."""
+    passes = mean(rates.passes.get(method, 1.0) for method in methods)
     shards = placement.of("shard")
     there = Counter((_machine(placement, one), one.devices) for one in shards)
     moved = (sizes.specialists + 2) * sizes.merged * _BYTES / len(shards)
-    return rates.merge_start + max(there.values()) * moved / rates.merge
+    return rates.merge_start + max(there.values()) * moved * passes / rates.merge
 
 
 def _machine(placement: Placement, one: Placed) -> str | int:

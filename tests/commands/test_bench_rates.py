@@ -35,7 +35,10 @@ def test_what_a_layer_and_a_token_take_is_told_from_what_bytes_and_parameters_do
         {
             "device": "cpu",
             "model": {**small, "specialists": 5, "bytes": 260_000_000},
-            "methods": {"task_arithmetic": {"bytes": 1.4e9, "seconds": 1.4e9 / MERGE}},
+            "methods": {
+                "task_arithmetic": {"bytes": 1.4e9, "seconds": 1.4e9 / MERGE, "prepare_seconds": 0.0},
+                "ties": {"bytes": 1.4e9, "seconds": 2.1e9 / MERGE, "prepare_seconds": 0.7e9 / MERGE},
+            },
             "swap": {"merge_s": MERGE_START + 7 * 200e6 / MERGE, "load_s": 30 * LOAD_LAYER + 200e6 / LOAD},
             "pace": pace(30, 130_000_000),
             "wide": {**wide, "load_s": 4 * LOAD_LAYER + 400e6 / LOAD, "pace": pace(4, 300_000_000)},
@@ -48,6 +51,7 @@ def test_what_a_layer_and_a_token_take_is_told_from_what_bytes_and_parameters_do
     assert (found.answer_token, found.answers) == pytest.approx((ANSWER, ANSWERS))
     assert (found.load_layer, found.load) == pytest.approx((LOAD_LAYER, LOAD))
     assert (found.merge_start, found.merge) == pytest.approx((MERGE_START, MERGE))
+    assert found.passes == pytest.approx({"task_arithmetic": 1.0, "ties": 2.0})
 
 
 def test_noise_makes_no_part_negative() -> None:

@@ -79,6 +79,13 @@ def test_a_candidate_is_merging_loading_and_answers() -> None:
     assert found.hours[1] * 3600 == pytest.approx(start + 20 * 0.67 + 20 * asked)
 
 
+def test_a_method_that_takes_more_than_a_pass_is_reckoned_with_as_much() -> None:
+    sweep = sweep_of()
+    rates = RATES.model_copy(update={"passes": {"ties": 2.5, "dare": 9.0}})
+    found = estimate(sweep, SIZES, placed(sweep, Cluster.alike(1, 64 * GIB)), 100, [], 1, TOKENS, rates)
+    assert found.merge_seconds == pytest.approx(0.05 + 2.5 * 5 * 50e6 * 2 / 1e9)
+
+
 def test_a_few_items_take_as_many_steps_as_the_longest_answer() -> None:
     sweep = sweep_of()
     few, fewer = (
