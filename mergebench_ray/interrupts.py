@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -39,6 +39,7 @@ def install() -> None:
         return
     _State.installed = True
     sys.unraisablehook = _unraisable
+    sys.excepthook = _excepted
     _take_signals()
 
 
@@ -114,6 +115,12 @@ def _say(line: str) -> None:
     # Not through sys.stderr, which may be in the middle of a write; a closed terminal takes nothing any more.
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode())
+
+
+def _excepted(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Print what nobody caught, but no interrupt: where Cython cannot raise, one comes here before `_unraisable`."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:

@@ -167,6 +167,36 @@ except KeyboardInterrupt:
     assert end(process) == (0, "interrupted\n", "")
 
 
+def test_an_interrupt_in_compiled_code_that_cannot_raise_is_not_lost_and_prints_nothing() -> None:
+    """What code made by Cython does there: it prints the exception, and then has it written off."""
+    process = begin(
+        _BEGIN
+        + """
+import typer
+sys.excepthook = typer.main.except_hook  # as a command has it
+
+class Slow:
+    def __del__(self):
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            raise
+
+interrupts.clean_up_first()
+try:
+    slow = Slow()
+    del slow
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    )
+    process.send_signal(signal.SIGTERM)
+    assert end(process) == (0, "interrupted\n", "")
+
+
 def test_what_a_process_was_started_to_ignore_stays_ignored() -> None:
     process = begin(
         "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)" + _BEGIN + "print('ready', flush=True)"
