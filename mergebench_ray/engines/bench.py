@@ -93,14 +93,14 @@ class BenchEngine:
         self._engine.close()
 
 
-def pace_of(engine: VLLMEngine, sequences: int = _TOGETHER) -> Pace:
-    """Measure an engine with one sequence and with so many, after as much that warms it up."""
+def pace_of(engine: VLLMEngine, sequences: int = _TOGETHER, steps: int = _STEPS) -> Pace:
+    """Measure an engine with one sequence and with so many, for some steps, after as much that warms it up."""
     random = Random(0)
     for _ in range(2):
         prompts = _took(engine, random, sequences, _PROMPT, 1)
         alone, together = (
-            (_took(engine, random, many, _SHORT_PROMPT, 1 + _STEPS) - _took(engine, random, many, _SHORT_PROMPT, 1))
-            / _STEPS
+            (_took(engine, random, many, _SHORT_PROMPT, 1 + steps) - _took(engine, random, many, _SHORT_PROMPT, 1))
+            / steps
             for many in (1, sequences)
         )
     return Pace(sequences * _PROMPT / prompts, alone, together, sequences)

@@ -160,17 +160,15 @@ def test_a_calibrated_merge_is_made_again_from_the_samples_that_it_saw(
     models: Path, run: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("math", "code"):
-        rows = [{"prompt": f"{name} {number}", "response": f"{number + 1}"} for number in range(4)]
-        Path(f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    places = {name: str(models / name) for name in ("math", "code")}
-    samples = {name: f"{name}.jsonl" for name in places}
-    merge(out="merged", method="fisher", base=str(models / "base"), specialists=places, calibration=samples)
+    rows = [{"prompt": f"math {number}", "response": f"{number + 1}"} for number in range(4)]
+    Path("math.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    models_of = {"base": str(models / "base"), "specialists": {"math": str(models / "math")}}
+    merge(out="merged", method="fisher", calibration={"math": "math.jsonl"}, **models_of)
     assert verify("merged").is_equal
 
-    Path("other.jsonl").write_text(Path("code.jsonl").read_text().replace("code 3", "code 4"))
-    [difference] = verify("merged", calibration={"code": "other.jsonl"}).differences
-    assert str(difference).startswith("input samples of code (other.jsonl) is not what was seen: SHA-256 ")
+    Path("other.jsonl").write_text(Path("math.jsonl").read_text().replace("math 3", "math 4"))
+    [difference] = verify("merged", calibration={"math": "other.jsonl"}).differences
+    assert str(difference).startswith("input samples of math (other.jsonl) is not what was seen: SHA-256 ")
 
     Path("math.jsonl").unlink()
     finished = run("verify", "merged")

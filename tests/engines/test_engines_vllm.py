@@ -123,11 +123,11 @@ def test_only_layers_that_changed_are_loaded(engine: VLLMEngine, manifests: dict
 def test_the_order_of_candidates_changes_no_answer_and_back_to_base_gives_the_first_token_for_token(
     engine: VLLMEngine, manifests: dict[str, WeightManifest]
 ) -> None:
-    asked = requests(engine, 16)
+    asked = requests(engine, 16)[:2]
     engine.restore_base()
     first = engine.generate(asked)
-    answers: dict[str, list[list[Generation]]] = {version: [] for version in VARIANTS}
-    for version in [*VARIANTS, *reversed(VARIANTS)]:
+    answers: dict[str, list[list[Generation]]] = {version: [] for version in ("calm", "one-layer", "whole")}
+    for version in [*answers, *reversed(answers)]:
         engine.load(manifests[version])
         answers[version].append(engine.generate(asked))
     assert all(one == other != first for one, other in answers.values())
@@ -152,8 +152,8 @@ def test_a_cached_prefix_never_answers_for_new_weights(
 ) -> None:
     # Only whole blocks of the prefix cache are read again, so only a prompt longer than one can hit.
     colours = ["red", "green", "blue", "white", "black"]
-    facts = " ".join(f"Box {i} is {colours[i * 7 % 5]} and weighs {i * 13 % 29} kilograms." for i in range(20))
-    request = GenerationRequest(prompt(engine, f"{facts} Describe box 3 and box 4."), 12)
+    facts = " ".join(f"Box {i} is {colours[i * 7 % 5]} and weighs {i * 13 % 29} kilograms." for i in range(18))
+    request = GenerationRequest(prompt(engine, f"{facts} Describe box 3 and box 4."), 6)
     assert len(request.prompt_token_ids) > 256
     engine.load(manifests["calm"])
     fresh = engine.generate([request])
@@ -370,6 +370,6 @@ def test_answers_are_handed_over_one_by_one(engine: VLLMEngine) -> None:
 
 def test_a_step_of_many_sequences_takes_less_than_as_many_steps(engine: VLLMEngine) -> None:
     engine.restore_base()
-    pace = pace_of(engine, sequences=8)
+    pace = pace_of(engine, sequences=8, steps=8)
     assert 0 < pace.together < 8 * pace.alone
     assert pace.prompt_tokens_per_second > 1 / pace.alone
