@@ -1,10 +1,11 @@
 """What it takes to read merged weights that lie on another node: time, bytes, and memory of the process that reads.
 
-    python benchmarks/weights_between_nodes.py [--layers 30] [--rounds 5]
+    python benchmarks/weights_between_nodes.py [--layers 30] [--rounds 5] [--readers 1]
 
 Two nodes are two raylets of this machine, so the network is its loopback. A bank of a made-up Llama (212 MB of merged
 weights with 30 layers) has its only shard on the second; an actor on the first reads candidates as an engine does: what
-has changed, bucket by bucket, each tensor mapped and looked at. What crossed the loopback is the kernel's own count.
+has changed, bucket by bucket, each tensor mapped and looked at; with --readers, so many of them at once, as engines
+that share a candidate do: each for itself, and together. What crossed the loopback is the kernel's own count.
 How fast memory is copied is measured before each reading, as other work of the machine slows down both.
 Exit status 1 if a bit differs from a bank's in this process.
 """
@@ -33,6 +34,7 @@ from mergebench_ray.bank import Bank, Merged
 from mergebench_ray.checkpoints import Checkpoint, resolve
 from mergebench_ray.weights.held_weights import HeldWeights
 from mergebench_ray.weights.memory_file import MappedFiles
+from mergebench_ray.weights.together import Together, together
 
 SHAPE = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
 
@@ -44,13 +46,11 @@ class Reading:
     Attributes:
         seconds: from the first request to the last tensor.
         asked: bytes of the tensors that had changed.
-        crossed: bytes that the loopback carried meanwhile, whatever for.
         peak: largest resident memory of the process above what it was before its first reading, bytes.
     """
 
     seconds: float
     asked: int
-    crossed: int
     peak: int
 
 
@@ -62,26 +62,28 @@ class Reader:
         self._held = HeldWeights(bank.family)
         self._start = _resident()
 
-    def read(self, merged: Merged) -> Reading:
+    def read(self, merged: Merged, beside: Together | None) -> Reading:
         """Read what has changed."""
         changed, asked = self._held.changed(merged.manifest), 0
-        crossed, began = _loopback(), time.perf_counter()
+        began = time.perf_counter()
         with _peak() as peak:
-            for _, values in _tensors(self._bank, merged, changed):
+            for _, values in _tensors(self._bank, merged, changed, beside):
                 values.view(torch.int16).max()  # every page is looked at
                 asked += values.nbytes
         seconds = time.perf_counter() - began
         self._held.complete(merged.manifest)
-        return Reading(seconds, asked, _loopback() - crossed, peak[0] - self._start)
+        return Reading(seconds, asked, peak[0] - self._start)
 
     def digest(self, merged: Merged) -> str:
         """Of all bits."""
         return _digest(self._bank, merged)
 
 
-def _tensors(bank: Bank, merged: Merged, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(
+    bank: Bank, merged: Merged, names: Iterable[str], beside: Together | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
     files = MappedFiles()
-    for bucket in bank.localise(merged.manifest, merged.places).buckets(list(names)):
+    for bucket in bank.localise(merged.manifest, merged.places, None, beside).buckets(list(names)):
         files.forget_dead()
         for tensor in bucket.tensors:
             yield tensor.name, files.read(tensor.shape, torch.bfloat16, list(map(astuple, tensor.pieces)))
@@ -163,11 +165,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="reading merged weights that lie on another node")
     parser.add_argument("--layers", type=int, default=30, help="layers of the made-up model; 30 are 212 MB")
     parser.add_argument("--rounds", type=int, default=5, help="candidates of which all weights have changed")
+    parser.add_argument("--readers", type=int, default=1, help="that read at once, on one node")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as room, two_nodes() as (here, there):
         base, specialists = make_models(Path(room), arguments.layers)
         bank = Bank.load(base, specialists, shards=1, where=[{"scheduling_strategy": _on(there)}])
-        reader: Any = ray.remote(Reader).options(scheduling_strategy=_on(here), num_cpus=0).remote(bank)
+        made: Any = ray.remote(Reader).options(scheduling_strategy=_on(here), num_cpus=0)
+        readers = [made.remote(bank) for _ in range(arguments.readers)]
         groups = [[0.5] * (base.num_layers - 1) + [last] for last in (0.7, 0.9)]
         candidates = [
             *(("all", {"scaling_coef": 0.15 + 0.1 * index}) for index in range(arguments.rounds)),
@@ -175,21 +179,29 @@ def main() -> None:
             ("nothing", {"scaling_coef": dict.fromkeys(specialists, groups[0])}),
             ("one layer and the last norm", {"scaling_coef": dict.fromkeys(specialists, groups[1])}),
         ]
-        print("| changed | read | crossed the loopback | merge, s | read, s | GB/s | copying | peak above the start |")
+        print(
+            "| changed | each reads | crossed loopback | merge, s | read, s | GB/s | copying | peak above the start |"
+        )
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-        for kind, parameters in candidates:
+        alone = [None] * arguments.readers
+        for index, (kind, parameters) in enumerate(candidates):
             merged, copied = bank.merge(bank.recipe("task_arithmetic", parameters)), _copying()
-            found: Reading = ray.get(reader.read.remote(merged))
+            company = together([here] * arguments.readers) if index % 2 else alone
+            crossed = _loopback()
+            begun = [reader.read.remote(merged, beside) for reader, beside in zip(readers, company, strict=True)]
+            found: Reading = max(ray.get(begun), key=lambda one: one.seconds)
+            crossed = _loopback() - crossed
             print(
-                f"| {kind} | {found.asked / 1e6:.1f} MB | {found.crossed / 1e6:.2f} MB | {merged.seconds:.3f} | "
-                f"{found.seconds:.3f} | {found.asked / found.seconds / 1e9:.2f} | {copied / 1e9:.1f} GB/s | "
-                f"{found.peak / 1e6:.0f} MB |",
+                f"| {kind}{', together' if any(company) else ''} | {found.asked / 1e6:.1f} MB | "
+                f"{crossed / 1e6:.2f} MB | "
+                f"{merged.seconds:.3f} | {found.seconds:.3f} | {found.asked / found.seconds / 1e9:.2f} | "
+                f"{copied / 1e9:.1f} GB/s | {found.peak / 1e6:.0f} MB |",
                 flush=True,
             )
-        alone = Bank.load(base, specialists, in_process=True)
+        local = Bank.load(base, specialists, in_process=True)
         digests = [
-            ray.get(reader.digest.remote(bank.merge(bank.recipe("task_arithmetic", {})))),
-            _digest(alone, alone.merge(alone.recipe("task_arithmetic", {}))),
+            *ray.get([reader.digest.remote(bank.merge(bank.recipe("task_arithmetic", {}))) for reader in readers]),
+            _digest(local, local.merge(local.recipe("task_arithmetic", {}))),
         ]
         print(f"{'the same bits' if len(set(digests)) == 1 else 'OTHER BITS'} as without another node")
     sys.exit(len(set(digests)) - 1)

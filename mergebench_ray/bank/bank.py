@@ -46,6 +46,7 @@ from mergebench_ray.weights.device_memory import ELSEWHERE, Opener, this_node
 from mergebench_ray.weights.manifest import JoinedWeights, Piece, WeightManifest, WeightTensor
 from mergebench_ray.weights.memory_file import MappedFiles
 from mergebench_ray.weights.stream import WeightStream
+from mergebench_ray.weights.together import Together
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +258,11 @@ class Bank:
         return self._shards.call(BankShard.where) == list(merged.places)
 
     def localise(
-        self, manifest: WeightManifest, places: Sequence[ShardPlace], opener: Opener | None = None
+        self,
+        manifest: WeightManifest,
+        places: Sequence[ShardPlace],
+        opener: Opener | None = None,
+        together: Together | None = None,
     ) -> WeightManifest:
         """The same tensors, for readers on the node this is called on.
 
@@ -269,20 +274,23 @@ class Bank:
             manifest: of a merge.
             places: where the shards were then, and what they held.
             opener: opens a shard's memory for the reader; None where it reads host memory alone.
+            together: other readers of this node that were told of it, too.
         """
         paths = [self._opened(index, place, opener) for index, place in enumerate(places)] if opener else []
         lie_there = on_devices(manifest, self.layout, places, paths)
         others = replace(manifest, tensors=tuple(one for one in manifest.tensors if one.name not in lie_there))
         if not others.tensors and lie_there:
             return replace(manifest, tensors=tuple(lie_there.values()))
-        in_host_memory = self._in_host_memory(others, places)
+        in_host_memory = self._in_host_memory(others, places, together)
         if not lie_there:
             return in_host_memory
         tensors = tuple(lie_there.get(one.name, one) for one in manifest.tensors)
         first = replace(manifest, tensors=tuple(lie_there.values()))
         return JoinedWeights(manifest.version, manifest.dtype, tensors, (first, in_host_memory))
 
-    def _in_host_memory(self, manifest: WeightManifest, places: Sequence[ShardPlace]) -> WeightManifest:
+    def _in_host_memory(
+        self, manifest: WeightManifest, places: Sequence[ShardPlace], together: Together | None
+    ) -> WeightManifest:
         here = this_node()
         runs = shard_runs(self.layout, places)
         shards = {run.shard for tensor in manifest.tensors for run in runs[tensor.name]}
@@ -292,7 +300,8 @@ class Bank:
         if all(places[index].node == here for index in shards):
             return manifest
         read = partial(read_merged, self._shards, self.layout, places)
-        return WeightStream(manifest.version, manifest.dtype, manifest.tensors, self.family, read)
+        of = (manifest.version, manifest.dtype, manifest.tensors)
+        return WeightStream(*of, self.family, read, together=together)
 
     def _opened(self, index: int, place: ShardPlace, opener: Opener) -> str:
         """The path of a shard's memory on its device, once it is open; empty where it cannot be, or not yet."""

@@ -35,9 +35,10 @@ from mergebench_ray.tasks.scored_task import ScoredTask, items_digest
 from mergebench_ray.weights.checkpoint_weights import checkpoint_weights
 from mergebench_ray.weights.device_memory import Opener, this_node
 from mergebench_ray.weights.manifest import WeightManifest
+from mergebench_ray.weights.together import Together
 
 _ENGINE_CPUS = 0.9
-Localise: TypeAlias = Callable[[WeightManifest, Any, Opener | None], WeightManifest]
+Localise: TypeAlias = Callable[[WeightManifest, Any, Opener | None, Together | None], WeightManifest]
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,17 @@ class Evaluator:
         """Say how weights that lie elsewhere are brought within the engine's reach with each load (`Bank.localise`)."""
         self._localise = localise
 
-    def load(self, manifest: WeightManifest, places: Any = None) -> LoadReport:
+    def load(self, manifest: WeightManifest, places: Any = None, together: Together | None = None) -> LoadReport:
         """Replace the engine's weights by a candidate's.
 
         Args:
             manifest: the candidate.
             places: where the bank's shards were when they merged it.
+            together: engines of this node that load it, too; None where there is no other.
         """
-        return self._engine.load(self._localise(manifest, places, self._engine.opener) if self._localise else manifest)
+        if self._localise is not None:
+            manifest = self._localise(manifest, places, self._engine.opener, together)
+        return self._engine.load(manifest)
 
     def load_checkpoint(self, checkpoint: Checkpoint, base: Checkpoint) -> LoadReport:
         """Replace the engine's weights by a checkpoint's own, embeddings included, unless it holds them.

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +30,25 @@ class LostError(Exception):
     def __init__(self, reason: str, strike: float = 0.0) -> None:
         super().__init__(reason)
         self.reason, self.strike = reason, strike
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Of an engine.
+
+    Attributes:
+        reason: why.
+        seconds: for which it was at work for whoever had it; None where that was done.
+    """
+
+    reason: str
+    seconds: float | None
+
+    def made_good(self, index: int, seconds: float) -> str:
+        """A line that says so, once another one is up."""
+        repeated = "" if self.seconds is None else f", and the {self.seconds:.0f} s that it was at work are repeated"
+        lost = "ended" if self.seconds is None else "was lost"
+        return f"engine {index} {lost} ({self.reason}): another one took its place after {seconds:.0f} s{repeated}"
 
 
 class Losses:

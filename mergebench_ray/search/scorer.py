@@ -26,6 +26,7 @@ from mergebench_ray.search.earlier_items import NOTHING, Known
 from mergebench_ray.search.losses import Losses, LostError
 from mergebench_ray.search.standing import Cost, Standing
 from mergebench_ray.search.supervisor import Engines, Supervisor
+from mergebench_ray.weights.together import together
 
 R = TypeVar("R")
 _SPIN_SECONDS = 0.02
@@ -334,7 +335,11 @@ class CandidateScorer:
         with self._bank_lock:
             merged = self._bank.merge(recipe)
             started = time.perf_counter()
-            loads = [one.call(Evaluator.load, merged.manifest, merged.places) for one in actors]
+            company = together(self._engines.nodes(actors))
+            loads = [
+                one.call(Evaluator.load, merged.manifest, merged.places, beside)
+                for one, beside in zip(actors, company, strict=True)
+            ]
             try:
                 # No merge may begin while one of them still reads, also where another is lost.
                 for load in loads:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
@@ -15,7 +15,7 @@ from mergebench_ray.errors import StoppedError, one_line
 from mergebench_ray.evaluation.evaluator import Evaluator, EvaluatorStats
 from mergebench_ray.ray_actors import Actor
 from mergebench_ray.ray_errors import first_cause, lost_actor, node_was_lost, was_preempted, why_lost
-from mergebench_ray.search.losses import NODE_STRIKE, LostError
+from mergebench_ray.search.losses import NODE_STRIKE, Loss, LostError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,20 +27,6 @@ _STARTS = 3
 _PLACE_SECONDS = 90.0
 """After which an engine that has no process yet is taken to wait for a place."""
 _AGAIN_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class _Loss:
-    """Of an engine: why, and how many seconds of its work whoever had it has lost; None where it had done its work."""
-
-    reason: str
-    seconds: float | None
-
-    def made_good(self, index: int, seconds: float) -> str:
-        """A line that says so, once another one is up."""
-        repeated = "" if self.seconds is None else f", and the {self.seconds:.0f} s that it was at work are repeated"
-        lost = "ended" if self.seconds is None else "was lost"
-        return f"engine {index} {lost} ({self.reason}): another one took its place after {seconds:.0f} s{repeated}"
 
 
 class Supervisor:
@@ -196,6 +182,10 @@ class Supervisor:
         """The actors of engines that are lent."""
         return [self._actors[index] for index in engines]
 
+    def nodes(self, actors: Sequence[Actor[Evaluator]]) -> list[str]:
+        """Ray's ids of the nodes of engines."""
+        return [self._nodes[self._index_of[actor.id]] for actor in actors]
+
     def ask(
         self,
         method: Callable[Concatenate[Evaluator, P], R],
@@ -246,7 +236,7 @@ class Supervisor:
                 if index in self._up:
                     self._up.discard(index)
                     now = time.monotonic()
-                    loss = _Loss(reason, now - self._lent_at.get(index, now))
+                    loss = Loss(reason, now - self._lent_at.get(index, now))
                     if self._actors[index].id == actor:
                         self._in_background(self._replace, index, loss)
                     else:
@@ -273,7 +263,7 @@ class Supervisor:
 
         Returns when all of them have ended, and those others begun; or when everything has.
         """
-        left, loss = set(leaving), _Loss("its node is to be taken away", None)
+        left, loss = set(leaving), Loss("its node is to be taken away", None)
         while left:
             with self._changed:
                 while not (idle := left - self._lent_at.keys()) and not self._closed:
@@ -285,7 +275,7 @@ class Supervisor:
             if self._closed:
                 return
 
-    def _drain(self, index: int, actor: Actor[Evaluator], loss: _Loss) -> None:
+    def _drain(self, index: int, actor: Actor[Evaluator], loss: Loss) -> None:
         """Wait until an engine has nothing more to do; it may be lost as well, with its node."""
         try:
             ray.get(actor.call(Evaluator.spent))
@@ -294,7 +284,7 @@ class Supervisor:
             return
         self._is_up(index)
 
-    def _replace(self, index: int, loss: _Loss) -> None:
+    def _replace(self, index: int, loss: Loss) -> None:
         self._bring_up(index, self._begin_again(index), loss)
 
     def _begin(self, index: int) -> Actor[Evaluator]:
@@ -314,7 +304,7 @@ class Supervisor:
                 self._actors[index] = actor
         return actor
 
-    def _bring_up(self, index: int, actor: Actor[Evaluator], loss: _Loss | None) -> None:
+    def _bring_up(self, index: int, actor: Actor[Evaluator], loss: Loss | None) -> None:
         """Wait until an engine is up, one after the other where they are lost while they start."""
         began, tried = time.monotonic(), 1
         while not self._closed:

@@ -16,6 +16,7 @@ from mergebench_ray.families import ModelFamily
 from mergebench_ray.weights.crossing import Bytes
 from mergebench_ray.weights.manifest import Piece, WeightBucket, WeightManifest, WeightTensor
 from mergebench_ray.weights.memory_file import MemoryFile
+from mergebench_ray.weights.together import Together
 
 BUCKET_BYTES = 64 << 20
 
@@ -35,11 +36,13 @@ class WeightStream(WeightManifest):
         family: says which tensors make a layer; buckets are cut between layers, and inside one that is larger.
         read: where tensors come from.
         bucket_bytes: most bytes of a bucket of more than one tensor.
+        together: others of this node that read the same at once; None to read alone.
     """
 
     family: ModelFamily
     read: ReadTensors
     bucket_bytes: int = BUCKET_BYTES
+    together: Together | None = None
 
     def buckets(self, names: Collection[str]) -> Generator[WeightBucket, None, None]:
         """The tensors of these names, bucket by bucket; the next one is written while one is used.
@@ -51,7 +54,12 @@ class WeightStream(WeightManifest):
         tensors = [tensor for tensor in self.tensors if tensor.name in wanted]
         if not tensors:
             yield WeightBucket(())
-            return
+        elif self.together is None:
+            yield from self._read(tensors)
+        else:
+            yield from self.together.buckets([tensor.name for tensor in tensors], lambda: self._read(tensors))
+
+    def _read(self, tensors: Sequence[WeightTensor]) -> Generator[WeightBucket, None, None]:
         itemsize = getattr(torch, self.dtype).itemsize
         runs = cut(tensors, self.family, self.bucket_bytes // itemsize)
         size = max(map(_elements, runs)) * itemsize

@@ -100,7 +100,7 @@ def test_only_engines_that_took_the_weights_are_asked_where_one_was_replaced_mea
     up = threading.Event()
     parts.supervisor._say = lambda _line: up.set()
 
-    def load(evaluator: RecordingEvaluator, manifest: str, places: Any) -> None:
+    def load(evaluator: RecordingEvaluator, manifest: str, places: Any, _together: Any) -> None:
         evaluator.loaded.append(manifest)
         with pytest.raises(LostError), parts.supervisor.watched((0,)):  # as by another thread that asks something
             raise EngineDiedError(parts, 0)
@@ -141,7 +141,7 @@ def test_no_merge_begins_while_another_engine_still_reads_where_one_was_lost(
         happened.append("merge")
         return merge(recipe)
 
-    def load(evaluator: RecordingEvaluator, _manifest: str, _places: Any) -> Any:
+    def load(evaluator: RecordingEvaluator, _manifest: str, _places: Any, _together: Any) -> Any:
         return fails.pop() if fails else evaluator
 
     def wait(refs: list[Any], timeout: float | None) -> Any:

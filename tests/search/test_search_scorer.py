@@ -18,6 +18,7 @@ from mergebench_ray.scores import DomainScore, Scores
 from mergebench_ray.search import scorer as module
 from mergebench_ray.search.scorer import Measurement
 from mergebench_ray.search.standing import Cost, Standing
+from mergebench_ray.weights.together import Together
 from recorded_scorer import LooksHere, Parts, RecordingBank, RecordingEvaluator
 
 
@@ -63,6 +64,17 @@ def test_candidates_of_a_search_are_scored_at_once_each_on_engines_of_its_own(
         found = [step.found for step in pool.map(parts.step, (0, 1), (0.2, 0.4))]
     assert sorted(one.engines for one in found if isinstance(one, Measurement)) == [(0, 1), (2, 3)]
     assert all(len(evaluator.loaded) == 1 for evaluator in parts.evaluators)
+
+
+def test_engines_of_a_candidate_know_which_others_of_their_node_load_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = Parts(monkeypatch, tmp_path, engines=4, per_candidate=4, nodes=["a", "b", "a", "c"])
+    parts.begin()
+    parts.step(0, 0.5)
+    first, *alone, second = [parts.evaluators[index].together for index in (0, 1, 3, 2)]
+    assert alone == [None, None]
+    assert (first.others, first.is_first, second) == (1, True, Together(first.meeting, 1, False))
 
 
 def test_a_candidate_is_looked_at_until_it_is_halted_and_goes_on_from_there(looked: Parts) -> None:

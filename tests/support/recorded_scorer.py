@@ -49,6 +49,7 @@ class RecordingEvaluator:
     def __init__(self, node: str = "here") -> None:
         self.loaded: list[Any] = []
         self.node = node
+        self.together: Any = None
 
     def is_there(self) -> str:
         return self.node
@@ -59,8 +60,9 @@ class RecordingEvaluator:
     def spent(self) -> None:
         pass
 
-    def load(self, manifest: str, places: Any) -> None:
+    def load(self, manifest: str, places: Any, together: Any) -> None:
         self.loaded.append(manifest)
+        self.together = together
 
     def load_checkpoint(self, checkpoint: str, base: str) -> None:
         self.loaded.append((checkpoint, base))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from math import prod
 from pathlib import Path
@@ -16,10 +17,12 @@ import torch
 
 from mergebench_ray.families import family_of
 from mergebench_ray.weights import stream as module
+from mergebench_ray.weights import together as together_module
 from mergebench_ray.weights.crossing import Bytes
 from mergebench_ray.weights.manifest import WeightBucket, WeightTensor
 from mergebench_ray.weights.memory_file import MappedFiles
 from mergebench_ray.weights.stream import WeightStream, cut
+from mergebench_ray.weights.together import Together, together
 
 FAMILY = family_of("llama")
 SHAPES = {
@@ -57,8 +60,8 @@ class Source:
             self.is_closed = True
 
 
-def stream(source: Source, most: int = 20) -> WeightStream:
-    return WeightStream("version", "bfloat16", TENSORS, FAMILY, source, bucket_bytes=2 * most)
+def stream(source: Source, most: int = 20, beside: Together | None = None) -> WeightStream:
+    return WeightStream("version", "bfloat16", TENSORS, FAMILY, source, 2 * most, beside)
 
 
 def read(bucket: WeightBucket, files: MappedFiles | None = None) -> dict[str, torch.Tensor]:
@@ -183,3 +186,81 @@ def test_what_a_source_fails_with_arrives_and_no_bucket_holds_anything_of_it() -
     with pytest.raises(FileNotFoundError, match="gone"):
         came.extend(bucket.tensors[0].name for bucket in weights.buckets([*SHAPES]))
     assert came == [*SHAPES][:1]
+
+
+# Several engines of a node
+
+
+def loaded(source: Source, beside: Together | None, names: Collection[str] = tuple(SHAPES)) -> dict[str, torch.Tensor]:
+    """What an engine has after a load in buckets of one tensor, each looked at a while after it has come."""
+    found, files = dict[str, torch.Tensor](), MappedFiles()
+    for bucket in stream(source, 1, beside).buckets(names):
+        time.sleep(0.002)
+        found |= {name: values.clone() for name, values in read(bucket, files).items()}
+    return found
+
+
+def test_engines_know_who_loads_with_them_on_their_node() -> None:
+    first, alone, second, third = together(["a", "b", "a", "a"])
+    assert alone is None
+    assert first is not None
+    assert (first.others, first.is_first) == (2, True)
+    assert second == third == Together(first.meeting, 2, False)
+    assert together(["a", "b"]) == [None, None]
+    assert together(["a", "a"])[0] != together(["a", "a"])[0]
+
+
+def test_weights_come_to_a_node_once_for_all_of_its_engines() -> None:
+    sources = [Source() for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(loaded, sources, together(["a"] * 3)))
+    assert [source.asked for source in sources] == [[*SHAPES], [], []]
+    for one in found:
+        assert [*one] == [*SHAPES]
+        assert all(torch.equal(values.flatten(), content(name)) for name, values in one.items())
+
+
+def test_an_engine_takes_of_what_comes_what_has_changed_for_it_and_reads_for_itself_what_does_not_come() -> None:
+    sources, names = [Source() for _ in range(3)], [*SHAPES]
+    wanted = [names[1:], names[2:4], names[:2]]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(loaded, sources, together(["a"] * 3), wanted))
+    assert [source.asked for source in sources] == [wanted[0], [], wanted[2]]
+    assert [[*one] for one in found] == wanted
+    assert all(torch.equal(values.flatten(), content(name)) for one in found for name, values in one.items())
+
+
+def test_engines_that_do_not_meet_read_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together_module, "_MEET_SECONDS", 0.05)
+    for beside in together(["a", "a"]):
+        source = Source()
+        assert [*loaded(source, beside)] == source.asked == [*SHAPES]
+
+
+def test_an_engine_that_ends_while_it_loads_holds_up_no_other() -> None:
+    first, second = together(["a", "a"])
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(loaded, Source(), first)
+        buckets = stream(Source(), 1, second).buckets([*SHAPES])
+        next(buckets)
+        buckets.close()
+        assert [*loading.result(20)] == [*SHAPES]
+
+
+def test_where_weights_stop_to_come_no_engine_of_the_node_takes_them_for_whole() -> None:
+    source = Source(less=1)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = [pool.submit(loaded, source, beside) for beside in together(["a", "a"])]
+        with pytest.raises(RuntimeError, match="fewer bytes came"):
+            first.result(20)
+        with pytest.raises(RuntimeError, match="the engine that had the weights of this node come has ended or failed"):
+            second.result(20)
+
+
+def test_nobody_else_is_told_where_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together_module, "_MEET_SECONDS", 0.1)
+    monkeypatch.setattr(together_module, "_is_own", lambda _other: False)
+    sources = [Source(), Source()]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(loaded, sources, together(["a", "a"])))
+    assert [source.asked for source in sources] == [[*SHAPES]] * 2
