@@ -79,7 +79,7 @@ def compressed(form: str, **weights: Any) -> Quantise:
         if not args.symmetric:
             state["weight_zero_point"] = torch.randint(-3, 4, scale.shape, dtype=torch.int8)
         compressor = BaseCompressor.get_value_from_registry(form)
-        if form == "mxfp4-pack-quantized":
+        if form.startswith("mx"):
             state["weight_scale"] = scale.float().log2().ceil().exp2().bfloat16()
         with torch.compiler.set_stance("force_eager"):  # it would take half a minute to compile
             stored = compressor.compress(state, scheme)
@@ -170,6 +170,7 @@ _COMPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
         {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": False},
     ),
     "mxfp4": ("mxfp4-pack-quantized", {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32}),
+    "mxfp8": ("mxfp8-quantized", {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32}),
     "nvfp4": ("nvfp4-pack-quantized", {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}),
 }
 KINDS: dict[str, tuple[Quantise, dict[str, Any]]] = {
