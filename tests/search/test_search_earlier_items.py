@@ -86,7 +86,7 @@ def test_items_of_other_conditions_or_that_ask_something_else_are_not_known(tmp_
     assert not earlier(tmp_path / "c", conditions={"engine_dtype": "bfloat16"}).known("w", "validation").items
     tasks = made_up_tasks()
     tasks[0].items[3].prompt_digest = "another"
-    tasks[1].counted = "1 - m"
+    tasks[1] = replace(tasks[1], one_minus=True)
     found = earlier(tmp_path / "c", {"validation": tasks}).known("w", "validation")
     assert len(found.items) == ITEMS - 1 - PER_DOMAIN
 

@@ -41,6 +41,7 @@ from mergebench_ray.search.space import Space
 from mergebench_ray.search.standing import Cost, Standing
 from mergebench_ray.search.starts import free_proposals
 from mergebench_ray.search.study import RunStudy
+from mergebench_ray.tasks.scored_task import ScoredTask
 
 DOMAINS = ("coding", "math", "safety")
 PER_DOMAIN = 40
@@ -181,14 +182,14 @@ def item(place: int, domain: str, score: float) -> GradedItem:
 
 def made_up_tasks() -> list[Any]:
     """The tasks whose items these are."""
-    told = SimpleNamespace(aggregation=lambda: {"m": mean}, config=SimpleNamespace())
-    rest = {"metric": "m", "counted": "m", "filter_name": "", "judged": None, "batch_scorer": None, "file": None}
-    found = []
+    told: Any = SimpleNamespace(aggregation=lambda: {"m": mean}, config=SimpleNamespace())
+    rest: dict[str, Any] = {"metric": "m", "one_minus": False, "filter_name": "", "judged": None, "batch_scorer": None}
+    found: list[Any] = []
     for number, domain in enumerate(DOMAINS):
         places = range(number * PER_DOMAIN, (number + 1) * PER_DOMAIN)
         asked = [{"id": str(place), "prompt_digest": f"p{place}", "cluster": f"c{place}"} for place in places]
-        items = [SimpleNamespace(**one, doc={}) for one in asked]
-        found.append(SimpleNamespace(name=f"{domain}_task", domain=domain, items=items, task=told, **rest))
+        items: Any = tuple(SimpleNamespace(**one, doc={}) for one in asked)
+        found.append(ScoredTask(name=f"{domain}_task", domain=domain, items=items, task=told, **rest))
     return found
 
 
