@@ -29,7 +29,7 @@ class QuantisedCheckpoint(Checkpoint):
     def __init__(self, stored: Checkpoint, found: Found) -> None:
         self.ref = stored.ref
         self.config = without_quantisation(stored.config)
-        self.corrected_settings, self.merged_parts = stored.corrected_settings, stored.merged_parts
+        self.corrected_settings, self.merged_parts = dict(stored.corrected_settings), stored.merged_parts
         self.notes = [*stored.notes, found.note]
         self._stored = stored
         self._packed = {weight.name: weight for weight in found.weights}
