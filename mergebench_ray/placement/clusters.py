@@ -33,8 +33,11 @@ def connects_to_cluster(address: str | None) -> bool:
 def running_cluster() -> Cluster:
     """The nodes of the Ray that this process is connected to, the driver's first, with what others have left of them.
 
+    Those that are to be taken away are none of them.
+
     Raises:
-        InputError: a node of which Ray was told more GPUs than it has, or that does not answer.
+        InputError: a node of which Ray was told more GPUs than it has, or that does not answer; the driver's own is to
+            be taken away.
     """
     import ray
 
@@ -42,6 +45,8 @@ def running_cluster() -> Cluster:
 
     here = ray.get_runtime_context().get_node_id()
     alive = present_nodes()
+    if all(node["NodeID"] != here for node in alive):
+        raise InputError("Ray was told that the node of this command will be taken away: give the command on another")
     alive.sort(key=lambda node: (node["NodeID"] != here, node["NodeManagerAddress"], node["NodeID"]))
     left = ray._private.state.available_resources_per_node()
     gpus = _memory_of_gpus([node for node in alive if node["Resources"].get("GPU")])

@@ -9,17 +9,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster as Raylets
 from ray.util.placement_group import remove_placement_group
 
+from mergebench_ray import ray_nodes
 from mergebench_ray.config import Sweep
 from mergebench_ray.config.judge import Judge
 from mergebench_ray.errors import InputError
 from mergebench_ray.machine import available_memory
-from mergebench_ray.placement import Cluster, Node, Part, Placed, Placement, find_placement
+from mergebench_ray.placement import Cluster, Node, Part, Placed, Placement, clusters, find_placement
 from mergebench_ray.placement.clusters import running_cluster
 from mergebench_ray.placement.packing import pack
 from mergebench_ray.placement.parts import ModelSizes
@@ -80,6 +82,15 @@ def test_on_one_two_and_four_gpus_everything_starts_at_once_on_its_device_and_sh
     process: ProcessPoolExecutor,
 ) -> None:
     process.submit(check_gpus).result()
+
+
+def test_a_command_on_a_node_that_is_to_be_taken_away_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": name, "Alive": True} for name in ("here", "there")])
+    monkeypatch.setattr(ray_nodes, "leaving_nodes", lambda: frozenset({"here"}))
+    monkeypatch.setattr(clusters, "_memory_of_gpus", lambda _nodes: pytest.fail("what other nodes have was asked"))
+    with pytest.raises(InputError, match="the node of this command will be taken away: give the command on another"):
+        running_cluster()
 
 
 def check_gpus() -> None:
