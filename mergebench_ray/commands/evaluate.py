@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ from mergebench_ray.commands.progress import progress_line
 from mergebench_ray.commands.ready_sweep import load_checked_tasks
 from mergebench_ray.commands.sweep_models import find_checked_judges
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
-from mergebench_ray.config.fields import Split
+from mergebench_ray.config.evaluation import ModelEvaluationOptions
+from mergebench_ray.config.fields import DataSplit, Split
 from mergebench_ray.config.reference import reference_text
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError, StoppedError
 from mergebench_ray.evaluation import score_together, start_evaluator
-from mergebench_ray.evaluation.evaluator import Evaluator
+from mergebench_ray.evaluation.evaluator import Evaluator, grade_together
+from mergebench_ray.evaluation.graded import GradedItems
+from mergebench_ray.evaluation.lm_eval_results import ModelFacts, lm_eval_results, write_lm_eval_files
 from mergebench_ray.files import whole_file
 from mergebench_ray.heartbeat import Watchdog, end_without_ray
 from mergebench_ray.judges.judge_engine import FoundJudge
@@ -41,9 +45,10 @@ from mergebench_ray.runtime import ray_session
 from mergebench_ray.scores import Scores
 from mergebench_ray.search.losses import STRIKES, LostError
 from mergebench_ray.search.supervisor import Supervisor
+from mergebench_ray.tasks.chat import ChatTemplate
 from mergebench_ray.tasks.data_use import check_data_is_used
 from mergebench_ray.tasks.questions import QuestionRow, question_rows
-from mergebench_ray.tasks.scored_task import notes_of
+from mergebench_ray.tasks.scored_task import ScoredTask, notes_of
 
 _AGAIN = "start the same command again"
 _REMEDY = f"give it more memory, and {_AGAIN}"
@@ -115,6 +120,7 @@ def evaluate(
     limit: float | None = None,
     samples: Mapping[str, Sequence[int]] | str | None = None,
     out: Path | str | None = None,
+    lm_eval_out: Path | str | None = None,
     address: str | None = None,
     show_progress: bool | None = None,
 ) -> EvaluationResult:
@@ -140,6 +146,7 @@ def evaluate(
         limit: only the first items of each task: a number, or a share below 1.
         samples: task -> places of its items, from 0, of other tasks all; or JSON of that, or its file.
         out: file for the scores as JSON; a row per item goes beside it as Parquet.
+        lm_eval_out: folder for results and samples in lm-eval's own form, as its `--output_path` with `--log_samples`.
         address: Ray cluster, as in `ray.init`; None for RAY_ADDRESS, else a local one.
         show_progress: say what is happening; None where somebody looks, on a terminal and in a notebook.
 
@@ -166,7 +173,10 @@ def evaluate(
             AskedAs(apply_chat_template, fewshot_as_multiturn, system_instruction, gen_kwargs, limit, samples),
         ),
         address,
+        lm_eval_out,
     )
+    if lm_eval_out is not None:
+        options = options.model_copy(update={"all_greedy": True})
     engine = parse_model(EngineOptions, {"count": engines, "dtype": dtype}, "evaluate")
     check_data_is_used(Suite.load(suite), options.data)
     found, notes = find_checked_judges(chosen, options, [which])
@@ -203,9 +213,26 @@ def evaluate(
         with _running(start, engines, placement.shares_devices, running, say) as started:
             notes.append(started.stats[min(started.stats)].proof)
             report(0.5, f"scoring {model} on {chosen.name}, {split} split")
-            scores = _score(started, checkpoint, base, which)
+            scores, graded = _score(started, checkpoint, base, which, with_items=lm_eval_out is not None)
+            computed_in = started.stats[min(started.stats)].dtype
     result = EvaluationResult(model, digest, chosen.name, scores, notes, options.asked)
-    return result if target is None else keep(result, target, question_rows(loaded))
+    if target is not None:
+        result = keep(result, target, question_rows(loaded))
+    if lm_eval_out is not None:
+        place, facts = Path(lm_eval_out), _facts(model, base, options, computed_in)
+        result = _kept(result, place, partial(_write_as_lm_eval, place, chosen, which, loaded, graded, facts))
+    return result
+
+
+def _facts(model: str, base: Checkpoint, options: ModelEvaluationOptions, dtype: str) -> ModelFacts:
+    template = ChatTemplate.of(base.folder, str(base)).text if options.apply_chat_template else None
+    return ModelFacts(model, dtype, options.asked, options.items_share or options.test_items, template)
+
+
+def _write_as_lm_eval(
+    folder: Path, suite: Suite, split: DataSplit, tasks: list[ScoredTask], items: GradedItems, facts: ModelFacts
+) -> None:
+    write_lm_eval_files(folder, lm_eval_results(suite, split, tasks, items, facts), facts)
 
 
 @contextmanager
@@ -234,8 +261,10 @@ def _running(
         engines.close()
 
 
-def _score(engines: Supervisor, checkpoint: Checkpoint, base: Checkpoint, split: Split) -> Scores:
-    """Score on all engines together, again where one is lost.
+def _score(
+    engines: Supervisor, checkpoint: Checkpoint, base: Checkpoint, split: Split, *, with_items: bool
+) -> tuple[Scores, GradedItems]:
+    """Score on all engines together, again where one is lost; `with_items` what came of each item, too.
 
     Raises:
         StoppedError: engines are lost again and again.
@@ -247,7 +276,7 @@ def _score(engines: Supervisor, checkpoint: Checkpoint, base: Checkpoint, split:
                 actors = engines.of(lent)
                 if checkpoint.ref.adapter is not None:
                     ray.get([one.call(Evaluator.load_checkpoint, checkpoint, base) for one in actors])
-                return score_together(actors, split)
+                return grade_together(actors, split) if with_items else (score_together(actors, split), {})
         except LostError as error:
             lost.append(error)
     raise StoppedError(
@@ -272,12 +301,17 @@ def _placement(engine: EngineOptions, base: Checkpoint, judges: Mapping[str, Fou
 
 def keep(result: EvaluationResult, target: Path, questions: Iterable[QuestionRow]) -> EvaluationResult:
     """Write scores and items; where that fails, the result says why, since the scores took long to get."""
+    return _kept(result, target, partial(_write, result, target, questions))
+
+
+def _kept(result: EvaluationResult, target: Path, write: Callable[[], None]) -> EvaluationResult:
     try:
-        _write(result, target, questions)
+        write()
     except Exception as error:
         problem = str(error) if isinstance(error, InputError) else f"{target}: cannot be written ({error!r})"
-        warnings.warn(f"the scores were not written: {problem}", stacklevel=2)
-        return replace(result, not_written=" ".join(problem.split()))
+        warnings.warn(f"the scores were not written: {problem}", stacklevel=3)
+        problems = [result.not_written, " ".join(problem.split())]
+        return replace(result, not_written="; ".join(filter(None, problems)))
     return result
 
 

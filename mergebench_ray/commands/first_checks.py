@@ -22,7 +22,7 @@ from mergebench_ray.config.reference import HUB_ID, reference_text
 from mergebench_ray.config.suite import built_in_suites
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
-from mergebench_ray.files import check_new_file
+from mergebench_ray.files import check_new_file, check_writable
 from mergebench_ray.methods import load_methods
 from mergebench_ray.ray_address import check_ray
 from mergebench_ray.runs.evaluation_file import items_file
@@ -75,6 +75,7 @@ def checked_evaluation(
     out: Path | str | None,
     options: Mapping[str, Any],
     address: str | None = None,
+    lm_eval_out: Path | str | None = None,
 ) -> tuple[Suite, DataSplit, ModelEvaluationOptions]:
     """The suite with the chosen tasks, the split and the options of `evaluate`; arguments as there.
 
@@ -88,6 +89,8 @@ def checked_evaluation(
     if out is not None:
         check_new_file(Path(out))
         check_new_file(items_file(Path(out)))
+    if lm_eval_out is not None:
+        check_writable(Path(lm_eval_out), "--lm-eval-out")
     which: DataSplit = "validation" if split == "validation" else "test"
     chosen = Suite.load(suite)
     if tasks is not None:

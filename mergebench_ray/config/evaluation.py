@@ -96,6 +96,10 @@ class ModelEvaluationOptions(EvaluationOptions):
         default=None, min_length=1, description="Task -> places of its items in the split, from 0; of others all."
     )
 
+    all_greedy: bool = Field(
+        default=False, description="Find out of every choice whether it is what the model would write, as lm-eval does."
+    )
+
     @field_validator("samples")
     @classmethod
     def _check_places(cls, samples: dict[str, tuple[int, ...]] | None) -> dict[str, tuple[int, ...]] | None:

@@ -49,6 +49,7 @@ class Questions:
         tasks: with their items.
         tokenizer: the engine's.
         max_model_len: longest prompt plus answer, in tokens.
+        all_greedy: whether it is asked of every choice if greedy decoding gives it, wanted or not.
 
     Attributes:
         tasks: by number.
@@ -59,14 +60,16 @@ class Questions:
         InputError: if an item cannot be asked, by task and item.
     """
 
-    def __init__(self, tasks: Sequence[ScoredTask], tokenizer: Any, max_model_len: int) -> None:
+    def __init__(
+        self, tasks: Sequence[ScoredTask], tokenizer: Any, max_model_len: int, *, all_greedy: bool = False
+    ) -> None:
         self.tasks = list(tasks)
         ends = list(accumulate((len(task.items) for task in tasks), initial=0))
         self.items = [range(*bounds) for bounds in pairwise(ends)]
         self._where = [(number, item) for number, task in enumerate(tasks) for item in task.items]
         self.asked: list[list[Asked]] = [[] for _ in self._where]
         for number, task in enumerate(tasks):
-            for place, instance, one in _requests(task, tokenizer, max_model_len):
+            for place, instance, one in _requests(task, tokenizer, max_model_len, all_greedy):
                 item = self.items[number][place]
                 self.asked[item].append(Asked(number, item, instance, *one))
 
@@ -93,7 +96,7 @@ _Made = tuple[int, int, tuple[Request, bool, int]]
 """Place of an item in its task, number of the instance, and the request with what belongs to it."""
 
 
-def _requests(task: ScoredTask, tokenizer: Any, max_model_len: int) -> Iterator[_Made]:
+def _requests(task: ScoredTask, tokenizer: Any, max_model_len: int, all_greedy: bool) -> Iterator[_Made]:
     asked = _instances(task, "generate_until")
     prompts = encode_texts(tokenizer, [instance.args[0] for _, _, instance in asked])
     for (place, number, instance), prompt in zip(asked, prompts, strict=True):
@@ -106,7 +109,7 @@ def _requests(task: ScoredTask, tokenizer: Any, max_model_len: int) -> Iterator[
     for (place, number, instance), (context, continuation) in zip(asked, pairs, strict=True):
         # The last token is not read.
         too_long = len(context) + len(continuation) - 1 > max_model_len
-        scored = LoglikelihoodRequest(context, continuation, _needs_greedy(task))
+        scored = LoglikelihoodRequest(context, continuation, all_greedy or _needs_greedy(task))
         yield place, number, (scored, too_long, _repeats(instance))
     asked = _instances(task, ROLLING)
     windows = encode_windows([instance.args[0] for _, _, instance in asked], tokenizer, max_model_len)

@@ -14,7 +14,7 @@ import ray
 
 from mergebench_ray.checkpoints import Checkpoint
 from mergebench_ray.config import EngineOptions, Suite
-from mergebench_ray.config.evaluation import EvaluationOptions
+from mergebench_ray.config.evaluation import EvaluationOptions, ModelEvaluationOptions
 from mergebench_ray.config.fields import Split
 from mergebench_ray.engines import LoadReport, VLLMEngine
 from mergebench_ray.engines.engine_proof import prove
@@ -250,7 +250,10 @@ class Evaluator:
         if split not in self._prepared:
             tasks, tokenizer = self._tasks(split), self._engine.tokenizer
             started = time.perf_counter()
-            self._prepared[split] = PreparedSplit(split, tasks, tokenizer, self._suite.max_model_len, self._judges)
+            greedy = isinstance(self._options, ModelEvaluationOptions) and self._options.all_greedy
+            self._prepared[split] = PreparedSplit(
+                split, tasks, tokenizer, self._suite.max_model_len, self._judges, all_greedy=greedy
+            )
             self._prepare_seconds += time.perf_counter() - started
         return self._prepared[split]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,13 @@ class GradedItem:
         value: of the task's metric, as its aggregation takes it.
         row: what is kept.
         parsed: whether its judge's answer parsed; None without a judge.
+        answers: by request, by repeat: a text, or a likelihood; none where it is from an earlier run.
     """
 
     value: Any
     row: ItemRow
     parsed: bool | None
+    answers: Sequence[Sequence[Any]] = ()
 
 
 GradedItems = Mapping[int, GradedItem]

@@ -161,7 +161,8 @@ class _Look:
                 score=item_score(task, values[index]),
                 judgement=judgements[index].answer if judgements else "",
             )
-            graded[place] = GradedItem(values[index], row, None if verdicts is None else verdicts[index] is not None)
+            parsed = None if verdicts is None else verdicts[index] is not None
+            graded[place] = GradedItem(values[index], row, parsed, answers[index])
         return graded
 
 

@@ -51,6 +51,7 @@ class PreparedSplit:
         tokenizer: the engine's.
         max_model_len: longest prompt plus answer, in tokens.
         judges: the judges that tasks need.
+        all_greedy: whether it is asked of every choice if greedy decoding gives it, wanted or not.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class PreparedSplit:
         tokenizer: Any,
         max_model_len: int,
         judges: Judges = NO_JUDGES,
+        *,
+        all_greedy: bool = False,
     ) -> None:
         self._split = split
-        self._questions = Questions(tasks, tokenizer, max_model_len)
+        self._questions = Questions(tasks, tokenizer, max_model_len, all_greedy=all_greedy)
         self._judges = judges
         self._longest_first = self._questions.longest_first()
         self._portions: dict[tuple[frozenset[int], Share, frozenset[int]], _Portion] = {}

@@ -23,6 +23,7 @@ class ChatTemplate:
         model: whose it is, for messages.
 
     Attributes:
+        text: the template.
         drops_system: whether it refused a conversation for its system message, and took it without.
 
     Raises:
@@ -32,7 +33,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, model: str) -> None:
         self._tokenizer, self._model = tokenizer, model
         self.drops_system = False
-        if not tokenizer.chat_template:
+        self.text = str(tokenizer.chat_template or "")
+        if not self.text:
             raise InputError(f"{model}: its tokenizer has no chat template; leave apply_chat_template out")
 
     @classmethod

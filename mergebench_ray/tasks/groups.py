@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+from lm_eval.api.group import Group
+from lm_eval.api.task import Task
 from lm_eval.config.group import AggMetricConfig
 from lm_eval.tasks import TaskManager
 
@@ -187,6 +189,42 @@ def _holds_function(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_holds_function, value))
     return isinstance(value, str) and os.path.isabs(value) and os.path.isfile(f"{value.rpartition('.')[0]}.py")
+
+
+def lm_eval_groups(suite: Suite, tasks: Mapping[str, Task]) -> dict[str, Group]:
+    """The groups that a suite names, and those in them, as lm-eval's own: by name, each with what it is made of.
+
+    Args:
+        suite: names them.
+        tasks: by name, those that are asked.
+    """
+    manager = task_manager(suite)
+    found: dict[str, Group] = {}
+    for domain in suite.scored.values():
+        for name in {**domain.tasks, **(domain.validation_tasks or {})}:
+            if name in manager.all_groups:
+                _add_group(manager, name, manager.task_index[name].cfg or {}, tasks, found)
+    return found
+
+
+def _add_group(
+    manager: TaskManager, name: str, config: Mapping[str, Any], tasks: Mapping[str, Task], found: dict[str, Group]
+) -> Group:
+    known = {key: value for key, value in config.items() if key in _GROUP_KEYS - {"tag"}}
+    group = found[name] = Group.from_config({**known, "group": name})
+    listed = config.get("task")
+    for one in [listed] if isinstance(listed, str) else listed or []:
+        member, _ = _entry_of(name, one)
+        if member in manager.all_groups:
+            group.add(_add_group(manager, member, manager.task_index[member].cfg or {}, tasks, found))
+        elif member not in manager.task_index:
+            group.add(_add_group(manager, f"{name}::{member}", cast("Mapping[str, Any]", one), tasks, found))
+        else:
+            inside = sorted(manager.task_index[member].tags) if member in manager.all_tags else [member]
+            for task in inside:
+                if task in tasks:
+                    group.add(tasks[task])
+    return group
 
 
 def listed(names: Sequence[str]) -> str:

@@ -15,12 +15,15 @@ from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_file_task_name, make_table
 
 from mergebench_ray.config import EngineOptions
 from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.evaluation.asked import Questions
 from mergebench_ray.evaluation.estimates import estimate_mean
+from mergebench_ray.evaluation.lm_eval_results import ModelFacts, lm_eval_results, write_lm_eval_files
+from mergebench_ray.evaluation.order import Share
 from mergebench_ray.evaluation.prepared import PreparedSplit
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.questions import question_rows
@@ -179,6 +182,61 @@ def test_the_score_of_a_group_is_that_of_lm_eval_and_its_items_are_those_of_one_
     assert {row["item"].partition("/")[0] for row in scores.items} == {"many", "few"}
     questions = [(row["task"], row["item"]) for row in question_rows(tasks)]
     assert questions == [(row["task"], row["item"]) for row in scores.items]
+
+
+def test_files_in_the_form_of_lm_eval_say_what_its_own_run_says(
+    tiny_engine: VLLMEngine, lm_eval: HFLM, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "whole.yaml").write_text(
+        "group: whole\ntask: [choice, {group: inside, task: [more]}]\naggregate_metric_list: [{metric: acc}]\n"
+    )
+    write_choice_task(folder, "choice", num_fewshot=1)
+    write_choice_task(folder, "more", doc_to_target="{{(gold + 1) % 4 if city < 'C' else gold}}")
+    write_generation_task(folder, "text", repeats=2)
+    (folder / "texts").mkdir()
+    write_text_task(folder / "texts")
+    metrics = {"whole": "acc", "text": "exact_match", "texts": "bits_per_byte"}
+    suite = write_suite(tmp_path, {name: {name: metric} for name, metric in metrics.items()}, max_model_len=LENGTH)
+    tasks = load_tasks(suite, "test", EvaluationOptions())
+    prepared = PreparedSplit("test", tasks, tiny_engine.tokenizer, LENGTH, all_greedy=True)
+    items = prepared.grade_share(tiny_engine, Share()).items
+    facts = ModelFacts("some/model", "float32", {}, None, None)
+    write_lm_eval_files(tmp_path / "out", lm_eval_results(suite, "test", tasks, items, facts), facts)
+    [file] = (tmp_path / "out" / "some__model").glob("results_*.json")
+    ours = json.loads(file.read_text())
+    loaded = TaskManager(include_path=str(folder), include_defaults=False).load(list(metrics))
+    for task in loaded["tasks"].values():
+        task.set_fewshot_seed(1234)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISABLE_MULTIPROC", "1")
+        theirs = evaluator.evaluate(lm_eval, loaded, bootstrap_iters=1000)
+    for column in ("results", "groups"):
+        assert ours[column].keys() == theirs[column].keys()
+        for name, values in theirs[column].items():
+            assert ours[column][name].keys() == values.keys()
+            for key, value in values.items():
+                near = pytest.approx(value, rel=1e-3) if isinstance(value, float) else value
+                assert ours[column][name][key] == near
+    for key in ("group_subtasks", "versions", "n-shot", "higher_is_better", "n-samples"):
+        assert ours[key] == theirs[key]
+    assert ours["configs"].keys() == theirs["configs"].keys()
+    assert "exact_match" in make_table(ours)
+    assert "whole" in make_table(ours, "groups")
+    for name, expected in theirs["samples"].items():
+        [lines] = file.parent.glob(f"samples_{name}_*.jsonl")
+        samples = [json.loads(line) for line in lines.read_text().splitlines()]
+        assert len(samples) == len(expected)
+        for one, other in zip(samples, expected, strict=True):
+            for key in ("doc_id", "doc", "filter", "metrics", "doc_hash", "prompt_hash", "target_hash"):
+                assert one[key] == other[key]
+        assert get_file_task_name(lines.name) == name
+    greedy = [[bool(one[0][1]) for one in row["resps"]] for row in theirs["samples"]["choice"]]
+    [lines] = file.parent.glob("samples_choice_*.jsonl")
+    assert [
+        [one[0][1] == "True" for one in json.loads(line)["resps"]] for line in lines.read_text().splitlines()
+    ] == greedy
 
 
 def test_special_tokens_are_kept_where_a_task_asks_for_it(tiny_engine: VLLMEngine) -> None:

@@ -21,7 +21,7 @@ from mergebench_ray.evaluation.evaluator import Evaluator, grade_together
 from mergebench_ray.evaluation.order import Share
 from mergebench_ray.machine import usable_cores
 from mergebench_ray.placement import engines_per_candidate
-from mergebench_ray.runs.evaluation_file import items_file
+from mergebench_ray.runs.evaluation_file import EvaluationFile, items_file
 from mergebench_ray.scores import ItemRow, Scores
 from task_files import write_choice_task, write_generation_task, write_suite
 from tiny_models import tiny_llama
@@ -73,7 +73,15 @@ def test_two_running_engines_answer_each_item_once(suite: Suite, tmp_path: Path)
     if usable_cores() < 2:
         pytest.skip("two engines need two cores")
     model = str(tiny_llama(tmp_path / "model"))
-    found = evaluate(model, suite=str(tmp_path / "suite.yaml"), engines=2, out=tmp_path / "scores.json")
+    kept = {"out": tmp_path / "scores.json", "lm_eval_out": tmp_path / "lm_eval"}
+    found = evaluate(model, suite=str(tmp_path / "suite.yaml"), engines=2, gen_kwargs={"max_gen_toks": 6}, **kept)
+    assert found.not_written is None
+    [results] = (tmp_path / "lm_eval").glob("*/results_*.json")
+    assert (
+        json.loads(results.read_text())["results"]["capital_choice"]["acc,none"] == found.scores.domains["choice"].score
+    )
+    assert len([*results.parent.glob("samples_*.jsonl")]) == 2
+    assert EvaluationFile.read(tmp_path / "scores.json").asked.gen_kwargs == {"max_gen_toks": 6}
     assert {name: domain.items for name, domain in found.scores.domains.items()} == {"choice": 6, "text": 6}
     rows = pq.read_table(items_file(tmp_path / "scores.json")).to_pylist()
     assert sorted(row["task"] for row in rows) == ["capital_choice"] * 6 + ["capital_text"] * 6

@@ -74,6 +74,9 @@ WeakSandbox = Annotated[bool, typer.Option(help="Run them even where the system 
 Judges = Annotated[
     list[str] | None, typer.Option(metavar="NAME=REF", help="Use this model as a judge, in place of the suite's.")
 ]
+LmEvalFiles = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Write results and samples here in lm-eval's own form.")
+]
 ChatTemplate = Annotated[
     bool, typer.Option("--apply-chat-template", help="Put items to the model in its own chat template.")
 ]
@@ -226,6 +229,7 @@ def evaluate(
     limit: Limit = None,
     samples: Samples = None,
     out: Scores = None,
+    lm_eval_out: LmEvalFiles = None,
     address: Address = None,
 ) -> None:
     """Score a model on the tasks of a suite."""
@@ -242,7 +246,7 @@ def evaluate(
         "samples": samples,
     }
     options = evaluation_settings(items, allow_code_execution, allow_weak_sandbox, pairs, judges, AskedAs(**asked))
-    checked_evaluation(model, suite, split, chosen, engines, out, options, address)
+    checked_evaluation(model, suite, split, chosen, engines, out, options, address, lm_eval_out)
 
     from mergebench_ray.commands.evaluate import evaluate as run
 
@@ -261,6 +265,7 @@ def evaluate(
         dtype=dtype,
         **asked,
         out=out,
+        lm_eval_out=lm_eval_out,
         address=address,
         show_progress=True,
     )
