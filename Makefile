@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml constraints-cpu.txt
 	@touch $@
 
 quickstart: setup
-	$(BIN)/mergebench-ray tune sweeps/quickstart.yaml --out runs/quickstart
+	$(BIN)/mergebench-ray tune quickstart --out runs/quickstart
 
 # Two runs side by side. The first one's tests share an engine and a Ray, so one process runs them; it waits half of the
 # time, for processes to start or on one core. The others go to two processes, which give way to it (nice): both

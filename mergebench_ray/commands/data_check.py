@@ -27,7 +27,7 @@ def data_check(sweep_or_suite: Path | str, data: Mapping[str, str] | None = None
     """List the data sets and judges of a sweep, calibration included, or of a suite, its forgetting section included.
 
     Args:
-        sweep_or_suite: sweep file, suite file, or name of a built-in suite.
+        sweep_or_suite: sweep file, suite file, or name of a sweep or suite that ships.
         data: data set -> local file or folder, beside what the sweep says.
 
     Raises:

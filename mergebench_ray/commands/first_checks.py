@@ -20,6 +20,7 @@ from mergebench_ray.config.evaluation import ModelEvaluationOptions
 from mergebench_ray.config.fields import DATA_SPLITS, DataSplit
 from mergebench_ray.config.reference import HUB_ID, reference_text
 from mergebench_ray.config.suite import built_in_suites
+from mergebench_ray.config.sweep import built_in_sweeps
 from mergebench_ray.config.yaml_files import parse_model, read_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.files import check_new_file, check_writable
@@ -116,12 +117,13 @@ def check_bench(model: str | None, json_file: Path | str | None, methods_folder:
 
 
 def read_sweep_or_suite(name: str) -> tuple[Sweep | None, Suite]:
-    """A sweep with its suite, or a suite alone: of a file that holds either, or built in.
+    """A sweep with its suite, or a suite alone: of a file that holds either, or by its name where it ships.
 
     Raises:
         InputError: if there is none, or it is wrong, of a sweep as `check_sweep`.
     """
-    if name in built_in_suites() or not os.path.lexists(name) or "methods" not in read_yaml(Path(name)):
+    file = Path(name) if os.path.lexists(name) else built_in_sweeps().get(name)
+    if name in built_in_suites() or file is None or "methods" not in read_yaml(file):
         return None, Suite.load(name)
     sweep = read_sweep(name)
     return sweep, sweep.load_suite()

@@ -56,7 +56,7 @@ def plan(
     Models that are on the hub and not in its cache are planned by their headers alone.
 
     Args:
-        sweep: a sweep, or the path of its file.
+        sweep: a sweep, the path of its file, or its name where it ships.
         overrides: dotted keys of the file and the values to use instead.
         nodes: nodes to plan for; None, with no GPUs and no memory said either, for the cluster that there is, else this
             machine.

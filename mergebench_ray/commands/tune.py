@@ -87,7 +87,7 @@ def tune(
     model and scored on test, beside the references, and the report is made.
 
     Args:
-        sweep: a sweep, or the path of its file.
+        sweep: a sweep, the path of its file, or its name where it ships.
         out: the run's folder; None for runs/NAME.
         resume: go on with the run in `out`.
         overrides: dotted keys of the file and the values to use instead.

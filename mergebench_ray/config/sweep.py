@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +27,7 @@ from mergebench_ray.config.suite import Suite
 from mergebench_ray.config.tracking import TrackerName
 from mergebench_ray.config.yaml_files import parse_model, parse_yaml, read_yaml, to_yaml
 from mergebench_ray.config.yaml_reader import MAX_BYTES
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, nearest
 
 DEFAULT_TRIALS = 20
 MAX_SEED = 2**32 - 1  # what samplers take
@@ -189,12 +191,12 @@ class Sweep(Strict):
 
     @classmethod
     def from_yaml(cls, path: Path | str, overrides: Mapping[str, Any] | None = None) -> Sweep:
-        """Read a sweep file; `overrides` maps dotted keys to values that replace the file's.
+        """Read a sweep by its file, or by its name where it ships; `overrides` maps dotted keys to values instead.
 
         Raises:
             InputError: naming file, key, value and rule.
         """
-        return cls.from_data(read_yaml(Path(path)), path, overrides)
+        return cls.from_data(read_yaml(sweep_file(path)), path, overrides)
 
     @classmethod
     def from_stream(cls, stream: BinaryIO, overrides: Mapping[str, Any] | None = None) -> Sweep:
@@ -256,6 +258,31 @@ class Sweep(Strict):
         if base is None or not specialists:
             raise InputError(f"sweep {self.name}: suite {suite.name} names no models; add 'base' and 'specialists'")
         return ModelRef.parse(base), {name: ModelRef.parse(specialists[name]) for name in sorted(specialists)}
+
+
+def built_in_sweeps() -> dict[str, Path]:
+    """The sweeps shipped with the package, name -> file."""
+    root = Path(str(resources.files("mergebench_ray"))) / "sweeps"
+    return {file.relative_to(root).with_suffix("").as_posix(): file for file in sorted(root.glob("**/*.yaml"))}
+
+
+def sweep_file(sweep: Path | str) -> Path:
+    """The file of a sweep that is given by its path, or by its name where it ships; a file that is there goes first.
+
+    Raises:
+        InputError: a name, rather than a file's, that none has.
+    """
+    path = Path(sweep)
+    if os.path.isfile(path):
+        return path
+    ships = built_in_sweeps()
+    if str(path) in ships:
+        return ships[str(path)]
+    if path.suffix not in (".yaml", ".yml") and not os.path.lexists(path):
+        raise InputError(
+            f"sweep {str(path)!r:.300}: neither a file nor a sweep that ships; {nearest(str(path), ships)}"
+        )
+    return path
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

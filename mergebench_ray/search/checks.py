@@ -32,7 +32,7 @@ def read_sweep(sweep: Path | str | Sweep, overrides: Mapping[str, Any] | None = 
     """A sweep, from its file where it is not one already, with everything checked that needs no model.
 
     Args:
-        sweep: a sweep, or the path of its file.
+        sweep: a sweep, the path of its file, or its name where it ships.
         overrides: dotted keys of the file and the values to use instead.
 
     Raises:
@@ -50,7 +50,7 @@ def open_sweep(sweep: Path | str | Sweep, overrides: Mapping[str, Any] | None = 
         InputError: naming file, key, value and rule; for overrides of what is no file.
     """
     if not isinstance(sweep, Sweep):
-        return Sweep.from_yaml(Path(sweep), dict(overrides or {}))
+        return Sweep.from_yaml(sweep, dict(overrides or {}))
     if overrides:
         raise InputError(f"overrides ({', '.join(overrides)}) are for a sweep's file: change the Sweep itself")
     return sweep

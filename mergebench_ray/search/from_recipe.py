@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mergebench_ray.config import ModelRef, Recipe, Suite, Sweep
+from mergebench_ray.config.sweep import sweep_file
 from mergebench_ray.config.yaml_files import read_yaml
 from mergebench_ray.errors import InputError
 from mergebench_ray.mergekit import ForeignMerge, is_mergekit, read_recipe
@@ -40,8 +41,9 @@ def sweep_from_recipe(
 
     Args:
         recipe: the recipe's file.
-        sweep: a sweep's file, which says the rest, such as the suite; what it says of methods, base, merged parts and
-            first points counts instead of the recipe. Its specialists give names to the recipe's.
+        sweep: a sweep's file, or its name where it ships, which says the rest, such as the suite; what it says of
+            methods, base, merged parts and first points counts instead of the recipe. Its specialists give names to
+            the recipe's.
         overrides: dotted keys of the sweep and the values to use instead.
 
     Returns:
@@ -52,7 +54,7 @@ def sweep_from_recipe(
     """
     path = Path(recipe)
     merge, notes = _read(path)
-    data = {} if sweep is None else read_yaml(Path(sweep))
+    data = {} if sweep is None else read_yaml(sweep_file(sweep))
     where = f"--from {path}" if sweep is None else str(sweep)
 
     def fill_in(said: dict[str, Any]) -> dict[str, Any]:

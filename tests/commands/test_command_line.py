@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from command_line import CommandLine
 from mergebench_ray.methods import get_method, method_names
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -54,6 +57,13 @@ def test_of_every_hyper_parameter_is_said_what_it_may_be(run: CommandLine, name:
     said = [line.strip() for line in lines if line.startswith("    ")]
     assert len(said) == len(get_method(name).Parameters.model_fields)
     assert not {"", "None"} & {*said}
+
+
+def test_sweeps_that_ship_are_listed_and_one_is_printed_as_its_file_is(run: CommandLine) -> None:
+    assert "quickstart" in run("sweeps").out
+    assert run("sweeps", "quickstart").out == (ROOT / "sweeps" / "quickstart.yaml").read_text(encoding="utf-8")
+    assert len(json.loads(run("sweeps", "--json").out)) == len(list((ROOT / "sweeps").rglob("*.yaml")))
+    assert "'quickstart'" in run.refused("sweeps", "quikstart")
 
 
 def test_a_method_that_does_not_exist_is_refused_with_the_nearest_name(run: CommandLine) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from mergebench_ray.commands.data_check import data_check
 from mergebench_ray.config import Suite, Sweep
+from mergebench_ray.errors import InputError
 from mergebench_ray.methods import get_method
 from mergebench_ray.search.space import Space
 
@@ -72,3 +73,17 @@ def test_data_check_lists_calibration_data_of_sweeps_that_see_data() -> None:
 def test_the_search_over_all_methods_begins_where_the_authors_of_each_do() -> None:
     sweep = Sweep.from_yaml(SWEEPS / "all-methods.yaml")
     assert {point["method"] for point in sweep.search.points_to_evaluate} == set(sweep.methods)
+
+
+def test_a_sweep_that_ships_is_known_by_its_name_where_no_file_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Sweep.from_yaml("mergebench/llama-3.2-3b") == Sweep.from_yaml(SWEEPS / "mergebench" / "llama-3.2-3b.yaml")
+    assert data_check("quickstart") == data_check(SWEEPS / "quickstart.yaml")
+    (tmp_path / "quickstart").write_text("name: mine\nsuite: smollm2-mini\nmethods: {model_soup: {}}\n")
+    assert Sweep.from_yaml("quickstart").name == "mine"
+    with pytest.raises(
+        InputError, match="'quikstart': neither a file nor a sweep that ships; did you mean 'quickstart'"
+    ):
+        Sweep.from_yaml("quikstart")

@@ -1,4 +1,4 @@
-"""`methods`, `suites` and `data check`: what there is."""
+"""`methods`, `suites`, `sweeps` and `data check`: what there is."""
 
 from __future__ import annotations
 
@@ -159,8 +159,34 @@ def suites(as_json: Json = False) -> None:
     Console().print(table)
 
 
+def sweeps(
+    name: Annotated[str | None, typer.Argument(help="Print the file of this one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the sweeps that ship, or print one to begin a sweep of your own with: `sweeps NAME > sweep.yaml`."""
+    from mergebench_ray.config.sweep import Sweep, built_in_sweeps
+    from mergebench_ray.errors import nearest
+
+    files = built_in_sweeps()
+    if name is not None:
+        if name not in files:
+            raise InputError(f"sweep {name!r:.300} does not ship; {nearest(name, files)}")
+        typer.echo(files[name].read_text(encoding="utf-8"), nl=False)
+        return
+    found = {one: Sweep.from_yaml(file) for one, file in files.items()}
+    if as_json:
+        typer.echo(json.dumps({one: sweep.model_dump(mode="json") for one, sweep in found.items()}, indent=2))
+        return
+    table = Table(title="Sweeps that ship")
+    for column in ("sweep", "suite", "methods", "candidates"):
+        table.add_column(column, justify="left" if column in ("sweep", "suite") else "right")
+    for one, sweep in found.items():
+        table.add_row(one, sweep.suite, str(len(sweep.methods)), str(sweep.search.most_candidates))
+    Console().print(table)
+
+
 def data_check(
-    sweep_or_suite: Annotated[str, typer.Argument(help="Sweep file, suite file or built-in suite.")],
+    sweep_or_suite: Annotated[str, typer.Argument(help="Sweep file, suite file, or name of one that ships.")],
     data: LocalData = None,
     as_json: Json = False,
 ) -> None:

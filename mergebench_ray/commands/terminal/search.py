@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _STANDARD_INPUT = Path("-")
 
-OptionalSweep = Annotated[Path | None, typer.Argument(metavar="[SWEEP]", help="Sweep file; - for standard input.")]
+OptionalSweep = Annotated[
+    Path | None, typer.Argument(metavar="[SWEEP]", help="Sweep file, or name of one that ships; - for standard input.")
+]
 FromRecipe = Annotated[
     Path | None,
     typer.Option(
@@ -104,7 +106,7 @@ def _opened(
     """A sweep's file with what replaces its values, or the sweep around a recipe."""
     if recipe is None:
         if sweep is None:
-            raise InputError("give a sweep's file, or --from RECIPE")
+            raise InputError("give a sweep, or --from RECIPE")
         if sweep == _STANDARD_INPUT:
             from mergebench_ray.config import Sweep
 
