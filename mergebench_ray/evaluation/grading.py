@@ -178,6 +178,19 @@ def _aggregated(task: ScoredTask, aggregate: Callable[[list[Any]], Any], values:
         return math.inf  # the perplexity of a model that is broken
 
 
+def averaged(task: ScoredTask, values: Sequence[Any]) -> tuple[list[float], list[str]] | None:
+    """What a task's metric is the mean of, and the cluster of each; None where it is no mean.
+
+    Args:
+        task: the task and its items.
+        values: of its items, as `grade` gives them.
+    """
+    if task.task.aggregation()[task.metric] is not mean:
+        return None
+    kept = [(float(value), item.cluster) for value, item in zip(values, task.items, strict=True) if value is not ABSENT]
+    return [value for value, _ in kept], [cluster for _, cluster in kept]
+
+
 def item_score(task: ScoredTask, value: Any) -> float | None:
     """What counts of an item, where the metric has a value of its own for it."""
     number = _item_value(value)

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from mergebench_ray.evaluation.estimates import Estimate, weighted_mean
+from mergebench_ray.evaluation.estimates import Estimate, estimate_mean, weighted_mean
 from mergebench_ray.scores import TaskScore
 
 
-def pooled(group: str, parts: Sequence[tuple[TaskScore, Estimate]]) -> tuple[TaskScore, Estimate]:
-    """The mean over a group's tasks by their numbers of items: of a mean over items, the mean over all of them.
+class Part(NamedTuple):
+    """A task that counts in a domain, by itself or as a part of a group.
+
+    Attributes:
+        score: its score.
+        estimate: of what counts of it.
+        averaged: what its metric is the mean of, and the cluster of each; None where it is no mean.
+    """
+
+    score: TaskScore
+    estimate: Estimate
+    averaged: tuple[list[float], list[str]] | None
+
+
+def pooled(group: str, parts: Sequence[Part]) -> tuple[TaskScore, Estimate]:
+    """The mean over a group's tasks by their numbers of items: of means over items, the mean over all of them.
+
+    So is its error: rows of items have a group as one task, and whoever makes scores of them finds the same.
 
     Args:
         group: its name.
-        parts: scores of its tasks, and the estimates of what counts of them.
+        parts: its tasks.
     """
-    scores, estimates = zip(*parts, strict=True)
-    first: TaskScore = scores[0]
-    sizes = [score.items for score in scores]
-    counted = weighted_mean(estimates, sizes)
+    first, sizes = parts[0].score, [part.score.items for part in parts]
+    counted = weighted_mean([part.estimate for part in parts], sizes)
+    averages = [part.averaged for part in parts if part.averaged is not None]
+    if len(averages) == len(parts):
+        mean = estimate_mean(*([one for some in both for one in some] for both in zip(*averages, strict=True)))
+        counted = mean.turned() if first.one_minus else mean
     whole = TaskScore(
         task=group,
         metric=first.metric,

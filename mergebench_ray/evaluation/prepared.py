@@ -12,8 +12,8 @@ from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.evaluation.asked import Asked, Questions
 from mergebench_ray.evaluation.estimates import Estimate, influences_of_mean
 from mergebench_ray.evaluation.graded import GradedShare, Spent
-from mergebench_ray.evaluation.grading import ABSENT, check_looks, graded_apart, task_estimate
-from mergebench_ray.evaluation.group_scores import pooled
+from mergebench_ray.evaluation.grading import ABSENT, averaged, check_looks, graded_apart, task_estimate
+from mergebench_ray.evaluation.group_scores import Part, pooled
 from mergebench_ray.evaluation.look_grader import LookGrader
 from mergebench_ray.evaluation.order import Order, Share
 from mergebench_ray.evaluation.share_scoring import Alone, ShareScoring
@@ -153,7 +153,7 @@ class PreparedSplit:
         assert len({share.version for share in shares}) == 1, "engines hold different weights"
         spent = reduce(Spent.beside, [share.spent for share in shares])
         found = {place: item for share in shares for place, item in share.items.items()}
-        parts: dict[tuple[str, str], list[tuple[TaskScore, Estimate]]] = {}
+        parts: dict[tuple[str, str], list[Part]] = {}
         rows: list[ItemRow] = []
         for number in sorted({self._questions.task_of(place) for place in found}):
             places = [place for place in self._questions.items[number] if not partial or place in found]
@@ -176,16 +176,17 @@ class PreparedSplit:
                 group=task.group,
             )
             counted = estimate.turned() if task.one_minus else estimate
-            parts.setdefault((task.domain, task.entry), []).append((score, counted))
+            means = averaged(task, [item.value for item in items]) if task.pooled else None
+            parts.setdefault((task.domain, task.entry), []).append(Part(score, counted, means))
             rows += [item.row for item in items]
         tasks: list[TaskScore] = []
         by_domain: dict[str, list[TaskScore]] = {}
         estimates: dict[str, list[Estimate]] = {}
         for (domain, entry), some in parts.items():
-            whole, counted = some[0] if some[0][0].task == entry else pooled(entry, some)
+            whole, counted = some[0][:2] if some[0].score.task == entry else pooled(entry, some)
             by_domain.setdefault(domain, []).append(whole)
             estimates.setdefault(domain, []).append(counted)
-            tasks += dict.fromkeys([whole, *(score for score, _ in some)])
+            tasks += dict.fromkeys([whole, *(part.score for part in some)])
         influences = {domain: influences_of_mean(some) for domain, some in estimates.items()}
         known = {domain: one for domain, one in influences.items() if one is not None}
         return Scores(

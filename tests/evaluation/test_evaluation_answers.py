@@ -178,7 +178,8 @@ def test_the_score_of_a_group_is_that_of_lm_eval_and_its_items_are_those_of_one_
     rows = [(row["score"], row["cluster"]) for row in scores.items if row["task"] == "capitals"]
     pooled = estimate_mean([score for score, _ in rows if score is not None], [cluster for _, cluster in rows])
     assert whole.score == pytest.approx(pooled.value)
-    assert 0 < whole.standard_error < 1
+    assert whole.standard_error == pytest.approx(pooled.standard_error)
+    assert scores.influences["facts"] == pooled.influences
     assert {row["item"].partition("/")[0] for row in scores.items} == {"many", "few"}
     questions = [(row["task"], row["item"]) for row in question_rows(tasks)]
     assert questions == [(row["task"], row["item"]) for row in scores.items]
