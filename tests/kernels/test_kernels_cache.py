@@ -88,6 +88,7 @@ def difference_of_two(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.compiler
+@pytest.mark.usefixtures("compiled_here")
 def test_a_compiled_method_is_found_by_its_sources_without_tracing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     method = get_method("model_soup")
     kernel, scalars = method.kernel(None), {"share": [1.0]}
@@ -129,6 +130,7 @@ def test_options_that_are_equal_but_written_otherwise_are_traced_apart_and_may_b
 
 
 @pytest.mark.compiler
+@pytest.mark.usefixtures("compiled_here")
 def test_a_kernel_with_other_bits_than_plain_torch_is_found() -> None:
     function, dtype = BlockFunction(sum_of_two), torch.bfloat16
     run, (scalars,), form = Pass(function, 1, {}, dtype, CPU), scalar_tensors([{}], CPU), Form.of(function, dtype, CPU)

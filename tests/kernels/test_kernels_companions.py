@@ -54,6 +54,7 @@ def merge(run: Pass, dtype: torch.dtype, scalars: dict[str, list[float]], cuts: 
 
 
 @pytest.mark.compiler
+@pytest.mark.usefixtures("compiled_here")
 @pytest.mark.parametrize(("function", "dtype"), [(weighted_mean, torch.float32), (drawn, torch.bool)])
 def test_companions_give_the_same_bits_compiled_eagerly_and_for_every_cut(function: object, dtype: torch.dtype) -> None:
     positions = function is drawn

@@ -115,6 +115,7 @@ def test_a_gpu_gets_no_memory_that_begins_between_sixteen_bytes() -> None:
 
 
 @pytest.mark.compiler
+@pytest.mark.usefixtures("compiled_here")
 def test_every_form_gives_the_same_bits_for_every_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     for form in Form:

@@ -156,6 +156,7 @@ def test_compiled_and_eager_give_the_same_bits(name: str) -> None:
 
 
 @pytest.mark.compiler
+@pytest.mark.usefixtures("compiled_here")
 def test_the_total_is_the_same_compiled_eagerly_and_by_hand() -> None:
     from mergebench_ray.methods.ties import elected_sign
 
@@ -231,6 +232,7 @@ def everything(block: Block, scalars: Mapping[str, Tensor]) -> Tensor:
         pytest.param(everything, True, -0.0, marks=pytest.mark.compiler),
     ],
 )
+@pytest.mark.usefixtures("compiled_here")
 def test_a_zero_is_positive_where_entries_were_dropped_and_else_as_arithmetic_has_it(
     function: Callable[..., Tensor], zero: float, compiled: bool
 ) -> None:
