@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -70,19 +69,50 @@ def test_a_method_that_does_not_exist_is_refused_with_the_nearest_name(run: Comm
     assert "'ties'" in run.refused("methods", "tise")
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [("methods t", "task_arithmetic ties tsv_m"), ("evaluate x --suite smol", "smollm2-mini"), ("do", "doctor")],
-)
-def test_the_shell_completes_commands_methods_and_suites(words: str, expected: str) -> None:
+COMPLETIONS = {
+    "do": ["doctor"],
+    "methods t": ["task_arithmetic", "ties", "tsv_m"],
+    "sweeps q": ["quickstart"],
+    "tune q": ["quickstart"],
+    "tune r": [],  # runs/, by the shell itself
+    "tune mergebench/gemma-2-9": ["mergebench/gemma-2-9b-it", "mergebench/gemma-2-9b"],
+    "data check smol": ["smollm2-mini"],
+    "data check own": [],
+    "status ": ["a-run", "runs/another"],
+    "report a-run ru": ["runs/another"],
+    "evaluate x --suite smol": ["smollm2-mini"],
+    "evaluate x --split v": ["validation"],
+    "evaluate x --suite smollm2-mini --tasks safety,ma": ["safety,math"],
+    "evaluate x --suite smollm2-mini --tasks mini_s": ["mini_safety"],
+    "evaluate x --suite nowhere --tasks ma": [],
+}
+"""Words behind which the Tab key is pressed, and what is offered; where it is nothing, shells offer files."""
+TAB = """
+import json, os, sys
+from contextlib import redirect_stdout
+from io import StringIO
+from mergebench_ray.__main__ import main
+found = {}
+for words in json.loads(sys.argv[1]):
     line = f"mergebench-ray {words}"
-    asked = {
-        "_MERGEBENCH_RAY_COMPLETE": "complete_bash",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(len(line.split()) - 1),
-    }
-    program = "import sys; sys.argv = ['mergebench-ray']; from mergebench_ray.__main__ import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **asked}, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == expected.split()
+    sys.argv = ["mergebench-ray"]
+    asked = {"_MERGEBENCH_RAY_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    os.environ.update(asked)
+    try:
+        with redirect_stdout(StringIO()) as out:
+            main()
+    except SystemExit:
+        found[words] = out.getvalue().split()
+print(json.dumps([found, sorted({"torch", "numpy", "pandas", "ray", "optuna", "vllm"} & {*sys.modules})]))
+"""
+
+
+def test_the_shell_completes_commands_and_names_without_a_slow_import(tmp_path: Path) -> None:
+    for file in ("own.yaml", "a-run/sweep.yaml", "runs/another/sweep.yaml", "runs/empty/report.html"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    command = [sys.executable, "-c", TAB, json.dumps(list(COMPLETIONS))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found, imported = json.loads(done.stdout)
+    assert found == COMPLETIONS
+    assert imported == []

@@ -12,11 +12,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mergebench_ray.commands.terminal.completions import (
+    method_completions,
+    shipped_sweep_completions,
+    sweep_or_suite_completions,
+)
 from mergebench_ray.commands.terminal.options import (
     Json,
     LocalData,
     MethodsFolder,
-    method_completions,
     parse_pairs,
 )
 from mergebench_ray.errors import InputError
@@ -160,7 +164,9 @@ def suites(as_json: Json = False) -> None:
 
 
 def sweeps(
-    name: Annotated[str | None, typer.Argument(help="Print the file of this one.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Print the file of this one.", autocompletion=shipped_sweep_completions)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the sweeps that ship, or print one to begin a sweep of your own with: `sweeps NAME > sweep.yaml`."""
@@ -186,7 +192,12 @@ def sweeps(
 
 
 def data_check(
-    sweep_or_suite: Annotated[str, typer.Argument(help="Sweep file, suite file, or name of one that ships.")],
+    sweep_or_suite: Annotated[
+        str,
+        typer.Argument(
+            help="Sweep file, suite file, or name of one that ships.", autocompletion=sweep_or_suite_completions
+        ),
+    ],
     data: LocalData = None,
     as_json: Json = False,
 ) -> None:

@@ -12,17 +12,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mergebench_ray.commands.terminal.completions import (
+    method_completions,
+    split_completions,
+    suite_completions,
+    task_completions,
+)
 from mergebench_ray.commands.terminal.options import (
     Address,
     Json,
     LocalData,
     MethodsFolder,
     Setting,
-    method_completions,
     parse_names,
     parse_pairs,
     parse_settings,
-    suite_completions,
 )
 from mergebench_ray.errors import InputError
 from mergebench_ray.markup import terminal_text
@@ -68,7 +72,13 @@ Merged = Annotated[
     ),
 ]
 Suite = Annotated[str, typer.Option(help="Built-in suite or suite file.", autocompletion=suite_completions)]
-Tasks = Annotated[str | None, typer.Option(help="Only these tasks or domains (or: forgetting), separated by commas.")]
+Split = Annotated[str, typer.Option(help="validation or test.", autocompletion=split_completions)]
+Tasks = Annotated[
+    str | None,
+    typer.Option(
+        help="Only these tasks or domains (or: forgetting), separated by commas.", autocompletion=task_completions
+    ),
+]
 Items = Annotated[int | None, typer.Option(min=1, help="Only the first items of each task.")]
 WeakSandbox = Annotated[bool, typer.Option(help="Run them even where the system cannot keep them from your files.")]
 Judges = Annotated[
@@ -213,7 +223,7 @@ def gguf(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Reference of a model.")],
     suite: Suite,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    split: Split = "test",
     tasks: Tasks = None,
     items: Items = None,
     allow_code_execution: Annotated[bool, typer.Option(help="Run generated programs in the sandbox.")] = False,

@@ -26,20 +26,6 @@ Address = Annotated[
 ]
 
 
-def method_completions(incomplete: str) -> list[str]:
-    """Names of methods, for the shell."""
-    from mergebench_ray.methods import method_names
-
-    return [name for name in method_names() if name.startswith(incomplete)]
-
-
-def suite_completions(incomplete: str) -> list[str]:
-    """Names of built-in suites, for the shell."""
-    from mergebench_ray.config.suite import built_in_suites
-
-    return [name for name in built_in_suites() if name.startswith(incomplete)]
-
-
 def parse_pairs(texts: list[str] | None, option: str, form: str) -> dict[str, str]:
     """``KEY=VALUE`` texts as a mapping.
 

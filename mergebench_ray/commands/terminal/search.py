@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from mergebench_ray.commands.terminal.completions import run_completions, sweep_completions
 from mergebench_ray.commands.terminal.options import Address, Json, Setting, parse_settings
 from mergebench_ray.errors import InputError
 
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 _STANDARD_INPUT = Path("-")
 
 OptionalSweep = Annotated[
-    Path | None, typer.Argument(metavar="[SWEEP]", help="Sweep file, or name of one that ships; - for standard input.")
+    Path | None,
+    typer.Argument(
+        metavar="[SWEEP]",
+        help="Sweep file, or name of one that ships; - for standard input.",
+        autocompletion=sweep_completions,
+    ),
 ]
 FromRecipe = Annotated[
     Path | None,
@@ -121,7 +127,9 @@ def _opened(
 
 
 def replay(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that is over.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run that is over.", autocompletion=run_completions)
+    ],
     races: Annotated[
         list[str] | None,
         typer.Option(
@@ -153,7 +161,7 @@ def replay(
 
 
 def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", autocompletion=run_completions)],
     as_json: Json = False,
 ) -> None:
     """Say how a run is getting on, from its folder alone, on any machine that sees it."""
@@ -169,7 +177,9 @@ def status(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", autocompletion=run_completions)
+    ],
     out: Annotated[
         Path | None, typer.Option(help="File of the page; default: report.html, in the run's folder if it is one run.")
     ] = None,
