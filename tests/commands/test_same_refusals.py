@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,25 @@ def test_a_sweep_that_does_not_fit_is_refused_by_plan_as_by_tune(
     finished = run("plan", "sweep.yaml", "--host-memory", "0.001")
     assert finished.status == 2
     assert finished.err.startswith("error: sweep s: ")
+
+
+def test_a_base_without_the_chat_template_that_is_asked_for_is_one_line_for_all_commands_that_ask(
+    run: CommandLine, workplace: Path, models: Path
+) -> None:
+    for name in ("base", "facts"):
+        shutil.copytree(models / name, workplace / name)
+        (workplace / name / "chat_template.jinja").unlink()
+    write_sweep(workplace, workplace, evaluation={"apply_chat_template": True})
+    lines = {run.refused("tune", "sweep.yaml", "--out", "run"), run.refused("plan", "sweep.yaml")}
+    lines.add(run.refused("evaluate", workplace / "base", "--suite", "suite.yaml", "--apply-chat-template"))
+    [line] = lines
+    assert "its tokenizer has no chat template; leave apply_chat_template out" in line
+
+
+def test_a_search_that_would_see_the_items_of_its_test_is_one_line_for_the_commands_of_sweeps(
+    run: CommandLine, workplace: Path, models: Path
+) -> None:
+    write_generation_task(workplace / "tasks", test_split=None)
+    write_sweep(workplace, models)
+    [line] = refusals_of_the_sweep(run)
+    assert "task capital_text: search and test would have the same items, those of its split 'validation'" in line
