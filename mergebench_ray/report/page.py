@@ -97,9 +97,18 @@ def figures_html(
 
 
 def page_html(
-    title: str, finding: str, facts: Sequence[tuple[str, Any]], sections: Sequence[Section], *, scores: bool = True
+    title: str,
+    finding: str,
+    facts: Sequence[tuple[str, Any]],
+    sections: Sequence[Section],
+    *,
+    scores: bool = True,
+    live: str | None = None,
 ) -> str:
-    """The whole page, plotly.js included, with what scores mean where it has any."""
+    """The whole page, plotly.js included, with what scores mean where it has any.
+
+    A page that is served has its version in `live`, and looks for a newer one.
+    """
     return render(
         "page.html",
         mark=Markup(HTML_MARK),
@@ -108,6 +117,7 @@ def page_html(
         facts=facts,
         sections=sections,
         scores=scores,
+        live=live,
         plotly=Markup(get_plotlyjs()),
     )
 

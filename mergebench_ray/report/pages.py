@@ -72,9 +72,9 @@ def write_report(run_folder: Path | str, out: Path | str | None = None) -> Path:
     return write_output(path, page, "out")
 
 
-def run_page(run: Run) -> str:
-    """The report of one run."""
-    return page_html(run.name, run.summary.finding(), _facts(run), _sections(run))
+def run_page(run: Run, *, live: str | None = None) -> str:
+    """The report of one run; of one that is served, `live` is the version."""
+    return page_html(run.name, run.summary.finding(), _facts(run), _sections(run), live=live)
 
 
 def comparison_page(runs: Sequence[Run]) -> str:

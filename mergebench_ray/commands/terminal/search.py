@@ -186,8 +186,20 @@ def report(
     csv: Annotated[Path | None, typer.Option(help="Write the leaderboard here as CSV.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write it here as Markdown.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write it here as LaTeX (booktabs).")] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show the report of one run in a browser while it goes on; writes nothing.")
+    ] = False,
+    host: Annotated[str | None, typer.Option(help="With --serve: address to listen on; default: loopback.")] = None,
+    port: Annotated[int | None, typer.Option(help="With --serve: port; default: one that is free.")] = None,
 ) -> None:
     """Write the report of a run again, or one that compares several."""
+    if serve:
+        if len(runs) > 1 or any((out, csv, markdown, latex)):
+            raise InputError("--serve shows one run and writes no files: leave the others out")
+        _serve(runs[0], host, port)
+        return
+    if host is not None or port is not None:
+        raise InputError("--host and --port are for --serve: add it, or leave them out")
     from mergebench_ray.runs.comparison import read_runs
 
     found = read_runs(runs)
@@ -199,3 +211,11 @@ def report(
     Console().print(terminal_table(rows))
     for name, path in written.items():
         typer.echo(f"{name}: {path}")
+
+
+def _serve(run: Path, host: str | None, port: int | None) -> None:
+    from mergebench_ray.commands.live_report import report_server
+
+    with report_server(run, host=host, port=port) as server:
+        typer.echo(f"the report, until Ctrl-C: {server.url}")
+        server.serve_forever()
