@@ -50,3 +50,18 @@ def test_a_task_vector_that_is_not_finite_is_refused_before_lapack_sees_it(
     with pytest.raises(InputError, match=rf"^{transform.method}: task vectors, or their sum, are not finite"):
         transform.of(vectors)
     assert capfd.readouterr() == ("", "")
+
+
+def test_where_lapacks_quick_way_gives_up_the_slow_one_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it did, on some machines, with directions of specialists of low rank laid side by side."""
+    vectors = random_vectors(20, 96, 3)
+    transforms = [IsoCTransform(), IsoCtsTransform(0.5), TsvTransform()]
+    expected = [transform.of(vectors) for transform in transforms]
+
+    def gives_up(*_: object, **__: object) -> None:
+        raise torch.linalg.LinAlgError("too many repeated singular values")
+
+    monkeypatch.setattr(torch.linalg, "svd", gives_up)
+    for transform, before in zip(transforms, expected):
+        for one, other in zip(transform.of(vectors), before, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
