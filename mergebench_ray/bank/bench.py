@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mergebench_ray.bank.rehearsal import NUM_LAYERS, RehearsalArrays, merge_pass, smollm2_layout
+from mergebench_ray.bank.rehearsal import NUM_LAYERS, RehearsalArrays, compiled_ahead, merge_pass, smollm2_layout
 from mergebench_ray.bank.work import plan_work
 from mergebench_ray.machine import usable_cores
 from mergebench_ray.methods import complete_parameters, get_method, method_names, parse_parameters
@@ -31,8 +31,14 @@ def measure_methods(
         histograms are made), `bytes` read and written by the pass, `copy_bytes_per_second`, `ratio_to_copy` and
         `eager_ratio_to_copy` (bytes per second over those of the copy).
     """
-    arrays = RehearsalArrays(smollm2_layout(layers), [f"specialist {k}" for k in range(5)], threads or usable_cores())
-    return {name: _measure(name, arrays, rounds) for name in methods or method_names()}
+    names = methods or method_names()
+    specialists = [f"specialist {k}" for k in range(5)]
+    merged = {name: tuple(get_method(name).Parameters.as_many(specialists)) for name in names}
+    for some in sorted(set(merged.values())):
+        with compiled_ahead([(name, {}) for name in names if merged[name] == some], some):
+            pass
+    arrays = RehearsalArrays(smollm2_layout(layers), specialists, threads or usable_cores())
+    return {name: _measure(name, arrays, rounds) for name in names}
 
 
 def _measure(name: str, arrays: RehearsalArrays, rounds: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from math import prod
 from pathlib import Path
@@ -91,7 +91,8 @@ def _begin(files: Iterable[tuple[str, str]], merges: Iterable[Merge], specialist
     add_files(OutsideCode(path, source) for path, source in files)
     with compiling_here():
         for method, parameters in merges:
-            _compile(method, parameters, specialists)
+            with suppress(Exception):  # merging will tell, and the next one may do
+                _compile(method, parameters, specialists)
 
 
 def _compile(method: str, parameters: Mapping[str, Any], specialists: Sequence[str]) -> None:
