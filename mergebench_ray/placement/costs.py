@@ -76,6 +76,12 @@ _SHIPPED = {
         weights=50e9,
         layer=1.1e-3,
         engine_start=15.0,
+        passes={
+            **{"breadcrumbs": 2.7, "breadcrumbs_ties": 4.2, "consensus": 1.4, "dare": 2.9, "dare_linear": 2.9},
+            **{"dare_ties": 4.8, "della": 4.5, "della_linear": 3.1, "iso_c": 0.4, "iso_cts": 0.4, "lines": 1.4},
+            **{"localize_and_stitch": 1.3, "model_soup": 0.6, "ram_plus": 1.5, "regmean_plusplus": 0.6, "sce": 5.2},
+            **{"ties": 3.2, "tsv_m": 0.6},
+        },
     ),
     # Merging was measured on one H200; what an engine does there was not, and is an estimate for an H100.
     "gpu": Rates(
