@@ -13,12 +13,13 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from mergebench_ray.bank.shard import BankShard
 from mergebench_ray.bank.shards import ActorShards
-from mergebench_ray.errors import StoppedError, one_line
+from mergebench_ray.errors import one_line
 from mergebench_ray.placement.starting import Reservation
 from mergebench_ray.ray_nodes import is_alive
 from mergebench_ray.search.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
+_LOOK_SECONDS = 2.0
 
 
 class LeavingNodes:
@@ -45,17 +46,17 @@ class LeavingNodes:
     ) -> None:
         self._engines, self._shards, self._places = engines, shards, places
         self._swapping, self._say = swapping, say
-        self._seen: set[str] = set()
+        self._in_hand: set[str] = set()
         self._closed = threading.Event()
 
     def see(self, nodes: Collection[str]) -> None:
-        """Begin to clear those of the nodes that were not seen before.
+        """Begin to clear those of the nodes that are not in hand: again where an engine has come up since.
 
         Args:
             nodes: Ray's ids of all that are to be taken away.
         """
-        for node in set(nodes) - self._seen:
-            self._seen.add(node)
+        for node in set(nodes) - self._in_hand:
+            self._in_hand.add(node)
             threading.Thread(target=self._clear, args=(node,), daemon=True).start()
 
     def close(self) -> None:
@@ -67,6 +68,7 @@ class LeavingNodes:
         try:
             shards = self._shards.on(node)
             if not engines and not shards:
+                self._in_hand.discard(node)
                 return
             what = [*(f"engine {index}" for index in engines), *(f"shard {index} of the bank" for index in shards)]
             self._say(
@@ -80,10 +82,13 @@ class LeavingNodes:
         except Exception as error:
             if not self._closed.is_set():
                 _log.warning("what is on node %s stays there until it is lost: %s", node[:6], one_line(error))
-        with suppress(StoppedError):
+            while is_alive(node) and not self._closed.wait(_LOOK_SECONDS):
+                pass
+        with suppress(Exception):  # the search has ended, and says why by itself
             self._engines.move(engines)
             for group in left:
                 remove_placement_group(group)  # a node on which nothing is left ends by itself
+        self._in_hand.discard(node)
 
     def _move(self, indices: Sequence[int], where: Sequence[dict[str, Any]]) -> None:
         fresh = self._shards.begin_elsewhere(indices, where)

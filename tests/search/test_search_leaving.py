@@ -28,6 +28,7 @@ class World:
         self.happened: list[str] = []
         self.room, self.is_gone, self.let_go = threading.Event(), threading.Event(), threading.Event()
         self.fails = False
+        monkeypatch.setattr(module, "_LOOK_SECONDS", 0.01)
         monkeypatch.setattr(module, "is_alive", lambda _node: not self.is_gone.is_set())
         monkeypatch.setattr(module, "remove_placement_group", self._remove)
         shards: Any = SimpleNamespace(on=self._on, begin_elsewhere=self._begin, swap=self._swap)
@@ -127,9 +128,17 @@ def test_what_cannot_go_elsewhere_stays_where_it_is_until_it_is_lost(
 ) -> None:
     world.fails = True
     world.room.set()
-    world.leaving._clear("leaves")
+    world.leaving.see({"leaves"})
+    engines = world.parts.supervisor
+    while not caplog.records:
+        time.sleep(0.01)
     assert world.happened == ["load", "end new shard"]
-    assert world.parts.supervisor.acquire(everything=True) == (0, 1), "engines have their place all the same"
+    assert engines.acquire(everything=True) == (1,), "none begins again where its node goes"
+    engines.release((1,))
+    world.is_gone.set()
+    while len(engines.up) == 1:
+        time.sleep(0.01)
+    assert engines.acquire(everything=True) == (0, 1)
     assert [record.message for record in caplog.records] == [
         "what is on node leaves stays there until it is lost: OSError: no such file"
     ]
@@ -138,3 +147,15 @@ def test_what_cannot_go_elsewhere_stays_where_it_is_until_it_is_lost(
 def test_of_a_node_on_which_nothing_is_nothing_is_said(world: World) -> None:
     world.leaving._clear("another")
     assert world.parts.said == []
+
+
+def test_an_engine_that_was_starting_at_the_first_look_is_moved_at_a_later_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.room.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(world.parts.supervisor, "leave", lambda _node: ())
+        world.leaving._clear("stays")
+    world.leaving.see({"stays"})
+    assert world.let_go.wait(20)
+    assert [one.actor.node for one in world.parts.handles] == ["leaves", "stays", "here"]
