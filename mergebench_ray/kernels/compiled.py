@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _SOURCES = [
     Path(__file__).with_name(f"{name}.py")
-    for name in ("compiled", "compiled_kernel", "compiling", "block", "forms", "pairs")
+    for name in ("compiled", "compiled_kernel", "compilers", "compiling", "block", "forms", "pairs")
 ]
 """A change of these files is another kernel: they say what is exported, and how it is compiled."""
 
