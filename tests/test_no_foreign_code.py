@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parent.parent
 FOLDERS = ["mergebench_ray", "benchmarks", "tests"]
 LOADERS = {"from_pretrained", "from_config", "load_dataset", "load_dataset_builder", "LLM", "pipeline"}
 # They load settings or weights alone, and take no such argument.
-WITHOUT_CODE = {"GenerationConfig.from_pretrained", "PeftModel.from_pretrained"}
+WITHOUT_CODE = {"GenerationConfig.from_pretrained", "Group.from_config", "PeftModel.from_pretrained"}
 
 
 def calls(tree: ast.AST) -> list[ast.Call]:

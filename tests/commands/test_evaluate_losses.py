@@ -27,7 +27,7 @@ def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Parts:
 
 def test_a_model_is_loaded_and_scored_again_where_an_engine_was_lost(parts: Parts) -> None:
     parts.loses(index=1)
-    assert module._score(parts.supervisor, ADAPTED, ADAPTED, "test").domains["math"].score == 0.4
+    assert module._score(parts.supervisor, ADAPTED, ADAPTED, "test", with_items=False)[0].domains["math"].score == 0.4
     assert parts.asked == [(2, "test")] * 2
     assert [len(one.actor.loaded) for one in parts.handles] == [2, 1, 1]
     assert "engine 1 was lost (its process was killed or crashed): another one took its place" in parts.said[0]
@@ -36,7 +36,7 @@ def test_a_model_is_loaded_and_scored_again_where_an_engine_was_lost(parts: Part
 def test_a_model_under_which_engines_are_lost_again_and_again_is_one_line(parts: Parts) -> None:
     parts.loses(times=3)
     with pytest.raises(StoppedError, match=r"3 engines were lost while .*; start the same command again"):
-        module._score(parts.supervisor, ADAPTED, ADAPTED, "test")
+        module._score(parts.supervisor, ADAPTED, ADAPTED, "test", with_items=False)
 
 
 def test_engines_of_which_none_starts_are_one_line_without_a_log_or_a_run_to_resume(
@@ -67,7 +67,7 @@ def test_engines_and_judges_are_watched_until_they_end(parts: Parts, monkeypatch
     with module._running(parts._start, 2, False, Judges({}, {}, ("judge",)), print) as engines:
         parts.loses()
         monkeypatch.setattr(parts, "supervisor", engines)
-        module._score(engines, ADAPTED, ADAPTED, "test")
+        module._score(engines, ADAPTED, ADAPTED, "test", with_items=False)
         assert watched[0]() == [*(one.id for one in engines.actors), "judge"]
         assert closed == []
     assert closed == [True]

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -103,10 +104,16 @@ def test_every_server_has_a_token_of_its_own_wherever_it_listens(tmp_path: Path)
         assert "0.0.0.0" not in other.url
 
 
+def hear_interrupts() -> None:
+    """A shell that runs these tests in the background has children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_the_command_prints_the_address_and_ends_with_one_line(tmp_path: Path) -> None:
     write_run(tmp_path / "run", made_up_trials()[:1])
     command = [sys.executable, "-m", "mergebench_ray", "report", str(tmp_path / "run"), "--serve"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, preexec_fn=hear_interrupts) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         line = running.stdout.readline()

@@ -65,7 +65,7 @@ class SleepingEngine:
     def start(self) -> None:
         pass
 
-    def load(self, _manifest: str, _places: Any) -> None:
+    def load(self, _manifest: str, _places: Any, _others: Any = None) -> None:
         time.sleep(LOAD)
 
 
