@@ -6,14 +6,19 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mergebench_ray.checkpoints.accompanying_files import accompanying_files
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, TensorInfo
 from mergebench_ray.checkpoints.conversion import converted
 from mergebench_ray.checkpoints.dequantising import find_packed, quantisation, without_quantisation
 from mergebench_ray.checkpoints.dequantising.packed_weight import Found, UnreadableError
+from mergebench_ray.checkpoints.digest import file_digest
 from mergebench_ray.checkpoints.tensor_files import write_tensors
-from mergebench_ray.checkpoints.writer import MAX_FILE_BYTES, write_beside, written_layout
+from mergebench_ray.checkpoints.writer import MAX_FILE_BYTES, output_config, write_beside, written_layout
 from mergebench_ray.digests import canonical_digest
 from mergebench_ray.progress import Progress, silent
+
+_FORMAT = 1
+"""Raised whenever the same stored weights are read as other plain ones, or are copied otherwise."""
 
 
 class QuantisedCheckpoint(Checkpoint):
@@ -49,6 +54,8 @@ class QuantisedCheckpoint(Checkpoint):
     def plain_folder(self, progress: Progress = silent) -> Path:
         """A copy in the cache with plain weights, for whoever starts from a folder; made once.
 
+        Another one is made where any file beside the weights has changed: engines read those of the copy.
+
         Raises:
             InputError: as `converted`, `write_tensors` and `write_beside`.
         """
@@ -59,7 +66,9 @@ class QuantisedCheckpoint(Checkpoint):
             write_tensors(temporary, written_layout(self), tensors, MAX_FILE_BYTES, progress)
             write_beside(temporary, self, {})
 
-        return converted("dequantised", self.digest(), make)
+        beside = [*accompanying_files(self.folder), *sorted(self.folder.glob("*.py"))]
+        digests = {str(file.relative_to(self.folder)): file_digest(file) for file in beside}
+        return converted("dequantised", canonical_digest([self.digest(), output_config(self)[0], digests]), make)
 
     def fetch(self, progress: Progress = silent) -> None:
         """Have the stored files on this node."""
@@ -67,7 +76,7 @@ class QuantisedCheckpoint(Checkpoint):
 
     def digest(self) -> str:
         """SHA-256 of what is stored, and of the settings by which it is read."""
-        return canonical_digest(["dequantised", self._stored.digest(), quantisation(self._stored.config)])
+        return canonical_digest(["dequantised", _FORMAT, self._stored.digest(), quantisation(self._stored.config)])
 
     def _read_range(self, info: TensorInfo, start: int, count: int) -> Tensor:
         packed = self._packed.get(info.name)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from bank_in_process import LocalBank, merge_streamed
-from mergebench_ray.checkpoints import check_compatible, resolve
+from mergebench_ray.checkpoints import check_compatible, quantised_checkpoint, resolve
 from mergebench_ray.checkpoints.dequantising import find_packed, packed_weight
 from mergebench_ray.checkpoints.headers import HeaderCheckpoint
 from mergebench_ray.checkpoints.safetensors_file import read_header
@@ -76,6 +76,26 @@ def test_a_merge_of_quantised_weights_is_that_of_their_plain_copy(
     assert all(torch.equal(written.read(name), values.flatten()) for name, values in merged.items())
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
     assert bank.recipe("task_arithmetic", {}).base_digest == ours.digest() != copies[0].digest()
+
+
+def test_a_plain_copy_has_what_lies_beside_the_weights_now(
+    specialist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MERGEBENCH_RAY_CACHE", str(tmp_path / "cache"))
+    folder = shutil.copytree(specialist, tmp_path / "q")
+    copies = [resolve(str(folder)).plain_folder()]
+    assert resolve(str(folder)).plain_folder() == copies[0]
+    (folder / "chat_template.jinja").write_text("corrected")
+    copies.append(resolve(str(folder)).plain_folder())
+    assert (copies[-1] / "chat_template.jinja").read_text() == "corrected"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.25}))
+    copies.append(resolve(str(folder)).plain_folder())
+    assert json.loads((copies[-1] / "config.json").read_text())["rms_norm_eps"] == 0.25
+    before = resolve(str(folder)).digest()
+    monkeypatch.setattr(quantised_checkpoint, "_FORMAT", -1)
+    assert resolve(str(folder)).digest() != before
+    assert resolve(str(folder)).plain_folder() not in copies
 
 
 def test_an_adapter_may_be_of_a_quantised_base(base: Path, tmp_path: Path) -> None:
