@@ -17,9 +17,10 @@ from torch import Tensor
 from mergebench_ray.checkpoints.chat_template import chat_template_of
 from mergebench_ray.checkpoints.checkpoint import Checkpoint, require_finite
 from mergebench_ray.checkpoints.gguf_header import read_gguf_header
+from mergebench_ray.checkpoints.gguf_settings import COMPUTED, REMEDY, GgufSettings
 from mergebench_ray.checkpoints.tokenizer_files import tokens_by_number
 from mergebench_ray.errors import InputError, one_line
-from mergebench_ray.families.configuration import attention_heads, full_config
+from mergebench_ray.families.configuration import attention_heads
 from mergebench_ray.files import whole_file
 from mergebench_ray.progress import Meter, Progress, silent
 
@@ -29,23 +30,10 @@ _FILE_TYPES = {"bf16": "MOSTLY_BF16", "f16": "MOSTLY_F16", "f32": "ALL_F32", "q8
 _BYTES = 2  # of an element that is read
 _BLOCK = 32  # entries of q8_0 that share a scale
 _EMBEDDINGS, _HEAD = "token_embd.weight", "output.weight"
-_COMPUTED = ("rope_freqs.", "rope_factors_long.", "rope_factors_short.")
-"""Tensors that follow from the base's settings."""
 _KEPT = ("general.type", "general.license", "general.languages", "general.sampling.")
 _TOKENS, _TOKEN_TYPES, _TEMPLATE = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.chat_template"
 _NORMAL = 1
-_NUMBERS = {
-    "block_count": "num_hidden_layers",
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.sliding_window": "sliding_window",
-    "rope.freq_base": "rope_theta",
-}
-_REMEDY = "give a GGUF file of the model's own base"
+_ENDS = ("bos", "eos")
 
 Change = Callable[[str, Tensor, Mapping[str, int]], Tensor]
 """From a tensor's GGUF name, its values and numbers of attention heads to what llama.cpp takes."""
@@ -122,8 +110,10 @@ def write_gguf(out: Path, model: Checkpoint, like: Path, kind: str, progress: Pr
     except Exception as error:  # other people's code on other people's data
         raise InputError(f"{like}: cannot be read ({one_line(error)}); give another GGUF file") from error
     change = _change(like, architecture, metadata, model)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    GgufSettings(like, architecture, metadata, tensors).require_those_of(model)
     notes = _compare_tokens(like, metadata, model)
-    planned = list(_plan(like, reader, architecture, model, kind))
+    planned = list(_plan(like, tensors, architecture, model, kind))
     notes += [f"{one.name} is that of {like}" for one in planned if one.source is None]
     with whole_file(out, new=True) as temporary:
         writer = gguf.GGUFWriter(temporary, architecture)
@@ -136,7 +126,7 @@ def write_gguf(out: Path, model: Checkpoint, like: Path, kind: str, progress: Pr
 
 
 def _change(like: Path, architecture: str, metadata: Mapping[str, Any], model: Checkpoint) -> Change:
-    """What becomes of the model's weights, once it is known that settings are the same."""
+    """What becomes of the model's weights."""
     types, change = _ARCHITECTURES.get(architecture, ((), _as_it_is))
     found = model.config.get("model_type")
     if found not in types:
@@ -144,23 +134,7 @@ def _change(like: Path, architecture: str, metadata: Mapping[str, Any], model: C
         raise InputError(f"{like}: is {architecture!r}, the model {found!r} ({model}); those written are {known}")
     if "split.count" in metadata and int(metadata["split.count"].contents()) > 1:
         raise InputError(f"{like}: is one of several files of a model; join them first")
-    full = full_config(model.config, model.config_file)
-    for key, setting in _NUMBERS.items():
-        field = metadata.get(f"{architecture}.{key}")
-        ours = _setting(full, setting)
-        if field is None or ours is None:
-            continue
-        theirs = field.contents()
-        if not isinstance(theirs, int | float) or not math.isclose(theirs, ours, rel_tol=1e-6):
-            raise InputError(f"{like}: {field.name} is {theirs}, the model's {setting} {ours} ({model}); {_REMEDY}")
     return change
-
-
-def _setting(full: Any, name: str) -> float | None:
-    value = getattr(full, name, None)
-    if value is None and isinstance(parameters := getattr(full, "rope_parameters", None), dict):
-        value = parameters.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _compare_tokens(like: Path, metadata: Mapping[str, Any], model: Checkpoint) -> list[str]:
@@ -169,16 +143,16 @@ def _compare_tokens(like: Path, metadata: Mapping[str, Any], model: Checkpoint) 
     if ours is None:
         return [f"the tokenizer is that of {like}, and was not compared: the model has no tokenizer.json"]
     if _TOKENS not in metadata:
-        raise InputError(f"{like}: has no tokenizer; {_REMEDY}")
+        raise InputError(f"{like}: has no tokenizer; {REMEDY}")
     theirs = metadata[_TOKENS].contents()
     types = metadata[_TOKEN_TYPES].contents() if _TOKEN_TYPES in metadata else [_NORMAL] * len(theirs)
     for index, (token, its_type) in enumerate(zip(theirs, types, strict=False)):
         if its_type == _NORMAL and index in ours and ours[index] != token:
-            raise InputError(f"{like}: token {index} is {token!r:.80}, the model's {ours[index]!r:.80}; {_REMEDY}")
+            raise InputError(f"{like}: token {index} is {token!r:.80}, the model's {ours[index]!r:.80}; {REMEDY}")
     return []
 
 
-def _plan(like: Path, reader: Any, architecture: str, model: Checkpoint, kind: str) -> Iterator[_Planned]:
+def _plan(like: Path, there: Mapping[str, Any], architecture: str, model: Checkpoint, kind: str) -> Iterator[_Planned]:
     import gguf
 
     wanted = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
@@ -188,20 +162,19 @@ def _plan(like: Path, reader: Any, architecture: str, model: Checkpoint, kind: s
         stem, _, leaf = name.rpartition(".")
         found = names.get_name(stem)
         if found is None:
-            raise InputError(f"{model}: tensor {name!r} has no name in GGUF files of {architecture!r}; {_REMEDY}")
+            raise InputError(f"{model}: tensor {name!r} has no name in GGUF files of {architecture!r}; {REMEDY}")
         sources[f"{found}.{leaf}"] = name
-    there = {tensor.name: tensor for tensor in reader.tensors}
     if missing := sorted(sources.keys() - there.keys()):
-        raise InputError(f"{like}: has no {missing[0]!r}, the model's {sources[missing[0]]!r}; {_REMEDY}")
+        raise InputError(f"{like}: has no {missing[0]!r}, the model's {sources[missing[0]]!r}; {REMEDY}")
     for name, tensor in there.items():
         source = sources.get(name, sources.get(_EMBEDDINGS) if name == _HEAD else None)
         shape = tuple(int(count) for count in reversed(tensor.shape))
-        if source is None and not name.startswith(_COMPUTED):
-            raise InputError(f"{like}: tensor {name!r} has none in {model}; {_REMEDY}")
+        if source is None and not name.startswith(COMPUTED):
+            raise InputError(f"{like}: tensor {name!r} has none in {model}; {REMEDY}")
         if source is not None and model.tensors[source].shape != shape:
             raise InputError(
                 f"{like}: tensor {name!r} has shape {list(shape)}, the model's {source!r} "
-                f"{list(model.tensors[source].shape)}; {_REMEDY}"
+                f"{list(model.tensors[source].shape)}; {REMEDY}"
             )
         in_blocks = kind != "q8_0" or shape[-1] % _BLOCK == 0
         yield _Planned(name, source, tensor, "F32" if len(shape) < 2 else kind.upper() if in_blocks else "F16")
@@ -215,7 +188,7 @@ def _add_metadata(writer: Any, metadata: Mapping[str, Any], model: Checkpoint, n
     writer.add_name(name)
     writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    replaced = False
+    ends, notes = _ends_of_texts(metadata, model), []
     for key, field in metadata.items():
         kind, value = field.types[0], field.contents()
         if key.startswith(("general.", "split.", "quantize.")) and not key.startswith(_KEPT):
@@ -223,12 +196,30 @@ def _add_metadata(writer: Any, metadata: Mapping[str, Any], model: Checkpoint, n
         if kind == gguf.GGUFValueType.ARRAY and not value:
             continue
         if key == _TEMPLATE and template is not None:
-            replaced = template.strip() != value.strip()
+            if template.strip() != value.strip():
+                notes.append("the chat template is the model's own, another than the other file's")
             continue
+        if key in ends and ends[key] != value:
+            notes.append(f"{key} is the model's own, {ends[key]}, another than the other file's, {value}")
+            value = ends[key]
         writer.add_key_value(key, value, kind, sub_type=field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None)
     if template is not None:
         writer.add_chat_template(template)
-    return ["the chat template is the model's own, another than the other file's"] if replaced else []
+    return notes
+
+
+def _ends_of_texts(metadata: Mapping[str, Any], model: Checkpoint) -> dict[str, int]:
+    """The tokens that begin and end the model's texts, by key; those that its tokenizer or configuration names."""
+    import gguf
+
+    rows = len(metadata[_TOKENS].contents()) if _TOKENS in metadata else None
+    try:
+        found = gguf.SpecialVocab(model.tokenizer_folder, special_token_types=_ENDS, n_vocab=rows).special_token_ids
+    except Exception as error:  # other people's code on other people's data
+        raise InputError(
+            f"{model.tokenizer_folder}: its tokenizer cannot be read ({one_line(error)}); mend or fetch it again"
+        ) from error
+    return {f"tokenizer.ggml.{name}_token_id": number for name, number in found.items()}
 
 
 def _write(writer: Any, planned: list[_Planned], model: Checkpoint, change: Change, progress: Progress) -> None:
