@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -170,6 +170,24 @@ def read_elements_into(info: TensorInfo, start: int, out: Tensor) -> None:
         read_into(info.file, info.state, info.offset + start * info.dtype.itemsize, bytes_of(out))
 
 
+def read_columns(info: TensorInfo, first: int, stop: int) -> Tensor:
+    """Columns [first, stop) of a stored matrix, [rows, stop - first], and no other bytes.
+
+    Raises:
+        InputError: if the file has changed since its header was read.
+    """
+    rows, columns = info.shape
+    if (first, stop) == (0, columns):
+        return read_elements(info, 0, info.numel).view(info.shape)
+    values = torch.empty(rows, stop - first, dtype=info.dtype)
+    if values.numel():
+        size, memory = info.dtype.itemsize, bytes_of(values.view(-1))
+        width = (stop - first) * size
+        places = ((info.offset + (row * columns + first) * size, row * width) for row in range(rows))
+        _read_ranges(info.file, info.state, ((position, memory[at : at + width]) for position, at in places))
+    return values
+
+
 def advise(info: TensorInfo, start: int, count: int, advice: int) -> None:
     """Tell the system what its file cache is to do with elements of a tensor, as in `os.posix_fadvise`."""
     size = info.dtype.itemsize
@@ -202,16 +220,22 @@ def read_into(file: Path, state: FileState | RemoteFile, position: int, buffer: 
     Raises:
         InputError: if the file is gone, ends early, or is not in the state any more that was seen before.
     """
+    _read_ranges(file, state, [(position, buffer)])
+
+
+def _read_ranges(file: Path, state: FileState | RemoteFile, ranges: Iterable[tuple[int, memoryview]]) -> None:
+    """Fill each buffer from its position, of a file that is opened once."""
     try:
         file, state = as_seen(file, state)
         with open_regular(file) as stream:
             require_state(file, stream.fileno(), state)
-            done = 0
-            while done < len(buffer):
-                got = os.preadv(stream.fileno(), [buffer[done:]], position + done)
-                if got == 0:
-                    raise InputError(f"{file}: became shorter while it was in use; leave it alone and start again")
-                done += got
+            for position, buffer in ranges:
+                done = 0
+                while done < len(buffer):
+                    got = os.preadv(stream.fileno(), [buffer[done:]], position + done)
+                    if got == 0:
+                        raise InputError(f"{file}: became shorter while it was in use; leave it alone and start again")
+                    done += got
             require_state(file, stream.fileno(), state)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the file") from error

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +98,32 @@ def test_a_plain_copy_has_what_lies_beside_the_weights_now(
     monkeypatch.setattr(quantised_checkpoint, "_FORMAT", -1)
     assert resolve(str(folder)).digest() != before
     assert resolve(str(folder)).plain_folder() not in copies
+
+
+@pytest.mark.parametrize("kind", ["awq", "gptq in another order"])
+def test_columns_are_read_once_and_only_those_that_are_asked_for(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    quantised(base, tmp_path / "q", kind)
+    config = json.loads((tmp_path / "q" / "config.json").read_text())
+    found = find_packed(config, tmp_path, read_header(tmp_path / "q" / "model.safetensors"))
+    assert found is not None
+    weight = next(one for one in found.weights if one.name.endswith("0.mlp.up_proj.weight"))
+    monkeypatch.setattr(packed_weight, "_BLOCK_ELEMENTS", 500)
+    preadv, sizes = os.preadv, list[int]()
+
+    def counted(*args: Any) -> int:
+        sizes.append(preadv(*args))
+        return sizes[-1]
+
+    monkeypatch.setattr(os, "preadv", counted)
+    rows, columns = weight.shape
+    stored = sum(info.num_bytes for info in weight.parts.values())
+    weight.read(0, rows * columns)
+    assert sum(sizes) == stored
+    sizes.clear()
+    weight.read(rows // 2 * columns, 8 * columns)
+    assert 0 < sum(sizes) < stored / 4
 
 
 def test_an_adapter_may_be_of_a_quantised_base(base: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mergebench_ray.checkpoints.checkpoint import TensorInfo
 from mergebench_ray.checkpoints.dequantising.packed_weight import (
     Found,
-    PackedWeight,
+    PackedByColumn,
     UnreadableError,
     require_float,
     require_shape,
@@ -23,7 +23,7 @@ _PER_INT32 = 8
 
 
 @dataclass(frozen=True)
-class AwqWeight(PackedWeight):
+class AwqWeight(PackedByColumn):
     """A weight [outputs, inputs] of `qweight` int32 [inputs, outputs / 8].
 
     Attributes:
@@ -34,18 +34,16 @@ class AwqWeight(PackedWeight):
     group_size: int = 128
     has_zeros: bool = True
 
-    def rows(self, matrix: int, first: int, stop: int) -> Tensor:
+    def unpacked(self, stored: Mapping[str, Tensor]) -> Tensor:
         """Some outputs, in the type of their scales."""
         from compressed_tensors.compressors import BaseCompressor
         from compressed_tensors.entrypoints.convert.converters import AutoAWQConverter
 
-        some = slice(first // _PER_INT32, stop // _PER_INT32)
-        stored = {"m.qweight": self.part("main")[:, some], "m.scales": self.part("scales")[:, first:stop]}
-        if self.has_zeros:
-            stored["m.qzeros"] = self.part("qzeros")[:, some]
+        names = {"main": "qweight", "scales": "scales", **({"qzeros": "qzeros"} if self.has_zeros else {})}
+        tensors = {f"m.{name}": stored[part] for part, name in names.items()}
         converter = AutoAWQConverter(group_size=self.group_size, zero_point=self.has_zeros, ignore=())
         (scheme,) = converter.create_config().config_groups.values()
-        state = {name.removeprefix("m."): one for name, one in converter.process(stored).items()}
+        state = {name.removeprefix("m."): one for name, one in converter.process(tensors).items()}
         return BaseCompressor.get_value_from_registry(scheme.format).decompress(state, scheme)["weight"]  # type: ignore[no-any-return]
 
 
@@ -71,7 +69,7 @@ def find(options: Mapping[str, Any], tensors: Mapping[str, TensorInfo], config: 
         size = inputs if size == -1 else size
         require_float(parts["scales"])
         require_shape(parts["scales"], (inputs // size, outputs))
-        if has_zeros:
+        if has_zeros or "qzeros" in parts:
             require_shape(parts["qzeros"], (inputs // size, packed.shape[1]))
         if packed.dtype != torch.int32 or inputs % size:
             raise UnreadableError(f"{name!r} is {packed.dtype} of {inputs} inputs in groups of {size}")

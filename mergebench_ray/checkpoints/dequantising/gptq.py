@@ -13,7 +13,7 @@ from torch import Tensor
 from mergebench_ray.checkpoints.checkpoint import TensorInfo
 from mergebench_ray.checkpoints.dequantising.packed_weight import (
     Found,
-    PackedWeight,
+    PackedByColumn,
     UnreadableError,
     require_float,
     require_shape,
@@ -26,7 +26,7 @@ _OF_INT32 = 32
 
 
 @dataclass(frozen=True)
-class GptqWeight(PackedWeight):
+class GptqWeight(PackedByColumn):
     """A weight [outputs, inputs] of `qweight` int32 [inputs / n, outputs], n numbers in each.
 
     Attributes:
@@ -39,16 +39,15 @@ class GptqWeight(PackedWeight):
     group_size: int = 128
     adds_one: bool = True
 
-    def rows(self, matrix: int, first: int, stop: int) -> Tensor:
+    def unpacked(self, stored: Mapping[str, Tensor]) -> Tensor:
         """Some outputs, in the type of their scales."""
         from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
         from compressed_tensors.quantization import QuantizationArgs
         from compressed_tensors.quantization.lifecycle.forward import dequantize
 
-        inputs, count = self.shape[1], stop - first
-        packed, scales = self.part("main")[:, first:stop], self.part("scales")[:, first:stop]
-        zeros = self.part("qzeros")[:, first // self.row_block : stop // self.row_block]
-        values = unpack_from_int32(packed, self.bits, torch.Size((inputs, count)), packed_dim=0)
+        scales, zeros = stored["scales"], stored["qzeros"]
+        inputs, count = self.shape[1], scales.shape[1]
+        values = unpack_from_int32(stored["main"], self.bits, torch.Size((inputs, count)), packed_dim=0)
         # As they are stored, counted from the middle of what bits can say.
         middle = unpack_from_int32(zeros, self.bits, torch.Size((len(zeros), count)), packed_dim=1).to(torch.int16)
         if self.adds_one and bool((middle == (1 << (self.bits - 1)) - 1).any()):
@@ -56,16 +55,16 @@ class GptqWeight(PackedWeight):
                 f"{self.parts['qzeros'].file}: {self.parts['qzeros'].name!r} holds a zero point that programs read in "
                 "two ways; give plain weights, or the format gptq_v2"
             )
-        order = self._order()
+        order = self._order(stored.get("g_idx"))
         args = QuantizationArgs(num_bits=self.bits, strategy="group", group_size=self.group_size)
         points = (middle + int(self.adds_one)).T
         return dequantize(values.T, scales.T, points, args=args, g_idx=order)  # type: ignore[no-any-return]
 
-    def _order(self) -> Tensor | None:
+    def _order(self, stored: Tensor | None) -> Tensor | None:
         """The group of each input; None where they come one after the other."""
-        if "g_idx" not in self.parts:
+        if stored is None:
             return None
-        found = self.part("g_idx").long()
+        found = stored.long()
         plain = torch.arange(len(found)) // self.group_size
         if torch.equal(found, plain):
             return None
