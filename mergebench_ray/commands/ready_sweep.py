@@ -34,7 +34,7 @@ from mergebench_ray.search.warm_start import Taken, Wanted, find_candidates, mat
 from mergebench_ray.tasks.chat import ChatTemplate
 from mergebench_ray.tasks.loading import chosen_domains, load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask, items_digest, notes_of
-from mergebench_ray.tasks.splits import check_splits_apart
+from mergebench_ray.tasks.splits import check_classes_apart, check_splits_apart
 
 
 @dataclass(frozen=True)
@@ -194,11 +194,13 @@ def load_checked_tasks(
         base: whose tokenizer says how long a text is.
 
     Raises:
-        InputError: as `load_tasks` and `check_continuations`.
+        InputError: as `load_tasks` and `check_continuations`; a search that would see items of its test.
     """
     if len(splits) > 1:
         check_splits_apart(suite, chosen_domains(suite, options))
     template = ChatTemplate.of(base.folder, str(base)) if options.apply_chat_template else None
     tasks = {split: load_tasks(suite, split, options, judges=digests(judges), template=template) for split in splits}
+    if len(splits) > 1:
+        check_classes_apart(suite, chosen_domains(suite, options), tasks["test"])
     check_continuations(itertools.chain.from_iterable(tasks.values()), base.folder, suite.max_model_len)
     return tasks

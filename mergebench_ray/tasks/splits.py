@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from lm_eval.api.task import Task
@@ -13,6 +14,8 @@ from mergebench_ray.tasks.groups import PlannedTask, listed, planned_tasks
 from mergebench_ray.tasks.protocol import data_split
 from mergebench_ray.tasks.scored_task import ScoredTask
 from mergebench_ray.tasks.task_files import task_manager
+
+_DATA = ("dataset_path", "dataset_name", "dataset_kwargs")
 
 
 def with_note(tasks: Sequence[ScoredTask], planned: Sequence[PlannedTask], suite: Suite) -> list[ScoredTask]:
@@ -45,8 +48,8 @@ def _has_no_test_split(task: Task, planned: PlannedTask, suite: Suite) -> bool:
     return not (planned.settings.test_split or config.get("test_split"))
 
 
-def check_splits_apart(suite: Suite, domains: Iterable[str]) -> None:
-    """Refuse tasks of which a search would see the items that it is tested on.
+def check_splits_apart(suite: Suite, domains: Sequence[str]) -> None:
+    """Refuse tasks of which a search would see the items that they are tested on, in its domain or another.
 
     Args:
         suite: names the tasks.
@@ -56,18 +59,49 @@ def check_splits_apart(suite: Suite, domains: Iterable[str]) -> None:
         InputError: naming the task and the split.
     """
     manager = task_manager(suite)
+    for searched, tested in _not_divided(suite, domains):
+        config, other = searched.file(manager, suite), tested.file(manager, suite)
+        split = data_split(config, searched.settings, "validation")
+        if split is None or any(config.get(key) != other.get(key) for key in _DATA):
+            continue
+        if split == data_split(other, tested.settings, "test"):
+            training = config.get("training_split")
+            has = f" (it has {training})" if training else ""
+            raise InputError(
+                f"task {searched.name}: search and test would have the same items, those of its split {split!r}; let "
+                "them divide it with held_out_by: FIELD in the suite, or name another split of its data with "
+                f"validation_split{has}"
+            )
+
+
+def check_classes_apart(suite: Suite, domains: Sequence[str], tested: Sequence[ScoredTask]) -> None:
+    """As `check_splits_apart`, of tasks that are classes: their files name no splits, the loaded tasks know.
+
+    Args:
+        suite: names the tasks.
+        domains: of the suite.
+        tested: the tasks of these domains, as they are loaded for test.
+
+    Raises:
+        InputError: naming the task.
+    """
+    manager = task_manager(suite)
+    without = {task.name for task in tested if not task.task.has_test_docs()}
+    for searched, _ in _not_divided(suite, domains):
+        if searched.name in without and "class" in searched.file(manager, suite):
+            raise InputError(
+                f"task {searched.name}: search and test would have the same items, since it has a validation split "
+                "alone; let them divide it with held_out_by: FIELD in the suite, or leave it out"
+            )
+
+
+def _not_divided(suite: Suite, domains: Sequence[str]) -> Iterator[tuple[PlannedTask, PlannedTask]]:
+    """Each task of a search beside the same task where it is tested, unless both divide its items by one field."""
+    tested: defaultdict[str, list[PlannedTask]] = defaultdict(list)
     for domain in domains:
-        tested = {task.name for task in planned_tasks(suite, domain, "test")}
+        for task in planned_tasks(suite, domain, "test"):
+            tested[task.name].append(task)
+    for domain in domains:
         for task in planned_tasks(suite, domain, "validation"):
-            config, settings = task.file(manager, suite), task.settings
-            split = data_split(config, settings, "test")
-            if task.name not in tested or settings.held_out_by or split is None:
-                continue
-            if split == data_split(config, settings, "validation"):
-                training = config.get("training_split")
-                other = f" (it has {training})" if training else ""
-                raise InputError(
-                    f"task {task.name}: search and test would have the same items, those of its split {split!r}; let "
-                    "them divide it with held_out_by: FIELD in the suite, or name another split of its data with "
-                    f"validation_split{other}"
-                )
+            field = task.settings.held_out_by
+            yield from ((task, one) for one in tested[task.name] if not field or field != one.settings.held_out_by)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from lm_eval.tasks import TaskManager
 
+from mergebench_ray.checkpoints import resolve
+from mergebench_ray.commands.ready_sweep import load_checked_tasks
 from mergebench_ray.config import Suite
 from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.errors import InputError
@@ -81,3 +83,38 @@ def test_a_task_of_validation_alone_may_stand_in_for_others(folder: Path) -> Non
         update={"validation_tasks": suite_of(folder, {"two": "acc"}).domains["facts"].tasks}
     )
     check_splits_apart(suite.model_copy(update={"domains": {"facts": domain}}), ["facts"])
+
+
+def test_a_search_in_one_domain_would_see_the_items_that_another_is_tested_on(folder: Path) -> None:
+    two, three = (suite_of(folder, {name: "acc"}).domains["facts"] for name in ("two", "three"))
+    other = three.model_copy(update={"validation_tasks": two.tasks})
+    suite = suite_of(folder, {"three": "acc"}).model_copy(
+        update={"domains": {"searched": other, "tested": two.model_copy(update={"validation_tasks": three.tasks})}}
+    )
+    check_splits_apart(suite, ["searched"])
+    check_splits_apart(suite, ["tested"])
+    with pytest.raises(InputError, match="task two: search and test would have the same items"):
+        check_splits_apart(suite, ["searched", "tested"])
+
+
+def test_a_class_without_test_items_is_searched_only_where_both_divide_its_validation_split(
+    tmp_path: Path, base_folder: Path
+) -> None:
+    row = {"context": "C.", "question": "Q?", "answers": {"text": ["a"], "answer_start": [0]}}
+    for split in ("train", "validation"):
+        write_lines(tmp_path / f"{split}.jsonl", [{"id": str(n), "title": f"T{n}", **row} for n in range(12)])
+    options = EvaluationOptions(data={"lighteval/squad_v2": str(tmp_path)})
+
+    def asked(**settings: Any) -> dict[Any, set[str]]:
+        domains = {"facts": {"tasks": {"squadv2": {"metric": "f1", **settings}}}}
+        suite = Suite.model_validate(
+            {"name": "s", "lm_eval_folders": ["squadv2"], "domains": domains, "held_out_share": 0.5}
+        )
+        tasks = load_checked_tasks(suite, options, ["validation", "test"], {}, resolve(str(base_folder)))
+        return {split: {item.id for task in some for item in task.items} for split, some in tasks.items()}
+
+    with pytest.raises(InputError, match=r"task squadv2: search and test would have the same items, .*held_out_by"):
+        asked()
+    apart = asked(held_out_by="title")
+    assert apart["validation"] | apart["test"] == {str(n) for n in range(12)}
+    assert not apart["validation"] & apart["test"]
