@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mergebench_ray.errors import InputError
+
 
 def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text, with the tokenizer's special tokens; a text that begins with BOS gets no second one."""
@@ -43,11 +45,21 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple
 
 
 def prefix_token(tokenizer: Any) -> int:
-    """What stands before a text that has nothing before it: BOS, or EOS where there is none."""
-    return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
+    """What stands before a text that has nothing before it: BOS, or EOS where there is none.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    token = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if token is None:
+        raise InputError(
+            "the tokenizer has neither BOS nor EOS, one of which stands before a text that is scored without a "
+            "context; name one in tokenizer_config.json, or leave the task out"
+        )
+    return int(token)
 
 
 def _without_context(tokenizer: Any, continuation: str) -> tuple[list[int], list[int]]:
     begin = prefix_token(tokenizer)
     ids = list(tokenizer(continuation, add_special_tokens=False)["input_ids"])
-    return (ids[:1], ids[1:]) if ids[0] == begin else ([begin], ids)
+    return (ids[:1], ids[1:]) if ids[:1] == [begin] else ([begin], ids)

@@ -12,7 +12,7 @@ from lm_eval.api.instance import Instance
 from mergebench_ray.digests import hashed_number
 from mergebench_ray.engines import GenerationRequest, LoglikelihoodRequest, Request
 from mergebench_ray.engines.tokens import encode_texts
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, about
 from mergebench_ray.evaluation.continuations import encode_continuations, encode_windows
 from mergebench_ray.tasks.generation_options import read_generation_options
 from mergebench_ray.tasks.scored_task import ROLLING, Item, ScoredTask
@@ -112,7 +112,8 @@ def _requests(task: ScoredTask, tokenizer: Any, max_model_len: int, all_greedy: 
         scored = LoglikelihoodRequest(context, continuation, all_greedy or _needs_greedy(task))
         yield place, number, (scored, too_long, _repeats(instance))
     asked = _instances(task, ROLLING)
-    windows = encode_windows([instance.args[0] for _, _, instance in asked], tokenizer, max_model_len)
+    with about(f"task {task.name}"):
+        windows = encode_windows([instance.args[0] for _, _, instance in asked], tokenizer, max_model_len)
     for (place, number, _), some in zip(asked, windows, strict=True):
         for context, continuation in some:
             yield place, number, (LoglikelihoodRequest(context, continuation, greedy=False), False, 1)

@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from mergebench_ray.engines.tokens import encode_pairs, encode_texts, prefix_token
-from mergebench_ray.errors import InputError
+from mergebench_ray.errors import InputError, about
 from mergebench_ray.tasks.scored_task import ScoredTask
 
 TokenPair = tuple[list[int], list[int]]
@@ -27,9 +27,11 @@ def encode_continuations(
         max_model_len: most tokens of a continuation, as in lm-eval.
 
     Raises:
-        InputError: naming task and item, if a continuation has no token or too many.
+        InputError: naming task and item, if a continuation has no token or too many; naming the task, if the tokenizer
+            has nothing to stand before one without a context.
     """
-    pairs = encode_pairs(tokenizer, [texts for _, texts in asked])
+    with about(f"task {task.name}"):
+        pairs = encode_pairs(tokenizer, [texts for _, texts in asked])
     for (item, (_, text)), (context, continuation) in zip(asked, pairs, strict=True):
         if not context or not continuation:
             raise InputError(
@@ -57,7 +59,12 @@ def encode_windows(texts: Sequence[str], tokenizer: Any, max_model_len: int) -> 
 
     Returns:
         by text, context and continuation of its windows; none where it has no token.
+
+    Raises:
+        InputError: if the tokenizer has nothing to stand before a text.
     """
+    if not texts:
+        return []
     first = prefix_token(tokenizer)
     return [
         [make_disjoint_window(window) for window in get_rolling_token_windows(ids, first, max_model_len, 1)]

@@ -16,7 +16,7 @@ from mergebench_ray.evaluation.continuations import check_continuations
 from mergebench_ray.evaluation.prepared import PreparedSplit
 from mergebench_ray.tasks.loading import load_tasks
 from mergebench_ray.tasks.scored_task import ScoredTask
-from task_files import capital_items, write_choice_task, write_lines, write_suite
+from task_files import capital_items, write_choice_task, write_lines, write_suite, write_text_task
 from tiny_models import tiny_llama, tiny_specialist
 
 LENGTH = 64  # a delimiter's space and 63 letters fit
@@ -68,6 +68,17 @@ def test_a_text_of_more_bytes_than_the_model_has_tokens_may_still_fit(tmp_path: 
 
 def test_no_tokenizer_is_read_where_all_continuations_are_short(tmp_path: Path) -> None:
     check_continuations(with_choice(tmp_path, "Rome"), tmp_path / "nowhere", LENGTH)
+
+
+def test_only_whole_texts_need_a_tokenizer_with_a_token_to_begin_with(models: Path, tmp_path: Path) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(models / "base", trust_remote_code=False)
+    tokenizer.bos_token = tokenizer.eos_token = None
+    assert PreparedSplit("test", with_choice(tmp_path, "Rome"), tokenizer, LENGTH)
+    (tmp_path / "other" / "tasks").mkdir(parents=True)
+    write_text_task(tmp_path / "other" / "tasks")
+    suite = write_suite(tmp_path / "other", {"math": {"texts": "bits_per_byte"}}, max_model_len=LENGTH)
+    with pytest.raises(InputError, match="task texts: the tokenizer has neither BOS nor EOS"):
+        PreparedSplit("test", load_tasks(suite, "test", EvaluationOptions()), tokenizer, LENGTH)
 
 
 @pytest.mark.parametrize(("command", "split"), [("evaluate", "test"), ("tune", "validation"), ("tune", "test")])
