@@ -146,7 +146,7 @@ def evaluation_settings(
     limit = asked.limit
     if limit is not None and items is not None:
         raise InputError(f"items {items} and limit {limit:g} both say how many items are asked; keep one")
-    if limit is not None and not (0 < limit < 1 or (limit >= 1 and limit == int(limit))):
+    if limit is not None and not (0 < limit < 1 or (limit >= 1 and float(limit).is_integer())):
         raise InputError(f"limit {limit:g}: give a number of items, or a share of them below 1")
     whole = items if limit is None or limit < 1 else int(limit)
     settings = {

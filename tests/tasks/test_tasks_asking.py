@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -131,6 +132,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"samples": "no-such-file"}, "samples 'no-such-file': neither JSON nor a file"),
     ({"limit": 1.5}, r"limit 1\.5: give a number of items, or a share"),
     ({"limit": 0}, "limit 0: give a number of items, or a share"),
+    ({"limit": math.inf}, "limit inf: give a number of items, or a share"),
+    ({"limit": math.nan}, "limit nan: give a number of items, or a share"),
     ({"fewshot_as_multiturn": True}, "fewshot_as_multiturn is about a chat template"),
     ({"system_instruction": ""}, "system_instruction"),
 ]
