@@ -22,7 +22,7 @@ from mergebench_ray.commands.ready_sweep import load_checked_tasks
 from mergebench_ray.commands.sweep_models import find_checked_judges
 from mergebench_ray.config import EngineOptions, ModelRef, Suite
 from mergebench_ray.config.evaluation import ModelEvaluationOptions
-from mergebench_ray.config.fields import DataSplit, Split
+from mergebench_ray.config.fields import Split
 from mergebench_ray.config.reference import reference_text
 from mergebench_ray.config.yaml_files import parse_model
 from mergebench_ray.errors import InputError, StoppedError
@@ -220,7 +220,7 @@ def evaluate(
         result = keep(result, target, question_rows(loaded))
     if lm_eval_out is not None:
         place, facts = Path(lm_eval_out), _facts(model, base, options, computed_in)
-        result = _kept(result, place, partial(_write_as_lm_eval, place, chosen, which, loaded, graded, facts))
+        result = _kept(result, place, partial(_write_as_lm_eval, place, chosen, loaded, graded, facts))
     return result
 
 
@@ -230,9 +230,9 @@ def _facts(model: str, base: Checkpoint, options: ModelEvaluationOptions, dtype:
 
 
 def _write_as_lm_eval(
-    folder: Path, suite: Suite, split: DataSplit, tasks: list[ScoredTask], items: GradedItems, facts: ModelFacts
+    folder: Path, suite: Suite, tasks: list[ScoredTask], items: GradedItems, facts: ModelFacts
 ) -> None:
-    write_lm_eval_files(folder, lm_eval_results(suite, split, tasks, items, facts), facts)
+    write_lm_eval_files(folder, lm_eval_results(suite, tasks, items, facts), facts)
 
 
 @contextmanager

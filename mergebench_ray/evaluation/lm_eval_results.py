@@ -19,7 +19,6 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.utils import sanitize_model_name
 
-from mergebench_ray.config.fields import DataSplit
 from mergebench_ray.config.suite import Suite
 from mergebench_ray.errors import InputError
 from mergebench_ray.evaluation.graded import GradedItem, GradedItems
@@ -71,7 +70,7 @@ class _Answered:
 
     _instances: list[Instance]
     _asked: list[tuple[int, dict[str, Any]]]
-    _documents: Any
+    _num_documents: int
     _values: dict[int, dict[str, Any]] | None
 
     def build_all_requests(self, **_options: Any) -> None:
@@ -82,9 +81,9 @@ class _Answered:
         return iter(self._asked)
 
     @property
-    def eval_docs(self) -> Any:
-        """All documents of the split."""
-        return self._documents
+    def eval_docs(self) -> range:
+        """As many as the split has documents: how many is all that is asked of it."""
+        return range(self._num_documents)
 
     def process_results(self, document: dict[str, Any], results: Any) -> Any:
         """Metrics of an answer; of a judge, or of programs that ran in the sandbox, what these came to."""
@@ -93,16 +92,13 @@ class _Answered:
         return super().process_results(document, results)  # type: ignore[misc]
 
 
-def lm_eval_results(
-    suite: Suite, split: DataSplit, tasks: Sequence[ScoredTask], items: GradedItems, facts: ModelFacts
-) -> dict[str, Any]:
+def lm_eval_results(suite: Suite, tasks: Sequence[ScoredTask], items: GradedItems, facts: ModelFacts) -> dict[str, Any]:
     """What lm-eval's `simple_evaluate` returns, samples included.
 
     All of a task's filters and metrics are there, but of tasks that a judge or a sandbox grades: of those what counts.
 
     Args:
         suite: names the tasks.
-        split: that was asked.
         tasks: with the items that were asked.
         items: by place in the split, what came of them, answers included.
         facts: of the model.
@@ -114,7 +110,7 @@ def lm_eval_results(
         graded = [items[place + index] for index in range(len(task.items))]
         place += len(task.items)
         name = task.name if task.name not in answered else f"{task.domain}.{task.name}"
-        answered[name] = _answered(task, split, graded, answers)
+        answered[name] = _answered(task, graded, answers)
     in_one_process = os.environ.get(_IN_ONE_PROCESS)
     os.environ[_IN_ONE_PROCESS] = "1"  # its own would be forks of this process, which has threads
     try:
@@ -166,9 +162,7 @@ def write_lm_eval_files(folder: Path, results: dict[str, Any], facts: ModelFacts
             file.rename(target / file.name)
 
 
-def _answered(
-    task: ScoredTask, split: DataSplit, graded: Sequence[GradedItem], answers: dict[int, Sequence[Any]]
-) -> Task:
+def _answered(task: ScoredTask, graded: Sequence[GradedItem], answers: dict[int, Sequence[Any]]) -> Task:
     """A copy of a task that has its items' requests, whose answers are added to `answers`."""
     made = type("Answered", (_Answered, type(task.task)), {})
     copied: Any = object.__new__(made)
@@ -185,8 +179,7 @@ def _answered(
             request = replace(instance, doc=document, resps=[], filtered_resps={})
             answers[id(request)] = repeats
             copied._instances.append(request)
-    own: Any = task.task
-    copied._documents = own.test_docs() if split == "test" and own.has_test_docs() else own.validation_docs()
+    copied._num_documents = task.num_documents
     return cast(Task, copied)
 
 

@@ -45,14 +45,32 @@ class ItemMaker:
     conversation: Conversation
     places: Collection[int] | None = None
 
-    def items(self, task: Task) -> Iterator[Item]:
-        """Items of the task as lm-eval built it, one by one.
+    def documents(self, task: Task) -> Any:
+        """All documents of the split, as lm-eval has them; to be asked for once, since the task is changed by it.
 
         Raises:
-            InputError: a split, a field or a place that is not there.
+            InputError: the task has no such split.
+        """
+        from_test = self.split == "test" and task.has_test_docs()
+        if not (from_test or task.has_validation_docs()):
+            raise InputError(f"task {self.name} has no {self.split} split; add {self.split}_split to its task file")
+        task.set_fewshot_seed(DEFAULT_OTHER_SEED)
+        documents = task.test_docs() if from_test else task.validation_docs()
+        documents = documents if hasattr(documents, "__len__") else list(documents)
+        keep_examples_unscored(task, self.name, self.config, self.settings, self.split, documents)
+        return documents
+
+    def items(self, task: Task, documents: Any) -> Iterator[Item]:
+        """Items of the task as lm-eval built it, one by one.
+
+        Args:
+            task: whose they are.
+            documents: that `documents` gave of it.
+
+        Raises:
+            InputError: a field or a place that is not there.
         """
         name, settings, source = self.name, self.settings, self.source
-        documents = self._documents(task)
         needed = printed_fields(vars(task.config), frozenset(getattr(task, "features", ())))
         shared = settings.cluster_fields
         named = {"held_out_by": (settings.held_out_by,) if settings.held_out_by else (), "cluster_by": shared}
@@ -75,15 +93,6 @@ class ItemMaker:
             raise InputError(
                 f"samples: task {name} has no item {min(to_come)} in its {self.split} split; its places count from 0"
             )
-
-    def _documents(self, task: Task) -> Any:
-        from_test = self.split == "test" and task.has_test_docs()
-        if not (from_test or task.has_validation_docs()):
-            raise InputError(f"task {self.name} has no {self.split} split; add {self.split}_split to its task file")
-        task.set_fewshot_seed(DEFAULT_OTHER_SEED)
-        documents = task.test_docs() if from_test else task.validation_docs()
-        keep_examples_unscored(task, self.name, self.config, self.settings, self.split, documents)
-        return documents
 
     def _instances(self, task: Task, number: int, document: dict[str, Any]) -> tuple[Any, ...]:
         """Requests for a document, made as lm-eval makes them."""

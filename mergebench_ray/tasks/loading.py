@@ -225,7 +225,8 @@ def _build(
     with explain_data_errors(name, source, dataset_id(config), gated, splits, known), quiet_lm_eval():
         with local_datasets(options.data, asked):
             task = load_task(manager, name, changed)
-        items = _limited(maker.items(task), options, split)
+        documents = maker.documents(task)
+        items = _limited(maker.items(task, documents), options, split)
         if settings.try_grading:
             _try_grading(task, name, items)
     _check_asked(suite, name, items)
@@ -249,6 +250,7 @@ def _build(
         judged=None if judge is None else _judged(task, name, judge, judges[judge], items, task_file),
         task=task,
         items=items,
+        num_documents=len(documents),
         batch_scorer=metadata_function(task, name, "batch_scorer", task_file),
         file=task_file,
         group=planned.group,

@@ -65,6 +65,7 @@ class ScoredTask:
         one_minus: whether 1 - metric is what counts.
         filter_name: the answer filter whose result it is taken from.
         judged: the judge whose verdicts the metric needs; None for most tasks.
+        num_documents: of the split in lm-eval, asked or not.
         batch_scorer: grades all items at once in place of the task's `process_results`; None for most tasks.
         higher_is_better: whether what counts is better when higher.
         notes: what is counted otherwise than the task file says, a line each.
@@ -81,6 +82,7 @@ class ScoredTask:
     judged: JudgedBy | None
     task: Task
     items: tuple[Item, ...]
+    num_documents: int
     batch_scorer: BatchScorer | None
     higher_is_better: bool = True
     notes: tuple[str, ...] = ()

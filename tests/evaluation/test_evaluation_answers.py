@@ -22,6 +22,7 @@ from mergebench_ray.config.evaluation import EvaluationOptions
 from mergebench_ray.engines import VLLMEngine
 from mergebench_ray.evaluation.asked import Questions
 from mergebench_ray.evaluation.estimates import estimate_mean
+from mergebench_ray.evaluation.graded import GradedItem
 from mergebench_ray.evaluation.lm_eval_results import ModelFacts, lm_eval_results, write_lm_eval_files
 from mergebench_ray.evaluation.order import Share
 from mergebench_ray.evaluation.prepared import PreparedSplit
@@ -204,7 +205,7 @@ def test_files_in_the_form_of_lm_eval_say_what_its_own_run_says(
     prepared = PreparedSplit("test", tasks, tiny_engine.tokenizer, LENGTH, all_greedy=True)
     items = prepared.grade_share(tiny_engine, Share()).items
     facts = ModelFacts("some/model", "float32", {}, None, None)
-    write_lm_eval_files(tmp_path / "out", lm_eval_results(suite, "test", tasks, items, facts), facts)
+    write_lm_eval_files(tmp_path / "out", lm_eval_results(suite, tasks, items, facts), facts)
     [file] = (tmp_path / "out" / "some__model").glob("results_*.json")
     ours = json.loads(file.read_text())
     loaded = TaskManager(include_path=str(folder), include_defaults=False).load(list(metrics))
@@ -238,6 +239,18 @@ def test_files_in_the_form_of_lm_eval_say_what_its_own_run_says(
     assert [
         [one[0][1] == "True" for one in json.loads(line)["resps"]] for line in lines.read_text().splitlines()
     ] == greedy
+
+
+def test_the_form_of_lm_eval_holds_a_task_with_examples_that_is_tested_on_its_validation_split(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    write_choice_task(tmp_path / "tasks", "choice", num_fewshot=1, test_split=None)
+    suite = write_suite(tmp_path, {"facts": {"choice": {"metric": "acc", "held_out_by": "id"}}})
+    tasks = load_tasks(suite, "test", EvaluationOptions())
+    answers = [[(-float(choice == 3), False)] for choice in range(4)]  # the right one is the least likely
+    items = {place: GradedItem(0.0, cast(Any, {}), None, answers) for place in range(len(tasks[0].items))}
+    results = lm_eval_results(suite, tasks, items, ModelFacts("some/model", "float32", {}, None, None))
+    assert results["n-samples"]["choice"] == {"original": 4, "effective": len(items)}
+    assert results["results"]["choice"]["acc,none"] == 0.0
 
 
 def test_special_tokens_are_kept_where_a_task_asks_for_it(tiny_engine: VLLMEngine) -> None:

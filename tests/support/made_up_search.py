@@ -184,6 +184,7 @@ def made_up_tasks() -> list[Any]:
     """The tasks whose items these are."""
     told: Any = SimpleNamespace(aggregation=lambda: {"m": mean}, config=SimpleNamespace())
     rest: dict[str, Any] = {"metric": "m", "one_minus": False, "filter_name": "", "judged": None, "batch_scorer": None}
+    rest["num_documents"] = PER_DOMAIN
     found: list[Any] = []
     for number, domain in enumerate(DOMAINS):
         places = range(number * PER_DOMAIN, (number + 1) * PER_DOMAIN)
