@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mergebench_ray.config import CalibrationSource, Suite
 from mergebench_ray.config.fields import DATA_SPLITS
@@ -32,10 +33,14 @@ def check_data_is_used(
         return
     sources = [*suite.calibration.values(), *calibration]
     read: dict[str, None] = dict.fromkeys(source.data for source in sources if not source.is_task)
-    manager = task_manager(suite)
+    unread: InputError | None = None
     for domain, split in itertools.product(suite.scored, DATA_SPLITS):
-        for task in planned_tasks(suite, domain, split):
-            config = task.file(manager, suite)
+        try:
+            configs = _files(suite, domain, split)
+        except InputError as error:  # for those who choose the domain, which may be nobody
+            unread = unread or error
+            continue
+        for config in configs:
             if "class" in config:
                 return  # its code may load anything
             if (key := dataset_id(config)) is not None:
@@ -44,7 +49,13 @@ def check_data_is_used(
     for name in data:
         if name not in read:
             hint = nearest(name, read) if read else "its tasks bring data of their own"
-            raise InputError(f"{option}: no task of suite {suite.name} reads {name!r:.120}; {hint}")
+            other = f"; a domain of it cannot be read: {unread}" if unread else ""
+            raise InputError(f"{option}: no task of suite {suite.name} reads {name!r:.120}; {hint}{other}")
+
+
+def _files(suite: Suite, domain: str, split: str) -> list[Mapping[str, Any]]:
+    manager = task_manager(suite)
+    return [task.file(manager, suite) for task in planned_tasks(suite, domain, split)]
 
 
 def _is_named_in(function: object, data_set: str) -> bool:

@@ -183,6 +183,17 @@ def test_a_function_that_makes_a_tasks_data_may_read_local_files(tmp_path: Path)
         check_data_is_used(suite, {"owner/nam": "x"})
 
 
+def test_a_domain_that_cannot_be_read_keeps_no_data_from_the_others(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text("task: good\ndataset_path: owner/name\ntest_split: test\n")
+    (tmp_path / "bad.yaml").write_text("task: bad\ndataset_path: owner/other\ndataset_kwargs: 3\n")
+    file = tmp_path / "suite.yaml"
+    file.write_text("name: s\ntasks_folder: .\ndomains: {a: {tasks: {good: acc}}, b: {tasks: {bad: acc}}}\n")
+    check_data_is_used(Suite.load(file), {"owner/name": "x"})
+    message = "no task of suite s reads 'owner/other'; did you mean 'owner/name'.*task bad: dataset_kwargs"
+    with pytest.raises(InputError, match=message):
+        check_data_is_used(Suite.load(file), {"owner/other": "x"})
+
+
 def test_a_task_that_is_a_class_reads_local_files_too(tmp_path: Path) -> None:
     row = {"id": "1", "title": "T", "context": "C.", "question": "Q?", "answers": {"text": ["a"], "answer_start": [0]}}
     for split in ("train", "validation"):
