@@ -259,7 +259,7 @@ def ask_here(suite: Suite, data: Mapping[str, str], model: Path, gen_kwargs: dic
     prepared = PreparedSplit("test", tasks, engine.tokenizer, LENGTH, all_greedy=True)
     items = prepared.grade_share(engine, Share()).items
     engine.close()
-    return lm_eval_results(suite, "test", tasks, items, ModelFacts(str(model), "float32", options.asked, None, None))
+    return lm_eval_results(suite, tasks, items, ModelFacts(str(model), "float32", options.asked, None, None))
 
 
 def compared(name: str, kind: str, theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> str:
