@@ -145,15 +145,28 @@ finally:
     assert err.splitlines()[-1] == "stopped"
 
 
-def test_an_interrupt_in_a_destructor_is_not_lost() -> None:
+_SLOWLY = """        print("ready", flush=True)
+        time.sleep(60)
+"""
+# As code made by Cython does where it cannot raise: it prints the exception, and then has it written off.
+_PRINTED_FIRST = """        import typer
+        sys.excepthook = typer.main.except_hook  # as a command has it
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            raise
+"""
+
+
+@pytest.mark.parametrize("body", [_SLOWLY, _PRINTED_FIRST], ids=["Python", "Cython"])
+def test_an_interrupt_where_no_exception_can_be_raised_is_not_lost_and_prints_nothing(body: str) -> None:
     process = begin(
-        _BEGIN
-        + """
+        f"""{_BEGIN}
 class Slow:
     def __del__(self):
-        print("ready", flush=True)
-        time.sleep(60)
-
+{body}
 interrupts.clean_up_first()
 try:
     slow = Slow()
@@ -164,36 +177,6 @@ except KeyboardInterrupt:
 """
     )
     process.send_signal(signal.SIGINT)
-    assert end(process) == (0, "interrupted\n", "")
-
-
-def test_an_interrupt_in_compiled_code_that_cannot_raise_is_not_lost_and_prints_nothing() -> None:
-    """What code made by Cython does there: it prints the exception, and then has it written off."""
-    process = begin(
-        _BEGIN
-        + """
-import typer
-sys.excepthook = typer.main.except_hook  # as a command has it
-
-class Slow:
-    def __del__(self):
-        try:
-            print("ready", flush=True)
-            time.sleep(60)
-        except KeyboardInterrupt as error:
-            sys.excepthook(type(error), error, error.__traceback__)
-            raise
-
-interrupts.clean_up_first()
-try:
-    slow = Slow()
-    del slow
-    time.sleep(60)
-except KeyboardInterrupt:
-    print("interrupted")
-"""
-    )
-    process.send_signal(signal.SIGTERM)
     assert end(process) == (0, "interrupted\n", "")
 
 
